@@ -13,17 +13,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
 from agentloop.errors import SettingError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+PROFILES = Path(__file__).resolve().parent / "profiles"
 ENV_PREFIX = "AGENTLOOP_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 """Names the TOML file to read; by default `agentloop.toml` in the project's root, if it is there."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _servable_rank(rank: int) -> int:
+    # vLLM accepts only these as --max-lora-rank
+    if rank not in (8, 16, 32, 64, 128, 256):
+        raise ValueError("must be 8, 16, 32, 64, 128 or 256")
+    return rank
 
 
 class Section(BaseModel):
@@ -132,7 +140,7 @@ class Selection(Section):
 class Training(Section):
     """QLoRA."""
 
-    rank: Literal[8, 16, 32, 64, 128] = 16
+    rank: Annotated[int, AfterValidator(_servable_rank)] = 16
     alpha: PositiveFloat = 32
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     load_in_4bit: bool = True
@@ -191,23 +199,12 @@ class Settings(BaseSettings):
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, env_settings)
-
     def model_directory(self) -> Path:
         """The base model's directory. Raises SettingError where it does not exist."""
         named = self.paths.models / self.model
         path = named if named.is_dir() else Path(self.model)
         if not (path / "config.json").is_file():
-            raise SettingError(f"model: no model directory (with a config.json) at {named}" + (f" or {path}" if path.is_absolute() else ""))
+            raise SettingError(f"model: {self.model!r} is not a model directory with a config.json (looked for {named} and {path})")
         return path.resolve()
 
     def export(self) -> None:
@@ -234,73 +231,69 @@ class Settings(BaseSettings):
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         }
 
-    def override(self, values: Mapping[str, Any]) -> Settings:
-        """A copy with nested values replaced: `{"training": {"rank": 32}}`. Raises SettingError on unknown names."""
-        return _validated(_merge(self.model_dump(mode="json"), values))
-
 
 def load(overrides: Sequence[str] | Mapping[str, Any] = (), *, profile: str | None = None) -> Settings:
-    """Settings from defaults, a built-in profile, agentloop.toml, the environment and `key.path=value` overrides, in that order.
+    """Settings from defaults, a profile, agentloop.toml, the environment and `section.name=value` overrides, in that order.
 
-    Raises SettingError, in one line that names the setting, on an unknown name or a value out of range.
+    `profile` names a file of agentloop/profiles. Raises SettingError, in one line that names the setting, on an unknown
+    name or a value out of range.
     """
-    values: dict[str, Any] = dict(PROFILES[profile]) if profile else {}
-    values = _merge(values, _read_toml())
-    values = _merge(values, _read_environment())
-    values = _merge(values, overrides if isinstance(overrides, Mapping) else _parse(overrides))
-    return _validated(values)
+    files = [_profile_file(profile), *_config_file()] if profile else _config_file()
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(cls, settings_cls, init_settings, env_settings, **_):  # the first source wins
+            return (init_settings, env_settings, *(_toml(settings_cls, file) for file in reversed(files)))
+
+    _refuse_unknown_variables()
+    values = overrides if isinstance(overrides, Mapping) else _parse(overrides)
+    return _validated(Layered, values)
 
 
-PROFILES: dict[str, dict[str, Any]] = {
-    # The demo: the whole loop on two CPU cores, from the recipe in docs/demo.md.
-    "demo": {
-        "campaign": "demo",
-        "model": "tiny",
-        "environment": "arithmetic",
-        "agent": {"describe_tools": False, "max_turns": 6, "max_turn_tokens": 48, "max_tokens": 256},
-        "serving": {"dtype": "float32", "max_model_len": 256, "max_num_seqs": 64},
-        "collect": {"tasks": 256, "samples": 8},
-        "training": {"learning_rate": 5e-4, "epochs": 3, "batch_tokens": 1536},
-        "evaluate": {"tasks": 200, "samples": 4},
-    },
-}
-"""Named sets of defaults, each below agentloop.toml in precedence."""
+def _profile_file(name: str) -> Path:
+    path = PROFILES / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.toml")))
+        raise SettingError(f"profile: no profile named {name!r} (there are: {known})")
+    return path
 
 
-def _validated(values: Mapping[str, Any]) -> Settings:
-    try:
-        settings = Settings.model_validate(dict(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "settings"
-        message = "unknown setting" if first["type"] == "extra_forbidden" else f"{first['msg'].lower()} (got {first['input']!r})"
-        raise SettingError(f"{name}: {message}") from None
-    paths = {name: _absolute(getattr(settings.paths, name)) for name in Paths.model_fields}
-    return settings.model_copy(update={"paths": Paths(**paths)})
-
-
-def _absolute(path: Path) -> Path:
-    return path if path.is_absolute() else PROJECT_ROOT / path
-
-
-def _read_toml() -> dict[str, Any]:
+def _config_file() -> list[Path]:
     named = os.environ.get(CONFIG_VARIABLE)
     path = Path(named) if named else PROJECT_ROOT / "agentloop.toml"
-    if not path.is_file():
-        if named:
-            raise SettingError(f"{CONFIG_VARIABLE}: no file at {path}")
-        return {}
+    if named and not path.is_file():
+        raise SettingError(f"{CONFIG_VARIABLE}: no file at {path}")
+    return [path] if path.is_file() else []
+
+
+def _toml(settings_cls: type[BaseSettings], path: Path) -> TomlConfigSettingsSource:
     try:
-        return tomllib.loads(path.read_text())
+        return TomlConfigSettingsSource(settings_cls, path)
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"{path}: {error}") from None
 
 
-def _read_environment() -> dict[str, Any]:
-    # pydantic-settings ignores unknown variables that carry the prefix; a misspelt setting must not pass unseen.
-    pairs = [(name[len(ENV_PREFIX):].lower().replace("__", "."), value) for name, value in os.environ.items()
-             if name.startswith(ENV_PREFIX) and name != CONFIG_VARIABLE]
-    return _nested(pairs)
+def _refuse_unknown_variables() -> None:
+    # pydantic-settings passes over unknown variables that carry the prefix; a misspelt setting must not go unseen.
+    for variable in os.environ:
+        name = variable.removeprefix(ENV_PREFIX).lower().partition("__")[0]
+        if variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE and name not in Settings.model_fields:
+            raise SettingError(f"{variable}: unknown setting in the environment")
+
+
+def _validated(layers: type[Settings], values: Mapping[str, Any]) -> Settings:
+    try:
+        settings = layers(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "settings"
+        unknown = first["type"] == "extra_forbidden"
+        fault = "unknown setting" if unknown else f"{first['msg'].lower()} (got {first['input']!r})"
+        raise SettingError(f"{name}: {fault}") from None
+    except SettingsError as error:
+        raise SettingError(" ".join(str(error).split())) from None
+    paths = Paths(**{name: PROJECT_ROOT / getattr(settings.paths, name) for name in Paths.model_fields})
+    return Settings.model_construct(**{name: getattr(settings, name) for name in Settings.model_fields} | {"paths": paths})
 
 
 def _parse(overrides: Sequence[str]) -> dict[str, Any]:
@@ -332,11 +325,3 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in update.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = _merge(merged[name], value) if both else value
-    return merged
