@@ -1,0 +1,38 @@
+"""Start the trainer's process, follow it, and end it whatever happens to the caller."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from agentloop.child import ChildProcess
+from agentloop.errors import ModelError
+from agentloop.settings import Settings
+from agentloop.training.run import TrainingRun
+
+
+def launch(run: TrainingRun, settings: Settings, *, on_step: Callable[[dict[str, Any]], None] = lambda metrics: None) -> None:
+    """Train in a child process; `on_step` is given the metrics of every optimizer step.
+
+    Raises ModelError with the trainer's own line where it refused its input or died. A second call continues from the
+    newest checkpoint.
+    """
+    file = run.checkpoints / f"{run.adapter.id}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(run.to_json(), indent=2))
+    log = settings.paths.logs / f"train-{run.adapter.id}.log"
+    command = [sys.executable, "-m", "agentloop.training.worker", str(file), str(settings.training.checkpoint_steps)]
+    with ChildProcess(command, environment=settings.child_environment(), log=log, read_stdout=True) as child:
+        for line in child.stdout:
+            on_step(json.loads(line))
+        code = child.wait()
+    if code != 0:
+        reason = child.last_words().removeprefix("error: ") if code == 2 else f"the trainer ended with exit code {code}"
+        raise ModelError(f"{reason} (log: {log})")
+
+
+def read_metrics(run: TrainingRun) -> list[dict[str, Any]]:
+    """The metrics of every optimizer step of a finished run, in order."""
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]

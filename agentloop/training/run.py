@@ -1,0 +1,55 @@
+"""A training run: everything that determines an adapter, as one JSON file that the trainer's process is given."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agentloop.records import Adapter
+from agentloop.settings import Paths, Training
+from agentloop.training import CODE_VERSION
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    adapter: Adapter
+    model: Path
+    """The base model's directory."""
+    rows: Path
+    """Parquet file of the dataset: trajectory_id, token_ids, mask, in the dataset's order."""
+    adapters: Path
+    checkpoints: Path
+    tensorboard: Path
+    cache: Path
+
+    @classmethod
+    def plan(cls, *, base: str, dataset: str, rows: Path, model: Path, training: Training, seed: int, paths: Paths,
+             parent: str | None = None) -> TrainingRun:
+        settings = training.model_dump(mode="json")
+        # how often it is saved does not change what is learnt
+        del settings["checkpoint_steps"], settings["continue_adapter"]
+        adapter = Adapter(base=base, dataset=dataset, training=settings, seed=seed, code=CODE_VERSION, parent=parent)
+        return cls(adapter, model, rows, paths.adapters, paths.checkpoints, paths.data / "tensorboard", paths.cache)
+
+    @property
+    def output(self) -> Path:
+        return self.adapters / self.adapter.id
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.checkpoints / f"{self.adapter.id}.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object for each optimizer step."""
+        return self.checkpoints / f"{self.adapter.id}.metrics.jsonl"
+
+    def to_json(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self), default=str))
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> TrainingRun:
+        paths = {name: Path(path) for name, path in value.items() if name != "adapter"}
+        return cls(adapter=Adapter(**value["adapter"]), **paths)

@@ -1,0 +1,32 @@
+"""The trainer's process: `python -m agentloop.training.worker RUN.json CHECKPOINT_STEPS`.
+
+Prints one JSON object a step to standard output. Bad input ends it with one line on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+from agentloop.errors import AgentloopError
+from agentloop.training.run import TrainingRun
+from agentloop.training.trainer import StepMetrics, train
+
+
+def main(run_file: str, checkpoint_steps: str) -> int:
+    def report(metrics: StepMetrics) -> None:
+        print(json.dumps(asdict(metrics)), flush=True)
+
+    try:
+        with open(run_file) as file:
+            run = TrainingRun.from_json(json.load(file))
+        train(run, checkpoint_steps=int(checkpoint_steps), on_step=report)
+    except AgentloopError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""A child process ends with its parent and takes its own children along."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from agentloop.child import ChildProcess
+
+# starts a grandchild, tells both pids, waits
+FAMILY = "import subprocess,sys,os,time; p=subprocess.Popen(['sleep','600']); print(os.getpid(), p.pid, flush=True); time.sleep(600)"
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pids, seconds=10.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(map(alive, pids)):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_stop_ends_the_whole_group(tmp_path):
+    with ChildProcess([sys.executable, "-c", FAMILY], environment={}, log=tmp_path / "log", read_stdout=True) as child:
+        pids = [int(pid) for pid in child.stdout.readline().split()]
+        assert all(map(alive, pids))
+    assert gone(pids)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_child_does_not_outlive_a_killed_parent(tmp_path, number):
+    parent_code = (
+        "import sys,threading; from pathlib import Path; from agentloop.child import ChildProcess\n"
+        "box=[]\n"
+        # started from a thread that ends at once: the child must live on as long as the process does
+        f"t=threading.Thread(target=lambda: box.append(ChildProcess([sys.executable,'-c',{FAMILY!r}],environment={{}},log=Path({str(tmp_path / 'log')!r}),read_stdout=True)))\n"
+        "t.start(); t.join(); print(box[0].stdout.readline().decode(), flush=True); sys.stdin.read()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", parent_code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    time.sleep(0.3)
+    assert all(map(alive, pids))
+    os.kill(parent.pid, number)
+    parent.wait()
+    assert gone(pids)
+
+
+def test_exit_code_and_last_words(tmp_path):
+    code = "import sys; print('first'); print('error: the reason', file=sys.stderr); sys.exit(3)"
+    with ChildProcess([sys.executable, "-c", code], environment={}, log=tmp_path / "log") as child:
+        assert child.wait(20) == 3
+    assert child.last_words() in ("error: the reason", "first")
+    assert "error: the reason" in child.log.read_text()
