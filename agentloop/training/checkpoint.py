@@ -1,31 +1,20 @@
-"""Checkpoints: one safetensors file that holds all a run needs to continue exactly.
-
-Written to a temporary name, fsynced and renamed, so that a reader finds the old one or the new one, never a part.
-"""
+"""Checkpoints: one safetensors file that holds all a run needs to continue exactly."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from agentloop.errors import DiskError
+from agentloop.files import atomic
 
 
 def write(path: Path, tensors: dict[str, torch.Tensor], *, step: int) -> None:
     """Raises DiskError, naming the file, where it cannot be written."""
-    temporary = path.with_suffix(".tmp")
-    try:
+    with atomic(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata={"step": str(step)})
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise DiskError(f"{path}: {error}") from error
 
 
 def read(path: Path) -> tuple[int, dict[str, torch.Tensor]] | None:

@@ -18,7 +18,7 @@ class TrainingRun:
     model: Path
     """The base model's directory."""
     rows: Path
-    """Parquet file of the dataset: trajectory_id, token_ids, mask, in the dataset's order."""
+    """The dataset's token ids and masks, see agentloop/training/rows.py."""
     adapters: Path
     checkpoints: Path
     tensorboard: Path

@@ -10,19 +10,17 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pyarrow.parquet as parquet
 from torch.utils.tensorboard import SummaryWriter
 
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.batch import PackedBatch, Sequence, pack
+from agentloop.engine.batch import PackedBatch, pack
 from agentloop.engine.optimizer import FlatAdamW
-from agentloop.errors import ModelError
 from agentloop.settings import Training
-from agentloop.training import checkpoint
+from agentloop.training import checkpoint, rows
 from agentloop.training.run import TrainingRun
 from agentloop.training.schedule import learning_rate
 
@@ -48,7 +46,7 @@ def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMet
     if run.output.exists():
         return run.output
     settings = Training(**run.adapter.training)
-    batches = plan_batches(read_rows(run.rows), settings, run.adapter.seed)
+    batches = plan_batches(rows.read(run.rows), settings, run.adapter.seed)
     model, _ = FastLanguageModel.from_pretrained(
         str(run.model), max_seq_length=max(batch.max_seqlen for _, batch in batches), load_in_4bit=settings.load_in_4bit,
         cache_directory=run.cache)
@@ -87,21 +85,13 @@ def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMet
     return run.output
 
 
-def read_rows(path: Path) -> list[Sequence]:
-    """The dataset's sequences, in its order."""
-    if not path.is_file():
-        raise ModelError(f"{path}: the dataset's rows are missing")
-    table = parquet.read_table(path, columns=["token_ids", "mask"])
-    return [Sequence(tuple(row["token_ids"]), tuple(row["mask"])) for row in table.to_pylist()]
-
-
-def plan_batches(rows: list[Sequence], settings: Training, seed: int) -> list[tuple[int, PackedBatch]]:
-    """(epoch, batch) for every optimizer step: each epoch is another shuffle of all rows."""
+def plan_batches(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]], settings: Training, seed: int) -> list[tuple[int, PackedBatch]]:
+    """(epoch, batch) for every optimizer step. `sequences`: (token_ids, mask); each epoch is another shuffle of them all."""
     batches = []
     for epoch in range(settings.epochs):
-        order = list(range(len(rows)))
+        order = list(range(len(sequences)))
         random.Random(f"{seed}/{epoch}").shuffle(order)
-        batches += [(epoch, batch) for batch in pack([rows[index] for index in order], settings.batch_tokens)]
+        batches += [(epoch, batch) for batch in pack([sequences[index] for index in order], settings.batch_tokens)]
     return batches
 
 

@@ -1,0 +1,52 @@
+"""Files and directories that exist whole or not at all: written under a temporary name, fsynced, renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agentloop.errors import DiskError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path` to write a file or a directory to; on leaving, it takes the name `path`.
+
+    A directory that is there already stays (its name says what is in it), a file is replaced. Raises DiskError, naming the
+    path, where the system refuses, most often because the disk is full; nothing half-written is left under either name.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
+        yield temporary
+        for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
+            if file.is_file():
+                _fsync(file)
+        if temporary.is_dir() and path.exists():
+            _remove(temporary)
+        else:
+            os.replace(temporary, path)
+            _fsync(path.parent)
+    except OSError as error:
+        raise DiskError(f"{path}: {error.strerror or error}") from error
+    finally:
+        _remove(temporary)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
