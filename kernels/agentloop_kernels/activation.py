@@ -1,0 +1,45 @@
+"""tanh and the tanh form of GELU, by the logistic function alone.
+
+tanh(x) = 2 sigmoid(2x) - 1 and gelu_tanh(x) = x sigmoid(2c(x + 0.044715 x^3)) with c = sqrt(2/pi) are identities, so
+no device library is needed: the same source runs in Triton's interpreter and compiles on every Triton from 3.6 to 3.9.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_TWO_C = tl.constexpr(2.0 * math.sqrt(2.0 / math.pi))
+_CUBIC = tl.constexpr(0.044715)
+
+
+@triton.jit
+def tanh(x):
+    return 2.0 * tl.sigmoid(2.0 * x) - 1.0
+
+
+@triton.jit
+def gelu(x):
+    return x * tl.sigmoid(_TWO_C * (x + _CUBIC * x * x * x))
+
+
+@triton.jit
+def gelu_and_slope(x):
+    """(gelu(x), d gelu(x) / dx)."""
+    s = tl.sigmoid(_TWO_C * (x + _CUBIC * x * x * x))
+    return x * s, s + x * s * (1.0 - s) * _TWO_C * (1.0 + 3.0 * _CUBIC * x * x)
+
+
+def reference_gelu(x: Tensor) -> Tensor:
+    return torch.nn.functional.gelu(x, approximate="tanh")
+
+
+def reference_gelu_slope(x: Tensor) -> Tensor:
+    """d gelu(x) / dx."""
+    two_c = 2.0 * math.sqrt(2.0 / math.pi)
+    s = torch.sigmoid(two_c * (x + 0.044715 * x**3))
+    return s + x * s * (1.0 - s) * two_c * (1.0 + 3.0 * 0.044715 * x * x)

@@ -1,0 +1,109 @@
+"""NF4 with double quantisation, bit for bit as bitsandbytes stores and restores it.
+
+    element 2i is the high nibble of byte i, 2i + 1 the low one, row-major over [rows, columns]; blocks of 64 elements
+    absmax = code256[absmax8[block]] * absmax_scale[block / 256] + offset         two roundings in fp32, no fma
+    weight = round(nf4[nibble] * absmax)                                          fp32 product, rounded once
+
+0.516 bytes a weight. `offset` is the mean of the absmax values: its last bit depends on the machine that quantised, so
+quantise once and keep the result. Source: QLoRA (arXiv 2305.14314) and bitsandbytes' backends/default/ops.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from agentloop_kernels.precision import buffer
+
+BLOCK = 64
+NESTED_BLOCK = 256
+NF4_LEVELS = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Nf4:
+    """A packed matrix [rows, columns]. columns is a multiple of 64."""
+
+    packed: Tensor
+    """uint8 [rows * columns / 2]."""
+    absmax8: Tensor
+    """uint8 [blocks]: index into `dynamic_code`."""
+    absmax_scale: Tensor
+    """fp32 [ceil(blocks / 256)]."""
+    offset: Tensor
+    """fp32 []."""
+    shape: tuple[int, int]
+
+    def to(self, device: torch.device | str) -> Nf4:
+        return Nf4(*(t.to(device) for t in (self.packed, self.absmax8, self.absmax_scale, self.offset)), self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (self.packed, self.absmax8, self.absmax_scale, self.offset))
+
+
+@cache
+def nf4_code(device: torch.device) -> Tensor:
+    """The 16 levels, fp32 on `device`."""
+    return torch.tensor(NF4_LEVELS, dtype=torch.float32, device=device)
+
+
+@cache
+def dynamic_code(device: torch.device) -> Tensor:
+    """The 256 signed values with a dynamic exponent that absmax is quantised to (arXiv 1511.04561), fp32 on `device`.
+
+    For exponent i = 0..6 the mantissas are the midpoints of 2^i equal parts of [0.1, 1], times 10^(i - 6); both signs,
+    with 0 and 1.
+    """
+    values = [0.0, 1.0]
+    for i in range(7):
+        edges = torch.linspace(0.1, 1, 2**i + 1, dtype=torch.float32)
+        means = (10.0 ** (i - 6)) * ((edges[:-1] + edges[1:]) / 2.0)
+        values += means.tolist() + (-means).tolist()
+    return torch.tensor(sorted(values), dtype=torch.float32).to(device)
+
+
+def quantise(weight: Tensor) -> Nf4:
+    """Pack [rows, columns], 16 or 32 bit, on its own device. Raises ValueError if columns is no multiple of 64."""
+    rows, columns = weight.shape
+    if columns % BLOCK:
+        raise ValueError(f"NF4 needs a multiple of {BLOCK} columns, got {columns}")
+    codes, absmax = _quantise_blocks(weight.reshape(-1, BLOCK).float(), nf4_code(weight.device))
+    offset = absmax.mean()
+    centred = absmax - offset
+    blocks = -(-centred.numel() // NESTED_BLOCK)
+    padded = torch.nn.functional.pad(centred, (0, blocks * NESTED_BLOCK - centred.numel()))
+    absmax8, scale = _quantise_blocks(padded.view(blocks, NESTED_BLOCK), dynamic_code(weight.device))
+    flat = codes.view(-1)
+    packed = (flat[::2] << 4) | flat[1::2]
+    return Nf4(packed, absmax8.view(-1)[: centred.numel()].contiguous(), scale, offset, (rows, columns))
+
+
+def _quantise_blocks(blocks: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearest level of `code` (sorted) for each value over its row's largest magnitude -> (uint8, fp32 [rows])."""
+    absmax = blocks.abs().amax(-1)
+    scaled = (blocks * (1.0 / absmax.clamp_min(1e-38)).unsqueeze(-1)).clamp(-1, 1)
+    bounds = (code[:-1] + code[1:]) / 2
+    return torch.bucketize(scaled, bounds, out_int32=True).to(torch.uint8), absmax
+
+
+def dequantise(weight: Nf4, *, dtype: torch.dtype = torch.bfloat16, out: Tensor | None = None) -> Tensor:
+    """-> [rows, columns]. `out` may be a corner of a larger buffer (any row stride); its dtype wins over `dtype`."""
+    return reference_dequantise(weight, dtype=dtype, out=out)
+
+
+def reference_dequantise(weight: Nf4, *, dtype: torch.dtype = torch.bfloat16, out: Tensor | None = None) -> Tensor:
+    out = buffer(out, weight.shape, weight.offset, dtype)
+    blocks = weight.absmax8.numel()
+    scale = weight.absmax_scale.repeat_interleave(NESTED_BLOCK)[:blocks]
+    absmax = dynamic_code(weight.packed.device)[weight.absmax8.int()] * scale + weight.offset
+    levels = nf4_code(weight.packed.device)
+    pairs = torch.stack([levels[(weight.packed >> 4).int()], levels[(weight.packed & 15).int()]], dim=-1)
+    return out.copy_((pairs.view(blocks, BLOCK) * absmax.unsqueeze(-1)).view(weight.shape))
