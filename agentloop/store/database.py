@@ -1,20 +1,43 @@
-"""The one DuckDB file: who may open it, and what a person sees when it cannot be opened."""
+"""The one DuckDB file: who may open it, and what a person sees when it cannot be opened.
+
+DuckDB lets one process write and, meanwhile, nobody read. So everybody holds the file briefly, under an OS lock beside it
+(writers alone, readers together), and a long reader works on a copy that is taken between two writers.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from agentloop.errors import DiskError, StoreError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+POLL_SECONDS = 0.02
+FILE_FAULTS = (duckdb.IOException, duckdb.SerializationException, duckdb.FatalException)
+Parameters = Sequence[object] | Mapping[str, object] | None
+
 
 class Database:
-    """An open database. Made by `Database.open`, closed by leaving the `with` block."""
+    """An open database. Made by `Database.open` or `Database.snapshot`, closed by leaving the `with` block."""
 
-    path: Path
-    read_only: bool
-    connection: duckdb.DuckDBPyConnection
+    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, *, read_only: bool, root: Path, lock: int | None) -> None:
+        self.path = path
+        self.connection = connection
+        self.read_only = read_only
+        self._root = root
+        self._lock = lock
+        self._in_transaction = False
 
     @classmethod
     def open(
@@ -24,33 +47,197 @@ class Database:
 
         Writers take the lock beside the file (`<path>.lock`) alone, readers share it. Raises StoreError, in one line that
         names the file, when another process still holds it after `wait_seconds` (with that process's id), when the file is
-        damaged, when its schema is newer than this code, and when `read_only` is asked of a file that does not exist.
+        damaged, when its schema is not this code's, and when `read_only` is asked of a file that does not exist.
         """
-        raise NotImplementedError
+        path = Path(path).absolute()
+        lock = _lock(path, shared=read_only, wait_seconds=wait_seconds)
+        try:
+            connection = _connect(path, read_only, memory_limit, threads)
+            try:
+                with _as_store_errors(path):
+                    _migrate(connection, path, read_only)
+            except BaseException:
+                connection.close()
+                raise
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(path, connection, read_only=read_only, root=path.parent, lock=lock)
+
+    @classmethod
+    def snapshot(cls, path: Path, *, wait_seconds: float = 30.0, memory_limit: str = "2GB", threads: int = 2) -> Database:
+        """A read-only copy of the present state, for a reader that takes its time: writers go on meanwhile.
+
+        The copy lies in `snapshots/` beside the file and is shared by all readers of the same state; copies of older
+        states are removed (who has one open keeps it). Raises StoreError as `open` does.
+        """
+        path = Path(path).absolute()
+        lock = _lock(path, shared=True, wait_seconds=wait_seconds)
+        try:
+            copy = _copy_of_state(path, memory_limit, threads)
+            connection = _connect(copy, True, memory_limit, threads)
+        finally:
+            os.close(lock)
+        return cls(copy, connection, read_only=True, root=path.parent, lock=None)
 
     def __enter__(self) -> Database:
-        raise NotImplementedError
+        return self
 
     def __exit__(self, *error: object) -> None:
-        raise NotImplementedError
+        self.close()
 
-    def transaction(self) -> Any:
-        """Context manager: all of it or nothing. Inside another transaction it joins that one."""
-        raise NotImplementedError
+    def close(self) -> None:
+        """Write everything to the file and let go of it."""
+        try:
+            with _as_store_errors(self.path):
+                self.connection.close()
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)  # the flock goes with its descriptor
+                self._lock = None
 
-    def execute(self, sql: str, parameters: Any = None) -> list[tuple]:
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or nothing. Inside another transaction it joins that one."""
+        if self._in_transaction:
+            yield
+            return
+        self.execute("BEGIN TRANSACTION")
+        self._in_transaction = True
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            # A failed COMMIT has already rolled back.
+            try:
+                self.connection.execute("ROLLBACK")
+            except duckdb.TransactionException:
+                pass
+            raise
+        finally:
+            self._in_transaction = False
+
+    def execute(self, sql: str, parameters: Parameters = None) -> list[tuple]:
         """Run one statement and return its rows. Parameters: a sequence for `?`, a mapping for `$name`."""
-        raise NotImplementedError
+        with _as_store_errors(self.path):
+            return self.connection.execute(sql, parameters).fetchall()
 
-    def arrow(self, sql: str, parameters: Any = None) -> pa.Table:
-        """The result as an Arrow table."""
-        raise NotImplementedError
+    def arrow(self, sql: str, parameters: Parameters = None) -> pa.Table:
+        """The result of one query as an Arrow table."""
+        with _as_store_errors(self.path):
+            return self.connection.sql(sql, params=parameters).to_arrow_table()
+
+    def relative(self, path: Path) -> str:
+        """The path as it is stored: relative to the database's directory where it lies below it, so that data can move."""
+        path = Path(path).absolute()
+        return str(path.relative_to(self._root)) if path.is_relative_to(self._root) else str(path)
+
+    def resolve(self, stored: str) -> Path:
+        """The path that `relative` was given."""
+        return self._root / stored
 
 
-def snapshot(path: Path, *, wait_seconds: float = 30.0) -> Path:
-    """A private copy of the database for a long reader (a person's query, a report, a notebook); the writer goes on.
+def now() -> datetime:
+    """The present in UTC, as the database stores it."""
+    return datetime.now(UTC).replace(tzinfo=None)
 
-    The copy lies beside the database in `snapshots/` and is shared by readers of the same state; older ones that nobody
-    has open are removed. Open it with `Database.open(copy, read_only=True)`. Raises StoreError as `Database.open` does.
-    """
-    raise NotImplementedError
+
+def _lock(path: Path, *, shared: bool, wait_seconds: float) -> int:
+    """Take the lock beside the database; the descriptor holds it until it is closed."""
+    if shared and not path.is_file():
+        raise StoreError(f"{path}: no database here yet")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened ({error.strerror})") from None
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+                os.close(descriptor)
+                raise StoreError(
+                    f"{path}: in use by process {owner or 'unknown'} (waited {wait_seconds:g} s); wait for that run or stop it"
+                ) from None
+            time.sleep(POLL_SECONDS)
+    os.pwrite(descriptor, f"{os.getpid():<16d}\n".encode(), 0)
+    return descriptor
+
+
+def _connect(path: Path, read_only: bool, memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
+    # Insertion order costs memory in large inserts and nothing here relies on it: every order is asked for.
+    config = {"memory_limit": memory_limit, "threads": threads, "preserve_insertion_order": False,
+              "autoinstall_known_extensions": False}
+    with _as_store_errors(path):
+        return duckdb.connect(str(path), read_only=read_only, config=config)
+
+
+def _migrate(connection: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> None:
+    """Apply the numbered files that the database does not have yet, each in a transaction of its own."""
+    files = sorted(MIGRATIONS.glob("*.sql"))
+    (known,) = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'migrations'").fetchone()
+    applied = dict(connection.execute("SELECT name, digest FROM migrations ORDER BY name").fetchall()) if known else {}
+    texts = {file.name: file.read_text() for file in files}
+    for name, digest in applied.items():
+        if name not in texts:
+            raise StoreError(f"{path}: made by a newer version of agentloop (it has schema {name}, this version knows up to {files[-1].name})")
+        if digest != _digest(texts[name]):
+            raise StoreError(f"{path}: made by another version of agentloop (schema {name} differs)")
+    missing = [name for name in texts if name not in applied]
+    if missing and read_only:
+        raise StoreError(f"{path}: has an older schema (without {missing[0]}); any command that writes will update it")
+    for name in missing:
+        connection.execute("BEGIN TRANSACTION")
+        connection.execute("CREATE TABLE IF NOT EXISTS migrations (name VARCHAR PRIMARY KEY, digest VARCHAR NOT NULL, applied TIMESTAMP NOT NULL)")
+        connection.execute(texts[name])
+        connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", [name, _digest(texts[name]), now()])
+        connection.execute("COMMIT")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _copy_of_state(path: Path, memory_limit: str, threads: int) -> Path:
+    """The copy of the database's present state, made if need be. The caller holds the shared lock."""
+    state = path.stat()
+    wal = Path(f"{path}.wal")
+    directory = path.parent / "snapshots"
+    name = f"{path.stem}-{state.st_mtime_ns}-{state.st_size}"
+    copy = directory / f"{name}.duckdb"
+    if wal.is_file():  # a writer was killed; its log belongs to the state
+        copy = directory / f"{name}-{wal.stat().st_mtime_ns}-{wal.stat().st_size}.duckdb"
+    if not copy.is_file():
+        temporary = directory / f"{copy.stem}.{os.getpid()}-{time.monotonic_ns()}.tmp"
+        try:
+            directory.mkdir(exist_ok=True)
+            shutil.copyfile(path, temporary)
+            if wal.is_file():
+                shutil.copyfile(wal, f"{temporary}.wal")
+                _connect(temporary, False, memory_limit, threads).close()  # folds the log in
+            os.replace(temporary, copy)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise DiskError(f"{copy}: cannot be written ({error.strerror})") from None
+    for other in directory.glob(f"{path.stem}-*"):
+        if not other.name.startswith(copy.stem):
+            other.unlink(missing_ok=True)
+    return copy
+
+
+@contextmanager
+def _as_store_errors(path: Path) -> Iterator[None]:
+    """Faults of the file or the disk become errors that name it; faults of a statement stay as they are."""
+    try:
+        yield
+    except duckdb.Error as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise DiskError(f"{path}: the disk is full") from None
+        damaged = isinstance(error, FILE_FAULTS) or "Corrupt database file" in str(error)  # the latter has no type
+        if not damaged:
+            raise
+        raise StoreError(f"{path}: {str(error).splitlines()[0]}") from None

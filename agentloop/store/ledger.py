@@ -1,30 +1,60 @@
-"""The ledger: which steps are done, and with what result. A step looks here first."""
+"""The ledger: which steps are done, and with what result. A step looks here first.
+
+A key is a content id of everything that determines the step's result, so that a changed input is another step.
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from agentloop.store.database import Database
+from agentloop.records import canonical_json
+from agentloop.store.database import Database, now
 
 
 class Ledger:
-    """Steps by key. The key is a content id of everything that determines the step's result."""
+    """Steps by key."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def done(self, key: str) -> Any | None:
         """The JSON result of a finished step, None where it is not finished. (A step's result is never None.)"""
-        raise NotImplementedError
+        rows = self.database.execute("SELECT result FROM steps WHERE key = ? AND status = 'done'", [key])
+        return json.loads(rows[0][0]) if rows else None
 
     def start(self, key: str, *, campaign: str, iteration: int, name: str) -> None:
         """Note that a step begins; without effect on a finished step."""
-        raise NotImplementedError
+        self.database.execute(
+            """
+            INSERT INTO steps VALUES ($key, $campaign, $iteration, $name, 'started', NULL, NULL, 1, $now, NULL)
+            ON CONFLICT DO UPDATE SET status = 'started', error = NULL, tries = tries + 1, started = $now
+            WHERE steps.status <> 'done'
+            """,
+            {"key": key, "campaign": campaign, "iteration": iteration, "name": name, "now": now()},
+        )
 
     def record(self, key: str, *, campaign: str, iteration: int, name: str, result: Any) -> None:
         """Note that a step is finished. The first result stays: recording it again changes nothing."""
-        raise NotImplementedError
+        if result is None:
+            raise ValueError(f"step {name}: a result must not be None, which means that the step is not done")
+        self.database.execute(
+            """
+            INSERT INTO steps VALUES ($key, $campaign, $iteration, $name, 'done', $result, NULL, 1, $now, $now)
+            ON CONFLICT DO UPDATE SET status = 'done', result = $result, error = NULL, finished = $now
+            WHERE steps.status <> 'done'
+            """,
+            {"key": key, "campaign": campaign, "iteration": iteration, "name": name, "result": canonical_json(result),
+             "now": now()},
+        )
 
     def fail(self, key: str, *, campaign: str, iteration: int, name: str, error: str) -> None:
         """Note that a step failed, for people to see; it counts as not done."""
-        raise NotImplementedError
+        self.database.execute(
+            """
+            INSERT INTO steps VALUES ($key, $campaign, $iteration, $name, 'failed', NULL, $error, 1, $now, $now)
+            ON CONFLICT DO UPDATE SET status = 'failed', error = $error, finished = $now
+            WHERE steps.status <> 'done'
+            """,
+            {"key": key, "campaign": campaign, "iteration": iteration, "name": name, "error": error, "now": now()},
+        )

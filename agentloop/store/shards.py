@@ -1,30 +1,203 @@
-"""Parquet shards: finished episodes on disk, every field, immutable."""
+"""Parquet shards: finished episodes on disk, every field, immutable.
+
+One row is one trajectory. The footer names the shard by its trajectories, so that a file can be recognised without
+reading it and a truncated one, which has no footer, cannot be mistaken for one.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from agentloop.records import Trajectory
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from agentloop.errors import DiskError, ShardError
+from agentloop.records import Attempt, Sampling, Task, Trajectory, Turn, canonical_json, content_id
 
 Purpose = Literal["collect", "evaluate"]
+
+FORMAT = b"1"
+"""Of the file's columns; a reader refuses another one."""
+
+SCHEMA = pa.schema([
+    ("id", pa.string()),
+    ("policy", pa.string()),
+    ("task", pa.string()),
+    ("environment", pa.string()),
+    ("family", pa.string()),
+    ("question", pa.string()),
+    ("expected", pa.string()),
+    ("split", pa.string()),
+    ("payload", pa.string()),
+    ("sample", pa.int32()),
+    ("sampling", pa.string()),
+    ("seed", pa.int64()),
+    ("status", pa.string()),
+    ("answer", pa.string()),
+    ("tokens", pa.int32()),
+    ("model_tokens", pa.int32()),
+    ("token_ids", pa.list_(pa.int32())),
+    ("mask", pa.list_(pa.bool_())),
+    ("logprobs", pa.list_(pa.float32())),
+    ("turns", pa.list_(pa.struct([
+        ("role", pa.string()),
+        ("text", pa.string()),
+        ("token_start", pa.int32()),
+        ("token_end", pa.int32()),
+        ("tool", pa.string()),
+        ("arguments", pa.string()),
+        ("error", pa.string()),
+    ]))),
+    ("seconds", pa.float64()),
+    ("attempts", pa.list_(pa.struct([("error", pa.string()), ("seconds", pa.float64())]))),
+    ("purpose", pa.string()),
+    ("campaign", pa.string()),
+    ("iteration", pa.int32()),
+])
+"""`tokens` and `model_tokens` are lengths that ingest needs without reading the lists; `expected` is the task's answer."""
 
 
 def write_shard(path: Path, trajectories: Sequence[Trajectory], *, purpose: Purpose, campaign: str, iteration: int) -> None:
     """Write a shard that either exists whole or not at all (temporary name, fsync, rename, fsync of the directory).
 
-    A whole shard of the same trajectories that is already there is kept: shards never change. Raises ShardError where the
-    path holds other trajectories, DiskError (naming the path) where it cannot be written.
+    A whole shard of the same trajectories that is already there is kept: shards never change. Log probabilities are kept
+    as float32, as vLLM computes them. Raises ShardError where the path holds other trajectories, DiskError (naming the
+    path) where it cannot be written.
     """
-    raise NotImplementedError
+    shard = shard_id([trajectory.id for trajectory in trajectories])
+    if is_whole(path):
+        if footer(path)["shard"] != shard:
+            raise ShardError(f"{path}: already holds other trajectories, and shards never change")
+        return
+    where = {"purpose": purpose, "campaign": campaign, "iteration": iteration}
+    table = pa.Table.from_pylist([_row(trajectory) | where for trajectory in trajectories], schema=SCHEMA)
+    write_table(path, table, shard)
+
+
+def write_table(path: Path, table: pa.Table, shard: str) -> None:
+    """Write rows of SCHEMA as a shard of that id. Raises DiskError (naming the path)."""
+    metadata = {b"agentloop.format": FORMAT, b"agentloop.shard": shard.encode()}
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
+    _write_durably(path, buffer.getvalue())
 
 
 def read_shard(path: Path) -> list[Trajectory]:
     """Every trajectory of a shard, in the order it was written. Raises ShardError, naming the file, where it is damaged."""
-    raise NotImplementedError
+    return [_trajectory(row, path) for row in read_columns(path).to_pylist()]
+
+
+def read_columns(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Some columns of a shard, all by default. Raises ShardError, naming the file, where it is damaged or missing."""
+    footer(path)
+    try:
+        return pq.read_table(path, columns=columns, schema=SCHEMA, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(f"{path}: cannot be read ({_first_line(error)})") from None
+
+
+def footer(path: Path) -> dict[str, Any]:
+    """`shard` (id) and `rows` of a shard, from its footer. Raises ShardError, naming the file, where there is none."""
+    try:
+        metadata = pq.read_metadata(path)
+    except FileNotFoundError:
+        raise ShardError(f"{path}: no such shard") from None
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(f"{path}: truncated or not a Parquet file ({_first_line(error)})") from None
+    names = metadata.metadata or {}
+    if names.get(b"agentloop.format") != FORMAT:
+        raise ShardError(f"{path}: not a shard of format {FORMAT.decode()}")
+    return {"shard": names[b"agentloop.shard"].decode(), "rows": metadata.num_rows}
 
 
 def is_whole(path: Path) -> bool:
-    """True where the path holds a complete shard of this schema (reads the footer only)."""
-    raise NotImplementedError
+    """True where the path holds a complete shard of this format (reads the footer only)."""
+    try:
+        footer(path)
+    except ShardError:
+        return False
+    return True
+
+
+def shard_id(trajectories: Sequence[str]) -> str:
+    """Name of the shard that holds these trajectories in this order."""
+    return content_id("shard", list(trajectories))
+
+
+def _row(trajectory: Trajectory) -> dict[str, Any]:
+    task = trajectory.task
+    return {
+        "id": trajectory.id,
+        "policy": trajectory.policy,
+        "task": task.id,
+        "environment": task.environment,
+        "family": task.family,
+        "question": task.question,
+        "expected": task.answer,
+        "split": task.split,
+        "payload": canonical_json(task.payload),
+        "sample": trajectory.sample,
+        "sampling": canonical_json(asdict(trajectory.sampling)),
+        "seed": trajectory.seed,
+        "status": trajectory.status,
+        "answer": trajectory.answer,
+        "tokens": len(trajectory.token_ids),
+        "model_tokens": sum(trajectory.mask),
+        "token_ids": trajectory.token_ids,
+        "mask": trajectory.mask,
+        "logprobs": trajectory.logprobs,
+        "turns": [
+            {"role": turn.role, "text": turn.text, "token_start": turn.start, "token_end": turn.end, "tool": turn.tool,
+             "arguments": turn.arguments, "error": turn.error}
+            for turn in trajectory.turns
+        ],
+        "seconds": trajectory.seconds,
+        "attempts": [asdict(attempt) for attempt in trajectory.attempts],
+    }
+
+
+def _trajectory(row: dict[str, Any], path: Path) -> Trajectory:
+    task = Task(row["environment"], row["family"], row["question"], row["expected"], row["split"], json.loads(row["payload"]))
+    trajectory = Trajectory(
+        policy=row["policy"], task=task, sample=row["sample"], sampling=Sampling(**json.loads(row["sampling"])),
+        seed=row["seed"], status=row["status"], answer=row["answer"], token_ids=tuple(row["token_ids"]),
+        mask=tuple(row["mask"]), logprobs=tuple(row["logprobs"]),
+        turns=tuple(
+            Turn(turn["role"], turn["text"], turn["token_start"], turn["token_end"], turn["tool"], turn["arguments"], turn["error"])
+            for turn in row["turns"]
+        ),
+        seconds=row["seconds"], attempts=tuple(Attempt(**attempt) for attempt in row["attempts"]),
+    )
+    if trajectory.id != row["id"]:
+        raise ShardError(f"{path}: {row['id']} holds the content of {trajectory.id}")
+    return trajectory
+
+
+def _write_durably(path: Path, content: pa.Buffer) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)  # the rename itself must survive a power cut
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

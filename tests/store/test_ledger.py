@@ -1,0 +1,89 @@
+import pytest
+
+from agentloop.errors import StoreError
+from agentloop.records import Policy
+from agentloop.settings import load
+from agentloop.store import campaigns, policies
+from agentloop.store.ledger import Ledger
+
+STEP = {"campaign": "main", "iteration": 1, "name": "collect"}
+
+
+def test_a_step_is_done_once_and_keeps_its_first_result(database):
+    ledger = Ledger(database)
+    assert ledger.done("step_1") is None
+    ledger.start("step_1", **STEP)
+    assert ledger.done("step_1") is None
+    ledger.record("step_1", **STEP, result={"shards": ["a", "b"]})
+    ledger.record("step_1", **STEP, result={"shards": []})
+    ledger.start("step_1", **STEP)
+    ledger.fail("step_1", **STEP, error="too late")
+    assert ledger.done("step_1") == {"shards": ["a", "b"]}
+
+
+def test_a_failed_step_is_tried_again(database):
+    ledger = Ledger(database)
+    ledger.start("step_1", **STEP)
+    ledger.fail("step_1", **STEP, error="the server ended")
+    assert ledger.done("step_1") is None
+    assert database.execute("SELECT status, error, tries FROM steps") == [("failed", "the server ended", 1)]
+    ledger.start("step_1", **STEP)
+    ledger.record("step_1", **STEP, result=0)
+    assert ledger.done("step_1") == 0
+    assert database.execute("SELECT status, error, tries FROM steps") == [("done", None, 2)]
+
+
+def test_no_step_has_the_result_none(database):
+    with pytest.raises(ValueError, match="collect"):
+        Ledger(database).record("step_1", **STEP, result=None)
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch, tmp_path):
+    monkeypatch.setenv("AGENTLOOP_CONFIG", str(tmp_path / "agentloop.toml"))
+    (tmp_path / "agentloop.toml").write_text("")
+
+
+@pytest.mark.parametrize("change", ["model=other", "environment=sql", "seed=1", "agent.max_turns=3", "training.rank=32",
+                                    "selection.per_task=5", "collect.samples=4", "serving.dtype=float16"])
+def test_a_campaign_is_not_continued_with_other_defining_settings(database, change):
+    campaigns.register(database, load(["campaign=main"]))
+    name, _, value = change.partition("=")
+    with pytest.raises(StoreError, match=f"^{name}: campaign 'main' began with .*{value}") as refused:
+        campaigns.register(database, load(["campaign=main", change]))
+    assert "\n" not in str(refused.value)
+    campaigns.register(database, load(["campaign=other", change]))
+    assert set(campaigns.names(database)) == {"main", "other"}
+
+
+@pytest.mark.parametrize("change", ["iterations=9", "collect.concurrency=3", "serving.port=8123", "paths.data=elsewhere",
+                                    "training.checkpoint_steps=7"])
+def test_a_campaign_is_continued_with_other_free_settings(database, change):
+    campaigns.register(database, load(["campaign=main"]))
+    settings = load(["campaign=main", change])
+    campaigns.register(database, settings)
+    assert campaigns.settings_json(database, "main") == settings.model_dump(mode="json")
+
+
+def test_an_unknown_campaign_is_named(database):
+    with pytest.raises(StoreError, match="no campaign named 'main'"):
+        campaigns.settings_json(database, "main")
+
+
+def test_an_iteration_begins_and_ends_once(database):
+    campaigns.begin_iteration(database, "main", 1, champion=None)
+    campaigns.begin_iteration(database, "main", 1, champion="adapter_late")
+    campaigns.finish_iteration(database, "main", 1)
+    (first,) = database.execute("SELECT * FROM iterations")
+    campaigns.finish_iteration(database, "main", 1)
+    assert database.execute("SELECT * FROM iterations") == [first]
+    assert first[2] is None and first[4] is not None
+
+
+def test_policies_come_back(database):
+    policy = Policy("base_1", "adapter_1", "plain/1")
+    policies.save(database, policy)
+    policies.save(database, policy)
+    assert policies.load(database, policy.id) == policy
+    with pytest.raises(StoreError, match="policy_0"):
+        policies.load(database, "policy_0")
