@@ -235,9 +235,9 @@ def _as_store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise DiskError(f"{path}: the disk is full") from None
-        damaged = isinstance(error, FILE_FAULTS) or "Corrupt database file" in str(error)  # the latter has no type
-        if not damaged:
-            raise
-        raise StoreError(f"{path}: {str(error).splitlines()[0]}") from None
+        text = str(error).splitlines()[0]
+        if "Could not write file" in text or os.strerror(errno.ENOSPC) in text:
+            raise DiskError(f"{path}: {text}") from None
+        if isinstance(error, FILE_FAULTS) or "Corrupt database file" in text:  # the latter has no type of its own
+            raise StoreError(f"{path}: {text}") from None
+        raise

@@ -185,7 +185,7 @@ def test_a_full_disk_is_named(path, start_python):
     # A file size limit of the process: the same failing write as on a full disk, without filling one.
     writer = start_python("""
 import resource, signal
-from agentloop.errors import StoreError
+from agentloop.errors import DiskError
 Database.open(path).close()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 size = path.stat().st_size + 300_000
@@ -193,7 +193,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 try:
     with Database.open(path) as database:
         database.execute("CREATE TABLE numbers AS SELECT md5(range::VARCHAR) AS text FROM range(1000000)")
-except (DiskError, StoreError) as error:
+except DiskError as error:
     print(error)
 """)
     output, errors = writer.communicate(timeout=60)
