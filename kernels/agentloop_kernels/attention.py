@@ -15,11 +15,26 @@ kernels in attention_kernels.py. Gemma 3n: scale 1, a window of w means w keys w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from agentloop_kernels.precision import store, wide
+
+
+@dataclass(frozen=True)
+class SegmentGroup:
+    """Segments padded to one length: indices of their rows, which of them are real, and who sees whom."""
+
+    query: Tensor
+    """int64 [segments, queries]."""
+    key: Tensor
+    """int64 [segments, keys]."""
+    query_real: Tensor
+    key_real: Tensor
+    seen: Tensor
+    """bool [segments, queries, keys]."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,25 @@ class AttentionPlan:
     """int32 [keys]: the first query that sees a key."""
     last_query: Tensor
     """int32 [keys]: one past the last query that sees a key."""
+
+    @cached_property
+    def groups(self) -> list[SegmentGroup]:
+        """Segments of similar length (the same power of two) side by side, for the reference. Waits for the device."""
+        bounds, tokens = self.segments.tolist(), self.first_query.shape[0]
+        edges = torch.tensor(sorted({*bounds, *range(bounds[-1], tokens), tokens}), device=self.segments.device)
+        cuts = torch.searchsorted(self.query_rows, edges.to(torch.int32))
+        keys, queries = edges.diff(), cuts.diff()
+        size = (keys.clamp_min(1) - 1).float().log2().floor()
+        groups = []
+        for level in size[queries > 0].unique():
+            members = (size == level) & (queries > 0)
+            key, key_real = _padded(edges[:-1][members], keys[members])
+            query, query_real = _padded(cuts[:-1][members], queries[members])
+            row, first = self.query_rows[query].unsqueeze(-1), self.first_key[query].unsqueeze(-1)
+            columns = key.unsqueeze(1)
+            seen = (columns >= first) & (columns <= row) & key_real.unsqueeze(1)
+            groups.append(SegmentGroup(query, key, query_real, key_real, seen))
+        return groups
 
 
 def plan_attention(
@@ -114,32 +148,26 @@ def attention_backward(
     )  # fmt: skip
 
 
-def _tiles(plan: AttentionPlan) -> list[tuple[slice, slice]]:
-    """(queries, keys) of each segment, and of each padding row, for the reference."""
-    bounds = plan.segments.tolist()
-    tokens = plan.first_query.shape[0]
-    edges = sorted({*bounds, *range(bounds[-1], tokens), tokens})
-    cuts = torch.searchsorted(plan.query_rows, torch.tensor(edges, dtype=torch.int32, device=plan.segments.device))
-    pairs = zip(edges[:-1], edges[1:], cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
-    return [(slice(q0, q1), slice(k0, k1)) for k0, k1, q0, q1 in pairs if q0 < q1]
+def _padded(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Row indices [segments, longest], repeating a segment's last row, and which of them are real."""
+    offsets = torch.arange(int(lengths.max()), device=starts.device)
+    return starts[:, None] + torch.minimum(offsets, lengths[:, None] - 1), offsets < lengths[:, None]
 
 
 def _scores(
-    query: Tensor, key: Tensor, plan: AttentionPlan, rows: tuple[slice, slice], scale: float, softcap: float | None
-) -> tuple[Tensor, Tensor]:
-    """Masked scores [kv_heads, group, queries, keys] and the soft-cap's slope there."""
-    queries, keys = rows
-    columns = torch.arange(keys.start, keys.stop, device=key.device)
-    seen = (columns >= plan.first_key[queries, None]) & (columns <= plan.query_rows[queries, None])
-    scores = torch.einsum("qhgd,khd->hgqk", query, key) * scale
-    slope = torch.ones_like(scores)
+    query: Tensor, key: Tensor, group: SegmentGroup, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """q [segments, queries, kv_heads, group, d], k [segments, keys, kv_heads, d] -> masked scores
+    [segments, kv_heads, group, queries, keys] and the soft-cap's slope there."""
+    scores = torch.einsum("sqhgd,skhd->shgqk", query, key) * scale
+    slope = None
     if softcap is not None:
         bounded = torch.tanh(scores / softcap)
         scores, slope = softcap * bounded, 1.0 - bounded * bounded
-    return scores.masked_fill(~seen, float("-inf")), slope
+    return scores.masked_fill(~group.seen[:, None, None], float("-inf")), slope
 
 
-def _grouped(x: Tensor, kv_heads: int) -> Tensor:
+def _by_kv_head(x: Tensor, kv_heads: int) -> Tensor:
     """[rows, heads, d] -> [rows, kv_heads, group, d]."""
     return x.unflatten(1, (kv_heads, x.shape[1] // kv_heads))
 
@@ -154,13 +182,16 @@ def reference_attention(
     softcap: float | None = None,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    q, k, v = _grouped(wide(query), key.shape[1]), wide(key), wide(value)
-    result, lse = torch.zeros_like(q), q.new_zeros(query.shape[1], query.shape[0])
-    for queries, keys in _tiles(plan):
-        scores, _ = _scores(q[queries], k[keys], plan, (queries, keys), scale, softcap)
-        lse[:, queries] = torch.logsumexp(scores, dim=-1).flatten(0, 1)
-        result[queries] = torch.einsum("hgqk,khd->qhgd", torch.softmax(scores, dim=-1), v[keys])
-    return store(result.flatten(1, 2), out, query.dtype), lse
+    q, k, v = _by_kv_head(wide(query), key.shape[1]), wide(key), wide(value)
+    result, lse = torch.zeros_like(q), q.new_zeros(query.shape[0], *q.shape[1:3])
+    for group in plan.groups:
+        scores, _ = _scores(q[group.query], k[group.key], group, scale, softcap)
+        total = torch.logsumexp(scores, dim=-1, keepdim=True)
+        mixed = torch.einsum("shgqk,skhd->sqhgd", torch.exp(scores - total), v[group.key])
+        rows = group.query[group.query_real]
+        result[rows] = mixed[group.query_real]
+        lse[rows] = total.squeeze(-1).permute(0, 3, 1, 2)[group.query_real]
+    return store(result.flatten(1, 2), out, query.dtype), lse.flatten(1).T.contiguous()
 
 
 def reference_attention_backward(
@@ -180,17 +211,24 @@ def reference_attention_backward(
     accumulate: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     kv_heads = key.shape[1]
-    q, k, v, do = _grouped(wide(query), kv_heads), wide(key), wide(value), _grouped(wide(dout), kv_heads)
-    delta = (do * _grouped(wide(out), kv_heads)).sum(-1)
+    q, k, v = _by_kv_head(wide(query), kv_heads), wide(key), wide(value)
+    do, o = _by_kv_head(wide(dout), kv_heads), _by_kv_head(wide(out), kv_heads)
+    delta = (do * o).sum(-1)
+    total = lse.to(q.dtype).T.unflatten(1, (kv_heads, -1))
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    for queries, keys in _tiles(plan):
-        scores, slope = _scores(q[queries], k[keys], plan, (queries, keys), scale, softcap)
-        p = torch.exp(scores - lse[:, queries, None].to(scores.dtype).unflatten(0, (kv_heads, -1)))
-        dp = torch.einsum("qhgd,khd->hgqk", do[queries], v[keys])
-        ds = p * (dp - delta[queries].permute(1, 2, 0).unsqueeze(-1)) * slope * scale
-        dq[queries] = torch.einsum("hgqk,khd->qhgd", ds, k[keys])
-        dk[keys] += torch.einsum("hgqk,qhgd->khd", ds, q[queries])
-        dv[keys] += torch.einsum("hgqk,qhgd->khd", p, do[queries])
+    for group in plan.groups:
+        rows, keys = group.query[group.query_real], group.key[group.key_real]
+        q_g, k_g, do_g = q[group.query], k[group.key], do[group.query]
+        scores, slope = _scores(q_g, k_g, group, scale, softcap)
+        p = torch.exp(scores - total[group.query].permute(0, 2, 3, 1).unsqueeze(-1))
+        p = p * group.query_real[:, None, None, :, None]
+        ds = torch.einsum("sqhgd,skhd->shgqk", do_g, v[group.key])
+        ds = p * (ds - delta[group.query].permute(0, 2, 3, 1).unsqueeze(-1)) * scale
+        if slope is not None:
+            ds = ds * slope
+        dq[rows] = torch.einsum("shgqk,skhd->sqhgd", ds, k_g)[group.query_real]
+        dk[keys] = torch.einsum("shgqk,sqhgd->skhd", ds, q_g)[group.key_real]
+        dv[keys] = torch.einsum("shgqk,sqhgd->skhd", p, do_g)[group.key_real]
     dq = store(dq.flatten(1, 2), dquery, query.dtype)
     if accumulate:
         return dq, dkey.add_(dk), dvalue.add_(dv)

@@ -48,6 +48,16 @@ class Nf4:
     def nbytes(self) -> int:
         return sum(t.nbytes for t in (self.packed, self.absmax8, self.absmax_scale, self.offset))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything as tensors, for a safetensors file; `from_tensors` is the inverse."""
+        parts = {"packed": self.packed, "absmax8": self.absmax8, "absmax_scale": self.absmax_scale}
+        return parts | {"offset": self.offset, "shape": torch.tensor(self.shape, dtype=torch.int64)}
+
+    @staticmethod
+    def from_tensors(parts: dict[str, Tensor]) -> Nf4:
+        rows, columns = parts["shape"].tolist()
+        return Nf4(parts["packed"], parts["absmax8"], parts["absmax_scale"], parts["offset"], (rows, columns))
+
 
 @cache
 def nf4_code(device: torch.device) -> Tensor:
