@@ -190,6 +190,8 @@ class Settings(BaseSettings):
     environment: str = "arithmetic"
     iterations: PositiveInt = 3
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    prefect_port: Annotated[int, Field(ge=1, le=65535)] = 4200
+    """Of the local Prefect server and its UI."""
     paths: Paths = Paths()
     agent: Agent = Agent()
     serving: Serving = Serving()
@@ -246,7 +248,7 @@ def load(overrides: Sequence[str] | Mapping[str, Any] = (), *, profile: str | No
             return (init_settings, env_settings, *(_toml(settings_cls, file) for file in reversed(files)))
 
     _refuse_unknown_variables()
-    values = overrides if isinstance(overrides, Mapping) else _parse(overrides)
+    values = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
     return _validated(Layered, values)
 
 
@@ -296,7 +298,8 @@ def _validated(layers: type[Settings], values: Mapping[str, Any]) -> Settings:
     return Settings.model_construct(**{name: getattr(settings, name) for name in Settings.model_fields} | {"paths": paths})
 
 
-def _parse(overrides: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`["training.rank=32"]` as `{"training": {"rank": 32}}`. Raises SettingError where a word has no `=`."""
     pairs = []
     for text in overrides:
         name, equals, value = text.partition("=")

@@ -19,8 +19,9 @@ from torch.utils.tensorboard import SummaryWriter
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import PackedBatch, pack
 from agentloop.engine.optimizer import FlatAdamW
+from agentloop.files import atomic
 from agentloop.settings import Training
-from agentloop.training import checkpoint, rows
+from agentloop.training import checkpoint, reference, rows
 from agentloop.training.run import TrainingRun
 from agentloop.training.schedule import learning_rate
 
@@ -46,7 +47,8 @@ def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMet
     if run.output.exists():
         return run.output
     settings = Training(**run.adapter.training)
-    batches = plan_batches(rows.read(run.rows), settings, run.adapter.seed)
+    sequences = rows.read(run.rows)
+    batches = plan_batches(sequences, settings, run.adapter.seed)
     model, _ = FastLanguageModel.from_pretrained(
         str(run.model), max_seq_length=max(batch.max_seqlen for _, batch in batches), load_in_4bit=settings.load_in_4bit,
         cache_directory=run.cache)
@@ -69,8 +71,8 @@ def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMet
             loss = model.loss_and_gradients(batch)
             grad_norm = optimizer.step(learning_rate=rate, max_grad_norm=settings.max_grad_norm)
             metrics = StepMetrics(
-                step=step + 1, steps=len(batches), epoch=epoch, loss=float(loss.loss_sum) / loss.supervised,
-                grad_norm=float(grad_norm), learning_rate=rate, tokens=len(batch.token_ids), supervised=loss.supervised,
+                step=step + 1, steps=len(batches), epoch=epoch, loss=loss.mean,
+                grad_norm=float(grad_norm), learning_rate=rate, tokens=batch.tokens, supervised=loss.supervised,
                 seconds=time.perf_counter() - started)
             log.write(json.dumps(asdict(metrics)) + "\n")
             for name in ("loss", "grad_norm", "learning_rate"):
@@ -80,7 +82,9 @@ def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMet
                 os.fsync(log.fileno())
                 checkpoint.write(run.checkpoint, optimizer.state(), step=metrics.step)
             on_step(metrics)
-    model.save_pretrained(run.output)
+    with atomic(run.output) as directory:
+        model.save_pretrained(directory)
+        reference.write(directory, model, sequences)
     run.checkpoint.unlink(missing_ok=True)
     return run.output
 

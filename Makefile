@@ -1,0 +1,24 @@
+# The two commands: `make demo` and `make test`. Both install what is missing.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test install
+
+demo: install
+	$(BIN)/agentloop demo $(if $(NEW),--new)
+
+test: install
+	$(BIN)/python -m pytest tests
+
+install: $(VENV)/.installed
+
+# torch first: its CPU build is not where the other packages are, and uv knows where that is.
+$(VENV)/.installed: requirements/cpu.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null \
+	  || $(BIN)/pip install --quiet --no-deps "torch==2.13.0+cpu" 2>/dev/null \
+	  || { $(BIN)/pip install --quiet uv && $(BIN)/uv pip install --python $(BIN)/python --torch-backend cpu --no-deps torch==2.13.0; }
+	$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@

@@ -1,0 +1,131 @@
+"""A campaign: the settings, names and tasks that all its steps share, and the lock that makes it the one at work."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from agentloop import environments
+from agentloop.agent.prompt import PromptFormat
+from agentloop.environments import Environment
+from agentloop.errors import AgentloopError, StoreError
+from agentloop.records import Policy, Sampling, Task, content_id
+from agentloop.settings import Settings
+from agentloop.store import campaigns, champions
+from agentloop.store.database import Database
+from agentloop.store.ledger import Ledger
+from agentloop.tools import Tool
+
+
+@dataclass(frozen=True)
+class Campaign:
+    settings: Settings
+    environment: Environment
+    model: Path
+    base: str
+    """Fingerprint of the base model."""
+
+    @classmethod
+    def open(cls, settings: Settings) -> Campaign:
+        """Check what the settings name. Raises SettingError or ModelError before anything is written."""
+        model = settings.model_directory()
+        environment = environments.get(settings.environment)
+        settings.export()
+        # only now: libraries read their cache paths from the environment when they are imported
+        from agentloop.engine.fingerprint import base_fingerprint
+
+        return cls(settings, environment, model, base_fingerprint(model, settings.paths.cache))
+
+    @property
+    def name(self) -> str:
+        return self.settings.campaign
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.model)
+
+    @cached_property
+    def prompt(self) -> PromptFormat:
+        return PromptFormat(self.tokenizer, self.settings.agent.describe_tools)
+
+    def policy(self, adapter: str | None) -> Policy:
+        return Policy(base=self.base, adapter=adapter, prompt=self.prompt.name)
+
+    def sampling(self, temperature: float) -> Sampling:
+        agent = self.settings.agent
+        return Sampling(temperature=temperature, max_turns=agent.max_turns, max_turn_tokens=agent.max_turn_tokens,
+                        max_tokens=agent.max_tokens)
+
+    def tools(self, task: Task) -> Mapping[str, Tool]:
+        return self.environment.tools(task)
+
+    def training_tasks(self, iteration: int) -> list[Task]:
+        """Fresh ones in each iteration."""
+        count = self.settings.collect.tasks
+        return self.environment.tasks("train", count, self.settings.seed, skip=(iteration - 1) * count)
+
+    @cached_property
+    def heldout_tasks(self) -> list[Task]:
+        """The same ones throughout: champion and challenger are compared task by task."""
+        return self.environment.tasks("heldout", self.settings.evaluate.tasks, self.settings.seed)
+
+    def database(self) -> Database:
+        """The one database, opened for writing. Hold it briefly."""
+        return Database.open(self.settings.paths.database)
+
+    def champion(self) -> str | None:
+        """Adapter id; None while it is the base model."""
+        with self.database() as database:
+            return champions.champion(database, self.name)
+
+    def champion_before(self, iteration: int) -> str | None:
+        """The champion that the iteration began with, also when it is run again."""
+        return self.step("begin", iteration, [], lambda: {"champion": self.champion()})["champion"]
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Own the data root while the campaign runs. Raises StoreError, with the other's process id, where one is at work."""
+        path = self.settings.paths.data / "run.lock"
+        with open(path, "a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise StoreError(f"{self.settings.paths.data}: owned by another run (process {lock.read().strip()})") from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            with self.database() as database:
+                campaigns.register(database, self.settings)
+            yield
+
+    def step(self, name: str, iteration: int, inputs: Any, work: Callable[[], Any]) -> Any:
+        """The recorded result of this step, or what `work()` returns now. Both are JSON values.
+
+        `inputs` is everything, beside the campaign, that determines the result.
+        """
+        key = content_id("step", [self.name, name, iteration, inputs])
+        about = {"campaign": self.name, "iteration": iteration, "name": name}
+        with self.database() as database:
+            ledger = Ledger(database)
+            result = ledger.done(key)
+            if result is not None:
+                return result
+            ledger.start(key, **about)
+        try:
+            result = work()
+        except AgentloopError as error:
+            with self.database() as database:
+                Ledger(database).fail(key, **about, error=str(error))
+            raise
+        with self.database() as database:
+            Ledger(database).record(key, **about, result=result)
+        return result

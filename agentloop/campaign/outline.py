@@ -1,0 +1,24 @@
+"""What a run would do, before it does it."""
+
+from __future__ import annotations
+
+from agentloop import environments
+from agentloop.settings import Settings
+
+
+def outline(settings: Settings) -> str:
+    """A few lines for a person. Raises SettingError for a model or an environment that does not exist."""
+    model = settings.model_directory()
+    environments.get(settings.environment)
+    collect, evaluate, training = settings.collect, settings.evaluate, settings.training
+    return (
+        f"Campaign {settings.campaign}: {settings.iterations} iterations of the environment {settings.environment} with {model}\n"
+        f"  collect   {collect.tasks} tasks x {collect.samples} episodes at temperature {collect.temperature:g}, by the champion\n"
+        f"  select    {settings.selection.recipe}: at most {settings.selection.per_task} a task"
+        f"{', from all iterations so far' if settings.selection.accumulate else ''}\n"
+        f"  train     LoRA rank {training.rank}, {training.epochs} epochs at {training.learning_rate:g}, "
+        f"{'from the champion' if training.continue_adapter else 'from the base'}\n"
+        f"  evaluate  {evaluate.tasks} held-out tasks x {evaluate.samples} episodes, champion and challenger\n"
+        f"  promote   on McNemar p < {settings.gate.alpha:g}\n"
+        f"  control   {'as many random trajectories, at the end' if settings.gate.control else 'none'}"
+    )

@@ -1,0 +1,17 @@
+"""The campaign's report, from a snapshot of the database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agentloop.campaign.campaign import Campaign
+from agentloop.report import page
+from agentloop.store.database import Database, snapshot
+
+
+def write(campaign: Campaign) -> Path:
+    """Write the campaign's HTML page, also while a run is at work, and return its path."""
+    paths = campaign.settings.paths
+    with Database.open(snapshot(paths.database), read_only=True) as database:
+        return page.write(database, campaign.name, paths.shards, paths.reports / f"{campaign.name}.html",
+                          decode=lambda token: campaign.tokenizer.decode([token]))

@@ -1,0 +1,92 @@
+"""Run the deployment self-improve/demo and show in the terminal what the Prefect UI shows: phases that move, then the result."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from agentloop.report import summary
+from agentloop.settings import Settings
+from agentloop.store import campaigns
+from agentloop.store.database import Database, snapshot
+from flows import services
+
+DEPLOYMENT = "self-improve/demo"
+POLL_SECONDS = 1.0
+
+
+def run(settings: Settings, console: Console, *, new: bool) -> int:
+    """Run or continue the demo campaign; with `new` begin another one. Returns the exit code."""
+    os.environ.update(services.environment(settings))
+    overrides = _choose_campaign(settings, console, new=new)
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name(DEPLOYMENT)
+        flow_run = client.create_flow_run_from_deployment(deployment.id, parameters={"profile": "demo", "overrides": overrides})
+        url = f"{services.address(settings)}/runs/flow-run/{flow_run.id}"
+        console.print(f"Flow run [bold]{flow_run.name}[/bold]: {url}")
+        state = _watch(client, flow_run.id, console)
+    if not state.is_completed():
+        console.print(f"[red]error:[/red] {state.message or state.name}")
+        console.print(f"The same command continues. Logs: {url}")
+        return 1
+    campaign = overrides.get("campaign", settings.campaign)
+    with Database.open(snapshot(settings.paths.database), read_only=True) as database:
+        rows = summary.iterations(database, campaign)
+    console.print(summary.table(rows))
+    console.print(f"Prefect UI: {url}\nReport:     {settings.paths.reports / campaign}.html")
+    console.print("The Prefect server and worker stay up; `agentloop down` ends them.")
+    return 0
+
+
+def _choose_campaign(settings: Settings, console: Console, *, new: bool) -> dict[str, Any]:
+    """Settings that name the campaign: the newest demo campaign, or with `new` the next one with a seed of its own."""
+    overrides = settings.model_dump(mode="json", exclude_unset=True)
+    overrides = {"campaign": settings.campaign, "seed": settings.seed, "paths": _paths(settings)}
+    if not settings.paths.database.exists():
+        return overrides
+    with Database.open(snapshot(settings.paths.database), read_only=True) as database:
+        known = [name for name in campaigns.names(database) if name == settings.campaign or name.startswith(f"{settings.campaign}-")]
+        if not known:
+            return overrides
+        newest = known[0]
+        done = len(summary.iterations(database, newest))
+    if new:
+        number = len(known) + 1
+        console.print(f"Starting a new campaign beside {', '.join(sorted(known))}.")
+        return overrides | {"campaign": f"{settings.campaign}-{number}", "seed": settings.seed + number - 1}
+    console.print(f"Campaign {newest} is there with {done} of {settings.iterations} iterations; what is missing is done now. "
+                  "`make demo NEW=1` starts a new one.")
+    number = int(newest.removeprefix(settings.campaign).lstrip("-") or 1)
+    return overrides | {"campaign": newest, "seed": settings.seed + number - 1}
+
+
+def _paths(settings: Settings) -> dict[str, str]:
+    return {name: str(path) for name, path in settings.paths.model_dump().items()}
+
+
+def _watch(client: Any, flow_run_id: UUID, console: Console) -> Any:
+    """Follow the run until it ends, one bar a phase; returns its final state."""
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterType
+
+    phases = {"artifact_filter": ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]),
+                                                type=ArtifactFilterType(any_=["progress"]))}
+    bars: dict[UUID, TaskID] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        while True:
+            state = client.read_flow_run(flow_run_id).state
+            for artifact in sorted(client.read_artifacts(**phases), key=lambda artifact: artifact.created):
+                if artifact.id not in bars:
+                    bars[artifact.id] = progress.add_task(artifact.description, total=100)
+                progress.update(bars[artifact.id], completed=float(artifact.data), description=artifact.description)
+            if state.is_final():
+                return state
+            time.sleep(POLL_SECONDS)

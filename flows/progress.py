@@ -1,0 +1,44 @@
+"""Progress that a person can watch: a bar in the terminal and a progress artifact in the Prefect UI."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+UPDATE_SECONDS = 1.0
+
+
+class Progress:
+    """Counts from 0 to `total`."""
+
+    def __init__(self, description: str, total: int, artifact: Any) -> None:
+        self.description, self.total, self.done = description, total, 0
+        self._artifact = artifact
+        self._reported = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        self.advance_to(self.done + count)
+
+    def advance_to(self, done: int) -> None:
+        self.done = done
+        if time.monotonic() - self._reported >= UPDATE_SECONDS:
+            self._reported = time.monotonic()
+            self.report()
+
+    def report(self) -> None:
+        update_progress_artifact(self._artifact, progress=100 * self.done / max(1, self.total),
+                                 description=f"{self.description}: {self.done} of {self.total}")
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Progress]:
+    """A bar for one phase, shown at 100 % when the phase is left without an error."""
+    artifact = create_progress_artifact(progress=0.0, description=f"{description}: 0 of {total}")
+    bar = Progress(description, total, artifact)
+    yield bar
+    bar.done = bar.total
+    bar.report()
