@@ -1,0 +1,67 @@
+"""Adapters on disk, in PEFT's format: adapter_config.json, adapter_model.safetensors, and agentloop.json with the base's name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from agentloop.engine.architecture import Architecture
+from agentloop.engine.lora import LoraBuffer
+from agentloop.errors import AdapterError
+from agentloop.files import atomic
+
+PREFIX = "base_model.model.model."
+"""Before the names of a text-only checkpoint's modules, in PEFT and in vLLM."""
+
+
+def save(lora: LoraBuffer, directory: Path, *, base: str, shape: Architecture) -> None:
+    """Write `directory`, whole or not at all. Raises DiskError."""
+    settings = lora.settings
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": settings.rank, "lora_alpha": settings.alpha, "lora_dropout": 0.0,
+        "bias": "none", "use_rslora": settings.rslora, "inference_mode": True, "fan_in_fan_out": False,
+        "target_modules": sorted({name.rpartition(".")[2] for name in lora.slots}),
+        "layers_to_transform": None if settings.layers is None else list(settings.layers),
+        "base_model_name_or_path": base,
+    }
+    if shape.shared_layers and settings.layers is None and {"k_proj", "v_proj"} & set(config["target_modules"]):
+        # The last layers have no k and v of their own; a list of suffixes would make PEFT look for them there.
+        config["exclude_modules"] = [f"model.layers.{i}.self_attn.{name}" for i in range(shape.first_shared, shape.layers)
+                                     for name in ("k_proj", "v_proj")]
+    tensors = {PREFIX + name: view.detach().float().cpu().contiguous() for name, view in lora.named().items()}
+    with atomic(directory) as temporary:
+        temporary.mkdir()
+        save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        (temporary / "adapter_config.json").write_text(json.dumps(config, indent=2))
+        (temporary / "agentloop.json").write_text(json.dumps({"base": base}, indent=2))
+
+
+def load(lora: LoraBuffer, directory: Path, *, base: str) -> None:
+    """Read `directory` into `lora`. Raises AdapterError where base, rank, scale or modules differ."""
+    path = directory / "adapter_model.safetensors"
+    if not path.is_file():
+        raise AdapterError(f"{directory}: no adapter_model.safetensors")
+    record = directory / "agentloop.json"
+    if record.is_file() and (owner := json.loads(record.read_text())["base"]) != base:
+        raise AdapterError(f"{directory}: trained on {owner}, not on {base}")
+    config = json.loads((directory / "adapter_config.json").read_text())
+    settings = lora.settings
+    scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
+    if (config["r"], scale) != (settings.rank, settings.scale):
+        raise AdapterError(f"{directory}: rank {config['r']} and scale {scale}, the model has {settings.rank} and {settings.scale}")
+    with safe_open(path, framework="pt") as file:
+        tensors = {_plain(name): file.get_tensor(name) for name in file.keys()}
+    expected = lora.named().keys()
+    if missing := sorted(expected - tensors.keys()):
+        raise AdapterError(f"{directory}: {missing[0]} is missing")
+    if extra := sorted(tensors.keys() - expected):
+        raise AdapterError(f"{directory}: {extra[0]} would be dropped")
+    lora.load(tensors)
+
+
+def _plain(name: str) -> str:
+    """`base_model.model.model.language_model.layers.…` -> `layers.…`."""
+    return name[name.index("layers.") :] if "layers." in name else name

@@ -1,0 +1,110 @@
+"""The shape of a Gemma 3n language model, read from config.json.
+
+Only what the engine computes exactly is accepted: every field that would change the arithmetic and is not implemented
+raises ModelError by name, so that no variant is trained wrongly in silence.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentloop.errors import ModelError
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of a Gemma 3n decoder (transformers' `Gemma3nTextConfig`, with per-layer lists as tuples)."""
+
+    vocab: int
+    hidden: int
+    intermediate: tuple[int, ...]
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+    window: int
+    layer_types: tuple[str, ...]
+    rope_theta: dict[str, float]
+    softcap: float
+    ple_vocab: int
+    """Rows of the per-layer embedding table; ids beyond it use row 0, as transformers' multimodal model does."""
+    ple: int
+    """Width of one layer's per-layer input."""
+    streams: int
+    """AltUp inputs."""
+    coef_clip: float | None
+    shared_layers: int
+    """Last layers, which have no k/v projections and read the K/V of the last unshared layer of their type."""
+    laurel_rank: int
+    sparsity: tuple[float, ...]
+
+    @property
+    def first_shared(self) -> int:
+        """First layer that reads another layer's K/V; equals `layers` where none does."""
+        return self.layers - self.shared_layers
+
+    @property
+    def boundary(self) -> int:
+        """The last layer with K/V of its own. After its K/V only supervised tokens matter (ENGINE: exact skipping)."""
+        return self.first_shared - 1
+
+    def kv_source(self, layer: int) -> int:
+        """The layer whose K/V `layer` attends to."""
+        if layer < self.first_shared:
+            return layer
+        return max(i for i in range(self.first_shared) if self.layer_types[i] == self.layer_types[layer])
+
+    def attention_window(self, layer: int) -> int:
+        """Keys that a query sees, itself included; 0 without limit."""
+        return self.window if self.layer_types[layer] == SLIDING else 0
+
+
+def read_architecture(directory: Path) -> Architecture:
+    """Read `directory/config.json`, text-only or with the language model's part under `text_config`.
+
+    Raises ModelError where the file is missing, the model is no Gemma 3n, or a setting is not supported.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    config: dict[str, Any] = json.loads(path.read_text())
+    text = config.get("text_config", config)
+    if text.get("model_type") != "gemma3n_text":
+        raise ModelError(f"{path}: model_type {text.get('model_type')!r} is not supported (gemma3n, gemma3n_text)")
+    # transformers fills in what the file leaves out; importing it here keeps `agentloop --help` fast.
+    from transformers.models.gemma3n.configuration_gemma3n import Gemma3nTextConfig
+
+    filled = Gemma3nTextConfig(**text)
+    rope = filled.rope_parameters
+    wanted = {
+        "hidden_activation": (filled.hidden_activation, "gelu_pytorch_tanh"),
+        "attention_bias": (bool(filled.attention_bias), False),
+        "altup_active_idx": (filled.altup_active_idx, 0),
+        "altup_correct_scale": (bool(filled.altup_correct_scale), True),
+        "rope_parameters.sliding_attention.rope_type": (rope[SLIDING]["rope_type"], "default"),
+        "rope_parameters.full_attention.rope_type": (rope[FULL]["rope_type"], "default"),
+        "quantization_config": (config.get("quantization_config"), None),
+    }
+    for name, (value, supported) in wanted.items():
+        if value != supported:
+            raise ModelError(f"{path}: {name} {value!r} is not supported (only {supported!r})")
+    types = tuple(filled.layer_types)
+    unshared = types[: filled.num_hidden_layers - filled.num_kv_shared_layers]
+    if missing := set(types) - set(unshared):
+        raise ModelError(f"{path}: no unshared layer of type {sorted(missing)[0]} to share K/V with")
+    return Architecture(
+        vocab=filled.vocab_size, hidden=filled.hidden_size, intermediate=tuple(filled.intermediate_size),
+        layers=filled.num_hidden_layers, heads=filled.num_attention_heads, kv_heads=filled.num_key_value_heads,
+        head_dim=filled.head_dim, eps=filled.rms_norm_eps, window=filled.sliding_window, layer_types=types,
+        rope_theta={kind: float(rope[kind]["rope_theta"]) for kind in (SLIDING, FULL)},
+        softcap=float(filled.final_logit_softcapping), ple_vocab=filled.vocab_size_per_layer_input,
+        ple=filled.hidden_size_per_layer_input, streams=filled.altup_num_inputs, coef_clip=filled.altup_coef_clip,
+        shared_layers=filled.num_kv_shared_layers, laurel_rank=filled.laurel_rank,
+        sparsity=tuple(map(float, filled.activation_sparsity_pattern)),
+    )

@@ -1,0 +1,77 @@
+"""Packed batches: sequences laid end to end in one row of tokens, attention kept inside each.
+
+Nothing is padded and no sequence is split, so packing changes no loss and no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agentloop.errors import SettingError
+
+IGNORED = -100
+"""Label of a position that is not trained on, as in torch and transformers."""
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """One row of tokens made of whole sequences (segments)."""
+
+    token_ids: Tensor
+    """[tokens] int64."""
+    labels: Tensor
+    """[tokens] int64: the id that position i must predict (already shifted), IGNORED where it is not supervised."""
+    positions: Tensor
+    """[tokens] int64: place inside the segment, from 0."""
+    cu_seqlens: Tensor
+    """[segments + 1] int32: first token of each segment, and the number of tokens."""
+    max_seqlen: int
+
+    @property
+    def tokens(self) -> int:
+        return self.token_ids.numel()
+
+    @property
+    def supervised(self) -> int:
+        """Positions that carry a label."""
+        return int((self.labels != IGNORED).sum())
+
+
+def join(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> PackedBatch:
+    """One batch of all the sequences, each (token_ids, mask): mask is True at the tokens that are trained on."""
+    token_ids, labels, positions, ends = [], [], [], [0]
+    for ids, mask in sequences:
+        if len(ids) != len(mask) or not ids:
+            raise ValueError(f"a sequence has {len(ids)} token ids and {len(mask)} mask values")
+        token_ids += ids
+        labels += [after if trained else IGNORED for after, trained in zip(ids[1:], mask[1:])] + [IGNORED]
+        positions += range(len(ids))
+        ends.append(len(token_ids))
+    return PackedBatch(
+        torch.tensor(token_ids), torch.tensor(labels), torch.tensor(positions), torch.tensor(ends, dtype=torch.int32),
+        max((len(ids) for ids, _ in sequences)),
+    )
+
+
+def pack(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]], budget: int) -> list[PackedBatch]:
+    """First fit in the given order: each sequence goes into the first batch of at most `budget` tokens with room for it.
+
+    Raises SettingError where a sequence is longer than the budget.
+    """
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for index, (ids, _) in enumerate(sequences):
+        if len(ids) > budget:
+            raise SettingError(f"training.batch_tokens: sequence {index} has {len(ids)} tokens, the budget is {budget}")
+        place = next((i for i, free in enumerate(room) if free >= len(ids)), None)
+        if place is None:
+            bins.append([])
+            room.append(budget)
+            place = len(bins) - 1
+        bins[place].append(index)
+        room[place] -= len(ids)
+    return [join([sequences[i] for i in chosen]) for chosen in bins]

@@ -1,0 +1,49 @@
+"""Tensors of a checkpoint directory, by their name inside the language model.
+
+Names are looked up in the safetensors files themselves; the prefix (`model.`, `model.language_model.`, …) is found from the
+one tensor that only the language model has. Towers are never read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from agentloop.errors import ModelError
+
+LANDMARK = "embed_tokens_per_layer.weight"
+
+
+class Checkpoint:
+    """Read access to the language model's weights in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        files = sorted(directory.glob("*.safetensors"))
+        if not files:
+            raise ModelError(f"{directory}: no *.safetensors")
+        self._files = {path: safe_open(path, framework="pt", device="cpu") for path in files}
+        self._where = {name: path for path, file in self._files.items() for name in file.keys()}
+        landmarks = [name for name in self._where if name.endswith(LANDMARK)]
+        if len(landmarks) != 1:
+            raise ModelError(f"{directory}: {len(landmarks)} tensors named {LANDMARK}; a Gemma 3n language model has one")
+        self.prefix = landmarks[0][: -len(LANDMARK)]
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor `name` of the language model, on the CPU in its stored dtype. Raises ModelError where it is absent."""
+        full = self.prefix + name
+        if full not in self._where:
+            raise ModelError(f"{self.directory}: the weights lack {full}")
+        return self._files[self._where[full]].get_tensor(full)
+
+    def head(self) -> Tensor | None:
+        """A language-model head of its own, or None where it is tied to the embeddings."""
+        name = next((name for name in self._where if name.endswith("lm_head.weight")), None)
+        return None if name is None else self._files[self._where[name]].get_tensor(name)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor("norm.weight").dtype

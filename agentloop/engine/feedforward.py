@@ -1,0 +1,90 @@
+"""The feed-forward of a layer, in chunks of tokens: gate and up, GEGLU (dense or gaussian top-k), down.
+
+gate and up are 64 KB a token in the real model; a chunk bounds how many tokens hold them at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from agentloop.engine.architecture import Architecture
+from agentloop.engine.projection import Workspace
+from agentloop.engine.weights import LayerWeights
+from agentloop_kernels.geglu import geglu, geglu_backward
+from agentloop_kernels.sparse_geglu import sparse_geglu, sparse_geglu_backward, sparsity_threshold
+
+if TYPE_CHECKING:
+    from agentloop.engine.layer import Activations
+
+
+class FeedForward:
+    def __init__(self, shape: Architecture, weights: LayerWeights, workspace: Workspace, *, chunk: int) -> None:
+        self.weights, self.workspace, self.chunk = weights, workspace, chunk
+        self.inter = shape.intermediate[weights.index]
+        share = shape.sparsity[weights.index]
+        self.threshold = sparsity_threshold(share, workspace.dtype) if share else None
+
+    def forward(self, act: Activations, *, keep_gate_up: bool) -> None:
+        """`act.feedforward_in` -> `act.down_out`, with `down_tail` and a sparse layer's `statistics`.
+
+        `gate_up` is left too where one chunk holds all tokens, or where `keep_gate_up` asks for it.
+        """
+        w, x = self.weights, act.feedforward_in
+        gate_up_matrix, down_matrix = self.workspace.matrix(w.gate_up), self.workspace.matrix(w.down)
+        tokens = x.shape[0]
+        act.down_out = x.new_empty(tokens, w.down.outputs)
+        act.down_tail = x.new_empty(tokens, w.down.rank)
+        if self.threshold is not None and act.statistics is None:
+            act.statistics = act.coefs.new_empty(tokens, 2)
+        whole = tokens <= self.chunk or keep_gate_up
+        gate_up = w.gate_up.new_output(tokens if whole else self.chunk, x)
+        hidden = w.down.new_input(min(tokens, self.chunk), x)
+        for part in self._chunks(tokens):
+            size = part.stop - part.start
+            products = gate_up[part] if whole else gate_up[:size]
+            w.gate_up.multiply(gate_up_matrix, x[part], out=products[:, : w.gate_up.outputs])
+            inner = hidden[:size]
+            self._activate(products[:, : w.gate_up.outputs], inner[:, : self.inter], act, part)
+            w.down.fill_tail(down_matrix, inner)
+            act.down_tail[part] = inner[:, self.inter :]
+            w.down.multiply(down_matrix, inner, out=act.down_out[part])
+        act.gate_up = gate_up if whole else None
+
+    def backward(self, ddown: Tensor, act: Activations) -> Tensor:
+        """ddown [tokens, hidden + rank], tail still to be filled -> gradient of the layer's normed input [tokens, hidden]."""
+        w, x = self.weights, act.feedforward_in
+        gate_up_matrix, down_matrix = self.workspace.matrix(w.gate_up), self.workspace.matrix(w.down)
+        tokens = x.shape[0]
+        dx = x.new_empty(tokens, w.gate_up.inputs)
+        gate_up, kept = act.gate_up, act.gate_up is not None
+        if not kept:
+            gate_up = w.gate_up.new_output(min(tokens, self.chunk), x)
+        inner = x.new_empty(min(tokens, self.chunk), self.inter)
+        for part in self._chunks(tokens):
+            size = part.stop - part.start
+            products = gate_up[part] if kept else gate_up[:size]
+            pair = products[:, : w.gate_up.outputs]
+            if not kept:
+                w.gate_up.multiply(gate_up_matrix, x[part], out=pair)
+            w.down.fill_output_tail(down_matrix, ddown[part])
+            dhidden = w.down.multiply_left(down_matrix, ddown[part], out=inner[:size])
+            # In place: gate and up become their gradients, the gradient of the product becomes the product.
+            if self.threshold is None:
+                geglu_backward(dhidden, pair, dgate_up=pair, hidden=dhidden)
+            else:
+                sparse_geglu_backward(dhidden, pair, act.statistics[part], self.threshold, dgate_up=pair, hidden=dhidden)
+            w.down.accumulate(ddown[part], dhidden, act.down_tail[part])
+            w.gate_up.backward(gate_up_matrix, products, x[part], out=dx[part])
+        act.gate_up = act.feedforward_in = None
+        return dx
+
+    def _activate(self, pair: Tensor, out: Tensor, act: Activations, part: slice) -> None:
+        if self.threshold is None:
+            geglu(pair, out=out)
+        else:
+            sparse_geglu(pair, self.threshold, out=out, statistics=act.statistics[part])
+
+    def _chunks(self, tokens: int) -> list[slice]:
+        return [slice(start, min(start + self.chunk, tokens)) for start in range(0, tokens, self.chunk)]

@@ -1,0 +1,62 @@
+"""The name of a base model: a hash of what decides its outputs.
+
+Two directories with the same weights, configuration and tokenizer have the same fingerprint wherever they lie. Hashing
+gigabytes takes a while, so each file's digest is remembered in the cache by path, size and modification time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from agentloop.errors import ModelError
+from agentloop.records import canonical_json, content_id
+from agentloop.settings import load
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+                   "added_tokens.json", "chat_template.jinja")
+BLOCK = 1 << 24
+
+
+def base_fingerprint(directory: str | Path, cache: Path | None = None) -> str:
+    """`base_` and 16 hexadecimal digits of the weights, config and tokenizer in `directory`.
+
+    `cache` is where digests are remembered, by default settings.paths.cache. Raises ModelError without weights.
+    """
+    directory = Path(directory)
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights or not (directory / "config.json").is_file():
+        raise ModelError(f"{directory}: no config.json with *.safetensors")
+    files = [*weights, directory / "config.json", *(p for name in TOKENIZER_FILES if (p := directory / name).is_file())]
+    memory = (cache or load().paths.cache) / "fingerprints.json"
+    known: dict[str, str] = json.loads(memory.read_text()) if memory.is_file() else {}
+    keys = [_key(path) for path in files]
+    with ThreadPoolExecutor(4) as pool:  # hashing releases the interpreter lock
+        digests = list(pool.map(lambda item: known.get(item[0]) or _sha256(item[1]), zip(keys, files)))
+    if any(key not in known for key in keys):
+        _remember(memory, dict(zip(keys, digests)))
+    return content_id("base", {path.name: digest for path, digest in zip(files, digests)})
+
+
+def _key(path: Path) -> str:
+    status = path.stat()
+    return canonical_json([str(path.resolve()), status.st_size, status.st_mtime_ns])
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _remember(memory: Path, digests: dict[str, str]) -> None:
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(memory.read_text()) if memory.is_file() else {}
+    temporary = memory.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(known | digests, indent=0))
+    os.replace(temporary, memory)

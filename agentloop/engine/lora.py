@@ -1,0 +1,128 @@
+"""All LoRA weights of a model in one flat buffer, with views for each projection.
+
+Y = X W' + s (X A') B' with A [rank, in], B [out, rank] and s = alpha / rank (alpha / sqrt(rank) for rsLoRA). One buffer for
+the weights, one for the gradients, one in the compute dtype: the optimizer, the norm and the checkpoint are then one pass
+over one tensor each, and a data-parallel step needs one all-reduce.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+FEEDFORWARD = ("gate_proj", "up_proj", "down_proj")
+TARGETS = ATTENTION + FEEDFORWARD
+"""The seven projections that can carry LoRA."""
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    rank: int = 16
+    alpha: float = 16
+    targets: tuple[str, ...] = TARGETS
+    rslora: bool = False
+    layers: tuple[int, ...] | None = None
+    """Layers that carry LoRA; None for all."""
+    seed: int = 3407
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def covers(self, layer: int, target: str) -> bool:
+        return target in self.targets and (self.layers is None or layer in self.layers)
+
+
+@dataclass(frozen=True)
+class LoraSlot:
+    """Where one projection's A and B lie in the flat buffers."""
+
+    name: str
+    """`layers.N.self_attn.q_proj` and the like."""
+    a: slice
+    b: slice
+    rank: int
+    inputs: int
+    outputs: int
+
+    def view_a(self, flat: Tensor) -> Tensor:
+        """[rank, inputs]."""
+        return flat[self.a].view(self.rank, self.inputs)
+
+    def view_b(self, flat: Tensor) -> Tensor:
+        """[outputs, rank]."""
+        return flat[self.b].view(self.outputs, self.rank)
+
+
+class LoraBuffer:
+    """The flat buffers. `groups` are lists of (name, inputs, outputs); the A of one group lie one behind the other."""
+
+    def __init__(self, settings: LoraSettings, groups: Iterable[list[tuple[str, int, int]]], *, device: torch.device,
+                 dtype: torch.dtype) -> None:
+        self.settings = settings
+        self.slots: dict[str, LoraSlot] = {}
+        end = 0
+        for group in groups:
+            starts = []
+            for _, inputs, _ in group:
+                starts.append(end)
+                end += settings.rank * inputs
+            for (name, inputs, outputs), start in zip(group, starts, strict=True):
+                self.slots[name] = LoraSlot(name, slice(start, start + settings.rank * inputs),
+                                            slice(end, end + settings.rank * outputs), settings.rank, inputs, outputs)
+                end += settings.rank * outputs
+        precision = torch.float64 if dtype == torch.float64 else torch.float32
+        self.parameters = torch.zeros(end, dtype=precision, device=device)
+        """[size] fp32: what the optimizer changes."""
+        self.gradients = torch.zeros_like(self.parameters)
+        """[size] fp32: `loss_and_gradients` adds to it, the optimizer's step clears it."""
+        self.compute = self.parameters if dtype == precision else torch.zeros(end, dtype=dtype, device=device)
+        """[size]: the weights as the GEMMs read them."""
+        self.version = 0
+        """Raised by `refresh`: whoever holds a copy of the compute weights compares it."""
+        self._initialise()
+
+    def _initialise(self) -> None:
+        # As PEFT: kaiming_uniform_(a=sqrt(5)) for A, that is uniform within inputs^-1/2, and zero for B.
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        for slot in self.slots.values():
+            a = torch.rand(slot.rank, slot.inputs, generator=generator) * 2 - 1
+            slot.view_a(self.parameters).copy_(a / math.sqrt(slot.inputs))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Copy the parameters into the compute weights after they changed."""
+        if self.compute is not self.parameters:
+            self.compute.copy_(self.parameters)
+        self.version += 1
+
+    def named(self) -> dict[str, Tensor]:
+        """Views of the parameters by PEFT's names inside the model: `layers.N.….lora_A.weight`."""
+        views = {}
+        for name, slot in self.slots.items():
+            views[f"{name}.lora_A.weight"] = slot.view_a(self.parameters)
+            views[f"{name}.lora_B.weight"] = slot.view_b(self.parameters)
+        return views
+
+    def named_gradients(self) -> dict[str, Tensor]:
+        """Views of the gradients under the same names."""
+        views = {}
+        for name, slot in self.slots.items():
+            views[f"{name}.lora_A.weight"] = slot.view_a(self.gradients)
+            views[f"{name}.lora_B.weight"] = slot.view_b(self.gradients)
+        return views
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the parameters; `tensors` has exactly the names of `named`."""
+        for name, view in self.named().items():
+            view.copy_(tensors[name])
+        self.refresh()
+
+    def describe(self) -> dict[str, Any]:
+        return {"parameters": self.parameters.numel(), "projections": len(self.slots), "rank": self.settings.rank}

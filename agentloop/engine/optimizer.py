@@ -1,0 +1,55 @@
+"""AdamW over the flat LoRA buffer, with the gradient's norm clipped, in two kernels.
+
+State and parameters are plain tensors: what `state` returns is written as safetensors, and a run that loads it continues
+bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from agentloop.engine.lora import LoraBuffer
+from agentloop_kernels.adamw import adamw, clip_factor, gradient_norm
+
+
+class FlatAdamW:
+    """Decoupled weight decay (arXiv 1711.05101); the same update as torch.optim.AdamW."""
+
+    def __init__(self, lora: LoraBuffer, lr: float = 2e-4, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.0) -> None:
+        self.lora, self.lr, self.betas, self.eps, self.weight_decay = lora, lr, betas, eps, weight_decay
+        self.first = torch.zeros_like(lora.parameters)
+        self.second = torch.zeros_like(lora.parameters)
+        self.steps = torch.zeros((), dtype=torch.float32, device=lora.parameters.device)
+        self._rate = torch.zeros_like(self.steps)
+
+    def step(self, *, learning_rate: float | None = None, max_grad_norm: float | None = None) -> Tensor:
+        """One update from the accumulated gradients, which are cleared. Returns their norm before clipping, fp32 []."""
+        lora = self.lora
+        norm = gradient_norm(lora.gradients)
+        clip = clip_factor(norm, max_grad_norm) if max_grad_norm else torch.ones_like(norm)
+        self.steps += 1
+        self._rate.fill_(self.lr if learning_rate is None else learning_rate)
+        copy = None if lora.compute is lora.parameters else lora.compute
+        adamw(lora.parameters, lora.gradients, self.first, self.second, lr=self._rate, step=self.steps, clip=clip,
+              beta1=self.betas[0], beta2=self.betas[1], eps=self.eps, weight_decay=self.weight_decay, compute_copy=copy)
+        lora.version += 1
+        lora.gradients.zero_()
+        return norm
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, on the CPU."""
+        tensors = {"parameters": self.lora.parameters, "first": self.first, "second": self.second, "steps": self.steps}
+        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from `state`."""
+        self.lora.parameters.copy_(tensors["parameters"])
+        self.first.copy_(tensors["first"])
+        self.second.copy_(tensors["second"])
+        self.steps.copy_(tensors["steps"])
+        self.lora.gradients.zero_()
+        self.lora.refresh()

@@ -1,0 +1,75 @@
+"""The base's linears in NF4: quantised once, kept in the cache under the base's fingerprint, read from there afterwards.
+
+Quantising again on another machine may differ in a last bit (the mean of the scales is rounded differently), so the
+packed file is the model that an adapter was trained on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from agentloop.engine.architecture import Architecture
+from agentloop.engine.checkpoint import Checkpoint
+from agentloop.files import atomic
+from agentloop_kernels.nf4 import BLOCK, Nf4, quantise
+
+FORMAT = 1
+"""Raise it when the file's layout changes."""
+LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
+           "mlp.down_proj", "laurel.linear_left", "laurel.linear_right", "per_layer_input_gate", "per_layer_projection")
+FIELDS = ("packed", "absmax8", "absmax_scale", "offset")
+
+
+class PackedWeights:
+    """The NF4 linears of one base, on `device`."""
+
+    def __init__(self, linears: dict[str, Nf4]) -> None:
+        self._linears = linears
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._linears
+
+    def linear(self, name: str) -> Nf4:
+        return self._linears[name]
+
+
+def packed_weights(shape: Architecture, checkpoint: Checkpoint, fingerprint: str, cache: Path, device: torch.device) -> PackedWeights:
+    """Read the packed file from `cache`, or quantise the checkpoint on `device` and write it. Raises DiskError."""
+    path = cache / "nf4" / f"{fingerprint}-{FORMAT}.safetensors"
+    if not path.is_file():
+        _write(path, quantised(shape, checkpoint, device))
+    linears = {}
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        names = {key.rpartition(".")[0] for key in file.keys()}
+        for name in names:
+            packed, absmax8, scale, offset, size = (file.get_tensor(f"{name}.{field}") for field in (*FIELDS, "shape"))
+            linears[name] = Nf4(packed, absmax8, scale, offset, tuple(size.tolist()))
+    return PackedWeights(linears)
+
+
+def quantised(shape: Architecture, checkpoint: Checkpoint, device: torch.device) -> dict[str, Nf4]:
+    """Every layer linear whose width is a multiple of the NF4 block, packed on `device`."""
+    linears = {}
+    for layer in range(shape.layers):
+        for name in LINEARS:
+            if layer >= shape.first_shared and name in ("self_attn.k_proj", "self_attn.v_proj"):
+                continue
+            full = f"layers.{layer}.{name}"
+            weight = checkpoint.tensor(f"{full}.weight")
+            if weight.shape[1] % BLOCK == 0:
+                linears[full] = quantise(weight.to(device))
+    return linears
+
+
+def _write(path: Path, linears: dict[str, Nf4]) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name, weight in linears.items():
+        tensors |= {f"{name}.{field}": getattr(weight, field).cpu() for field in FIELDS}
+        tensors[f"{name}.shape"] = torch.tensor(weight.shape)
+    with atomic(path) as temporary:
+        save_file(tensors, temporary)

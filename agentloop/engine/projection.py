@@ -1,0 +1,178 @@
+"""Frozen linear layers that read the same input, with their LoRA, as one extended matrix.
+
+For W [N, K] and LoRA of total rank R the matrix is
+
+    [ W    B ]   W the rows of all projections, B block-diagonal [N, R], A scaled by s [R, K]
+    [ s A  0 ]
+
+so that with X' = [X | X (sA)'] the output X W' + s X A' B' is one product with the upper rows, and with dY' = [dY | dY B]
+the input's gradient dY W + s dY B A is one product with the left columns: no second pass over either result, and one
+rounding instead of two. R is padded with zeros to keep the rows aligned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agentloop.engine.lora import LoraBuffer, LoraSlot
+from agentloop_kernels.nf4 import Nf4, dequantise
+
+ALIGNMENT = {"cuda": 64, "cpu": 8}
+"""R is a multiple of this. On CUDA rows then start at multiples of 128 bytes, which the tensor cores' loads want."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The LoRA of one projection inside its group."""
+
+    rows: slice
+    tail: slice
+    slot: LoraSlot
+
+
+class ProjectionGroup:
+    """`parts`: (name, weight) in row order; a weight is NF4 or a plain [rows, inputs] tensor."""
+
+    def __init__(self, kind: str, parts: Sequence[tuple[str, Nf4 | Tensor]]) -> None:
+        self.kind = kind
+        self.parts = list(parts)
+        self.inputs: int = parts[0][1].shape[1]
+        self.rows: dict[str, slice] = {}
+        end = 0
+        for name, weight in parts:
+            self.rows[name] = slice(end, end + weight.shape[0])
+            end += weight.shape[0]
+        self.outputs = end
+        self.branches: list[Branch] = []
+        self.rank = 0
+        """Columns of the tail, padding included."""
+        self.lora: LoraBuffer | None = None
+
+    def attach(self, lora: LoraBuffer, device: torch.device) -> None:
+        """Give the group the slots of `lora` that carry its projections' names."""
+        slots = [lora.slots[name] for name, _ in self.parts if name in lora.slots]
+        rank = sum(slot.rank for slot in slots)
+        self.branches, start = [], 0
+        for slot in slots:
+            self.branches.append(Branch(self.rows[slot.name], slice(start, start + slot.rank), slot))
+            start += slot.rank
+        multiple = ALIGNMENT[device.type]
+        self.rank = -(-rank // multiple) * multiple
+        self.lora = lora if slots else None
+
+    @property
+    def used_rank(self) -> int:
+        """Columns of the tail without the padding."""
+        return self.branches[-1].tail.stop if self.branches else 0
+
+    def flat_a(self, flat: Tensor) -> Tensor:
+        """The group's A, one below the other, in a flat LoRA buffer: [used_rank, inputs]."""
+        return flat[self.branches[0].slot.a.start : self.branches[-1].slot.a.stop].view(self.used_rank, self.inputs)
+
+    def new_input(self, tokens: int, like: Tensor) -> Tensor:
+        """Room for [X | X (sA)']: [tokens, inputs + rank]."""
+        return like.new_empty(tokens, self.inputs + self.rank)
+
+    def new_output(self, tokens: int, like: Tensor) -> Tensor:
+        """Room for [dY | dY B]: [tokens, outputs + rank]."""
+        return like.new_empty(tokens, self.outputs + self.rank)
+
+    def fill_tail(self, matrix: Tensor, x: Tensor) -> None:
+        """X (sA)' into the last columns of x [tokens, inputs + rank]."""
+        if self.rank:
+            torch.mm(x[:, : self.inputs], matrix[self.outputs :, : self.inputs].t(), out=x[:, self.inputs :])
+
+    def multiply(self, matrix: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """x [tokens, inputs + rank] -> Y [tokens, outputs]."""
+        return torch.mm(x, matrix[: self.outputs].t(), out=out)
+
+    def fill_output_tail(self, matrix: Tensor, dy: Tensor) -> None:
+        """dY B into the last columns of dy [tokens, outputs + rank]."""
+        if self.rank:
+            torch.mm(dy[:, : self.outputs], matrix[: self.outputs, self.inputs :], out=dy[:, self.outputs :])
+
+    def multiply_left(self, matrix: Tensor, dy: Tensor, out: Tensor | None = None) -> Tensor:
+        """dy [tokens, outputs + rank] -> dX [tokens, inputs]."""
+        return torch.mm(dy, matrix[:, : self.inputs], out=out)
+
+    def accumulate(self, dy: Tensor, x: Tensor, tail: Tensor) -> None:
+        """Add the LoRA gradients: dy [tokens, outputs + rank] and `tail` [tokens, rank] filled, x [tokens, >= inputs]."""
+        if not self.branches:
+            return
+        gradients = self.lora.gradients
+        p = dy[:, self.outputs : self.outputs + self.used_rank]
+        add_product(self.flat_a(gradients), p.t(), x[:, : self.inputs], self.lora.settings.scale)
+        for branch in self.branches:
+            add_product(branch.slot.view_b(gradients), dy[:, branch.rows].t(), tail[:, branch.tail], 1.0)
+
+    def backward(self, matrix: Tensor, dy: Tensor, x: Tensor, *, input_gradient: bool = True, out: Tensor | None = None) -> Tensor | None:
+        """dy [tokens, outputs + rank], tail still to be filled; x with its tail. Adds LoRA's gradients, returns dX."""
+        self.fill_output_tail(matrix, dy)
+        self.accumulate(dy, x, x[:, self.inputs :])
+        return self.multiply_left(matrix, dy, out=out) if input_gradient else None
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
+    """total += scale * a b, summed in total's dtype (fp32) also where a and b are bf16."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b, alpha=scale)
+    elif total.is_cuda:
+        torch.addmm(total, a, b, alpha=scale, out_dtype=total.dtype, out=total)
+    else:
+        total.addmm_(a.to(total.dtype), b.to(total.dtype), alpha=scale)
+
+
+class Workspace:
+    """Extended matrices, dequantised when asked for and kept while nobody else needs the room.
+
+    `resident`: every group keeps its own matrix (fast, and all there is to it on small models). Otherwise groups of one
+    kind share one: the recomputation of a layer leaves its matrices there for the backward that follows.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, *, resident: bool) -> None:
+        self.device, self.dtype, self.resident = device, dtype, resident
+        self.adapter_enabled = True
+        self._matrices: dict[tuple, Tensor] = {}
+        self._state: dict[tuple, tuple[int, int, bool]] = {}
+
+    def matrix(self, group: ProjectionGroup) -> Tensor:
+        """[outputs + rank, inputs + rank] of `group`, valid until another group of its kind is asked for."""
+        shape = (group.outputs + group.rank, group.inputs + group.rank)
+        key = (id(group),) if self.resident else (group.kind, shape)
+        if key not in self._matrices:
+            self._matrices[key] = torch.zeros(shape, device=self.device, dtype=self.dtype)
+        matrix = self._matrices[key]
+        version = group.lora.version if group.lora else 0
+        owner, held, enabled = self._state.get(key, (0, -1, True))
+        if owner != id(group):
+            for name, weight in group.parts:
+                write_weight(weight, matrix[group.rows[name], : group.inputs])
+        if group.branches and (owner, held, enabled) != (id(group), version, self.adapter_enabled):
+            self._write_lora(group, matrix)
+        self._state[key] = (id(group), version, self.adapter_enabled)
+        return matrix
+
+    def _write_lora(self, group: ProjectionGroup, matrix: Tensor) -> None:
+        compute = group.lora.compute
+        top = matrix[group.outputs : group.outputs + group.used_rank, : group.inputs]
+        torch.mul(group.flat_a(compute), group.lora.settings.scale, out=top)
+        for branch in group.branches:
+            block = matrix[branch.rows, group.inputs + branch.tail.start : group.inputs + branch.tail.stop]
+            block.copy_(branch.slot.view_b(compute)) if self.adapter_enabled else block.zero_()
+
+    def release(self) -> None:
+        """Give the memory back; matrices are made again when asked for."""
+        self._matrices.clear()
+        self._state.clear()
+
+
+def write_weight(weight: Nf4 | Tensor, out: Tensor) -> None:
+    """Write a frozen weight into `out` [rows, inputs], rows of any stride."""
+    if isinstance(weight, Tensor):
+        out.copy_(weight)
+    else:
+        dequantise(weight, out=out)
