@@ -103,7 +103,7 @@ def doctor(overrides: Overrides = None, profile: Profile = None) -> None:
     table = Table("", "what", "found", "to do", box=None)
     results = checks.examine(settings)
     for check in results:
-        table.add_row("[green]ok" if check.ok else "[red]missing", check.what, check.found, check.remedy or "")
+        table.add_row("[green]ok" if check.ok else "[red]missing", check.what, check.found, "" if check.ok else check.remedy or "")
     console.print(table)
     sys.exit(0 if all(check.ok for check in results) else 1)
 

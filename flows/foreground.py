@@ -1,4 +1,4 @@
-"""Flows in this process: against the local Prefect server where it is up, else with a temporary one."""
+"""Flows in this process, visible in the local Prefect server's UI like any other run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from flows import services
 
 
 def _connect(settings: Settings) -> None:
-    """Point Prefect at the server before it is imported."""
-    if services.is_up(settings):
-        os.environ.update(services.environment(settings))
-    else:
-        os.environ.update({"PREFECT_API_URL": "", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true"})
+    """Start the server where it is not up, and point Prefect at it before it is imported."""
+    print(services.up_server(settings))
+    os.environ.update(services.environment(settings))
 
 
 def self_improve(settings: Settings, profile: str | None, overrides: list[str] | None) -> dict[str, Any]:

@@ -70,15 +70,7 @@ def is_up(settings: Settings) -> bool:
 
 def up(settings: Settings) -> list[str]:
     """Start what is not running, deploy prefect.yaml, and return one line a thing for a person."""
-    lines = []
-    if is_up(settings):
-        lines.append(f"Prefect server is already up at {address(settings)}")
-    else:
-        _refuse_taken_port(settings)
-        command = ["server", "start", "--host", "127.0.0.1", "--port", str(settings.prefect_port)]
-        _start(settings, "server", command)
-        _wait(settings)
-        lines.append(f"Prefect server started at {address(settings)}")
+    lines = [up_server(settings)]
     worker = _recorded(settings, "worker")
     if worker is not None and worker.process() is not None:
         lines.append("Prefect worker is already up")
@@ -87,8 +79,17 @@ def up(settings: Settings) -> list[str]:
         _start(settings, "worker", ["worker", "start", "--pool", WORK_POOL, "--name", f"agentloop-{os.getpid()}"])
         lines.append(f"Prefect worker started in the pool {WORK_POOL}")
     _prefect(settings, "--no-prompt", "deploy", "--all", "--prefect-file", str(PROJECT_ROOT / "prefect.yaml"))
-    lines.append("Deployed: self-improve/demo, self-improve/nightly, evaluate/champion")
-    return lines
+    return [*lines, "Deployed: self-improve/demo, self-improve/nightly, evaluate/champion"]
+
+
+def up_server(settings: Settings) -> str:
+    """Start the Prefect server where it is not running; one line for a person."""
+    if is_up(settings):
+        return f"Prefect server is already up at {address(settings)}"
+    _refuse_taken_port(settings)
+    _start(settings, "server", ["server", "start", "--host", "127.0.0.1", "--port", str(settings.prefect_port)])
+    _wait(settings)
+    return f"Prefect server started at {address(settings)}"
 
 
 def down(settings: Settings) -> list[str]:
