@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Literal
 
-from agentloop.records import Adapter
-from agentloop.store.database import Database
+from agentloop.errors import StoreError
+from agentloop.records import Adapter, canonical_json
+from agentloop.store.database import Database, now
+
+Role = Literal["challenger", "control"]
 
 
-def save(database: Database, adapter: Adapter, *, path: Path, campaign: str, iteration: int, role: str = "challenger") -> None:
-    """Store a finished adapter; once only. `role`: challenger or control."""
-    raise NotImplementedError
+def save(database: Database, adapter: Adapter, *, path: Path, campaign: str, iteration: int, role: Role = "challenger") -> None:
+    """Store a finished adapter and what an iteration made it for; once only."""
+    with database.transaction():
+        database.execute("INSERT INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                         [adapter.id, adapter.base, adapter.dataset, canonical_json(adapter.training), adapter.seed, adapter.code,
+                          adapter.parent, database.relative(path), now()])
+        database.execute("INSERT INTO candidates VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                         [campaign, iteration, role, adapter.id])
 
 
 def load(database: Database, adapter_id: str) -> Adapter:
     """Raises StoreError for an unknown id."""
-    raise NotImplementedError
+    base, dataset, training, seed, code, parent = _row(database, adapter_id, "base, dataset, training, seed, code, parent")
+    return Adapter(base, dataset, json.loads(training), seed, code, parent)
 
 
 def directory(database: Database, adapter_id: str) -> Path:
     """Where the adapter's files lie. Raises StoreError for an unknown id."""
-    raise NotImplementedError
+    return database.resolve(*_row(database, adapter_id, "path"))
+
+
+def _row(database: Database, adapter_id: str, columns: str) -> tuple:
+    rows = database.execute(f"SELECT {columns} FROM adapters WHERE id = ?", [adapter_id])
+    if not rows:
+        raise StoreError(f"{database.path}: no adapter {adapter_id}")
+    return rows[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentloop.store.database import Database
+from agentloop.store.database import Database, now
 
 
 def save(
@@ -10,4 +10,5 @@ def save(
     max_difference: float, tolerance: float,
 ) -> None:
     """Store one comparison. Differences in nats per token, absolute; `tolerance` is what `passed` was judged by."""
-    raise NotImplementedError
+    database.execute("INSERT INTO canaries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                     [campaign, iteration, policy, passed, tokens, mean_difference, max_difference, tolerance, now()])

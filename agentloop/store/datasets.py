@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from agentloop.records import Dataset
-from agentloop.store.database import Database
+from agentloop.errors import ShardError, StoreError
+from agentloop.records import Dataset, canonical_json
+from agentloop.store.database import Database, now
+from agentloop.store.shards import read_columns
 
 
 @dataclass(frozen=True)
@@ -24,19 +29,64 @@ class TokenRow:
     """float32 [tokens], 0 where mask is False"""
 
 
-def save(database: Database, dataset: Dataset, *, campaign: str, iteration: int, funnel: tuple[tuple[str, int], ...] = ()) -> None:
+def save(database: Database, dataset: Dataset, *, campaign: str, iteration: int, funnel: Sequence[tuple[str, int]] = ()) -> None:
     """Store a dataset with its rows and the selection that made it; once only."""
-    raise NotImplementedError
+    with database.transaction():
+        if not database.execute("SELECT 1 FROM datasets WHERE id = ?", [dataset.id]):
+            database.execute("INSERT INTO datasets VALUES (?, ?, ?, ?, ?)",
+                             [dataset.id, dataset.recipe, canonical_json(dataset.parameters), len(dataset.trajectories), now()])
+            database.execute("INSERT INTO dataset_rows SELECT $id, generate_subscripts($rows, 1) - 1, unnest($rows)",
+                             {"id": dataset.id, "rows": list(dataset.trajectories)})
+        database.execute("INSERT INTO selections VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                         [campaign, iteration, dataset.id, canonical_json([list(step) for step in funnel]), now()])
 
 
 def load(database: Database, dataset_id: str) -> Dataset:
     """Raises StoreError for an unknown id."""
-    raise NotImplementedError
+    found = database.execute("SELECT recipe, parameters FROM datasets WHERE id = ?", [dataset_id])
+    if not found:
+        raise StoreError(f"{database.path}: no dataset {dataset_id}")
+    recipe, parameters = found[0]
+    trajectories = database.execute("SELECT trajectory FROM dataset_rows WHERE dataset = ? ORDER BY position", [dataset_id])
+    return Dataset(tuple(trajectory for (trajectory,) in trajectories), recipe, json.loads(parameters))
 
 
 def rows(database: Database, dataset_id: str) -> Iterator[TokenRow]:
-    """The rows in dataset order, read from the shards. The database may be closed once the first row is out.
+    """The rows in dataset order, read from the shards: each shard once, so all rows are in memory (9 bytes a token).
 
-    Raises ShardError naming the file where a shard is missing or damaged.
+    The database may be closed as soon as this returns. Raises StoreError for an unknown dataset or a row that was never
+    ingested; the iterator raises ShardError naming the file where a shard is missing, damaged or holds other rows.
     """
-    raise NotImplementedError
+    load(database, dataset_id)
+    places = database.execute(
+        """
+        SELECT r.trajectory, h.path, t.position
+        FROM dataset_rows r
+        LEFT JOIN trajectories t ON t.id = r.trajectory
+        LEFT JOIN shards h ON h.number = t.shard
+        WHERE r.dataset = ?
+        ORDER BY r.position
+        """,
+        [dataset_id],
+    )
+    for trajectory, path, _ in places:
+        if path is None:
+            raise StoreError(f"{database.path}: {trajectory} of {dataset_id} is not in the database")
+    return _read([(trajectory, database.resolve(path), position) for trajectory, path, position in places])
+
+
+def _read(places: list[tuple[str, Path, int]]) -> Iterator[TokenRow]:
+    found: dict[str, TokenRow] = {}
+    for path in dict.fromkeys(path for _, path, _ in places):
+        table = read_columns(path, ["id", "token_ids", "mask", "logprobs"])
+        for trajectory, place, position in places:
+            if place == path:
+                found[trajectory] = _row(table, trajectory, path, position)
+    return (found[trajectory] for trajectory, _, _ in places)
+
+
+def _row(table: pa.Table, trajectory: str, path: Path, position: int) -> TokenRow:
+    if position >= table.num_rows or table["id"][position].as_py() != trajectory:
+        raise ShardError(f"{path}: row {position} is not {trajectory}")
+    values = {name: table[name][position].values for name in ("token_ids", "mask", "logprobs")}
+    return TokenRow(trajectory, *(array.to_numpy(zero_copy_only=False).copy() for array in values.values()))

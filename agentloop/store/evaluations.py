@@ -3,25 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-from agentloop.records import Evaluation, Sampling
-from agentloop.store.database import Database
+import pyarrow as pa
+
+from agentloop.errors import StoreError
+from agentloop.records import Evaluation, Sampling, trajectory_id
+from agentloop.store.database import Database, now
+
+Role = Literal["base", "champion", "challenger", "control"]
+
+SOLVED = 0.5
+"""A sample is solved where its success score is at least this."""
 
 
 def measure(database: Database, *, policy: str, tasks: Sequence[str], samples: int, seed: int, sampling: Sampling) -> Evaluation:
     """The evaluation made of the trajectories that these names plan for, from their newest `success` scores.
 
-    A sample counts as solved where its score is at least 0.5. Raises StoreError, naming the first, where a trajectory is
-    not in the database or not scored.
+    `tasks`: task ids. Raises StoreError, naming the first, where a trajectory is not in the database or not scored.
     """
-    raise NotImplementedError
+    planned = pa.table({"trajectory": pa.array(
+        [trajectory_id(policy, task, sample, sampling, seed) for task in tasks for sample in range(samples)], pa.string())})
+    database.connection.register("planned", planned)
+    scored = dict(database.execute(
+        """
+        SELECT trajectory, arg_max(value, version)
+        FROM scores
+        WHERE scorer = 'success' AND trajectory IN (SELECT trajectory FROM planned)
+        GROUP BY trajectory
+        """))
+    database.connection.unregister("planned")
+    names = planned["trajectory"].to_pylist()
+    for name in names:
+        if name not in scored:
+            raise StoreError(f"{database.path}: {name}, which the evaluation of {policy} needs, is not there or has no success score")
+    solved = [scored[name] >= SOLVED for name in names]
+    successes = tuple(tuple(solved[first:first + samples]) for first in range(0, len(solved), samples))
+    return Evaluation(policy, tuple(tasks), samples, seed, successes)
 
 
-def save(database: Database, evaluation: Evaluation, *, campaign: str, iteration: int, role: str, suite: str = "heldout") -> None:
-    """Store an evaluation; once only. `role`: champion, challenger, control or base."""
-    raise NotImplementedError
+def save(database: Database, evaluation: Evaluation, *, campaign: str, iteration: int, role: Role, suite: str = "heldout") -> None:
+    """Store an evaluation and what an iteration measured it for; once only. `suite`: heldout or a guard suite's name."""
+    solved = [value for task in evaluation.successes for value in task]
+    with database.transaction():
+        if not database.execute("SELECT 1 FROM evaluations WHERE id = ?", [evaluation.id]):
+            database.execute("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?)",
+                             [evaluation.id, evaluation.policy, evaluation.seed, len(evaluation.tasks), evaluation.samples,
+                              sum(solved) / len(solved), now()])
+            database.execute(
+                """
+                INSERT INTO evaluation_results
+                SELECT $id, i // $samples, $tasks[i // $samples + 1], i % $samples, $solved[i + 1]
+                FROM range(len($solved)) places(i)
+                """,
+                {"id": evaluation.id, "samples": evaluation.samples, "tasks": list(evaluation.tasks), "solved": solved})
+        database.execute("INSERT INTO evaluation_uses VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                         [campaign, iteration, role, suite, evaluation.id])
 
 
 def load(database: Database, evaluation_id: str) -> Evaluation:
     """Raises StoreError for an unknown id."""
-    raise NotImplementedError
+    found = database.execute("SELECT policy, samples, seed FROM evaluations WHERE id = ?", [evaluation_id])
+    if not found:
+        raise StoreError(f"{database.path}: no evaluation {evaluation_id}")
+    policy, samples, seed = found[0]
+    rows = database.execute(
+        """
+        SELECT any_value(task), list(solved ORDER BY sample)
+        FROM evaluation_results WHERE evaluation = ? GROUP BY position ORDER BY position
+        """,
+        [evaluation_id])
+    return Evaluation(policy, tuple(task for task, _ in rows), samples, seed, tuple(tuple(solved) for _, solved in rows))

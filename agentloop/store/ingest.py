@@ -1,13 +1,31 @@
-"""From shards into the database: each shard once, each trajectory once, a damaged shard set aside."""
+"""From shards into the database: each shard once, each trajectory once, a damaged shard set aside.
+
+Shards go in by batches, each in one transaction, so that memory is bounded and a killed ingest has done whole batches.
+The token ids stay in the files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentloop.store.database import Database
-from agentloop.store.shards import Purpose
+import duckdb
+import pyarrow as pa
+
+from agentloop.errors import ShardError, StoreError
+from agentloop.store.database import Database, now
+from agentloop.store.shards import Footer, Purpose, read_columns, read_footer
+
+QUERIES = Path(__file__).parent / "ingest"
+
+BATCH_ROWS = 50_000
+"""Rows of one transaction; without tokens about 3 kB each."""
+
+BATCH_BYTES = 256 * 2**20
+"""Of the files of one transaction, for shards of long episodes."""
 
 
 @dataclass(frozen=True)
@@ -17,11 +35,23 @@ class IngestReport:
     known: int
     """Shards that had been ingested before."""
     damaged: tuple[str, ...]
-    """Files set aside: renamed to `*.damaged` and recorded in the table `shards` with the reason."""
+    """Files set aside, now or by an earlier ingest: renamed to `*.damaged` and recorded in the table `shards` with the reason."""
     trajectories: int
     """Trajectories that were new."""
     duplicates: int
     """Trajectories in new shards that the database already had: the first one stays."""
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A shard that is not ingested yet for this use."""
+
+    path: Path
+    footer: Footer
+    use: tuple[str, int, str]
+    """Campaign, iteration and purpose."""
+    number: int | None
+    """In the table `shards`, where it was ingested for another use."""
 
 
 def ingest(
@@ -34,4 +64,123 @@ def ingest(
     shard is named by its trajectories alone, so another campaign may have written it first. A shard that cannot be read
     is set aside and the others go on. Raises StoreError naming the file where one does not exist.
     """
-    raise NotImplementedError
+    known, damaged, counts = 0, [], [(0, 0, 0)]
+    batch: dict[str, Incoming] = {}
+
+    def take() -> None:
+        for part in _readable(database, list(batch.values()), damaged):
+            counts.append(_take(database, part))
+        batch.clear()
+
+    for path in map(Path, shards):
+        try:
+            footer = read_footer(path)
+        except ShardError as error:
+            damaged.append(_set_aside(database, path, str(error)))
+            continue
+        use = (campaign or footer.campaign, footer.iteration if iteration is None else iteration, purpose or footer.purpose)
+        if footer.shard in batch:  # a second copy of the same shard
+            take()
+        number = _number(database, path, footer.shard)
+        known += number is not None
+        if number is not None and _has_use(database, number, use):
+            continue
+        batch[footer.shard] = Incoming(path, footer, use, number)
+        if (sum(shard.footer.rows for shard in batch.values()) >= BATCH_ROWS
+                or sum(shard.path.stat().st_size for shard in batch.values()) >= BATCH_BYTES):
+            take()
+    take()
+    new, fresh, duplicates = (sum(column) for column in zip(*counts, strict=True))
+    return IngestReport(new, known, tuple(damaged), fresh, duplicates)
+
+
+def _readable(database: Database, batch: list[Incoming], damaged: list[str]) -> Iterator[list[Incoming]]:
+    """The batch with its rows in the table `incoming`; shard by shard where one of several cannot be read."""
+    if not batch:
+        return
+    try:
+        _read(database, batch)
+    except duckdb.Error:
+        if len(batch) > 1:
+            for shard in batch:
+                yield from _readable(database, [shard], damaged)
+            return
+        try:
+            read_columns(batch[0].path)
+        except ShardError as error:
+            damaged.append(_set_aside(database, batch[0].path, str(error)))
+            return
+        raise  # the file is good: not its fault
+    yield batch
+
+
+def _read(database: Database, batch: list[Incoming]) -> None:
+    (first,) = database.execute("SELECT coalesce(max(number), 0) + 1 FROM shards")[0]
+    numbers = itertools.count(first)
+    files = pa.table({
+        "path": [str(shard.path) for shard in batch],
+        "number": pa.array([next(numbers) if shard.number is None else shard.number for shard in batch], pa.int32()),
+    })
+    database.connection.register("batch", files)
+    database.connection.execute(_query("incoming"), {"paths": files["path"].to_pylist()})
+
+
+def _take(database: Database, batch: list[Incoming]) -> tuple[int, int, int]:
+    """The batch in the table `incoming` into the others: (new shards, new trajectories, duplicates in new shards)."""
+    numbers = dict(database.execute("SELECT path, number FROM batch"))
+    new = [shard for shard in batch if shard.number is None]
+    with database.transaction():
+        for shard in new:
+            database.execute("INSERT INTO shards VALUES (?, ?, ?, 'ingested', NULL, ?, ?, ?)",
+                             [numbers[str(shard.path)], shard.footer.shard, database.relative(shard.path), shard.footer.rows,
+                              shard.path.stat().st_size, now()])
+        for name in ("tasks", "heldout", "trajectories", "turns", "attempts"):
+            database.execute(_query(name))
+        for use, shards in itertools.groupby(sorted(batch, key=lambda shard: shard.use), key=lambda shard: shard.use):
+            _count_to(database, use, [numbers[str(shard.path)] for shard in shards])
+        (fresh,) = database.execute("SELECT count(*) FILTER (fresh) FROM incoming")[0]
+        database.execute("DROP TABLE incoming")
+    database.connection.unregister("batch")
+    return len(new), fresh, sum(shard.footer.rows for shard in new) - fresh
+
+
+def _count_to(database: Database, use: tuple[str, int, str], numbers: list[int]) -> None:
+    campaign, iteration, purpose = use
+    where = {"campaign": campaign, "iteration": iteration, "purpose": purpose, "shards": numbers}
+    database.execute(_query("collected"), where)
+    database.execute("INSERT INTO shard_uses SELECT unnest($shards), $campaign, $iteration, $purpose", where)
+
+
+def _number(database: Database, path: Path, shard: str) -> int | None:
+    """Of a shard that was ingested. Where its file has moved, the database follows."""
+    rows = database.execute("SELECT number, path FROM shards WHERE id = ? AND status = 'ingested'", [shard])
+    if not rows:
+        return None
+    number, stored = rows[0]
+    if not database.resolve(stored).is_file():
+        database.execute("UPDATE shards SET path = ? WHERE number = ?", [database.relative(path), number])
+    return number
+
+
+def _has_use(database: Database, number: int, use: tuple[str, int, str]) -> bool:
+    return bool(database.execute(
+        "SELECT 1 FROM shard_uses WHERE shard = ? AND campaign = ? AND iteration = ? AND purpose = ?", [number, *use]))
+
+
+def _set_aside(database: Database, path: Path, reason: str) -> str:
+    """Record a damaged shard and rename it; the record comes first, so that a kill between the two loses nothing."""
+    stored = database.relative(path)
+    recorded = database.execute("SELECT 1 FROM shards WHERE path = ? AND status = 'damaged'", [stored])
+    if not path.is_file():
+        if recorded:
+            return str(path)
+        raise StoreError(f"{path}: no such shard")
+    database.execute("INSERT INTO shards SELECT coalesce(max(number), 0) + 1, NULL, ?, 'damaged', ?, NULL, ?, ? FROM shards",
+                     [stored, reason, path.stat().st_size, now()])
+    aside = (path.with_name(f"{path.name}{'' if count == 1 else f'.{count}'}.damaged") for count in itertools.count(1))
+    os.replace(path, next(name for name in aside if not name.exists()))
+    return str(path)
+
+
+def _query(name: str) -> str:
+    return (QUERIES / f"{name}.sql").read_text()

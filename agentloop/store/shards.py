@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,11 +55,21 @@ SCHEMA = pa.schema([
     ]))),
     ("seconds", pa.float64()),
     ("attempts", pa.list_(pa.struct([("error", pa.string()), ("seconds", pa.float64())]))),
-    ("purpose", pa.string()),
-    ("campaign", pa.string()),
-    ("iteration", pa.int32()),
 ])
-"""`tokens` and `model_tokens` are lengths that ingest needs without reading the lists; `expected` is the task's answer."""
+"""One row of a shard. `tokens` and `model_tokens` are lengths that ingest needs without reading the lists; `expected` is the task's answer."""
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a shard says of itself without being read."""
+
+    shard: str
+    """Id: the content id of the trajectory ids in their order."""
+    rows: int
+    campaign: str
+    """The campaign that it was first written for, with iteration and purpose; another one may plan the same episodes."""
+    iteration: int
+    purpose: Purpose
 
 
 def write_shard(path: Path, trajectories: Sequence[Trajectory], *, purpose: Purpose, campaign: str, iteration: int) -> None:
@@ -71,17 +81,16 @@ def write_shard(path: Path, trajectories: Sequence[Trajectory], *, purpose: Purp
     """
     shard = shard_id([trajectory.id for trajectory in trajectories])
     if is_whole(path):
-        if footer(path)["shard"] != shard:
+        if read_footer(path).shard != shard:
             raise ShardError(f"{path}: already holds other trajectories, and shards never change")
         return
-    where = {"purpose": purpose, "campaign": campaign, "iteration": iteration}
-    table = pa.Table.from_pylist([_row(trajectory) | where for trajectory in trajectories], schema=SCHEMA)
-    write_table(path, table, shard)
+    table = pa.Table.from_pylist([_row(trajectory) for trajectory in trajectories], schema=SCHEMA)
+    write_table(path, table, Footer(shard, len(trajectories), campaign, iteration, purpose))
 
 
-def write_table(path: Path, table: pa.Table, shard: str) -> None:
-    """Write rows of SCHEMA as a shard of that id. Raises DiskError (naming the path)."""
-    metadata = {b"agentloop.format": FORMAT, b"agentloop.shard": shard.encode()}
+def write_table(path: Path, table: pa.Table, footer: Footer) -> None:
+    """Write rows of SCHEMA as a shard. Raises DiskError (naming the path)."""
+    metadata = {b"agentloop.format": FORMAT, b"agentloop.shard": canonical_json(asdict(footer)).encode()}
     buffer = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
     _write_durably(path, buffer.getvalue())
@@ -94,15 +103,15 @@ def read_shard(path: Path) -> list[Trajectory]:
 
 def read_columns(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Some columns of a shard, all by default. Raises ShardError, naming the file, where it is damaged or missing."""
-    footer(path)
+    read_footer(path)
     try:
         return pq.read_table(path, columns=columns, schema=SCHEMA, partitioning=None)
     except (pa.ArrowException, OSError) as error:
         raise ShardError(f"{path}: cannot be read ({_first_line(error)})") from None
 
 
-def footer(path: Path) -> dict[str, Any]:
-    """`shard` (id) and `rows` of a shard, from its footer. Raises ShardError, naming the file, where there is none."""
+def read_footer(path: Path) -> Footer:
+    """What a shard says of itself. Raises ShardError, naming the file, where it does not."""
     try:
         metadata = pq.read_metadata(path)
     except FileNotFoundError:
@@ -112,13 +121,13 @@ def footer(path: Path) -> dict[str, Any]:
     names = metadata.metadata or {}
     if names.get(b"agentloop.format") != FORMAT:
         raise ShardError(f"{path}: not a shard of format {FORMAT.decode()}")
-    return {"shard": names[b"agentloop.shard"].decode(), "rows": metadata.num_rows}
+    return Footer(**json.loads(names[b"agentloop.shard"]))
 
 
 def is_whole(path: Path) -> bool:
     """True where the path holds a complete shard of this format (reads the footer only)."""
     try:
-        footer(path)
+        read_footer(path)
     except ShardError:
         return False
     return True

@@ -1,15 +1,18 @@
-"""Training runs and their metrics."""
+"""Training runs and their metrics. A run is named by the adapter it makes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from agentloop.store.database import Database
+import pyarrow as pa
+
+from agentloop.store.database import Database, now
 
 
 def begin(database: Database, adapter_id: str, *, campaign: str, iteration: int, dataset: str, parent: str | None = None) -> None:
-    """Note that training of this adapter begins (a run is named by the adapter it makes); once only."""
-    raise NotImplementedError
+    """Note that training of this adapter begins; once only."""
+    database.execute("INSERT INTO training_runs VALUES (?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL) ON CONFLICT DO NOTHING",
+                     [adapter_id, campaign, iteration, dataset, parent, now()])
 
 
 def log(database: Database, adapter_id: str, metrics: Sequence[Mapping[str, float]]) -> None:
@@ -17,9 +20,21 @@ def log(database: Database, adapter_id: str, metrics: Sequence[Mapping[str, floa
 
     A step that is stored already is replaced: a run that continues from a checkpoint repeats some.
     """
-    raise NotImplementedError
+    values = [(int(row["step"]), name, float(value)) for row in metrics for name, value in row.items() if name != "step"]
+    table = pa.table({
+        "step": pa.array([step for step, _, _ in values], pa.int32()),
+        "name": pa.array([name for _, name, _ in values], pa.string()),
+        "value": pa.array([value for _, _, value in values], pa.float64()),
+    })
+    database.connection.register("logged", table)
+    with database.transaction():
+        database.execute("DELETE FROM training_metrics WHERE adapter = ? AND step IN (SELECT step FROM logged)", [adapter_id])
+        database.execute("INSERT INTO training_metrics SELECT ?, step, name, value FROM logged", [adapter_id])
+    database.connection.unregister("logged")
 
 
 def finish(database: Database, adapter_id: str, *, seconds: float, tokens: int, resumed: int = 0) -> None:
     """Note that the run is complete; `resumed` counts how often it continued from a checkpoint."""
-    raise NotImplementedError
+    database.execute(
+        "UPDATE training_runs SET finished = ?, seconds = ?, tokens = ?, resumed = ? WHERE adapter = ? AND finished IS NULL",
+        [now(), seconds, tokens, resumed, adapter_id])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentloop.errors import DiskError, ShardError
 from agentloop.records import Attempt, Sampling, Task, Trajectory, Turn
-from agentloop.store.shards import footer, is_whole, read_shard, shard_id, write_shard
+from agentloop.store.shards import Footer, is_whole, read_footer, read_shard, shard_id, write_shard
 
 WHERE = {"purpose": "collect", "campaign": "main", "iteration": 1}
 text = st.text(max_size=20)
@@ -45,7 +45,7 @@ def test_every_field_comes_back(written, tmp_path_factory):
     path = tmp_path_factory.mktemp("shards") / "a.parquet"
     write_shard(path, written, **WHERE)
     assert read_shard(path) == written
-    assert footer(path) == {"shard": shard_id([trajectory.id for trajectory in written]), "rows": len(written)}
+    assert read_footer(path) == Footer(shard_id([trajectory.id for trajectory in written]), len(written), "main", 1, "collect")
 
 
 def test_log_probabilities_of_vllm_are_kept_exactly(tmp_path):

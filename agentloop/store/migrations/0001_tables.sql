@@ -61,6 +61,15 @@ CREATE TABLE shards (
     seen         TIMESTAMP NOT NULL
 );
 
+-- What the shards were ingested for. A shard that two campaigns plan is one file with two uses.
+CREATE TABLE shard_uses (
+    shard       INTEGER NOT NULL,             -- shards.number
+    campaign    VARCHAR NOT NULL,
+    iteration   INTEGER NOT NULL,
+    purpose     VARCHAR NOT NULL,             -- collect (may be trained on), evaluate (never)
+    PRIMARY KEY (shard, campaign, iteration, purpose)
+);
+
 CREATE TABLE trajectories (
     id           VARCHAR NOT NULL,            -- traj_…
     policy       VARCHAR NOT NULL,
@@ -86,7 +95,7 @@ CREATE TABLE trajectories (
 CREATE TABLE collected (
     campaign    VARCHAR NOT NULL,
     iteration   INTEGER NOT NULL,
-    purpose     VARCHAR NOT NULL,             -- collect (may be trained on), evaluate (never)
+    purpose     VARCHAR NOT NULL,             -- collect, evaluate
     trajectory  VARCHAR NOT NULL
 );
 
