@@ -24,19 +24,19 @@ from agentloop.errors import DiskError, StoreError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 POLL_SECONDS = 0.02
+SNAPSHOT_SECONDS = 10.0
 FILE_FAULTS = (duckdb.IOException, duckdb.SerializationException, duckdb.FatalException)
 Parameters = Sequence[object] | Mapping[str, object] | None
 
 
 class Database:
-    """An open database. Made by `Database.open` or `Database.snapshot`, closed by leaving the `with` block."""
+    """An open database. Made by `Database.open`, closed by leaving the `with` block."""
 
-    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, *, read_only: bool, root: Path, lock: int | None) -> None:
+    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, *, read_only: bool, lock: int) -> None:
         self.path = path
         self.connection = connection
         self.read_only = read_only
-        self._root = root
-        self._lock = lock
+        self._lock: int | None = lock
         self._in_transaction = False
 
     @classmethod
@@ -52,7 +52,7 @@ class Database:
         path = Path(path).absolute()
         lock = _lock(path, shared=read_only, wait_seconds=wait_seconds)
         try:
-            connection = _connect(path, read_only, memory_limit, threads)
+            connection = _connect(path, read_only=read_only, memory_limit=memory_limit, threads=threads)
             try:
                 with _as_store_errors(path):
                     _migrate(connection, path, read_only)
@@ -62,23 +62,7 @@ class Database:
         except BaseException:
             os.close(lock)
             raise
-        return cls(path, connection, read_only=read_only, root=path.parent, lock=lock)
-
-    @classmethod
-    def snapshot(cls, path: Path, *, wait_seconds: float = 30.0, memory_limit: str = "2GB", threads: int = 2) -> Database:
-        """A read-only copy of the present state, for a reader that takes its time: writers go on meanwhile.
-
-        The copy lies in `snapshots/` beside the file and is shared by all readers of the same state; copies of older
-        states are removed (who has one open keeps it). Raises StoreError as `open` does.
-        """
-        path = Path(path).absolute()
-        lock = _lock(path, shared=True, wait_seconds=wait_seconds)
-        try:
-            copy = _copy_of_state(path, memory_limit, threads)
-            connection = _connect(copy, True, memory_limit, threads)
-        finally:
-            os.close(lock)
-        return cls(copy, connection, read_only=True, root=path.parent, lock=None)
+        return cls(path, connection, read_only=read_only, lock=lock)
 
     def __enter__(self) -> Database:
         return self
@@ -130,11 +114,57 @@ class Database:
     def relative(self, path: Path) -> str:
         """The path as it is stored: relative to the database's directory where it lies below it, so that data can move."""
         path = Path(path).absolute()
-        return str(path.relative_to(self._root)) if path.is_relative_to(self._root) else str(path)
+        return str(path.relative_to(self.path.parent)) if path.is_relative_to(self.path.parent) else str(path)
 
     def resolve(self, stored: str) -> Path:
         """The path that `relative` was given."""
-        return self._root / stored
+        return self.path.parent / stored
+
+
+def snapshot(path: Path, *, wait_seconds: float = 30.0) -> Path:
+    """A copy of the present state for a reader that takes its time, while writers go on: `Database.open(copy, read_only=True)`.
+
+    The copy lies hidden beside the database, so that paths stored in it stay right, and is shared by all readers of the
+    same state. Copies of older states that nobody has open are removed. Raises StoreError as `Database.open` does.
+    """
+    path = Path(path).absolute()
+    lock = _lock(path, shared=True, wait_seconds=wait_seconds)
+    try:
+        # A log is there where a writer was killed; it belongs to the state.
+        files = [file for file in (path, Path(f"{path}.wal")) if file.is_file()]
+        state = "-".join(f"{file.stat().st_mtime_ns}-{file.stat().st_size}" for file in files)
+        copy = path.with_name(f".{path.stem}-{state}.snapshot")
+        if not copy.is_file():
+            _copy(files, copy)
+        os.utime(copy)
+    finally:
+        os.close(lock)
+    _remove_superseded(path, copy)
+    return copy
+
+
+def _copy(files: Sequence[Path], copy: Path) -> None:
+    temporary = Path(f"{copy}.{os.getpid()}-{time.monotonic_ns()}.tmp")
+    try:
+        for file, suffix in zip(files, ("", ".wal"), strict=False):
+            shutil.copyfile(file, f"{temporary}{suffix}")
+        if len(files) > 1:
+            _connect(temporary, read_only=False).close()  # folds the log in
+        os.replace(temporary, copy)
+    except OSError as error:
+        raise DiskError(f"{copy}: cannot be written ({error.strerror})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _remove_superseded(path: Path, newest: Path) -> None:
+    # A copy that was handed out a moment ago may not be open yet. What is open survives its removal.
+    for other in path.parent.glob(f".{path.stem}-*.snapshot*"):
+        try:
+            if not other.name.startswith(newest.name) and time.time() - other.stat().st_mtime > SNAPSHOT_SECONDS:
+                other.unlink()
+        except FileNotFoundError:  # another reader was faster
+            continue
 
 
 def now() -> datetime:
@@ -168,7 +198,7 @@ def _lock(path: Path, *, shared: bool, wait_seconds: float) -> int:
     return descriptor
 
 
-def _connect(path: Path, read_only: bool, memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
+def _connect(path: Path, *, read_only: bool, memory_limit: str = "2GB", threads: int = 2) -> duckdb.DuckDBPyConnection:
     # Insertion order costs memory in large inserts and nothing here relies on it: every order is asked for.
     config = {"memory_limit": memory_limit, "threads": threads, "preserve_insertion_order": False,
               "autoinstall_known_extensions": False}
@@ -200,33 +230,6 @@ def _migrate(connection: duckdb.DuckDBPyConnection, path: Path, read_only: bool)
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _copy_of_state(path: Path, memory_limit: str, threads: int) -> Path:
-    """The copy of the database's present state, made if need be. The caller holds the shared lock."""
-    state = path.stat()
-    wal = Path(f"{path}.wal")
-    directory = path.parent / "snapshots"
-    name = f"{path.stem}-{state.st_mtime_ns}-{state.st_size}"
-    copy = directory / f"{name}.duckdb"
-    if wal.is_file():  # a writer was killed; its log belongs to the state
-        copy = directory / f"{name}-{wal.stat().st_mtime_ns}-{wal.stat().st_size}.duckdb"
-    if not copy.is_file():
-        temporary = directory / f"{copy.stem}.{os.getpid()}-{time.monotonic_ns()}.tmp"
-        try:
-            directory.mkdir(exist_ok=True)
-            shutil.copyfile(path, temporary)
-            if wal.is_file():
-                shutil.copyfile(wal, f"{temporary}.wal")
-                _connect(temporary, False, memory_limit, threads).close()  # folds the log in
-            os.replace(temporary, copy)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise DiskError(f"{copy}: cannot be written ({error.strerror})") from None
-    for other in directory.glob(f"{path.stem}-*"):
-        if not other.name.startswith(copy.stem):
-            other.unlink(missing_ok=True)
-    return copy
 
 
 @contextmanager

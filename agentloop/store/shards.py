@@ -7,7 +7,6 @@ reading it and a truncated one, which has no footer, cannot be mistaken for one.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agentloop.errors import DiskError, ShardError
+from agentloop.errors import ShardError
+from agentloop.files import atomic
 from agentloop.records import Attempt, Sampling, Task, Trajectory, Turn, canonical_json, content_id
 
 Purpose = Literal["collect", "evaluate"]
@@ -91,9 +91,8 @@ def write_shard(path: Path, trajectories: Sequence[Trajectory], *, purpose: Purp
 def write_table(path: Path, table: pa.Table, footer: Footer) -> None:
     """Write rows of SCHEMA as a shard. Raises DiskError (naming the path)."""
     metadata = {b"agentloop.format": FORMAT, b"agentloop.shard": canonical_json(asdict(footer)).encode()}
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
-    _write_durably(path, buffer.getvalue())
+    with atomic(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
 def read_shard(path: Path) -> list[Trajectory]:
@@ -185,27 +184,6 @@ def _trajectory(row: dict[str, Any], path: Path) -> Trajectory:
     if trajectory.id != row["id"]:
         raise ShardError(f"{path}: {row['id']} holds the content of {trajectory.id}")
     return trajectory
-
-
-def _write_durably(path: Path, content: pa.Buffer) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)  # the rename itself must survive a power cut
-        finally:
-            os.close(directory)
-    except OSError as error:
-        raise DiskError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _first_line(error: Exception) -> str:

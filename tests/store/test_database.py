@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agentloop.errors import StoreError
-from agentloop.store.database import Database
+from agentloop.store.database import Database, snapshot
 
 HOLD = """
 with Database.open(path) as database:
@@ -58,7 +58,7 @@ time.sleep(60)
     owner.kill()
     owner.wait()
     assert Path(f"{path}.wal").is_file()  # else the test shows nothing
-    with Database.snapshot(path) as database:
+    with Database.open(snapshot(path), read_only=True) as database:
         assert database.execute("SELECT x FROM mine") == [(1,)]
     with Database.open(path, read_only=True, wait_seconds=0) as database:
         assert database.execute("SELECT x FROM mine") == [(1,)]
@@ -69,24 +69,36 @@ time.sleep(60)
 def test_a_snapshot_does_not_stop_writers_and_keeps_its_state(path, start_python):
     with Database.open(path) as database:
         database.execute("CREATE TABLE numbers AS SELECT 1 AS n")
-    with Database.snapshot(path) as before:
+    with Database.open(snapshot(path), read_only=True) as before:
         writer = start_python("with Database.open(path, wait_seconds=5) as d: d.execute('INSERT INTO numbers VALUES (2)')")
         assert writer.wait() == 0, writer.stderr.read()
-        with Database.snapshot(path) as after, Database.snapshot(path) as again:
-            assert after.path == again.path != before.path
-            assert not before.path.exists()  # superseded; whoever has it open keeps it
+        assert snapshot(path) == snapshot(path) != before.path
+        with Database.open(snapshot(path), read_only=True) as after:
             assert before.execute("SELECT n FROM numbers") == [(1,)]
             assert after.execute("SELECT n FROM numbers ORDER BY n") == [(1,), (2,)]
+            stored = after.relative(path.parent / "shards" / "a.parquet")
+            assert stored == os.path.join("shards", "a.parquet")
+
+
+def test_superseded_snapshots_are_removed(path, monkeypatch):
+    monkeypatch.setattr("agentloop.store.database.SNAPSHOT_SECONDS", 0.0)
+    for n in range(3):
+        with Database.open(path) as database:
+            database.execute(f"CREATE TABLE numbers_{n} AS SELECT 1 AS n")
+        with Database.open(snapshot(path), read_only=True) as copy:
+            copy.execute(f"FROM numbers_{n}")
+            assert len([file for file in path.parent.iterdir() if file.suffix == ".snapshot"]) == 1
 
 
 def test_readers_of_another_process_work_while_a_run_writes(path, start_python):
     with Database.open(path) as database:
         database.execute("CREATE TABLE numbers (n INTEGER)")
     reader = start_python("""
+from agentloop.store.database import snapshot
 seen = []
 print("ready", flush=True)
 while not seen or seen[-1] < 40:
-    with Database.snapshot(path) as database:
+    with Database.open(snapshot(path), read_only=True) as database:
         seen.append(database.execute("SELECT count(*) FROM numbers")[0][0])
 assert seen == sorted(seen)
 print(len(seen))
@@ -168,7 +180,7 @@ def test_reading_needs_a_database(path):
     with pytest.raises(StoreError, match="no database here yet"):
         Database.open(path, read_only=True)
     with pytest.raises(StoreError, match="no database here yet"):
-        Database.snapshot(path)
+        snapshot(path)
     assert not path.exists()
 
 

@@ -1,0 +1,22 @@
+-- What a recipe chooses from: one row for each trajectory that the campaign collected.
+-- success: newest score; rate: mean success of the samples that the same policy took at the same task
+-- $campaign, $first, $last: iterations
+CREATE OR REPLACE TEMP TABLE pool AS
+WITH gathered AS (
+    SELECT trajectory, min(iteration) AS iteration
+    FROM collected
+    WHERE campaign = $campaign AND purpose = 'collect' AND iteration BETWEEN $first AND $last
+    GROUP BY trajectory
+),
+scored AS (
+    SELECT trajectory, arg_max(value, version) AS success
+    FROM scores
+    WHERE scorer = 'success' AND trajectory IN (SELECT trajectory FROM gathered)
+    GROUP BY trajectory
+)
+SELECT g.trajectory, g.iteration, t.policy, t.task, t.sample, t.status, t.tokens, t.model_tokens, t.model_turns,
+       t.tool_calls, t.tool_errors, t.actions, s.success,
+       avg(s.success) OVER (PARTITION BY t.policy, t.task) AS rate
+FROM gathered g
+JOIN trajectories t ON t.id = g.trajectory
+LEFT JOIN scored s ON s.trajectory = g.trajectory;
