@@ -31,7 +31,7 @@ class Reference:
 def write(directory: Path, model: Any, sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> None:
     """Compute and store the logprobs of the first sequences with the trained model (engine.Gemma3n)."""
     prompts = [tuple(ids[:MAX_TOKENS]) for ids, _ in sequences[:PROMPTS]]
-    references = [Reference(ids, tuple(model.logprobs(ids, adapter=False)), tuple(model.logprobs(ids, adapter=True)))
+    references = [Reference(ids, *(tuple(model.logprobs(ids, adapter=on).tolist()) for on in (False, True)))
                   for ids in prompts]
     (directory / FILE).write_text(json.dumps([asdict(reference) for reference in references]))
 

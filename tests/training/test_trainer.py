@@ -1,0 +1,125 @@
+"""Training in a child process: killed at any step it continues exactly; bad input is one line."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from agentloop import settings as configuration
+from agentloop.engine.fingerprint import base_fingerprint
+from agentloop.errors import ModelError
+from agentloop.training import reference, rows
+from agentloop.training.launch import launch, read_metrics
+from agentloop.training.run import TrainingRun
+from agentloop.training.schedule import learning_rate
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    from agentloop.tiny.architecture import random_checkpoint
+
+    directory = tmp_path_factory.mktemp("base")
+    random_checkpoint(directory, seed=0)
+    return directory
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return configuration.load({"paths": {"data": str(tmp_path / "data"), "cache": str(tmp_path / "cache")},
+                               "training": {"epochs": 2, "batch_tokens": 256, "checkpoint_steps": 2, "learning_rate": 1e-3}})
+
+
+def plan(settings, base, seed=0):
+    draw = random.Random(0)
+    sequences = []
+    for _ in range(16):
+        length = draw.randrange(20, 60)
+        sequences.append((np.array([draw.randrange(10, 200) for _ in range(length)]), np.array([draw.random() < 0.4 for _ in range(length)])))
+    path = settings.paths.data / "datasets" / "data_0.safetensors"
+    rows.write(path, sequences)
+    return TrainingRun.plan(base=base_fingerprint(base, settings.paths.cache), dataset="data_0", rows=path, model=base,
+                            training=settings.training, seed=seed, paths=settings.paths)
+
+
+def weights(run):
+    return load_file(run.output / "adapter_model.safetensors")
+
+
+def test_killed_run_continues_exactly(settings, base):
+    undisturbed = plan(settings, base)
+    launch(undisturbed, settings)
+    expected = weights(undisturbed)
+    assert any(tensor.abs().max() > 0 for name, tensor in expected.items() if "lora_B" in name)
+    steps = len(read_metrics(undisturbed))
+    assert steps >= 5
+
+    again = dataclasses.replace(undisturbed, adapters=settings.paths.data / "again" / "adapters",
+                                checkpoints=settings.paths.data / "again" / "checkpoints")
+    killed = []
+
+    def kill_trainer_at_step_4(metrics):
+        if metrics["step"] == 4 and not killed:
+            children = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and trains(pid, again)]
+            killed.extend(children)
+            for pid in children:
+                os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(ModelError, match="exit code"):
+        launch(again, settings, on_step=kill_trainer_at_step_4)
+    assert killed and not again.output.exists() and again.checkpoint.exists()
+
+    continued = []
+    launch(again, settings, on_step=continued.append)
+    assert continued[0]["step"] > 1
+    found = weights(again)
+    assert found.keys() == expected.keys()
+    assert all(found[name].equal(expected[name]) for name in expected)
+    assert [row["loss"] for row in read_metrics(again)] == [row["loss"] for row in read_metrics(undisturbed)]
+    assert not again.checkpoint.exists()
+
+
+def trains(pid, run):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            command = file.read().split(b"\0")
+    except OSError:
+        return False
+    return b"agentloop.training.worker" in command and str(run.checkpoints).encode() in b" ".join(command) and b"agentloop.child" not in command
+
+
+def test_adapter_holds_the_trainers_own_logprobs(settings, base):
+    run = plan(settings, base)
+    launch(run, settings)
+    references = reference.read(run.output)
+    assert len(references) == reference.PROMPTS
+    for row in references:
+        assert len(row.base) == len(row.adapted) == len(row.token_ids) - 1
+        assert max(row.base) <= 0 and row.base != row.adapted
+
+
+def test_name_follows_from_what_determines_the_weights(settings, base):
+    run = plan(settings, base)
+    assert plan(settings, base).adapter.id == run.adapter.id
+    assert plan(settings, base, seed=1).adapter.id != run.adapter.id
+    saved_often = settings.model_copy(update={"training": settings.training.model_copy(update={"checkpoint_steps": 1})})
+    assert plan(saved_often, base).adapter.id == run.adapter.id
+    assert TrainingRun.from_json(json.loads(json.dumps(run.to_json()))) == run
+
+
+def test_missing_rows_are_one_line(settings, base):
+    run = plan(settings, base)
+    run.rows.unlink()
+    with pytest.raises(ModelError) as error:
+        launch(run, settings)
+    assert "rows are missing" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_learning_rate_warms_up_and_ends_near_zero():
+    rates = [learning_rate(step, 100, peak=1.0, warmup_fraction=0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0 and rates[-1] < 0.01
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
