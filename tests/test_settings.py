@@ -1,0 +1,91 @@
+"""Where settings come from, and what a mistake in them looks like."""
+
+import pytest
+
+from agentloop import settings
+from agentloop.errors import SettingError
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    file = tmp_path / "agentloop.toml"
+    file.write_text("seed = 1\n[training]\nrank = 32\nepochs = 5\nlearning_rate = 0.5\n")
+    monkeypatch.setenv(settings.CONFIG_VARIABLE, str(file))
+    return file
+
+
+def test_the_later_source_wins(config, monkeypatch):
+    monkeypatch.setenv("AGENTLOOP_TRAINING__EPOCHS", "7")
+    monkeypatch.setenv("AGENTLOOP_TRAINING__LEARNING_RATE", "0.25")
+    loaded = settings.load(["training.learning_rate=0.125"], profile="demo")
+    assert loaded.training.learning_rate == 0.125  # command line
+    assert loaded.training.epochs == 7  # environment
+    assert loaded.training.rank == 32 and loaded.seed == 1  # file
+    assert loaded.campaign == "demo"  # profile
+    assert loaded.training.max_grad_norm == 1.0  # default
+
+
+def test_values_keep_their_types():
+    loaded = settings.load(["serving.extra_arguments=['--enforce-eager']", "gate.control=false", "model=abc", "training.rank=8"])
+    assert loaded.serving.extra_arguments == ("--enforce-eager",)
+    assert loaded.gate.control is False and loaded.model == "abc" and loaded.training.rank == 8
+
+
+def test_relative_roots_are_the_projects():
+    assert settings.load(["paths.data=elsewhere"]).paths.data == settings.PROJECT_ROOT / "elsewhere"
+    assert settings.load(["paths.data=/somewhere"]).paths.shards.as_posix() == "/somewhere/shards"
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["trainin.rank=8"], "trainin: unknown setting"),
+    (["training.rnk=8"], "training.rnk: unknown setting"),
+    (["training.rank=7"], "training.rank: .*8, 16"),
+    (["training.epochs=0"], "training.epochs: "),
+    (["training.epochs=many"], "training.epochs: "),
+    (["campaign=Not A Name"], "campaign: "),
+    (["training=3"], "training: "),
+    (["rank"], "rank: an override is written"),
+])
+def test_a_mistake_is_one_line_that_names_the_setting(words, message):
+    with pytest.raises(SettingError, match=f"^{message}") as error:
+        settings.load(words)
+    assert "\n" not in str(error.value)
+
+
+def test_mistakes_in_the_environment_and_the_file(config, monkeypatch):
+    monkeypatch.setenv("AGENTLOOP_TRAINNG__RANK", "8")
+    with pytest.raises(SettingError, match="AGENTLOOP_TRAINNG__RANK: unknown"):
+        settings.load()
+    monkeypatch.delenv("AGENTLOOP_TRAINNG__RANK")
+    config.write_text("[training]\nrnk = 8\n")
+    with pytest.raises(SettingError, match="training.rnk: unknown"):
+        settings.load()
+    config.write_text("training = [")
+    with pytest.raises(SettingError, match=str(config)):
+        settings.load()
+    config.unlink()
+    with pytest.raises(SettingError, match="no file at"):
+        settings.load()
+
+
+def test_unknown_profile_names_the_known_ones():
+    with pytest.raises(SettingError, match="demo"):
+        settings.load(profile="nope")
+
+
+def test_a_model_that_is_not_there_is_named():
+    with pytest.raises(SettingError, match="^model: 'nope' is not a model directory"):
+        settings.load(["model=nope"]).model_directory()
+
+
+def test_exported_paths_are_the_fixed_ones(tmp_path, monkeypatch):
+    import os
+
+    loaded = settings.load([f"paths.data={tmp_path}/data", f"paths.cache={tmp_path}/cache"])
+    for name in loaded.child_environment():
+        monkeypatch.delenv(name, raising=False)
+    loaded.export()
+    for name in ("HF_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT"):
+        assert os.environ[name].startswith(f"{tmp_path}/cache")
+        monkeypatch.delenv(name)
+    assert loaded.paths.shards.is_dir()
