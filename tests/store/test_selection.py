@@ -5,6 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from conftest import episode, sum_task
 from hypothesis import HealthCheck, given, settings
@@ -44,14 +45,14 @@ def pools(draw) -> list[Row]:
 
 
 def fill(database: Database, pool: list[Row]) -> None:
+    rows = pa.Table.from_pylist([vars(row) for row in pool])
+    database.connection.register("given", rows)
     for table in ("trajectories", "collected", "scores", "datasets", "dataset_rows", "selections"):
         database.execute(f"DELETE FROM {table}")
-    for row in pool:
-        database.execute(
-            "INSERT INTO trajectories VALUES (?, ?, ?, 0, 0, '{}', 'answered', '1', ?, ?, 1, 0, 0, ?, 0, 0, 1, 0)",
-            [row.id, row.policy, row.task, row.tokens, row.tokens, row.actions])
-        database.execute("INSERT INTO collected VALUES ('main', ?, 'collect', ?)", [row.iteration, row.id])
-        database.execute("INSERT INTO scores VALUES (?, 'success', 1, ?)", [row.id, row.success])
+    database.execute("INSERT INTO trajectories SELECT id, policy, task, 0, 0, '{}', 'answered', '1', tokens, tokens, 1, 0, 0, actions, "
+                     "0, 0, 1, 0 FROM given")
+    database.execute("INSERT INTO collected SELECT 'main', iteration, 'collect', id FROM given")
+    database.execute("INSERT INTO scores SELECT id, 'success', 1, success FROM given")
 
 
 def rejection(pool: list[Row], parameters: Selection) -> list[tuple[str, list[Row]]]:
@@ -77,7 +78,7 @@ def rejection(pool: list[Row], parameters: Selection) -> list[tuple[str, list[Ro
 parameters = st.builds(
     Selection, per_task=st.integers(1, 3), max_success_rate=st.sampled_from([0.5, 0.75, 0.99, 1.0]),
     max_tokens=st.integers(1, 6), accumulate=st.booleans())
-shared = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+shared = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def in_scope(pool: list[Row], iteration: int, accumulate: bool) -> list[Row]:
