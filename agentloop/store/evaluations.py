@@ -43,7 +43,10 @@ def measure(database: Database, *, policy: str, tasks: Sequence[str], samples: i
 
 
 def save(database: Database, evaluation: Evaluation, *, campaign: str, iteration: int, role: Role, suite: str = "heldout") -> None:
-    """Store an evaluation and what an iteration measured it for; once only. `suite`: heldout or a guard suite's name."""
+    """Store an evaluation and what an iteration measured it for; once only. `suite`: heldout or a guard suite's name.
+
+    Raises StoreError where it is stored with other outcomes, as after scoring by another version of the verifier.
+    """
     solved = [value for task in evaluation.successes for value in task]
     with database.transaction():
         if not database.execute("SELECT 1 FROM evaluations WHERE id = ?", [evaluation.id]):
@@ -57,6 +60,8 @@ def save(database: Database, evaluation: Evaluation, *, campaign: str, iteration
                 FROM range(len($solved)) places(i)
                 """,
                 {"id": evaluation.id, "samples": evaluation.samples, "tasks": list(evaluation.tasks), "solved": solved})
+        elif load(database, evaluation.id) != evaluation:
+            raise StoreError(f"{database.path}: {evaluation.id} is stored with other outcomes; evaluations never change")
         database.execute("INSERT INTO evaluation_uses VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                          [campaign, iteration, role, suite, evaluation.id])
 

@@ -1,18 +1,68 @@
-"""Lineage: from an adapter back to the rows, policies, settings and code that made it, and forward to what became of it."""
+"""Lineage: from an adapter back to the rows, policies, settings and code that made it, and on to what became of it.
+
+The rows themselves are in the view `v_lineage`, one line each.
+"""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from agentloop.store import adapters, datasets
 from agentloop.store.database import Database
+
+QUERIES = Path(__file__).parent / "lineage"
 
 
 def lineage(database: Database, adapter_id: str) -> dict[str, Any]:
-    """What made an adapter, as nested plain values.
+    """What made an adapter and what became of it, as nested JSON values.
 
-    Keys: adapter, base, seed, code, settings, path, campaign, iteration, role; dataset {id, recipe, parameters, rows,
-    funnel}; sources [{policy, adapter, iteration, rows, tasks}]; evaluations [{id, role, success, tasks, samples}];
-    verdicts [{id, decision, difference, p, reason}]; champion_since; parent (the lineage of the adapter that training
-    started from, or None); ancestors (adapters whose trajectories it was trained on). Raises StoreError for an unknown id.
+    Keys: adapter, base, seed, code, settings (of training), path; uses [{campaign, iteration, role, funnel}];
+    dataset {id, recipe, parameters, rows}; sources [{policy, adapter, rows, tasks}], the policies that produced the rows;
+    evaluations, verdicts, champion (each a list); parent, the lineage of the adapter that training started from;
+    ancestors {adapter: lineage of an adapter whose trajectories it was trained on, without its own parent and ancestors}.
+    Raises StoreError for an unknown id.
     """
-    raise NotImplementedError
+    story = _story(database, adapter_id)
+    parent = adapters.load(database, adapter_id).parent
+    story["parent"] = None if parent is None else lineage(database, parent)
+    story["ancestors"] = {name: _story(database, name) for name in _ancestors(database, adapter_id)}
+    return story
+
+
+def _story(database: Database, adapter_id: str) -> dict[str, Any]:
+    adapter = adapters.load(database, adapter_id)
+    dataset = datasets.load(database, adapter.dataset)
+    return {
+        "adapter": adapter_id,
+        "base": adapter.base,
+        "seed": adapter.seed,
+        "code": adapter.code,
+        "settings": adapter.training,
+        "path": str(adapters.directory(database, adapter_id)),
+        "uses": [use | {"funnel": json.loads(use["funnel"] or "[]")} for use in _records(database, "uses", adapter_id)],
+        "dataset": {"id": adapter.dataset, "recipe": dataset.recipe, "parameters": dataset.parameters,
+                    "rows": len(dataset.trajectories)},
+        "sources": _records(database, "sources", adapter_id),
+        "evaluations": _records(database, "evaluations", adapter_id),
+        "verdicts": _records(database, "verdicts", adapter_id),
+        "champion": [reign | {"moved": f"{reign['moved']:%Y-%m-%d %H:%M:%S}"}
+                     for reign in _records(database, "reigns", adapter_id)],
+    }
+
+
+def _ancestors(database: Database, adapter_id: str) -> list[str]:
+    """Adapters that produced rows which it was trained on, those that produced rows of these, and so on; nearest first."""
+    found: list[str] = []
+    frontier = [adapter_id]
+    while frontier:
+        sources = {source["adapter"] for name in frontier for source in _records(database, "sources", name)}
+        frontier = sorted(sources - {None, adapter_id, *found})
+        found += frontier
+    return found
+
+
+def _records(database: Database, name: str, adapter_id: str) -> list[dict[str, Any]]:
+    query = (QUERIES / f"{name}.sql").read_text()
+    return database.arrow(query, {"adapter": adapter_id}).to_pylist()

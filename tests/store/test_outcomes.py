@@ -96,6 +96,8 @@ def test_an_evaluation_is_made_from_stored_scores(database, measured):
     assert database.execute("SELECT tasks, samples, success FROM evaluations") == [(2, 2, 0.75)]
     with pytest.raises(StoreError, match="traj_"):
         evaluations.measure(database, **plan, samples=3)
+    with pytest.raises(StoreError, match="other outcomes"):
+        evaluations.save(database, dataclasses.replace(evaluation, successes=((True, True), (True, True))), **FIRST, role="base")
     with pytest.raises(StoreError, match="no evaluation eval_0"):
         evaluations.load(database, "eval_0")
 

@@ -1,0 +1,5 @@
+-- When an adapter became champion, and of which campaign. $adapter
+SELECT campaign, number, iteration, verdict, reason, moved
+FROM champions
+WHERE adapter = $adapter
+ORDER BY moved, campaign, number
