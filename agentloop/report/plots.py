@@ -1,0 +1,227 @@
+"""The figures of a campaign. Each takes plain values and returns a canvas; `plots` makes those that stand alone."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentloop.records import Interval
+from agentloop.report import query, summary
+from agentloop.report.svg import WIDTH, Canvas, Scale, text_width, ticks
+from agentloop.report.summary import Row
+from agentloop.store.database import Database
+
+CURVE_POINTS = 200
+"""Of one loss curve; a longer one is averaged in blocks."""
+LENGTH_BINS = 24
+CROWDED = 10
+"""Iterations from which labels are thinned out."""
+
+
+def plots(database: Database, campaign: str) -> dict[str, bytes]:
+    """SVG files (image/svg+xml) by name: success by iteration and, once something was selected, the newest funnel."""
+    rows = summary.iterations(database, campaign)
+    figures = {"success": success(rows)} if any(row.after for row in rows) else {}
+    selections = [found for found in query.rows(database, "funnels", campaign=campaign) if found["role"] == "challenger"]
+    if selections:
+        figures["selection"] = funnel(json.loads(selections[-1]["funnel"]))
+    return {name: figure.file() for name, figure in figures.items()}
+
+
+def success(rows: Sequence[Row]) -> Canvas:
+    """Held-out success with intervals: the first champion, then each challenger, then the control."""
+    measured = [row for row in rows if row.after and not row.control]
+    first = next((row.before for row in rows if row.before and not row.control), None)
+    points: list[tuple[str, str, Interval]] = [("start", "base", first)] if first else []
+    points += [(row.name, "now" if row.decision == "promote" else "then", row.after) for row in measured]
+    points += [("control", "control", row.after) for row in rows if row.control and row.after]
+    canvas = Canvas("Success on held-out tasks with 95 % intervals, by iteration", 250)
+    up = Scale(0, 100, 214, 16)
+    for tick in (0, 25, 50, 75, 100):
+        canvas.line(34, up(tick), WIDTH, up(tick), "grid")
+        canvas.text(28, up(tick) + 4, str(tick), anchor="end")
+    across = Scale(0, max(len(points), 1), 44, WIDTH - 4)
+    every = -(-len(points) // CROWDED)
+    for place, (name, kind, interval) in enumerate(points):
+        x = across(place + 0.5)
+        estimate, low, high = (100 * value for value in (interval.estimate, interval.low, interval.high))
+        hint = f"{name}: {estimate:.1f} % ({low:.1f} to {high:.1f})"
+        shade = "now" if kind == "then" else kind
+        canvas.line(x, up(low), x, up(high), f"interval {shade}")
+        canvas.dot(x, up(estimate), kind, hint)
+        if place % every == 0 or place == len(points) - 1:
+            canvas.text(x, 232, name, anchor="middle")
+            canvas.text(x, max(up(high) - 7, 11), f"{estimate:.0f}", "value", "middle")
+    canvas.text(34 + (WIDTH - 34) / 2, 248, "iteration", anchor="middle")
+    return canvas
+
+
+def funnel(stages: Sequence[tuple[str, int]]) -> Canvas:
+    """Rows left after each rule of a selection."""
+    canvas = Canvas("Rows left after each rule of the selection", 34 * len(stages))
+    total = max(stages[0][1], 1) if stages else 1
+    before = None
+    for place, (rule, left) in enumerate(stages):
+        y = 34 * place
+        lost = "" if before is None else f"  −{before - left:,}" if before > left else "  none removed"
+        canvas.text(0, y + 12, rule)
+        canvas.text(WIDTH, y + 12, f"{left:,}", "value", "end")
+        canvas.text(WIDTH - 8 - 7.4 * len(f"{left:,}"), y + 12, lost, anchor="end")
+        canvas.rect(0, y + 17, WIDTH, 8, "rest")
+        canvas.rect(0, y + 17, WIDTH * left / total, 8, "bar", f"{rule}: {left:,} of {total:,}")
+        before = left
+    return canvas
+
+
+def losses(curves: Sequence[Mapping[str, Any]]) -> Canvas:
+    """Training loss; the newest challenger stands out, a control is dashed. `curves`: rows of queries/losses.sql."""
+    canvas = Canvas("Training loss by optimizer step", 240)
+    courses = [(curve, _thinned(list(zip(curve["steps"], curve["losses"], strict=True)))) for curve in curves]
+    values = [value for _, course in courses for _, value in course]
+    last = max(step for _, course in courses for step, _ in course)
+    low, high = min(values), max(values)
+    room = (high - low) * 0.08 or 0.1
+    up, across = Scale(low - room, high + room, 196, 10), Scale(0, last, 40, WIDTH - 74)
+    for tick in ticks(low - room, high + room):
+        canvas.line(40, up(tick), WIDTH - 74, up(tick), "grid")
+        canvas.text(34, up(tick) + 4, f"{tick:.3g}", anchor="end")
+    for tick in ticks(0, last):
+        canvas.text(across(tick), 214, f"{tick:.0f}", anchor="middle")
+    canvas.text((WIDTH - 34) / 2, 234, "optimizer step", anchor="middle")
+    newest = max((curve["iteration"] for curve, _ in courses if curve["role"] == "challenger"), default=None)
+    ends = []
+    for curve, course in courses:
+        control = curve["role"] == "control"
+        kind = "control" if control else "now" if curve["iteration"] == newest else "then"
+        name = "control" if control else f"iteration {curve['iteration']}"
+        canvas.path([(across(step), up(value)) for step, value in course], kind, f"{name}: {course[-1][1]:.3f} at the end")
+        ends.append((up(course[-1][1]), across(course[-1][0]), name, kind))
+    if len(ends) > 5:
+        ends = [end for end in ends if end[3] != "then"]
+    floor = 0.0
+    for y, x, name, kind in sorted(ends):
+        floor = max(y, floor + 14)
+        canvas.text(x + 5, floor + 4, name, "value" if kind == "now" else "label")
+    return canvas
+
+
+def lengths(counts: Sequence[Mapping[str, Any]]) -> Canvas:
+    """Tokens of the collected trajectories, solved and not. `counts`: rows of queries/lengths.sql."""
+    canvas = Canvas("Tokens of the collected trajectories", 240)
+    smallest, largest = min(row["tokens"] for row in counts), max(row["tokens"] for row in counts)
+    width = max(1, -(-(largest - smallest + 1) // LENGTH_BINS))
+    bins: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+    for row in counts:
+        bins[(row["tokens"] - smallest) // width][row["solved"]] += row["trajectories"]
+    highest = max(sum(pair) for pair in bins.values())
+    up = Scale(0, highest, 196, 30)
+    across = Scale(0, max(bins) + 1, 44, WIDTH - 6)
+    canvas.legend([("good", "solved"), ("rest", "not solved")])
+    for tick in ticks(0, highest):
+        canvas.line(44, up(tick), WIDTH, up(tick), "grid")
+        canvas.text(38, up(tick) + 4, f"{tick:,.0f}", anchor="end")
+    for place, (failed, solved) in sorted(bins.items()):
+        first = smallest + place * width
+        x, wide = across(place) + 0.5, across(1) - across(0) - 1
+        hint = f"{first} to {first + width - 1} tokens: {solved:,} solved, {failed:,} not"
+        canvas.rect(x, up(solved), wide, up(0) - up(solved), "good", hint)
+        canvas.rect(x, up(solved + failed), wide, up(solved) - up(solved + failed), "rest", hint)
+    for tick in ticks(smallest, smallest + (max(bins) + 1) * width):
+        canvas.text(across((tick - smallest) / width), 214, f"{tick:.0f}", anchor="middle")
+    canvas.text((WIDTH + 38) / 2, 234, "tokens in a trajectory", anchor="middle")
+    return canvas
+
+
+def phases(spent: Sequence[Mapping[str, Any]]) -> Canvas:
+    """Seconds by iteration and phase. `spent`: rows of queries/phases.sql; the five longest phases have colours of their own."""
+    totals: dict[str, float] = defaultdict(float)
+    for row in spent:
+        totals[row["phase"]] += row["seconds"]
+    named = sorted(totals, key=lambda phase: -totals[phase])[:5]
+    colours = {phase: f"phase{place}" for place, phase in enumerate(named)}
+    entries = [(colours[phase], phase) for phase in named] + [("phase5", "other")] * (len(totals) > len(named))
+    iterations = sorted({row["iteration"] for row in spent})
+    lines = _legend_lines(entries)
+    top = 18 * len(lines) + 8
+    canvas = Canvas("Seconds by iteration and phase", top + 30 * len(iterations))
+    for place, line in enumerate(lines):
+        canvas.legend(line, 12 + 18 * place)
+    longest = max(sum(row["seconds"] for row in spent if row["iteration"] == iteration) for iteration in iterations)
+    along = Scale(0, longest, 0, WIDTH - 96)
+    for place, iteration in enumerate(iterations):
+        y, seconds = top + 30 * place, 0.0
+        parts = [row for row in spent if row["iteration"] == iteration]
+        canvas.text(0, y + 14, str(iteration))
+        for row in sorted(parts, key=lambda row: -totals[row["phase"]]):
+            x = 28 + along(seconds)
+            kind = colours.get(row["phase"], "phase5")
+            canvas.rect(x, y, along(row["seconds"]), 20, kind, f"iteration {iteration}, {row['phase']}: {duration(row['seconds'])}")
+            seconds += row["seconds"]
+        canvas.text(34 + along(seconds), y + 14, duration(seconds), "value")
+    return canvas
+
+
+def families(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Canvas:
+    """Held-out success by family of the task, base model and champion. Both: rows of queries/families.sql."""
+    start = {row["family"]: row["success"] for row in before}
+    canvas = Canvas("Success by family of the task, base model and champion", 24 + 36 * len(after))
+    along = Scale(0, 1, 6, WIDTH - 6)
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        canvas.line(along(tick), 0, along(tick), 36 * len(after), "grid")
+        canvas.text(along(tick), 36 * len(after) + 16, f"{100 * tick:.0f}", anchor="start" if not tick else "end" if tick == 1 else "middle")
+    for place, row in enumerate(after):
+        y, old, new = 36 * place + 24, start.get(row["family"], 0.0), row["success"]
+        canvas.text(0, y - 10, f"{row['family']} ({row['tasks']} tasks)")
+        canvas.text(WIDTH, y - 10, f"{100 * old:.0f} → {100 * new:.0f}", "value", "end")
+        canvas.line(along(old), y, along(new), y, "link")
+        canvas.dot(along(old), y, "base", f"{row['family']}, base model: {100 * old:.1f} %")
+        canvas.dot(along(new), y, "now", f"{row['family']}, champion: {100 * new:.1f} %")
+    return canvas
+
+
+def flips(changed: Sequence[tuple[int, int, int]]) -> Canvas:
+    """(iteration, gained, lost): samples that only the challenger solved, and that only the champion did."""
+    canvas = Canvas("Samples gained and lost by each challenger", 24 + 30 * len(changed))
+    canvas.legend([("bad", "lost"), ("good", "gained")])
+    most = max(max(gained, lost) for _, gained, lost in changed) or 1
+    middle = 28 + (WIDTH - 28) * 0.4
+    along = Scale(0, most, 0, min(middle - 60, WIDTH - middle - 34))
+    for place, (iteration, gained, lost) in enumerate(changed):
+        y = 24 + 30 * place
+        canvas.text(0, y + 14, str(iteration))
+        canvas.rect(middle - along(lost), y, along(lost), 20, "bad", f"iteration {iteration}: {lost} lost")
+        canvas.rect(middle, y, along(gained), 20, "good", f"iteration {iteration}: {gained} gained")
+        canvas.text(middle - along(lost) - 6, y + 14, str(lost), "value", "end")
+        canvas.text(middle + along(gained) + 6, y + 14, str(gained), "value")
+    canvas.line(middle, 20, middle, 24 + 30 * len(changed), "axis")
+    return canvas
+
+
+def duration(seconds: float) -> str:
+    """For people: 4.2 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _thinned(course: list[tuple[int, float]]) -> list[tuple[float, float]]:
+    """At most CURVE_POINTS points: the means of equal blocks."""
+    block = -(-len(course) // CURVE_POINTS)
+    parts = [course[first:first + block] for first in range(0, len(course), block)]
+    return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
+
+
+def _legend_lines(entries: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    lines: list[list[tuple[str, str]]] = [[]]
+    used = 0.0
+    for entry in entries:
+        wide = 28 + text_width(entry[1])
+        if used + wide > WIDTH and lines[-1]:
+            lines.append([])
+            used = 0.0
+        lines[-1].append(entry)
+        used += wide
+    return lines

@@ -1,0 +1,160 @@
+"""A campaign in a few lines: one row for each iteration and one for the control; and what a campaign is doing now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from agentloop.records import Decision, Interval
+from agentloop.report import query
+from agentloop.report.comparison import compare, points, probability
+from agentloop.store import champions
+from agentloop.store.database import Database
+
+DECISIONS = {"promote": "promoted", "keep": "kept", "needs_more_data": "more data", None: "–"}
+"""The verdict as a person reads it: what happened to the challenger, or rather to the champion."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One iteration's challenger, or the control; None where it is not known yet."""
+
+    iteration: int
+    control: bool
+    tasks: int | None
+    """Training tasks that the iteration collected; None for the control, which collects nothing."""
+    rows: int | None
+    """Trajectories that the adapter was trained on."""
+    before: Interval | None
+    """Success on the held-out tasks of the champion, for the control of the base model."""
+    after: Interval | None
+    """Success on the same tasks of the adapter."""
+    difference: Interval | None
+    mcnemar_p: float | None
+    decision: Decision | None
+    """None for the control, which is no candidate."""
+    adapter: str | None
+
+    @property
+    def name(self) -> str:
+        return "control" if self.control else str(self.iteration)
+
+
+def iterations(database: Database, campaign: str) -> list[Row]:
+    """A row for each iteration that was begun, in order, and at the end one for the control where there is one."""
+    rows = [
+        Row(found["iteration"], False, found["tasks"], found["rows"], _interval(found["champion_success"]),
+            _interval(found["challenger_success"]), _interval(found["difference"]), found["mcnemar_p"], found["decision"],
+            found["adapter"])
+        for found in query.rows(database, "iterations", campaign=campaign)
+    ]
+    for control in query.rows(database, "control", campaign=campaign):
+        compared = compare(database, campaign, None, control["adapter"])
+        verdict = compared.verdict if compared else None
+        rows.append(Row(
+            control["iteration"], True, None, control["rows"], verdict and verdict.champion_success,
+            verdict and verdict.challenger_success, verdict and verdict.difference, verdict and verdict.mcnemar_p, None,
+            control["adapter"]))
+    return rows
+
+
+def table(rows: Sequence[Row], title: str = "Success on held-out tasks") -> Table:
+    """For a terminal of 100 columns."""
+    shown = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left",
+                  caption="Success in %, with its 95 % interval.", caption_justify="left")
+    for header, justify in (("Iteration", "left"), ("Tasks", "right"), ("Rows", "right"), ("Before", "right"), ("After", "right"),
+                            ("Verdict", "left"), ("Adapter", "left")):
+        shown.add_column(header, justify=justify, no_wrap=True)
+    for row in rows:
+        shown.add_row(row.name, _count(row.tasks), _count(row.rows), _success(row.before), _success(row.after),
+                      "–" if row.control else DECISIONS[row.decision], row.adapter or "–",
+                      style="bold" if row.decision == "promote" else "dim" if row.control else None)
+    return shown
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The same table with differences and p-values, for a Prefect artifact."""
+    lines = ["| Iteration | Tasks | Rows | Before, % | After, % | Difference, points | McNemar p | Verdict | Adapter |",
+             "|---|---:|---:|---:|---:|---:|---:|---|---|"]
+    for row in rows:
+        p = "–" if row.mcnemar_p is None else probability(row.mcnemar_p)
+        cells = (row.name, _count(row.tasks), _count(row.rows), _success(row.before), _success(row.after),
+                 _difference(row.difference), p, "–" if row.control else DECISIONS[row.decision], f"`{row.adapter}`" if row.adapter else "–")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the ledger."""
+
+    iteration: int
+    name: str
+    status: str
+    """started, done, failed"""
+    started: datetime
+    finished: datetime | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class CampaignStatus:
+    name: str
+    done: int
+    """Iterations that are complete."""
+    planned: int
+    champion: str | None
+    """Adapter; None while it is the base model."""
+    last: Step | None
+    """The step that ended last."""
+    running: Step | None
+    """The step that was begun and has not ended; that of a killed run stays here until it is run again."""
+
+
+def status(database: Database) -> list[CampaignStatus]:
+    """Every campaign, the newest first."""
+    return [_status(database, found) for found in query.rows(database, "campaigns")]
+
+
+def status_table(statuses: Sequence[CampaignStatus]) -> Table:
+    """For a terminal of 100 columns."""
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for header in ("Campaign", "Iterations", "Champion", "Last step", "Running step (begun, UTC)"):
+        shown.add_column(header, overflow="fold")
+    for each in statuses:
+        last = f"{each.last.name} of iteration {each.last.iteration}: {each.last.error or each.last.status}" if each.last else "–"
+        running = f"{each.running.name} of iteration {each.running.iteration} ({each.running.started:%H:%M:%S})" if each.running else "–"
+        shown.add_row(each.name, f"{each.done} of {each.planned}", each.champion or "base model", last, running)
+    return shown
+
+
+def _status(database: Database, found: dict) -> CampaignStatus:
+    steps = [Step(**{name: step[name] for name in Step.__dataclass_fields__})
+             for step in query.rows(database, "steps", campaign=found["name"])]
+    ended = [step for step in steps if step.status != "started"]
+    running = [step for step in steps if step.status == "started"]
+    return CampaignStatus(
+        found["name"], found["done"], found["planned"], champions.champion(database, found["name"]),
+        max(ended, key=lambda step: step.finished, default=None), running[-1] if running else None)
+
+
+def _interval(value: dict[str, float] | None) -> Interval | None:
+    return Interval(**value) if value else None
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else str(value)
+
+
+def _success(interval: Interval | None) -> str:
+    if interval is None:
+        return "–"
+    return f"{100 * interval.estimate:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _difference(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{points(interval.estimate)} [{points(interval.low)}, {points(interval.high)}]"
