@@ -13,10 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_TWO_C = tl.constexpr(2.0 * math.sqrt(2.0 / math.pi))
-_CUBIC = tl.constexpr(0.044715)
 
-
+# The kernels hold the constants as literals: in the interpreter a global tl.constexpr times a tensor stays a constexpr.
 @triton.jit
 def tanh(x):
     return 2.0 * tl.sigmoid(2.0 * x) - 1.0
@@ -24,14 +22,14 @@ def tanh(x):
 
 @triton.jit
 def gelu(x):
-    return x * tl.sigmoid(_TWO_C * (x + _CUBIC * x * x * x))
+    return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
 
 
 @triton.jit
 def gelu_and_slope(x):
     """(gelu(x), d gelu(x) / dx)."""
-    s = tl.sigmoid(_TWO_C * (x + _CUBIC * x * x * x))
-    return x * s, s + x * s * (1.0 - s) * _TWO_C * (1.0 + 3.0 * _CUBIC * x * x)
+    s = tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+    return x * s, s + x * s * (1.0 - s) * 1.5957691216057308 * (1.0 + 0.134145 * x * x)
 
 
 def reference_gelu(x: Tensor) -> Tensor:

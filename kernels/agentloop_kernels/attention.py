@@ -9,7 +9,7 @@ kernels/README.md). Intervals and rows never decrease, so that a block of keys i
 
 Where all rows are queries and there is no soft-cap, CUDA tensors take FlashAttention-2 as it ships inside torch
 (aten._flash_attention_forward and _backward, compute capability 8.0 and later); all others take this project's own
-kernels in attention_kernels.py. Gemma 3n: scale 1, a window of w means w keys with oneself (masking_utils.py).
+kernels in attention_triton.py. Gemma 3n: scale 1, a window of w means w keys with oneself (masking_utils.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from agentloop_kernels.attention_triton import triton_attention, triton_attention_backward
 from agentloop_kernels.precision import store, wide
+from agentloop_kernels.tiles import capability
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class AttentionPlan:
     """Which query sees which keys. Made by `plan_attention`; shared by all layers of the same window."""
 
     segments: Tensor
-    """int32 [segments + 1]: the first key row of each segment and the end of the last (cu_seqlens)."""
+    """int32 [segments + 1]: the first key row of each segment and the end of the last, which is the last row's."""
     longest: int
     """No segment is longer. Only sizes a grid: the token budget will do."""
     window: int | None
@@ -60,8 +62,7 @@ class AttentionPlan:
     @cached_property
     def groups(self) -> list[SegmentGroup]:
         """Segments of similar length (the same power of two) side by side, for the reference. Waits for the device."""
-        bounds, tokens = self.segments.tolist(), self.first_query.shape[0]
-        edges = torch.tensor(sorted({*bounds, *range(bounds[-1], tokens), tokens}), device=self.segments.device)
+        edges = self.segments.unique().long()
         cuts = torch.searchsorted(self.query_rows, edges.to(torch.int32))
         keys, queries = edges.diff(), cuts.diff()
         size = (keys.clamp_min(1) - 1).float().log2().floor()
@@ -82,15 +83,14 @@ def plan_attention(
 ) -> AttentionPlan:
     """Intervals for `tokens` packed rows. Nothing leaves the device, so it may be captured in a CUDA graph.
 
-    `segments` may repeat its last entry; rows past it belong to nobody and see only themselves. `query_rows` (int32,
-    never decreasing) restricts the queries; fill it up to a fixed capacity by repeating its last entry.
+    `segments` (cu_seqlens) starts with 0 and may repeat entries; rows past its last make one more segment, so that every
+    row is computed. `longest` bounds that one too. `query_rows` (int32, never decreasing) restricts the queries; fill it
+    up to a fixed capacity by repeating its last entry.
     """
-    segments = segments.to(torch.int32)
     rows = torch.arange(tokens, dtype=torch.int32, device=segments.device)
+    segments = torch.cat([segments.to(torch.int32), torch.full_like(rows[:1], tokens)])
     owner = torch.searchsorted(segments, rows, right=True) - 1
-    padded = owner >= segments.shape[0] - 1
-    start = torch.where(padded, rows, segments[owner.clamp(max=segments.shape[0] - 2)])
-    end = torch.where(padded, rows + 1, segments[(owner + 1).clamp(max=segments.shape[0] - 1)])
+    start, end = segments[owner], segments[owner + 1]
     if window is not None:
         start = torch.maximum(start, rows - (window - 1))
         end = torch.minimum(end, rows + window)
@@ -101,9 +101,9 @@ def plan_attention(
         window=window,
         all_rows=query_rows is None,
         query_rows=queries,
-        first_key=start[queries.long()].to(torch.int32),
+        first_key=start[queries.long()],
         first_query=torch.searchsorted(queries, rows, out_int32=True),
-        last_query=torch.searchsorted(queries, end.to(torch.int32), out_int32=True),
+        last_query=torch.searchsorted(queries, end, out_int32=True),
     )
 
 
@@ -118,7 +118,11 @@ def attention(
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """q [queries, heads, head_dim], k and v [keys, kv_heads, head_dim] -> (out like q, lse fp32 [heads, queries])."""
-    return reference_attention(query, key, value, plan, scale=scale, softcap=softcap, out=out)
+    if _flash(query, plan, softcap):
+        result, lse = flash_attention(query, key, value, plan, scale=scale)
+        return (result if out is None else out.copy_(result)), lse
+    op = triton_attention if query.is_cuda else reference_attention
+    return op(query, key, value, plan, scale=scale, softcap=softcap, out=out)
 
 
 def attention_backward(
@@ -142,9 +146,61 @@ def attention_backward(
     With `accumulate` dk and dv are added to what `dkey` and `dvalue` hold (layers that share keys and values: give fp32
     buffers). `out` and `lse` must come from `attention` on the same machine.
     """
-    return reference_attention_backward(
+    if _flash(query, plan, softcap):
+        grads = flash_attention_backward(dout, query, key, value, out, lse, plan, scale=scale)
+        if accumulate:
+            dkey.add_(grads[1])
+            dvalue.add_(grads[2])
+            return store(grads[0], dquery, query.dtype), dkey, dvalue
+        return tuple(g if to is None else to.copy_(g) for g, to in zip(grads, (dquery, dkey, dvalue), strict=True))
+    op = triton_attention_backward if query.is_cuda else reference_attention_backward
+    return op(
         dout, query, key, value, out, lse, plan, scale=scale, softcap=softcap, dquery=dquery, dkey=dkey,
         dvalue=dvalue, accumulate=accumulate,
+    )  # fmt: skip
+
+
+def _flash(query: Tensor, plan: AttentionPlan, softcap: float | None) -> bool:
+    """Whether torch's FlashAttention-2 can do it."""
+    if not query.is_cuda or not plan.all_rows or softcap is not None or query.element_size() != 2:
+        return False
+    return query.shape[2] <= 256 and query.shape[2] % 8 == 0 and capability(query.device) >= (8, 0)
+
+
+def _window(plan: AttentionPlan) -> dict[str, int]:
+    """FlashAttention counts the keys to the left of oneself; -1 is no window."""
+    return {"window_size_left": -1 if plan.window is None else plan.window - 1, "window_size_right": 0}
+
+
+def flash_attention(
+    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, *, scale: float
+) -> tuple[Tensor, Tensor]:
+    """`attention` by aten._flash_attention_forward, 16 bit, all rows, without soft-cap."""
+    result = torch.ops.aten._flash_attention_forward(
+        query, key, value, plan.segments, plan.segments, plan.longest, plan.longest, 0.0, True, False, scale=scale,
+        **_window(plan),
+    )  # fmt: skip
+    return result[0], result[1]
+
+
+def flash_attention_backward(
+    dout: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    plan: AttentionPlan,
+    *,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`attention_backward` by aten._flash_attention_backward. dq is summed by atomics: its last bit varies."""
+    # The states of a random generator that a dropout of 0 does not read.
+    seed = torch.empty(2, dtype=torch.uint64, device=query.device)
+    unused = torch.empty(0, dtype=torch.uint64, device=query.device)
+    return torch.ops.aten._flash_attention_backward(
+        dout, query, key, value, out, lse, plan.segments, plan.segments, plan.longest, plan.longest, 0.0, True, seed,
+        unused, scale=scale, **_window(plan),
     )  # fmt: skip
 
 

@@ -12,9 +12,13 @@ with chunks large enough that the head is not re-read hundreds of times.
 from __future__ import annotations
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from agentloop_kernels.precision import wide
+from agentloop_kernels.activation import tanh
+from agentloop_kernels.precision import buffer, wide
+from agentloop_kernels.tiles import PRECISE, next_power_of_2
 
 IGNORED = -100
 """A row with this label has loss 0 and gradient 0."""
@@ -26,7 +30,8 @@ def softcap_cross_entropy(
     logits: Tensor, labels: Tensor, softcap: float | None, *, losses: Tensor | None = None, gradient: bool = True
 ) -> Tensor:
     """logits [rows, words], labels int [rows] -> losses fp32 [rows]; `logits` becomes dlogits in place if `gradient`."""
-    return reference_softcap_cross_entropy(logits, labels, softcap, losses=losses, gradient=gradient)
+    op = triton_softcap_cross_entropy if logits.is_cuda else reference_softcap_cross_entropy
+    return op(logits, labels, softcap, losses=losses, gradient=gradient)
 
 
 def linear_cross_entropy(
@@ -92,4 +97,66 @@ def reference_softcap_cross_entropy(
         if softcap is not None:
             dz = dz * (1.0 - (z / softcap).square())
         logits.copy_(dz * kept.unsqueeze(-1))
+    return losses
+
+
+@triton.jit
+def _softcap_cross_entropy_kernel(
+    logits, labels, losses, stride, cap, WORDS: tl.constexpr, BLOCK: tl.constexpr, CAPPED: tl.constexpr,
+    GRADIENT: tl.constexpr, IGNORE: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    at = logits + row * stride
+    label = tl.load(labels + row)
+    # Each lane keeps a maximum and a sum of its own; one reduction at the end instead of one a block. A soft-capped
+    # score is at most `cap`, which then serves as the maximum: exp(-2 * 30) is far from fp32's smallest number.
+    highest = tl.full([BLOCK], cap if CAPPED else -1e30, tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, WORDS, BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        inside = columns < WORDS
+        if CAPPED:
+            x = tl.load(at + columns, inside, 0.0).to(tl.float32)
+            total += tl.where(inside, tl.exp(cap * tanh(x / cap) - highest), 0.0)
+        else:
+            # A lane that never saw a word counts some at -1e30; they vanish when the lanes are joined.
+            x = tl.where(inside, tl.load(at + columns, inside, 0.0).to(tl.float32), -1e30)
+            higher = tl.maximum(highest, x)
+            total = total * tl.exp(highest - higher) + tl.exp(x - higher)
+            highest = higher
+    if CAPPED:
+        lse = cap + tl.log(tl.sum(total, 0))
+    else:
+        top = tl.max(highest, 0)
+        lse = top + tl.log(tl.sum(total * tl.exp(highest - top), 0))
+    kept = label != IGNORE
+    z_label = tl.load(at + tl.where(kept, label, 0)).to(tl.float32)
+    if CAPPED:
+        z_label = cap * tanh(z_label / cap)
+    tl.store(losses + row, tl.where(kept, lse - z_label, 0.0))
+    if GRADIENT:
+        weight = tl.where(kept, 1.0, 0.0)
+        for start in range(0, WORDS, BLOCK):
+            columns = start + tl.arange(0, BLOCK)
+            inside = columns < WORDS
+            x = tl.load(at + columns, inside, 0.0).to(tl.float32)
+            slope = weight
+            if CAPPED:
+                bounded = tanh(x / cap)
+                slope = weight * (1.0 - bounded * bounded)
+                x = cap * bounded
+            dx = (tl.exp(x - lse) - tl.where(columns == label, 1.0, 0.0)) * slope
+            tl.store(at + columns, dx.to(logits.dtype.element_ty), inside)
+
+
+def triton_softcap_cross_entropy(
+    logits: Tensor, labels: Tensor, softcap: float | None, *, losses: Tensor | None = None, gradient: bool = True
+) -> Tensor:
+    rows, words = logits.shape
+    losses = buffer(losses, (rows,), logits, torch.float32)
+    _softcap_cross_entropy_kernel[(rows,)](
+        logits, labels, losses, logits.stride(0), 1.0 if softcap is None else softcap, WORDS=words,
+        BLOCK=min(8192, next_power_of_2(words)), CAPPED=softcap is not None, GRADIENT=gradient, IGNORE=IGNORED,
+        num_warps=8, **PRECISE,
+    )  # fmt: skip
     return losses

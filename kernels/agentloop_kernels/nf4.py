@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from agentloop_kernels.precision import buffer
+from agentloop_kernels.tiles import BIT_EXACT
 
 BLOCK = 64
 NESTED_BLOCK = 256
@@ -106,7 +109,8 @@ def _quantise_blocks(blocks: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
 
 def dequantise(weight: Nf4, *, dtype: torch.dtype = torch.bfloat16, out: Tensor | None = None) -> Tensor:
     """-> [rows, columns]. `out` may be a corner of a larger buffer (any row stride); its dtype wins over `dtype`."""
-    return reference_dequantise(weight, dtype=dtype, out=out)
+    op = triton_dequantise if weight.packed.is_cuda else reference_dequantise
+    return op(weight, dtype=dtype, out=out)
 
 
 def reference_dequantise(weight: Nf4, *, dtype: torch.dtype = torch.bfloat16, out: Tensor | None = None) -> Tensor:
@@ -117,3 +121,31 @@ def reference_dequantise(weight: Nf4, *, dtype: torch.dtype = torch.bfloat16, ou
     levels = nf4_code(weight.packed.device)
     pairs = torch.stack([levels[(weight.packed >> 4).int()], levels[(weight.packed & 15).int()]], dim=-1)
     return out.copy_((pairs.view(blocks, BLOCK) * absmax.unsqueeze(-1)).view(weight.shape))
+
+
+@triton.jit(do_not_specialize=["blocks"])
+def _dequantise_kernel(
+    packed, absmax8, absmax_scale, offset, levels, dynamic, out, blocks, blocks_per_row, stride_out,
+    BLOCKS: tl.constexpr,
+):  # fmt: skip
+    block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
+    inside = block < blocks
+    code = tl.load(absmax8 + block, inside, 0).to(tl.int32)
+    absmax = tl.load(dynamic + code) * tl.load(absmax_scale + block // 256, inside, 0.0) + tl.load(offset)
+    at = block[:, None].to(tl.int64) * 32 + tl.arange(0, 32)[None, :]
+    pairs = tl.load(packed + at, inside[:, None], 0).to(tl.int32)
+    high = tl.load(levels + (pairs >> 4)) * absmax[:, None]
+    low = tl.load(levels + (pairs & 15)) * absmax[:, None]
+    row = (block // blocks_per_row).to(tl.int64)
+    to = out + (row * stride_out + (block % blocks_per_row) * 64)[:, None] + tl.arange(0, 64)[None, :]
+    tl.store(to, tl.interleave(high, low).to(out.dtype.element_ty), inside[:, None])
+
+
+def triton_dequantise(weight: Nf4, *, dtype: torch.dtype = torch.bfloat16, out: Tensor | None = None) -> Tensor:
+    out = buffer(out, weight.shape, weight.offset, dtype)
+    blocks, height, device = weight.absmax8.numel(), 32, weight.packed.device
+    _dequantise_kernel[(triton.cdiv(blocks, height),)](
+        weight.packed, weight.absmax8, weight.absmax_scale, weight.offset, nf4_code(device), dynamic_code(device), out,
+        blocks, weight.shape[1] // BLOCK, out.stride(0), BLOCKS=height, num_warps=4, **BIT_EXACT,
+    )  # fmt: skip
+    return out

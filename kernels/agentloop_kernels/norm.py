@@ -1,25 +1,26 @@
-"""RMSNorm, and the norms of a decoder layer merged with its first residual sum.
+"""RMSNorm, and the row helpers that the fused kernels share.
 
 RMS(x; w) = x r w with r = (mean(x^2) + eps)^-1/2; Gemma 1, 2 and 3 use 1 + w instead of w (`unit_offset`). Its gradient
-is RMS'(dy) = r w dy - x r^3 mean(x w dy). Norm weights are frozen and get none. Source: Gemma3nRMSNorm and
-Gemma3nTextDecoderLayer.forward in transformers' modeling_gemma3n.py.
+is RMS'(dy) = r w dy - x r^3 mean(x w dy). Norm weights are frozen and get none. Source: Gemma3nRMSNorm
+in transformers' modeling_gemma3n.py.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from agentloop_kernels.precision import store, wide
+from agentloop_kernels.precision import buffer, store, wide
+from agentloop_kernels.tiles import PRECISE, next_power_of_2, row_warps
 
 
 def rms_norm(
     x: Tensor, weight: Tensor | None, eps: float, *, unit_offset: bool = False, out: Tensor | None = None
 ) -> Tensor:
     """RMS(x; weight) over the last dimension. x [rows, width], weight [width] or None for 1."""
-    return reference_rms_norm(x, weight, eps, unit_offset=unit_offset, out=out)
+    return (triton_rms_norm if x.is_cuda else reference_rms_norm)(x, weight, eps, unit_offset=unit_offset, out=out)
 
 
 def rms_norm_backward(
@@ -33,66 +34,8 @@ def rms_norm_backward(
     out: Tensor | None = None,
 ) -> Tensor:
     """dx = RMS'(dy) (+ residual). All [rows, width]; `out` may be `dy` or `residual`."""
-    return reference_rms_norm_backward(dy, x, weight, eps, unit_offset=unit_offset, residual=residual, out=out)
-
-
-def merge_attention(
-    active: Tensor,
-    attention_out: Tensor,
-    laurel_out: Tensor,
-    *,
-    input_norm: Tensor,
-    attention_norm: Tensor,
-    laurel_norm: Tensor,
-    feedforward_norm: Tensor,
-    eps: float,
-    attention_eps: float | None = None,
-    merged: Tensor | None = None,
-    normed: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """What follows o_proj: both branches normed, added to the residual, and the result normed for the feed-forward.
-
-        merged = (P + RMS(attention_out) + x + RMS(laurel_out)) / sqrt(2),  x = RMS(P; input_norm)
-        normed = RMS(merged; feedforward_norm)
-
-    `active` is P, AltUp's predicted active stream; x is computed again from it rather than read. All [tokens, hidden].
-    `merged` may be `active`. `attention_eps` differs from `eps` where o_proj's output was scaled down to fit fp16:
-    with attention_out * s pass eps * s^2, and the result is exactly the same.
-    """
-    return reference_merge_attention(
-        active, attention_out, laurel_out, input_norm=input_norm, attention_norm=attention_norm,
-        laurel_norm=laurel_norm, feedforward_norm=feedforward_norm, eps=eps, attention_eps=attention_eps,
-        merged=merged, normed=normed,
-    )  # fmt: skip
-
-
-def merge_attention_backward(
-    dmerged: Tensor,
-    dnormed: Tensor,
-    merged: Tensor,
-    attention_out: Tensor,
-    laurel_out: Tensor,
-    *,
-    attention_norm: Tensor,
-    laurel_norm: Tensor,
-    feedforward_norm: Tensor,
-    eps: float,
-    attention_eps: float | None = None,
-    dsum: Tensor | None = None,
-    dattention: Tensor | None = None,
-    dlaurel: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of `merge_attention` -> (dsum, dattention_out, dlaurel_out), all [tokens, hidden].
-
-    `dmerged` is the gradient that reaches `merged` past the feed-forward, `dnormed` the one through it. `dsum` is the
-    gradient of the bracket: it belongs to P and to x alike, and `altup.predict_backward` adds both.
-    Outputs may be any of the gradients that come in.
-    """
-    return reference_merge_attention_backward(
-        dmerged, dnormed, merged, attention_out, laurel_out, attention_norm=attention_norm, laurel_norm=laurel_norm,
-        feedforward_norm=feedforward_norm, eps=eps, attention_eps=attention_eps, dsum=dsum, dattention=dattention,
-        dlaurel=dlaurel,
-    )  # fmt: skip
+    op = triton_rms_norm_backward if x.is_cuda else reference_rms_norm_backward
+    return op(dy, x, weight, eps, unit_offset=unit_offset, residual=residual, out=out)
 
 
 def normalise(x: Tensor, weight: Tensor | None, eps: float, unit_offset: bool = False) -> Tensor:
@@ -128,49 +71,97 @@ def reference_rms_norm_backward(
     return store(dx if residual is None else dx + wide(residual), out, dy.dtype)
 
 
-def reference_merge_attention(
-    active: Tensor,
-    attention_out: Tensor,
-    laurel_out: Tensor,
-    *,
-    input_norm: Tensor,
-    attention_norm: Tensor,
-    laurel_norm: Tensor,
-    feedforward_norm: Tensor,
-    eps: float,
-    attention_eps: float | None = None,
-    merged: Tensor | None = None,
-    normed: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    p = wide(active)
-    attended = normalise(wide(attention_out), attention_norm, eps if attention_eps is None else attention_eps)
-    laurel = normalise(p, input_norm, eps) + normalise(wide(laurel_out), laurel_norm, eps)
-    total = (p + attended + laurel) / math.sqrt(2)
-    # Normed from the unrounded sum: the kernel holds it in registers.
-    y = normalise(total, feedforward_norm, eps)
-    return store(total, merged, active.dtype), store(y, normed, active.dtype)
+@triton.jit
+def rms(x, w, eps, WIDTH: tl.constexpr):
+    """x [BLOCK] -> RMS(x; w); columns past WIDTH hold 0 and stay 0."""
+    return x * tl.rsqrt(tl.sum(x * x, 0) / WIDTH + eps) * w
 
 
-def reference_merge_attention_backward(
-    dmerged: Tensor,
-    dnormed: Tensor,
-    merged: Tensor,
-    attention_out: Tensor,
-    laurel_out: Tensor,
-    *,
-    attention_norm: Tensor,
-    laurel_norm: Tensor,
-    feedforward_norm: Tensor,
+@triton.jit
+def rms_backward(dy, x, w, eps, WIDTH: tl.constexpr):
+    """RMS'(dy) [BLOCK]."""
+    r = tl.rsqrt(tl.sum(x * x, 0) / WIDTH + eps)
+    wdy = w * dy
+    return r * wdy - x * (r * r * r * tl.sum(x * wdy, 0) / WIDTH)
+
+
+@triton.jit
+def row_of(pointer, row, stride, columns, inside):
+    """One row in fp32 [BLOCK], 0 past the end."""
+    return tl.load(pointer + row * stride + columns, inside, 0.0).to(tl.float32)
+
+
+@triton.jit
+def put_row(pointer, row, stride, columns, inside, value):
+    tl.store(pointer + row * stride + columns, value.to(pointer.dtype.element_ty), inside)
+
+
+@triton.jit
+def _rms_norm_kernel(
+    x, weight, out, stride_x, stride_out, eps,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, WEIGHTED: tl.constexpr, UNIT_OFFSET: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < WIDTH
+    b_x = row_of(x, row, stride_x, columns, inside)
+    w = 1.0
+    if WEIGHTED:
+        w = tl.load(weight + columns, inside, 0.0).to(tl.float32) + UNIT_OFFSET
+    put_row(out, row, stride_out, columns, inside, rms(b_x, w, eps, WIDTH))
+
+
+@triton.jit
+def _rms_norm_backward_kernel(
+    dy, x, weight, residual, out, stride_dy, stride_x, stride_residual, stride_out, eps,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, WEIGHTED: tl.constexpr, UNIT_OFFSET: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < WIDTH
+    b_dy = row_of(dy, row, stride_dy, columns, inside)
+    b_x = row_of(x, row, stride_x, columns, inside)
+    w = 1.0
+    if WEIGHTED:
+        w = tl.load(weight + columns, inside, 0.0).to(tl.float32) + UNIT_OFFSET
+    dx = rms_backward(b_dy, b_x, w, eps, WIDTH)
+    if ADD:
+        dx += row_of(residual, row, stride_residual, columns, inside)
+    put_row(out, row, stride_out, columns, inside, dx)
+
+
+def triton_rms_norm(
+    x: Tensor, weight: Tensor | None, eps: float, *, unit_offset: bool = False, out: Tensor | None = None
+) -> Tensor:
+    rows, width = x.shape
+    out = buffer(out, x.shape, x)
+    _rms_norm_kernel[(rows,)](
+        x, x if weight is None else weight, out, x.stride(0), out.stride(0), eps, WIDTH=width,
+        BLOCK=next_power_of_2(width), WEIGHTED=weight is not None, UNIT_OFFSET=int(unit_offset),
+        num_warps=row_warps(width), **PRECISE,
+    )  # fmt: skip
+    return out
+
+
+def triton_rms_norm_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
     eps: float,
-    attention_eps: float | None = None,
-    dsum: Tensor | None = None,
-    dattention: Tensor | None = None,
-    dlaurel: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtotal = wide(dmerged) + normalise_backward(wide(dnormed), wide(merged), feedforward_norm, eps)
-    g = dtotal / math.sqrt(2)
-    attention_eps = eps if attention_eps is None else attention_eps
-    dattended = normalise_backward(g, wide(attention_out), attention_norm, attention_eps)
-    dlaurelled = normalise_backward(g, wide(laurel_out), laurel_norm, eps)
-    dtype = dmerged.dtype
-    return store(g, dsum, dtype), store(dattended, dattention, dtype), store(dlaurelled, dlaurel, dtype)
+    *,
+    unit_offset: bool = False,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    rows, width = x.shape
+    out = buffer(out, dy.shape, dy)
+    added = dy if residual is None else residual
+    _rms_norm_backward_kernel[(rows,)](
+        dy, x, x if weight is None else weight, added, out, dy.stride(0), x.stride(0), added.stride(0), out.stride(0),
+        eps, WIDTH=width, BLOCK=next_power_of_2(width), WEIGHTED=weight is not None, UNIT_OFFSET=int(unit_offset),
+        ADD=residual is not None, num_warps=row_warps(width), **PRECISE,
+    )  # fmt: skip
+    return out
+
+
+from agentloop_kernels.residual import merge_attention, merge_attention_backward  # noqa: E402,F401

@@ -11,10 +11,13 @@ apply_rotary_pos_emb in transformers' modeling_gemma3n.py.
 from __future__ import annotations
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from agentloop_kernels.norm import normalise, normalise_backward
-from agentloop_kernels.precision import store, wide
+from agentloop_kernels.precision import buffer, store, wide
+from agentloop_kernels.tiles import PRECISE, next_power_of_2
 
 
 def rope_table(inverse_frequencies: Tensor, length: int) -> Tensor:
@@ -43,7 +46,8 @@ def qkv_rope(
     `table` is `rope_table`'s, `positions` int32 [tokens] index it (position within the segment). Norm weights [head_dim],
     None for those that have no heads. With 0 heads the result has 0 in that dimension.
     """
-    return reference_qkv_rope(
+    op = triton_qkv_rope if qkv.is_cuda else reference_qkv_rope
+    return op(
         qkv, table, positions, heads=heads, kv_heads=kv_heads, query_norm=query_norm, key_norm=key_norm, eps=eps,
         query=query, key=key, value=value,
     )  # fmt: skip
@@ -65,7 +69,8 @@ def qkv_rope_backward(
     out: Tensor | None = None,
 ) -> Tensor:
     """Gradient of `qkv_rope` -> dqkv like `qkv`. `out` may be `qkv`. The gradients that come in may be fp32."""
-    return reference_qkv_rope_backward(
+    op = triton_qkv_rope_backward if qkv.is_cuda else reference_qkv_rope_backward
+    return op(
         dquery, dkey, dvalue, qkv, table, positions, heads=heads, kv_heads=kv_heads, query_norm=query_norm,
         key_norm=key_norm, eps=eps, out=out,
     )  # fmt: skip
@@ -127,3 +132,146 @@ def reference_qkv_rope_backward(
         parts.append(normalise_backward(_rotate(wide(dkey), table, positions, -1.0), k, key_norm, eps))
         parts.append(normalise_backward(wide(dvalue), v, None, eps))
     return store(torch.cat(parts, dim=1).flatten(1), out, qkv.dtype)
+
+
+@triton.jit
+def _head_norm(x, out, weight, at_x, at_out, columns, inside, cos, sin, eps, HALF: tl.constexpr, TURN: tl.constexpr):
+    """One head of some tokens: [ROWS, HALF_BLOCK] for either half."""
+    a = tl.load(x + at_x, inside, 0.0).to(tl.float32)
+    b = tl.load(x + at_x + HALF, inside, 0.0).to(tl.float32)
+    r = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
+    if TURN:
+        w_a = tl.load(weight + columns, columns < HALF, 0.0).to(tl.float32)
+        w_b = tl.load(weight + HALF + columns, columns < HALF, 0.0).to(tl.float32)
+        a = a * r * w_a
+        b = b * r * w_b
+        tl.store(out + at_out, (a * cos - b * sin).to(out.dtype.element_ty), inside)
+        tl.store(out + at_out + HALF, (b * cos + a * sin).to(out.dtype.element_ty), inside)
+    else:
+        tl.store(out + at_out, (a * r).to(out.dtype.element_ty), inside)
+        tl.store(out + at_out + HALF, (b * r).to(out.dtype.element_ty), inside)
+
+
+@triton.jit
+def _head_norm_backward(
+    x, dy, dx, weight, at_x, at_dy, at_dx, columns, inside, cos, sin, eps, HALF: tl.constexpr, TURN: tl.constexpr
+):  # fmt: skip
+    a = tl.load(x + at_x, inside, 0.0).to(tl.float32)
+    b = tl.load(x + at_x + HALF, inside, 0.0).to(tl.float32)
+    dy_a = tl.load(dy + at_dy, inside, 0.0).to(tl.float32)
+    dy_b = tl.load(dy + at_dy + HALF, inside, 0.0).to(tl.float32)
+    r = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
+    d_a, d_b = dy_a, dy_b
+    if TURN:
+        d_a = (dy_a * cos + dy_b * sin) * tl.load(weight + columns, columns < HALF, 0.0).to(tl.float32)
+        d_b = (dy_b * cos - dy_a * sin) * tl.load(weight + HALF + columns, columns < HALF, 0.0).to(tl.float32)
+    shared = (r * r * r) * ((tl.sum(a * d_a, 1) + tl.sum(b * d_b, 1)) / (2 * HALF))[:, None]
+    tl.store(dx + at_dx, (r * d_a - a * shared).to(dx.dtype.element_ty), inside)
+    tl.store(dx + at_dx + HALF, (r * d_b - b * shared).to(dx.dtype.element_ty), inside)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _qkv_rope_kernel(
+    qkv, query, key, value, dqkv, table, positions, query_norm, key_norm, tokens, stride_qkv, stride_dqkv, eps,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, HALF_BLOCK: tl.constexpr,
+    BACKWARD: tl.constexpr,
+):  # fmt: skip
+    """Forward: qkv -> query, key, value. Backward: the gradients in query, key, value -> dqkv."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    head = tl.program_id(1)
+    columns = tl.arange(0, HALF_BLOCK)[None, :]
+    inside = (row[:, None] < tokens) & (columns < HALF)
+    at = row[:, None] * stride_qkv + head * (2 * HALF) + columns
+    at_d = row[:, None] * stride_dqkv + head * (2 * HALF) + columns
+    position = tl.load(positions + row, row < tokens, 0)
+    turn = table + position[:, None].to(tl.int64) * (2 * HALF) + columns
+    cos = tl.load(turn, inside, 0.0).to(tl.float32)
+    sin = tl.load(turn + HALF, inside, 0.0).to(tl.float32)
+    if head < HEADS:
+        to = (row[:, None] * HEADS + head) * (2 * HALF) + columns
+        if BACKWARD:
+            _head_norm_backward(
+                qkv, query, dqkv, query_norm, at, to, at_d, columns, inside, cos, sin, eps, HALF, True
+            )  # fmt: skip
+        else:
+            _head_norm(qkv, query, query_norm, at, to, columns, inside, cos, sin, eps, HALF, True)
+    elif head < HEADS + KV_HEADS:
+        to = (row[:, None] * KV_HEADS + head - HEADS) * (2 * HALF) + columns
+        if BACKWARD:
+            _head_norm_backward(qkv, key, dqkv, key_norm, at, to, at_d, columns, inside, cos, sin, eps, HALF, True)
+        else:
+            _head_norm(qkv, key, key_norm, at, to, columns, inside, cos, sin, eps, HALF, True)
+    else:
+        to = (row[:, None] * KV_HEADS + head - HEADS - KV_HEADS) * (2 * HALF) + columns
+        if BACKWARD:
+            _head_norm_backward(qkv, value, dqkv, key_norm, at, to, at_d, columns, inside, cos, sin, eps, HALF, False)
+        else:
+            _head_norm(qkv, value, key_norm, at, to, columns, inside, cos, sin, eps, HALF, False)
+
+
+def _launch(
+    qkv: Tensor,
+    parts: tuple[Tensor, Tensor, Tensor],
+    dqkv: Tensor,
+    table: Tensor,
+    positions: Tensor,
+    heads: int,
+    kv_heads: int,
+    norms: tuple[Tensor | None, Tensor | None],
+    eps: float,
+    backward: bool,
+) -> None:
+    tokens, count = qkv.shape[0], heads + 2 * kv_heads
+    half = qkv.shape[1] // count // 2
+    block = next_power_of_2(half)
+    height = max(1, 1024 // block)
+    # A norm that no head uses is never read: any pointer will do.
+    query_norm, key_norm = (table if w is None else w for w in norms)
+    _qkv_rope_kernel[(triton.cdiv(tokens, height), count)](
+        qkv, *parts, dqkv, table, positions, query_norm, key_norm, tokens, qkv.stride(0), dqkv.stride(0), eps,
+        HEADS=heads, KV_HEADS=kv_heads, HALF=half, ROWS=height, HALF_BLOCK=block, BACKWARD=backward, num_warps=4,
+        **PRECISE,
+    )  # fmt: skip
+
+
+def triton_qkv_rope(
+    qkv: Tensor,
+    table: Tensor,
+    positions: Tensor,
+    *,
+    heads: int,
+    kv_heads: int,
+    query_norm: Tensor | None,
+    key_norm: Tensor | None,
+    eps: float,
+    query: Tensor | None = None,
+    key: Tensor | None = None,
+    value: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    tokens, head_dim = qkv.shape[0], qkv.shape[1] // (heads + 2 * kv_heads)
+    query = buffer(query, (tokens, heads, head_dim), qkv)
+    key, value = buffer(key, (tokens, kv_heads, head_dim), qkv), buffer(value, (tokens, kv_heads, head_dim), qkv)
+    norms = (query_norm, key_norm)
+    _launch(qkv, (query, key, value), qkv, table, positions, heads, kv_heads, norms, eps, backward=False)
+    return query, key, value
+
+
+def triton_qkv_rope_backward(
+    dquery: Tensor | None,
+    dkey: Tensor | None,
+    dvalue: Tensor | None,
+    qkv: Tensor,
+    table: Tensor,
+    positions: Tensor,
+    *,
+    heads: int,
+    kv_heads: int,
+    query_norm: Tensor | None,
+    key_norm: Tensor | None,
+    eps: float,
+    out: Tensor | None = None,
+) -> Tensor:
+    out = buffer(out, qkv.shape, qkv)
+    parts = tuple(qkv if d is None else d.contiguous() for d in (dquery, dkey, dvalue))
+    _launch(qkv, parts, out, table, positions, heads, kv_heads, (query_norm, key_norm), eps, backward=True)
+    return out

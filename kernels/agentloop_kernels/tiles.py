@@ -1,6 +1,82 @@
 """Block sizes and warps for each kernel and each architecture, instead of autotuning at run time.
 
-Pure functions of widths and compute capability: nothing is timed, so a cold start compiles each kernel once.
+Pure functions of widths and compute capability: nothing is timed, so a cold start compiles each kernel once, and two runs
+on one machine compute the same sums in the same order.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+PRECISE = {"enable_fp_fusion": True}
+"""Given to every launch but one: Triton 3.6 to 3.9 fuse multiply and add by default, 3.10 will not."""
+BIT_EXACT = {"enable_fp_fusion": False}
+"""For NF4: bitsandbytes rounds the product and the sum apart."""
+
+
+def next_power_of_2(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def row_warps(width: int, rows: int = 1) -> int:
+    """Warps of a program that holds `rows` rows of `width` elements in registers.
+
+    8 elements a thread make one 16-byte access of 16-bit data, and 256 threads hold four streams of 2,048 in 32 fp32
+    registers each: 80 to 130 in all and no spill on sm_80 to sm_90 (tests/kernels/test_compiled.py).
+    """
+    if width * rows <= 1024:
+        return 1 if width <= 256 else 4
+    return 4 if width * rows <= 2048 else 8
+
+
+def elementwise_block(width: int) -> int:
+    """Elements of a program that only maps: at most 2,048, two 16-byte accesses for each thread of 4 warps."""
+    return min(2048, next_power_of_2(width))
+
+
+@dataclass(frozen=True)
+class AttentionTile:
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+# head_dim 256, 16-bit inputs; shared memory from compiling for each target (tests/kernels/test_compiled.py).
+# The limits: sm_86 and sm_89 99 KB, sm_80 163 KB, sm_90 227 KB. One stage in the forward spills kilobytes.
+_ATTENTION = {
+    (8, 6): {
+        "forward": AttentionTile(64, 32, 8, 2),
+        "dquery": AttentionTile(64, 32, 8, 1),
+        "dkey_dvalue": AttentionTile(32, 32, 8, 1),
+    },
+    (8, 0): {
+        "forward": AttentionTile(64, 64, 8, 2),
+        "dquery": AttentionTile(64, 64, 8, 2),
+        "dkey_dvalue": AttentionTile(32, 64, 8, 1),
+    },
+    (9, 0): {
+        "forward": AttentionTile(128, 64, 8, 2),
+        "dquery": AttentionTile(128, 32, 8, 2),
+        "dkey_dvalue": AttentionTile(64, 32, 8, 2),
+    },
+}
+_SMALL = AttentionTile(16, 16, 4, 1)
+"""For the interpreter, fp32 inputs and cards this table does not know: 16 is the least that tl.dot takes."""
+
+
+def attention_tile(kernel: str, capability: tuple[int, int] | None, head_dim: int, itemsize: int) -> AttentionTile:
+    """Tile of `kernel` in {"forward", "dquery", "dkey_dvalue"}; capability None is the interpreter."""
+    if capability is None or capability < (8, 0) or head_dim > 256 or itemsize > 2:
+        return _SMALL
+    known = capability if capability in _ATTENTION else (9, 0) if capability[0] in (9, 10) else (8, 6)
+    return _ATTENTION[known][kernel]
+
+
+@cache
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """(major, minor) of a CUDA device, None for the CPU."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None

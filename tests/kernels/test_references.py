@@ -82,10 +82,10 @@ def test_attention(rows, window, softcap):
     rows = None if rows is None else torch.tensor(rows, dtype=torch.int32)
     plan = attention.plan_attention(
         torch.tensor([0, 5, 6, 10, 10]), tokens, 8, window=window, query_rows=rows
-    )  # rows 10 and 11 are padding
+    )  # rows 10 and 11 belong to no segment and make one of their own
     q = leaf(normal(tokens if rows is None else len(rows), heads, width))
     k, v = leaf(normal(tokens, kv_heads, width, seed=1)), leaf(normal(tokens, kv_heads, width, seed=2))
-    owner = torch.tensor([0] * 5 + [1] + [2] * 4 + [3, 4])
+    owner = torch.tensor([0] * 5 + [1] + [2] * 4 + [3] * 2)
     at = torch.arange(tokens) if rows is None else rows.long()
     seen = (owner[at][:, None] == owner) & (torch.arange(tokens) <= at[:, None])
     if window is not None:

@@ -1,0 +1,126 @@
+"""Time and peak memory of whole QLoRA steps on a CUDA machine: forward, backward, optimizer.
+
+    python kernels/benchmarks/train_step.py CHECKPOINT --cases 1x2048,4x2048 [--supervised 1.0] [--budget GiB] [--json OUT]
+
+A case is SEGMENTSxTOKENS of random ids packed into one batch, or `agent:TOKENS`: segments with log-normal lengths, median
+700. Predicted and measured peak memory are printed side by side. CHECKPOINT: a Gemma 3n directory (random weights do).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import triton
+
+from agentloop.engine import FastLanguageModel
+from agentloop.engine.batch import PackedBatch, join
+from agentloop.engine.model import Gemma3n
+from agentloop.engine.optimizer import FlatAdamW
+
+
+def make_batch(case: str, supervised: float, seed: int, vocab: int = 262_144) -> PackedBatch:
+    """Random ids; the supervised tokens of a segment come in runs of 32, as a model's turns do."""
+    rng = random.Random(seed)
+    if case.startswith("agent:"):
+        room, lengths = int(case.removeprefix("agent:")), []
+        while room > 0:
+            lengths.append(min(room, max(32, round(rng.lognormvariate(6.55, 0.6)))))
+            room -= lengths[-1]
+    else:
+        segments, tokens = map(int, case.split("x"))
+        lengths = [tokens] * segments
+    rows = []
+    for length in lengths:
+        mask: list[bool] = []
+        while len(mask) < length:
+            mask += [rng.random() < supervised] * 32
+        rows.append(([rng.randrange(5, vocab) for _ in range(length)], mask[:length]))
+    return join(rows)
+
+
+def measure(model: Gemma3n, optimizer: FlatAdamW, batches: list[PackedBatch], warmup: int) -> dict[str, float]:
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    times, losses = [], []
+    for batch in batches:
+        start = time.perf_counter()
+        loss = model.loss_and_gradients(batch)
+        optimizer.step(learning_rate=1e-4, max_grad_norm=1.0)
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+        losses.append(loss.mean)
+    step = statistics.median(times[warmup:])
+    tokens = batches[0].tokens
+    return {
+        "tokens": tokens, "supervised": batches[-1].supervised, "step_ms": 1e3 * step, "tokens_per_second": tokens / step,
+        "first_step_s": times[0], "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30, "first_loss": losses[0], "last_loss": losses[-1],
+    }
+
+
+def profile(model: Gemma3n, optimizer: FlatAdamW, batch: PackedBatch, rows: int) -> None:
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    with record(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as trace:
+        model.loss_and_gradients(batch)
+        optimizer.step(learning_rate=1e-4, max_grad_norm=1.0)
+        torch.cuda.synchronize()
+    events = [e for e in trace.key_averages() if e.self_device_time_total > 0 and e.device_type.name == "CUDA"]
+    total = sum(e.self_device_time_total for e in events)
+    print(f"device time {total / 1e3:.1f} ms in {sum(e.count for e in events)} kernels")
+    for e in sorted(events, key=lambda e: -e.self_device_time_total)[:rows]:
+        print(f"{e.self_device_time_total / 1e3:8.2f} ms {e.count:5d} x {e.self_device_time_total / e.count:8.1f} us  {e.key[:110]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--cases", default="1x2048,4x2048")
+    parser.add_argument("--supervised", type=float, default=1.0)
+    parser.add_argument("--budget", default="auto", help="GiB of device memory, auto for what is free, or a comma list")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--cache", type=Path, default=Path("/tmp/agentloop-cache"))
+    parser.add_argument("--profile", type=int, default=0, help="print so many of the longest kernels of one step")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+    model, _ = FastLanguageModel.from_pretrained(arguments.checkpoint, max_seq_length=65536, cache_directory=arguments.cache)
+    model = FastLanguageModel.get_peft_model(model, r=arguments.rank, lora_alpha=arguments.rank)
+    optimizer = FlatAdamW(model.lora)
+    torch.cuda.synchronize()
+    load = time.perf_counter() - start
+    print(f"load {load:.1f} s, {torch.cuda.memory_allocated() / 2**30:.2f} GiB on the device", flush=True)
+    results = []
+    for budget in arguments.budget.split(","):
+        model.memory_budget = budget if budget == "auto" else float(budget)
+        for case in arguments.cases.split(","):
+            batches = [make_batch(case, arguments.supervised, seed) for seed in range(arguments.steps)]
+            try:
+                result = {"case": case, "share": arguments.supervised, "budget": budget, "load_s": load,
+                          "predicted_gib": model.predicted_peak(batches[-1]) / 2**30,
+                          "levels": model.levels(batches[-1]), **measure(model, optimizer, batches, warmup=3)}
+            except torch.OutOfMemoryError:
+                result = {"case": case, "share": arguments.supervised, "budget": budget, "out_of_memory": True}
+            results.append(result)
+            print("RES " + " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in result.items()), flush=True)
+            if arguments.profile:
+                profile(model, optimizer, batches[-1], arguments.profile)
+    if arguments.json:
+        machine = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__,
+                   "python": platform.python_version(), "command": " ".join(sys.argv)}
+        arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

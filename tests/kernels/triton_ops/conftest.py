@@ -1,0 +1,3 @@
+from judging import agree, dtype
+
+__all__ = ["agree", "dtype"]
