@@ -1,0 +1,66 @@
+"""The command line and environment that vLLM is started with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from agentloop.serving.installation import Installation
+from agentloop.settings import Settings
+
+BASE_NAME = "base"
+"""The base model's name in requests; adapters go by their ids."""
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj")
+"""The seven projections, and the two layers that vLLM packs five of them into.
+
+Every wrapped layer costs time whether or not an adapter names it, and on CUDA vLLM's kernel refuses the strided altup
+projections. An adapter that names other modules is refused by the plugin.
+"""
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What `--max-lora-rank` accepts."""
+_CPU_CACHE_GIB = 1
+
+
+def command(
+    settings: Settings, installation: Installation, *, model: Path, port: int, max_lora_rank: int, max_loras: int
+) -> list[str]:
+    """The arguments, settings.serving.extra_arguments last: there the user may overrule what is chosen here."""
+    serving = settings.serving
+    arguments = [
+        # `vllm serve` is broken in the CPU wheel; the module works in both.
+        str(installation.python), "-m", "vllm.entrypoints.openai.api_server",
+        "--model", str(model), "--served-model-name", BASE_NAME, "--host", "127.0.0.1", "--port", str(port),
+        "--dtype", serving.dtype, "--max-model-len", str(serving.max_model_len), "--max-num-seqs", str(serving.max_num_seqs),
+        "--seed", str(settings.seed),
+        # Without it the model's own generation_config.json changes how requests are sampled.
+        "--generation-config", "vllm",
+        "--enable-lora", "--max-loras", str(max_loras),
+        "--max-lora-rank", str(min(rank for rank in LORA_RANKS if rank >= max_lora_rank)),
+        "--lora-target-modules", *LORA_TARGETS,
+        "--disable-uvicorn-access-log",
+    ]
+    if installation.on_cpu:
+        # With a part of a prompt scheduled and a seed in the request, vLLM's CPU sampler ends the engine
+        # ("CPU Generator does not use offset"): every prompt is scheduled whole.
+        arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(4096, serving.max_model_len))]
+    else:
+        arguments += ["--gpu-memory-utilization", str(serving.gpu_memory_utilization)]
+    return [*arguments, *serving.extra_arguments]
+
+
+def environment(settings: Settings, installation: Installation, *, api_key: str) -> dict[str, str]:
+    """What the child's environment has beyond this process's. The key is here because arguments are visible to all."""
+    variables = {
+        **settings.child_environment(),
+        "VLLM_API_KEY": api_key,
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_LOGGING_LEVEL": "INFO",
+    }
+    if installation.on_cpu:
+        variables |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(_CPU_CACHE_GIB),
+            # vLLM would pin its threads and keep one core for itself; two cores are too few for that.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        }
+    return variables

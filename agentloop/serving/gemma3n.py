@@ -1,0 +1,93 @@
+"""Text-only Gemma 3n for vLLM 0.26 and newer: per-layer embeddings computed, LoRA supported, both checkpoint layouts read.
+
+vLLM's own class leaves the per-layer embeddings (PLE) out unless a caller passes them, and for a text-only checkpoint
+nobody does; it also lacks `SupportsLoRA`. What differs between the versions is named here and in adapter_guard.py:
+
+- before 0.30 the layers that share keys and values still own k and v projections and a key norm, which transformers 5 no
+  longer saves (`_with_unused_keys`);
+- before 0.32 the rank and alpha patterns of an adapter are ignored (adapter_guard.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+from vllm.config import VllmConfig
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.models import gemma3n as vllm_gemma3n
+from vllm.model_executor.models.interfaces import SupportsLoRA
+from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, maybe_prefix
+from vllm.sequence import IntermediateTensors
+
+from agentloop.serving import adapter_guard
+
+_NOT_SERVED = ("lm_head.", "model.vision_tower.", "model.audio_tower.", "model.embed_vision.", "model.embed_audio.")
+"""Weights that a checkpoint may hold and this class has no place for. The head is the embedding."""
+
+
+class Gemma3nTextModel(vllm_gemma3n.Gemma3nTextModel):
+    """vLLM's text model, which computes the per-layer embeddings itself where the caller did not.
+
+    They are computed in here, not in the class around it, because this is what vLLM compiles: a tensor made outside would
+    have a new address at every step, and piecewise CUDA graphs would replay the old one.
+    """
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        per_layer_inputs: torch.Tensor | None = None,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor | IntermediateTensors:
+        """Hidden states [tokens, hidden]. `per_layer_inputs`: [tokens, layers, width] of the multimodal class."""
+        if per_layer_inputs is None and input_ids is not None:
+            # [tokens, layers * width] -> [tokens, layers, width]
+            per_layer_inputs = self.get_per_layer_input_embeddings(input_ids).view(
+                -1, self.config.num_hidden_layers, self.config.hidden_size_per_layer_input)
+        return super().forward(input_ids, positions, per_layer_inputs, intermediate_tensors, inputs_embeds, **kwargs)
+
+
+class Gemma3nForCausalLM(vllm_gemma3n.Gemma3nForCausalLM, SupportsLoRA):
+    # Adapters and weights saved from the multimodal class carry `language_model` in their names.
+    hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix={"model.language_model.": "model."})
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        # vLLM's own __init__ with another text model: the class is not a parameter there.
+        nn.Module.__init__(self)
+        config = vllm_config.model_config.hf_config
+        if not config.tie_word_embeddings:
+            raise ValueError("Gemma 3n with an output head of its own is not supported (tie_word_embeddings is false)")
+        if vllm_config.cache_config.kv_sharing_fast_prefill:
+            raise ValueError("--kv-sharing-fast-prefill is not supported for Gemma 3n by this plugin")
+        if vllm_config.lora_config is not None:
+            adapter_guard.install()
+        self.config = config
+        self.cache_config = vllm_config.cache_config
+        self.model = Gemma3nTextModel(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
+        self.logits_processor = LogitsProcessor(config.vocab_size, soft_cap=config.final_logit_softcapping)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        return AutoWeightsLoader(self).load_weights(self._with_unused_keys(weights))
+
+    def _with_unused_keys(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        """The weights under text-only names, and zeros for what vLLM before 0.30 waits for in KV-shared layers.
+
+        Such layers never use these weights; zeros keep what they compute in vain finite.
+        """
+        config, seen = self.config, set()
+        for name, tensor in weights:
+            name = name.replace("model.language_model.", "model.", 1)
+            if not name.startswith(_NOT_SERVED):
+                seen.add(name)
+                yield name, tensor
+        keys = (config.num_key_value_heads * config.head_dim, config.hidden_size)
+        for index in range(config.num_hidden_layers - config.num_kv_shared_layers, config.num_hidden_layers):
+            stem = f"model.layers.{index}.self_attn"
+            owned = hasattr(self.model.layers[index].self_attn, "k_norm")
+            for name, shape in (("k_proj", keys), ("v_proj", keys), ("k_norm", (config.head_dim,))):
+                if owned and f"{stem}.{name}.weight" not in seen:
+                    yield f"{stem}.{name}.weight", torch.zeros(shape)

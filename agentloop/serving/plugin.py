@@ -1,0 +1,21 @@
+"""Entry point of the vLLM plugin, which vLLM calls in each of its processes.
+
+Models are registered as strings and imported by the process that needs them: importing this module costs nothing, and
+engine processes, which are spawned and find the plugin by its entry point, register the same.
+"""
+
+from __future__ import annotations
+
+
+def register() -> None:
+    """Replace vLLM's Gemma 3n by this project's; on the CPU, also its LoRA arithmetic. May be called more than once."""
+    from vllm import ModelRegistry
+    from vllm.platforms import current_platform
+
+    ModelRegistry.register_model("Gemma3nForCausalLM", "agentloop.serving.gemma3n:Gemma3nForCausalLM")
+    ModelRegistry.register_model(
+        "Gemma3nForConditionalGeneration", "agentloop.serving.gemma3n_multimodal:Gemma3nForConditionalGeneration")
+    if current_platform.is_cpu():
+        # vLLM resolves this name when the first LoRA layer is made.
+        type(current_platform).get_punica_wrapper = classmethod(
+            lambda cls: "agentloop.serving.lora_cpu.GroupedPunicaWrapper")

@@ -1,0 +1,87 @@
+"""The whole loop, for real: what a campaign leaves behind, and what the second run of the same command does."""
+
+import json
+
+from agentloop.campaign import rollouts
+from agentloop.campaign.campaign import Campaign
+
+
+def test_every_planned_trajectory_is_there_once(home):
+    campaign = Campaign.open(home.settings())
+    champions = dict(home.rows("SELECT iteration, champion FROM iterations"))
+    planned = {trajectory for iteration in (1, 2) for shard in rollouts.plan_collection(campaign, iteration, champions[iteration])
+               for trajectory in shard.trajectories}
+    collected = [name for (name,) in home.rows("SELECT id FROM trajectories WHERE purpose = 'collect'")]
+    assert len(collected) == len(set(collected)) == 2 * 32 * 4
+    assert set(collected) == planned
+
+
+def test_tokens_are_stored_as_they_were_sampled(home):
+    from agentloop.store.shards import read_shard
+
+    campaign = Campaign.open(home.settings())
+    trajectories = [trajectory for path in (home.root / "shards").glob("*.parquet") for trajectory in read_shard(path)]
+    assert trajectories
+    for trajectory in trajectories:
+        assert len(trajectory.token_ids) == len(trajectory.mask) == len(trajectory.logprobs)
+        assert trajectory.turns[0].start == 0 and trajectory.turns[-1].end == len(trajectory.token_ids)
+        for turn in trajectory.turns:
+            assert all(produced == (turn.role == "model") for produced in trajectory.mask[turn.start:turn.end])
+            if turn.role == "model":
+                assert campaign.prompt.decode(trajectory.token_ids[turn.start:turn.end]) == turn.text
+    assert any(turn.tool and turn.role == "tool" for trajectory in trajectories for turn in trajectory.turns)
+
+
+def test_success_is_what_the_verifier_says(home):
+    from agentloop import environments
+
+    environment = environments.get("arithmetic")
+    tasks = {task.id: task for split in ("train", "heldout") for task in environment.tasks(split, 64, 0)}
+    rows = home.rows("SELECT t.task, t.answer, s.value FROM trajectories t JOIN scores s ON s.trajectory = t.id AND s.scorer = 'success'")
+    assert len(rows) == 2 * 32 * 4 + 24 * 2 * len(home.rows("SELECT DISTINCT policy FROM trajectories WHERE purpose = 'evaluate'"))
+    assert all(value == environment.verify(tasks[task], answer) for task, answer, value in rows)
+    assert {value for _, _, value in rows} == {0.0, 1.0}
+
+
+def test_nothing_held_out_is_trained_on(home):
+    assert home.rows("SELECT count(*) FROM dataset_rows")[0][0] > 0
+    assert home.rows("""SELECT count(*) FROM dataset_rows r JOIN trajectories t ON t.id = r.trajectory JOIN tasks k ON k.id = t.task
+                        WHERE k.split <> 'train'""") == [(0,)]
+
+
+def test_the_canary_compared_every_adapter(home):
+    adapters = home.rows("SELECT count(*) FROM adapters")[0][0]
+    canaries = home.rows("SELECT passed, max_difference FROM canaries")
+    assert adapters == 2 and len(canaries) >= 2
+    assert all(passed and difference < 1e-3 for passed, difference in canaries)
+
+
+def test_the_pointer_moves_only_on_a_verdict(home):
+    promoted = home.rows("SELECT adapter FROM verdicts WHERE decision = 'promote'")
+    assert home.rows("SELECT adapter FROM champions WHERE adapter IS NOT NULL") == promoted
+
+
+def test_the_run_can_be_looked_at(home):
+    runs = home.flow_runs()
+    assert [run["state"]["type"] for run in runs if run["name"] == "improve-demo"][:1] == ["COMPLETED"]
+    report = home.root / "reports" / "demo.html"
+    assert report.stat().st_size > 10_000
+    status = home.run("status")
+    assert "demo" in status
+    answer = home.run("sql", "--json", "SELECT count(*) AS n FROM trajectories")
+    assert json.loads(answer)["n"] == home.rows("SELECT count(*) FROM trajectories")[0][0]
+
+
+def test_the_same_command_again_has_nothing_to_do(home):
+    before = home.rows("SELECT id FROM trajectories ORDER BY id"), home.rows("SELECT id FROM datasets ORDER BY id")
+    logs = {path: path.stat().st_size for path in (home.root / "logs").glob("*vllm*")}
+    output = home.improve(seconds=120)
+    assert (home.rows("SELECT id FROM trajectories ORDER BY id"), home.rows("SELECT id FROM datasets ORDER BY id")) == before
+    assert {path: path.stat().st_size for path in (home.root / "logs").glob("*vllm*")} == logs
+    assert "improve-demo" in output
+
+
+def test_evaluate_measures_the_champion(home):
+    output = home.run("eval", "--profile", "demo", "iterations=2", "collect.tasks=32", "collect.samples=4", "collect.shard_episodes=32",
+                      "evaluate.tasks=24", "evaluate.samples=2", "training.epochs=2", "gate.control=false", "gate.resamples=1000")
+    assert "%" in output
