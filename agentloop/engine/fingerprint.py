@@ -14,7 +14,6 @@ from pathlib import Path
 
 from agentloop.errors import ModelError
 from agentloop.records import canonical_json, content_id
-from agentloop.settings import load
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
                    "added_tokens.json", "chat_template.jinja")
@@ -31,7 +30,7 @@ def base_fingerprint(directory: str | Path, cache: Path | None = None) -> str:
     if not weights or not (directory / "config.json").is_file():
         raise ModelError(f"{directory}: no config.json with *.safetensors")
     files = [*weights, directory / "config.json", *(p for name in TOKENIZER_FILES if (p := directory / name).is_file())]
-    memory = (cache or load().paths.cache) / "fingerprints.json"
+    memory = (cache or default_cache()) / "fingerprints.json"
     known: dict[str, str] = json.loads(memory.read_text()) if memory.is_file() else {}
     keys = [_key(path) for path in files]
     with ThreadPoolExecutor(4) as pool:  # hashing releases the interpreter lock
@@ -39,6 +38,13 @@ def base_fingerprint(directory: str | Path, cache: Path | None = None) -> str:
     if any(key not in known for key in keys):
         _remember(memory, dict(zip(keys, digests)))
     return content_id("base", {path.name: digest for path, digest in zip(files, digests)})
+
+
+def default_cache() -> Path:
+    """settings.paths.cache. Imported when asked for: the engine itself needs no settings."""
+    from agentloop.settings import load
+
+    return load().paths.cache
 
 
 def _key(path: Path) -> str:

@@ -10,13 +10,12 @@ import torch
 
 from agentloop.engine.architecture import read_architecture
 from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.fingerprint import base_fingerprint
+from agentloop.engine.fingerprint import base_fingerprint, default_cache
 from agentloop.engine.lora import TARGETS, LoraSettings
 from agentloop.engine.model import Gemma3n
 from agentloop.engine.packed import packed_weights
 from agentloop.engine.weights import load_weights
 from agentloop.errors import ModelError, SettingError
-from agentloop.settings import load as load_settings
 
 
 class FastLanguageModel:
@@ -43,7 +42,7 @@ class FastLanguageModel:
         dtype = dtype or _default_dtype(chosen)
         shape = read_architecture(directory)
         checkpoint = Checkpoint(directory)
-        cache = cache_directory or load_settings().paths.cache
+        cache = cache_directory or default_cache()
         fingerprint = base_fingerprint(directory, cache)
         packed = packed_weights(shape, checkpoint, fingerprint, cache, chosen) if load_in_4bit else None
         weights = load_weights(shape, checkpoint, packed, device=chosen, dtype=dtype, positions=max_seq_length)

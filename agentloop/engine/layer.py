@@ -20,8 +20,8 @@ from agentloop.engine.projection import Workspace
 from agentloop.engine.weights import LayerWeights
 from agentloop_kernels.altup import advance, advance_backward, correct, correct_backward, predict, predict_backward
 from agentloop_kernels.attention import AttentionPlan, attention, attention_backward
-from agentloop_kernels.norm import merge_attention, merge_attention_backward
 from agentloop_kernels.ple import ple_gate, ple_gate_backward
+from agentloop_kernels.residual import merge_attention, merge_attention_backward
 from agentloop_kernels.rope import qkv_rope, qkv_rope_backward
 
 Keys = dict[int, tuple[Tensor, Tensor]]

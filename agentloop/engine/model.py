@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from agentloop.engine.batch import PackedBatch, join
 from agentloop.engine.context import StepContext, make_context
 from agentloop.engine.layer import Activations, BoundaryKeys, Keys, Layer, LayerInput
 from agentloop.engine.lora import LoraBuffer, LoraSettings
-from agentloop.engine.memory import Keep
+from agentloop.engine.memory import GIB, Keep, StepSize, fill, peak_bytes
 from agentloop.engine.projection import Workspace
 from agentloop.engine.weights import ModelWeights
 from agentloop.errors import ModelError
@@ -29,6 +31,8 @@ from agentloop_kernels.ple import ple_inputs
 
 HEAD_ROWS = 1024
 """Rows whose logits exist at once."""
+AUTO_SHARE = 0.9
+"""Of the free device memory; the rest is for fragmentation."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,13 @@ class Gemma3n:
         self.layers = [Layer(shape, w, self.workspace, weights.rope[shape.layer_types[w.index]], chunk=chunk) for w in weights.layers]
         boundary = weights.layers[shape.boundary]
         self.boundary_keys = BoundaryKeys(shape, boundary, self.workspace, weights.rope[shape.layer_types[boundary.index]])
-        self.keep = [Keep.ALL] * shape.layers
-        """What each layer keeps for its backward pass."""
+        self.chunk = chunk
+        self.memory_budget: float | Literal["auto"] = "auto"
+        """GiB that a step may need at its peak; auto: what is free on the device."""
+        self.keep: tuple[Keep, ...] | None = None
+        """What each layer keeps for its backward pass; None: as much as the budget allows."""
+        # Rounded to the weights' dtype, as transformers does.
+        self._embedding_scale = float(torch.tensor(shape.hidden**0.5, dtype=dtype))
         self._lora: LoraBuffer | None = None
 
     @property
@@ -98,7 +107,7 @@ class Gemma3n:
             return LossSum(torch.zeros((), device=self.device), 0)
         streams, ple = self._embed(context.token_ids)
         keys: Keys = {}
-        streams, kept = self._forward(streams, ple, context, keys)
+        streams, kept = self._forward(streams, ple, context, keys, self._levels(context))
         if context.rows is None:
             streams = streams[:, context.supervised]
         losses, dstreams = self._head(streams, context.labels, scale * (1 / count if weight is None else weight))
@@ -112,10 +121,42 @@ class Gemma3n:
         context = self._context(join([(list(token_ids), [True] * len(token_ids))]), skip=False)
         self.workspace.adapter_enabled = adapter
         streams, ple = self._embed(context.token_ids)
-        streams, _ = self._forward(streams, ple, context, {}, training=False)
+        streams, _ = self._forward(streams, ple, context, {}, None)
         self.workspace.adapter_enabled = True
         hidden, _ = self._unembed(streams[:, context.supervised])
         return linear_logprobs(hidden, self.weights.head, context.labels, self.shape.softcap, chunk_rows=HEAD_ROWS).cpu()
+
+    def levels(self, batch: PackedBatch) -> str:
+        """What the layers would keep for this batch, one digit each (see memory.Keep)."""
+        return "".join(str(int(level)) for level in self._levels(self._context(batch, None)))
+
+    def predicted_peak(self, batch: PackedBatch) -> int:
+        """Bytes of device memory that a step with this batch and AdamW is predicted to need at its peak."""
+        context = self._context(batch, None)
+        return peak_bytes(self.shape, self._levels(context), self._step_size(context), self._fixed_bytes)
+
+    def _levels(self, context: StepContext) -> tuple[Keep, ...]:
+        if self.keep is not None:
+            return self.keep
+        if self.device.type == "cpu":
+            return (Keep.ALL,) * self.shape.layers
+        if self.memory_budget == "auto":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            budget = int(AUTO_SHARE * (free + torch.cuda.memory_reserved(self.device)))
+        else:
+            budget = int(self.memory_budget * GIB)
+        return fill(self.shape, self._step_size(context), self._fixed_bytes, budget)
+
+    def _step_size(self, context: StepContext) -> StepSize:
+        upper = context.tokens if context.rows is None else context.rows.numel()
+        rank = self.weights.layers[0].gate_up.rank
+        return StepSize(context.tokens, upper, context.labels.numel(), self.dtype.itemsize, rank, self.chunk, HEAD_ROWS)
+
+    @property
+    def _fixed_bytes(self) -> int:
+        """Weights, dequantised matrices, adapter, its gradients and AdamW's two moments."""
+        adapter = self.lora.parameters.numel() * (4 * 4 + (0 if self.lora.compute is self.lora.parameters else self.dtype.itemsize))
+        return self.weights.device_bytes + self.workspace.bytes_for(self.weights.layers) + adapter
 
     def _context(self, batch: PackedBatch, skip: bool | None) -> StepContext:
         if batch.max_seqlen > self.max_seq_length:
@@ -125,21 +166,16 @@ class Gemma3n:
     def _embed(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """-> streams [n, tokens, hidden] and the per-layer inputs [tokens, layers * ple]."""
         w, shape = self.weights, self.shape
-        # The factor is rounded to the weights' dtype, as transformers does.
-        first = w.embedding[token_ids] * torch.tensor(shape.hidden**0.5, dtype=self.dtype, device=self.device)
+        first = w.embedding[token_ids] * self._embedding_scale
         projected = torch.matmul(first, w.altup.transpose(1, 2))
         in_table = torch.where(token_ids < shape.ple_vocab, token_ids, 0)
-        ple = ple_inputs(first @ w.ple_model_projection.t(), self._ple_rows(in_table), w.ple_projection_norm,
+        ple = ple_inputs(first @ w.ple_model_projection.t(), w.ple_table.rows(in_table), w.ple_projection_norm,
                          scale=shape.hidden**-0.5, table_scale=shape.ple**0.5, eps=shape.eps)
         return embed_streams(first, projected), ple
 
-    def _ple_rows(self, token_ids: Tensor) -> Tensor:
-        table = self.weights.ple_table
-        return table[token_ids.to(table.device)].to(self.device)
-
-    def _forward(self, streams: Tensor, ple: Tensor, context: StepContext, keys: Keys, *, training: bool = True
-                 ) -> tuple[Tensor, list[Activations]]:
-        """All layers -> the last streams (of the rows that went on) and what each layer kept."""
+    def _forward(self, streams: Tensor, ple: Tensor, context: StepContext, keys: Keys,
+                 keep: Sequence[Keep] | None) -> tuple[Tensor, list[Activations]]:
+        """All layers -> the last streams (of the rows that went on) and what each layer kept; None keeps nothing."""
         kept = []
         for layer in self.layers:
             if layer.index == self.shape.boundary:
@@ -148,10 +184,10 @@ class Gemma3n:
                 if context.rows is not None:
                     streams = streams[:, context.rows]
             act = Activations(streams)
-            streams = layer.forward(act, self._given(layer.index, ple, context), keys, self.keep[layer.index])
+            streams = layer.forward(act, self._given(layer.index, ple, context), keys, Keep.STREAMS if keep is None else keep[layer.index])
             if layer.index not in self._sources:
                 keys.pop(layer.index, None)
-            if training:
+            if keep is not None:
                 kept.append(act)
         return streams, kept
 
@@ -195,7 +231,7 @@ class Gemma3n:
                 del self._boundary_streams
             keys.pop(layer.index, None)
 
-    @property
+    @cached_property
     def _sources(self) -> set[int]:
         """Layers whose K and V others read: they live until their own backward."""
         return {self.shape.kv_source(index) for index in range(self.shape.boundary, self.shape.layers)}

@@ -22,7 +22,7 @@ FORMAT = 1
 """Raise it when the file's layout changes."""
 LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
            "mlp.down_proj", "laurel.linear_left", "laurel.linear_right", "per_layer_input_gate", "per_layer_projection")
-FIELDS = ("packed", "absmax8", "absmax_scale", "offset")
+FIELDS = ("packed", "absmax8", "absmax_scale", "offset", "shape")
 
 
 class PackedWeights:
@@ -45,10 +45,8 @@ def packed_weights(shape: Architecture, checkpoint: Checkpoint, fingerprint: str
         _write(path, quantised(shape, checkpoint, device))
     linears = {}
     with safe_open(path, framework="pt", device=str(device)) as file:
-        names = {key.rpartition(".")[0] for key in file.keys()}
-        for name in names:
-            packed, absmax8, scale, offset, size = (file.get_tensor(f"{name}.{field}") for field in (*FIELDS, "shape"))
-            linears[name] = Nf4(packed, absmax8, scale, offset, tuple(size.tolist()))
+        for name in sorted({key.rpartition(".")[0] for key in file.keys()}):
+            linears[name] = Nf4.from_tensors({field: file.get_tensor(f"{name}.{field}") for field in FIELDS})
     return PackedWeights(linears)
 
 
@@ -69,7 +67,6 @@ def quantised(shape: Architecture, checkpoint: Checkpoint, device: torch.device)
 def _write(path: Path, linears: dict[str, Nf4]) -> None:
     tensors: dict[str, Tensor] = {}
     for name, weight in linears.items():
-        tensors |= {f"{name}.{field}": getattr(weight, field).cpu() for field in FIELDS}
-        tensors[f"{name}.shape"] = torch.tensor(weight.shape)
+        tensors |= {f"{name}.{field}": tensor.cpu() for field, tensor in weight.tensors().items()}
     with atomic(path) as temporary:
         save_file(tensors, temporary)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,10 +142,9 @@ class Workspace:
 
     def matrix(self, group: ProjectionGroup) -> Tensor:
         """[outputs + rank, inputs + rank] of `group`, valid until another group of its kind is asked for."""
-        shape = (group.outputs + group.rank, group.inputs + group.rank)
-        key = (id(group),) if self.resident else (group.kind, shape)
+        key = self._key(group)
         if key not in self._matrices:
-            self._matrices[key] = torch.zeros(shape, device=self.device, dtype=self.dtype)
+            self._matrices[key] = torch.zeros(_shape(group), device=self.device, dtype=self.dtype)
         matrix = self._matrices[key]
         version = group.lora.version if group.lora else 0
         owner, held, enabled = self._state.get(key, (0, -1, True))
@@ -164,10 +164,22 @@ class Workspace:
             block = matrix[branch.rows, group.inputs + branch.tail.start : group.inputs + branch.tail.stop]
             block.copy_(branch.slot.view_b(compute)) if self.adapter_enabled else block.zero_()
 
+    def bytes_for(self, layers: Sequence[Any]) -> int:
+        """What the matrices of all `layers` (their weights) take once they are in use."""
+        shapes = {self._key(group): _shape(group) for layer in layers for group in layer.groups}
+        return sum(rows * columns for rows, columns in shapes.values()) * self.dtype.itemsize
+
+    def _key(self, group: ProjectionGroup) -> tuple:
+        return (id(group),) if self.resident else (group.kind, _shape(group))
+
     def release(self) -> None:
         """Give the memory back; matrices are made again when asked for."""
         self._matrices.clear()
         self._state.clear()
+
+
+def _shape(group: ProjectionGroup) -> tuple[int, int]:
+    return group.outputs + group.rank, group.inputs + group.rank
 
 
 def write_weight(weight: Nf4 | Tensor, out: Tensor) -> None:

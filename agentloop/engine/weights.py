@@ -6,7 +6,7 @@ coefficients, its projections, the per-layer model projection, embeddings and he
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from agentloop.engine.architecture import Architecture
 from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.packed import PackedWeights
 from agentloop.engine.projection import ProjectionGroup
+from agentloop.engine.table import EmbeddingTable
 from agentloop_kernels.altup import fold_router
 from agentloop_kernels.rope import rope_table
 
@@ -61,8 +62,8 @@ class ModelWeights:
     """[vocab, hidden]."""
     head: Tensor
     """[vocab, hidden]; the embedding itself where they are tied."""
-    ple_table: Tensor
-    """[ple_vocab, layers * ple]; may stay in host memory."""
+    ple_table: EmbeddingTable
+    """[ple_vocab, layers * ple]."""
     ple_model_projection: Tensor
     ple_projection_norm: Tensor
     altup: Tensor
@@ -73,9 +74,19 @@ class ModelWeights:
     rope: dict[str, Tensor]
     """Layer type -> [positions, head_dim] fp32."""
 
+    @property
+    def device_bytes(self) -> int:
+        """Everything but what stays in host memory."""
+        linears = [weight.nbytes for layer in self.layers for group in layer.groups for _, weight in group.parts]
+        small = [getattr(layer, f.name).nbytes for layer in self.layers for f in fields(layer)
+                 if isinstance(getattr(layer, f.name), Tensor)]
+        shared = {id(t): t.nbytes for t in (self.embedding, self.head, self.ple_model_projection, self.ple_projection_norm,
+                                            self.altup, self.unembed, self.final_norm, *self.rope.values())}
+        return sum(linears) + sum(small) + sum(shared.values()) + self.ple_table.device_bytes
+
 
 def load_weights(shape: Architecture, checkpoint: Checkpoint, packed: PackedWeights | None, *, device: torch.device,
-                 dtype: torch.dtype, positions: int) -> ModelWeights:
+                 dtype: torch.dtype, positions: int, table_on_host: bool = True) -> ModelWeights:
     """Read every tensor once. `packed` gives the NF4 linears (None: keep all in `dtype`); `positions` sizes RoPE."""
     def dense(name: str) -> Tensor:
         return checkpoint.tensor(name).to(device, dtype)
@@ -122,7 +133,7 @@ def load_weights(shape: Architecture, checkpoint: Checkpoint, packed: PackedWeig
     others = range(shape.streams - 1)
     return ModelWeights(
         layers=tuple(layers), embedding=embedding, head=embedding if head is None else head.to(device, dtype),
-        ple_table=checkpoint.tensor("embed_tokens_per_layer.weight").to(dtype),
+        ple_table=EmbeddingTable(checkpoint.tensor("embed_tokens_per_layer.weight").to(dtype), device, on_host=table_on_host),
         ple_model_projection=dense("per_layer_model_projection.weight"),
         ple_projection_norm=dense("per_layer_projection_norm.weight"),
         altup=torch.stack([dense(f"altup_projections.{i}.weight") for i in others]),

@@ -93,23 +93,24 @@ def reference_adamw(
         compute_copy.copy_(params)
 
 
+# No argument may be called `params`: Triton's launcher uses that name for itself.
 @triton.jit
 def _adamw_kernel(
-    params, grads, moment, variance, compute_copy, lr, correction1, correction2, clip, numel, beta1, beta2, eps,
+    weights, grads, moment, variance, compute_copy, lr, correction1, correction2, clip, numel, beta1, beta2, eps,
     weight_decay, BLOCK: tl.constexpr, COPY: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < numel
     rate = tl.load(lr)
     g = tl.load(grads + at, inside, 0.0) * tl.load(clip)
-    p = tl.load(params + at, inside, 0.0)
+    p = tl.load(weights + at, inside, 0.0)
     m = tl.load(moment + at, inside, 0.0)
     v = tl.load(variance + at, inside, 0.0)
     m += (g - m) * (1.0 - beta1)
     v = v * beta2 + g * g * (1.0 - beta2)
     p -= p * (rate * weight_decay)
     p -= rate * (m / tl.load(correction1)) / (tl.sqrt(v / tl.load(correction2)) + eps)
-    tl.store(params + at, p, inside)
+    tl.store(weights + at, p, inside)
     tl.store(moment + at, m, inside)
     tl.store(variance + at, v, inside)
     if COPY:

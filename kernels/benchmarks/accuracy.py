@@ -31,7 +31,7 @@ LAYERS = ["sliding_attention", "sliding_attention", "full_attention", "sliding_a
 
 def write_checkpoint(directory: Path) -> None:
     config = Gemma3nTextConfig(vocab_size=8192, vocab_size_per_layer_input=8192, num_hidden_layers=5, num_kv_shared_layers=2,
-                               layer_types=LAYERS, activation_sparsity_pattern=[0.95, 0, 0, 0, 0])
+                               layer_types=LAYERS, activation_sparsity_pattern=[0.95, 0.0, 0.0, 0.0, 0.0])
     torch.manual_seed(0)
     model = Gemma3nForCausalLM(config).to(torch.bfloat16)
     with torch.no_grad():

@@ -34,7 +34,7 @@ def test_levels_are_exact(trainable, sequences, keep, chunk):
     trainable.loss_and_gradients(batch)
     expected = trainable.lora.gradients.clone()
     trainable.lora.gradients.zero_()
-    trainable.keep = [keep] * trainable.shape.layers
+    trainable.keep = (keep,) * trainable.shape.layers
     for layer in trainable.layers:
         layer.feedforward.chunk = chunk
     trainable.loss_and_gradients(batch)
