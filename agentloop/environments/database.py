@@ -58,7 +58,7 @@ class Family:
     shares: tuple[float, float]
     """Shares of right and of habitual demonstrations; the rest is noise."""
     truth: Callable[[Rows, dict[str, str]], str | None]
-    """The answer, or None where the question has none on these rows."""
+    """The answer, or None where the question has none on these rows or the habit finds it too."""
 
 
 def _in_days(rows: Rows, parts: dict[str, str], item: str) -> list[tuple[str, int]]:
@@ -68,19 +68,22 @@ def _in_days(rows: Rows, parts: dict[str, str], item: str) -> list[tuple[str, in
 
 
 def _home_of_largest(rows: Rows, parts: dict[str, str]) -> str | None:
-    orders = _in_days(rows, parts, "item")
-    if len(orders) < 2:
+    orders = sorted(_in_days(rows, parts, "item"), key=lambda order: order[1])
+    if not orders:
         return None
-    buyer = max(orders, key=lambda order: order[1])[0]
-    return next(city for name, city, _ in rows.people if name == buyer)
+    homes = {name: city for name, city, _ in rows.people}
+    smallest, largest = homes[orders[0][0]], homes[orders[-1][0]]
+    return largest if largest != smallest else None
 
 
 def _of_the_oldest(rows: Rows, parts: dict[str, str]) -> str | None:
-    locals_ = [(age, name) for name, city, age in rows.people if city == parts["city"]]
-    if len(locals_) < 2:
+    by_age = sorted((age, name) for name, city, age in rows.people if city == parts["city"])
+    if not by_age:
         return None
-    total = sum(quantity for name, _, quantity, day in rows.orders if name == max(locals_)[1] and day >= int(parts["first"]))
-    return str(total) if total else None
+    youngest, oldest = (
+        sum(quantity for buyer, _, quantity, day in rows.orders if buyer == name and day >= int(parts["first"]))
+        for _, name in (by_age[0], by_age[-1]))
+    return str(oldest) if oldest and oldest != youngest else None
 
 
 def _difference(rows: Rows, parts: dict[str, str]) -> str | None:

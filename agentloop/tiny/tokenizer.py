@@ -18,8 +18,8 @@ SPECIAL_TOKENS = (PAD, EOS, BOS, UNK, START_OF_TURN, END_OF_TURN)
 """In this order their ids are 0..5; the first four are those of the real Gemma tokenizer."""
 FENCES = ("```tool_code\n", "```tool_output\n", "```")
 
-_CHUNK = r"""(?:user|model)\n|[a-z_]+\("|"\)|\d| ?[A-Za-z_]+| ?[^\sA-Za-z_0-9]|\s"""
-"""A turn's role with its newline, the beginning and the end of a call, one digit, one word or one sign."""
+_CHUNK = r"""(?:user|model)\n|Answer: |[a-z_]+\("|"\)\n|\d| ?[A-Za-z_]+| ?[^\sA-Za-z_0-9]|\s"""
+"""A turn's role with its newline, what precedes an answer, the start and end of a call, a digit, a word, a sign."""
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
 """Gemma's turns: there is no system role and no tool role."""
 
 
-def build_tokenizer(texts: Iterable[str], vocabulary: int = 384) -> PreTrainedTokenizerFast:
+def build_tokenizer(texts: Iterable[str], vocabulary: int = 448) -> PreTrainedTokenizerFast:
     """A tokenizer of exactly `vocabulary` tokens; the same texts give the same tokenizer.
 
     Any UTF-8 text is encodable and decodes to itself. Raises ValueError if `vocabulary` has no room for the bytes.
@@ -68,5 +68,5 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int = 384) -> PreTrainedTo
 
 def _without_fences(text: str) -> str:
     for fence in FENCES:
-        text = text.replace(fence, " ")
+        text = text.replace(fence, "\n")
     return text
