@@ -162,6 +162,3 @@ def triton_rms_norm_backward(
         ADD=residual is not None, num_warps=row_warps(width), **PRECISE,
     )  # fmt: skip
     return out
-
-
-from agentloop_kernels.residual import merge_attention, merge_attention_backward  # noqa: E402,F401

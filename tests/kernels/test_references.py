@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from agentloop_kernels import altup, attention, geglu, loss, magnitude, norm, ple, rope, sparse_geglu
+from agentloop_kernels import altup, attention, geglu, loss, magnitude, norm, ple, residual, rope, sparse_geglu
 
 EPS = 1e-6
 DEEP = torch.float64
@@ -41,10 +41,10 @@ def test_merge_attention():
         name: normal(24, seed=7 + i) for i, name in enumerate(("attention_norm", "laurel_norm", "feedforward_norm"))
     }
     w_in, dm, dn = normal(24, seed=20), normal(5, 24, seed=21), normal(5, 24, seed=22)
-    output = norm.merge_attention(active, attended, laurel, input_norm=w_in, eps=EPS, **weights)
+    output = residual.merge_attention(active, attended, laurel, input_norm=w_in, eps=EPS, **weights)
     dactive, dattended, dlaurel = gradients(output, (dm, dn), [active, attended, laurel])
     merged = output[0].detach()
-    dsum, ours_attended, ours_laurel = norm.merge_attention_backward(
+    dsum, ours_attended, ours_laurel = residual.merge_attention_backward(
         dm, dn, merged, attended.detach(), laurel.detach(), eps=EPS, **weights
     )
     close(ours_attended, dattended)
@@ -55,8 +55,8 @@ def test_merge_attention():
 def test_merge_attention_of_a_scaled_branch_is_the_same():
     x, laurel = normal(5, 24), normal(5, 24, seed=1)
     weights = dict.fromkeys(("input_norm", "attention_norm", "laurel_norm", "feedforward_norm"), normal(24, seed=3))
-    whole = norm.merge_attention(x, x, laurel, eps=EPS, **weights)
-    scaled = norm.merge_attention(x, x / 64, laurel, eps=EPS, attention_eps=EPS / 64**2, **weights)
+    whole = residual.merge_attention(x, x, laurel, eps=EPS, **weights)
+    scaled = residual.merge_attention(x, x / 64, laurel, eps=EPS, attention_eps=EPS / 64**2, **weights)
     close(scaled[0], whole[0])
 
 

@@ -1,0 +1,155 @@
+"""Every kernel compiles for every architecture at Gemma 3n's widths, in bf16, without a GPU.
+
+The launchers run on meta tensors and their launches are recorded instead of sent; each is then compiled for the target.
+What must hold: shared memory within the card's limit, and no registers spilled to memory.
+"""
+
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+from agentloop_kernels import (
+    adamw,
+    altup_triton,
+    attention,
+    attention_triton,
+    geglu,
+    loss,
+    magnitude,
+    nf4,
+    norm,
+    ple,
+    residual,
+    rope,
+    sparse_geglu,
+)
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction, mangle_type
+
+SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
+TOKENS, HIDDEN, INTER, STREAMS, HEADS, KV_HEADS, HEAD_DIM, WORDS = 64, 2048, 16384, 4, 8, 2, 256, 262400
+EPS = 1e-6
+
+
+def tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def launches() -> None:
+    """Every launcher once, as the engine calls it for E4B."""
+    row, wide, w = tensor(TOKENS, HIDDEN), tensor(TOKENS, 2 * INTER), tensor(HIDDEN)
+    streams, projections = tensor(STREAMS, TOKENS, HIDDEN), tensor(STREAMS - 1, TOKENS, HIDDEN)
+    router, prediction = tensor(STREAMS, HIDDEN, dtype=torch.float32), tensor(16, 4, dtype=torch.float32)
+    coefs, gains = tensor(TOKENS, 16, dtype=torch.float32), tensor(TOKENS, 4, dtype=torch.float32)
+    head = {"router": router, "prediction": prediction, "input_norm": w, "eps": EPS}
+    tail = {"router": router, "correction": gains, "feedforward_norm": w, "scale": w, "eps": EPS}
+    norms = {"attention_norm": w, "laurel_norm": w, "feedforward_norm": w, "eps": EPS}
+    norm.triton_rms_norm(row, w, EPS)
+    norm.triton_rms_norm_backward(row, row, w, EPS, residual=row)
+    residual.triton_merge_attention(row, row, row, input_norm=w, **norms)
+    residual.triton_merge_attention_backward(row, row, row, row, row, **norms)
+    altup_triton.triton_predict(streams, **head)
+    altup_triton.triton_correct(row, row, row, **tail)
+    altup_triton.triton_advance(streams, coefs, row, gains, row, ple_norm=w, eps=EPS)
+    altup_triton.triton_advance_predict(streams, coefs, row, gains, row, ple_norm=w, **head)
+    altup_triton.triton_advance_backward(streams, row, ple_norm=w, eps=EPS)
+    altup_triton.triton_correct_backward(streams, row, row, row, row, gains, **tail)
+    altup_triton.triton_predict_backward(streams, streams, coefs, row, row, **head, projected=row, ple_norm=w)
+    magnitude.triton_embed_streams(row, projections)
+    magnitude.triton_unembed_streams(row, projections, w, EPS)
+    magnitude.triton_unembed_streams_backward(row, row, projections, w, EPS)
+    geglu.triton_geglu(wide)
+    geglu.triton_geglu_backward(tensor(TOKENS, INTER), wide, dgate_up=wide, hidden=tensor(TOKENS, INTER))
+    _, statistics = sparse_geglu.triton_sparse_geglu(wide, 1.6)
+    hidden = tensor(TOKENS, INTER)
+    sparse_geglu.triton_sparse_geglu_backward(hidden, wide, statistics, 1.6, dgate_up=wide, hidden=hidden)
+    ple.triton_ple_gate(tensor(TOKENS, 256), tensor(TOKENS, 35, 256)[:, 3])
+    ple.triton_ple_gate_backward(tensor(TOKENS, 256), tensor(TOKENS, 256), tensor(TOKENS, 35, 256)[:, 3])
+    ple.triton_ple_inputs(
+        tensor(TOKENS, 8960), tensor(TOKENS, 8960), tensor(256), scale=HIDDEN**-0.5, table_scale=16.0, eps=EPS
+    )
+    qkv, table = tensor(TOKENS, (HEADS + 2 * KV_HEADS) * HEAD_DIM), tensor(2048, HEAD_DIM, dtype=torch.float32)
+    positions = tensor(TOKENS, dtype=torch.int32)
+    options = {
+        "heads": HEADS, "kv_heads": KV_HEADS, "query_norm": tensor(256), "key_norm": tensor(256), "eps": EPS
+    }  # fmt: skip
+    q, k, v = rope.triton_qkv_rope(qkv, table, positions, **options)
+    rope.triton_qkv_rope_backward(q, k.float(), v.float(), qkv, table, positions, **options)
+    plan = attention.AttentionPlan(positions, 64, 512, False, positions, positions, positions, positions)
+    out, lse = attention_triton.triton_attention(q, k, v, plan, scale=1.0, softcap=None, out=None)
+    attention_triton.triton_attention_backward(
+        q, q, k, v, out, lse, plan, scale=1.0, softcap=None, dquery=None, dkey=k.float(), dvalue=v.float(),
+        accumulate=True,
+    )  # fmt: skip
+    labels = tensor(TOKENS, dtype=torch.int64)
+    loss.triton_softcap_cross_entropy(tensor(TOKENS, WORDS), labels, 30.0)
+    loss.triton_softcap_cross_entropy(tensor(TOKENS, WORDS), labels, None)
+    flat, scalar = tensor(4096, dtype=torch.float32), tensor((), dtype=torch.float32)
+    adamw.triton_adamw(
+        flat, flat, flat, flat, lr=scalar, step=scalar, clip=scalar, compute_copy=tensor(4096)
+    )  # fmt: skip
+    codes = tensor(INTER * HIDDEN // 2, dtype=torch.uint8), tensor(INTER * HIDDEN // 64, dtype=torch.uint8)
+    packed = nf4.Nf4(*codes, tensor(2048, dtype=torch.float32), scalar, (INTER, HIDDEN))
+    nf4.triton_dequantise(packed, out=tensor(INTER, HIDDEN + 32)[:, :HIDDEN])
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> list[tuple[JITFunction, tuple, dict]]:
+    seen = []
+
+    def record(self, *args, grid, warmup, **kwargs):
+        seen.append((self, args, kwargs))
+
+    monkeypatch.setattr(JITFunction, "run", record)
+    monkeypatch.setattr(attention_triton, "capability", lambda device: capability)
+    launches()
+    return seen
+
+
+def source(kernel: JITFunction, args: tuple, kwargs: dict) -> tuple[dict, dict, dict, dict]:
+    """(signature, constants, attributes, options) of one launch, as Triton would specialise it."""
+    given = dict(zip(kernel.arg_names, args, strict=False))
+    options = {name: value for name, value in kwargs.items() if name not in kernel.arg_names}
+    given |= {name: value for name, value in kwargs.items() if name in kernel.arg_names}
+    signature, constants, attributes = {}, {}, {}
+    for i, parameter in enumerate(kernel.params):
+        value = given[parameter.name]
+        if parameter.is_constexpr or (isinstance(value, int) and value == 1 and not parameter.do_not_specialize):
+            signature[parameter.name], constants[parameter.name] = "constexpr", value
+            continue
+        signature[parameter.name] = mangle_type(value)
+        aligned = isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0)
+        if aligned and not parameter.do_not_specialize:
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes, options
+
+
+def usage(kernel: JITFunction, parts: tuple[dict, dict, dict, dict], arch: int, folder: str) -> tuple[int, int, int]:
+    """(shared bytes, stack bytes, registers) of a compiled kernel."""
+    signature, constants, attributes, options = parts
+    compiled = triton.compile(
+        ASTSource(kernel, signature, constants, attributes), target=GPUTarget("cuda", arch, 32), options=options
+    )
+    cubin = Path(folder) / f"{kernel.__name__}-{arch}-{abs(hash(str(constants)))}.cubin"
+    cubin.write_bytes(compiled.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    text = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
+    numbers = dict(item.split(":") for item in text.split() if item.count(":") == 1 and item.split(":")[1].isdigit())
+    return compiled.metadata.shared, int(numbers["STACK"]), int(numbers["REG"])
+
+
+if __name__ == "__main__":
+    import time
+    for arch in (90, 86):
+        mp = pytest.MonkeyPatch()
+        seen = recorded(mp, (arch // 10, arch % 10))
+        mp.undo()
+        for kernel, args, kwargs in seen:
+            t = time.time()
+            s, st, r = usage(kernel, source(kernel, args, kwargs), arch, "/tmp/kern")
+            print(f"sm_{arch} {kernel.__name__:40s} shared {s:7d} stack {st:5d} reg {r:4d}  {time.time()-t:.1f} s", flush=True)
