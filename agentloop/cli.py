@@ -111,12 +111,12 @@ def doctor(overrides: Overrides = None, profile: Profile = None) -> None:
 @app.command()
 def status(overrides: Overrides = None) -> None:
     """Campaigns, their champions, and the step that is running."""
-    from agentloop.report.summary import status as read_status
+    from agentloop.report import summary
     from agentloop.store.database import Database, snapshot
 
     settings = _load(None, overrides)
     with Database.open(snapshot(settings.paths.database), read_only=True) as database:
-        console.print(read_status(database))
+        console.print(summary.status_table(summary.status(database)))
 
 
 @app.command()

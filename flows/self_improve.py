@@ -31,7 +31,7 @@ def self_improve(profile: str | None = None, overrides: dict[str, Any] | None = 
 
 def improve(campaign: Campaign, iteration: int) -> dict[str, Any]:
     """One iteration: the champion makes data, a challenger learns from it, the better one stays."""
-    champion = campaign.champion_before(iteration)
+    champion = campaign.begin(iteration)
 
     with PolicyServer(campaign) as server:
         roll_out(campaign, server, champion, iteration, purpose="collect")
@@ -48,6 +48,7 @@ def improve(campaign: Campaign, iteration: int) -> dict[str, Any]:
 
     verdict = steps.decide(campaign, iteration, champion=before, challenger=after, adapter=run.adapter.id)
     artifacts.publish_verdict(iteration, verdict)
+    campaign.finish(iteration)
     return {"iteration": iteration, "champion": champion, "dataset": dataset, "trained": trained, "before": before,
             "after": after, "verdict": verdict}
 

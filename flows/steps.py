@@ -68,7 +68,8 @@ def collect(campaign: Campaign, iteration: int, server: PolicyServer, shards: Se
     if not missing:
         return
     title = f"iteration {iteration}: {purpose} with {adapter or 'base'}"
-    with progress(title, sum(len(shard.episodes) for shard in missing)) as bar:
+    episodes = sum(len(shard.episodes) for shard in missing)
+    with campaign.phase(purpose, iteration), progress(title, episodes) as bar:
         for shard in missing:
             label = f"{title}, shard {shards.index(shard) + 1} of {len(shards)}"
             run_episodes(label, campaign, server, shard, bar, adapter=adapter, iteration=iteration, purpose=purpose)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from agentloop.environments import Environment
 from agentloop.errors import AgentloopError, StoreError
 from agentloop.records import Policy, Sampling, Task, content_id
 from agentloop.settings import Settings
-from agentloop.store import campaigns, champions
+from agentloop.store import campaigns, champions, gpu_phases
 from agentloop.store.database import Database
 from agentloop.store.ledger import Ledger
 from agentloop.tools import Tool
@@ -86,9 +87,24 @@ class Campaign:
         with self.database() as database:
             return champions.champion(database, self.name)
 
-    def champion_before(self, iteration: int) -> str | None:
+    def begin(self, iteration: int) -> str | None:
         """The champion that the iteration began with, also when it is run again."""
-        return self.step("begin", iteration, [], lambda: {"champion": self.champion()})["champion"]
+        champion = self.step("begin", iteration, [], lambda: {"champion": self.champion()})["champion"]
+        with self.database() as database:
+            campaigns.begin_iteration(database, self.name, iteration, champion=champion)
+        return champion
+
+    def finish(self, iteration: int) -> None:
+        with self.database() as database:
+            campaigns.finish_iteration(database, self.name, iteration)
+
+    @contextmanager
+    def phase(self, name: str, iteration: int) -> Iterator[None]:
+        """Note from when to when the accelerator was used, and for what."""
+        started = datetime.now(UTC)
+        yield
+        with self.database() as database:
+            gpu_phases.save(database, campaign=self.name, iteration=iteration, phase=name, started=started, finished=datetime.now(UTC))
 
     @contextmanager
     def at_work(self) -> Iterator[None]:

@@ -50,7 +50,8 @@ def train(campaign: Campaign, run: TrainingRun, *, iteration: int, role: str = "
                                 parent=adapter.parent)
         resumed = run.checkpoint.exists()
         started = time.perf_counter()
-        launch(run, campaign.settings, on_step=on_step)
+        with campaign.phase("train", iteration):
+            launch(run, campaign.settings, on_step=on_step)
         seconds = time.perf_counter() - started
         metrics = read_metrics(run)
         with campaign.database() as database:

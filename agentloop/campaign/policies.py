@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from agentloop.campaign.campaign import Campaign
-from agentloop.serving.client import CompletionClient, Endpoint
+from agentloop.serving.client import CompletionClient
 from agentloop.serving.server import ModelServer
 
 
@@ -16,7 +16,6 @@ class PolicyServer:
     def __init__(self, campaign: Campaign) -> None:
         self._campaign = campaign
         self._server: ModelServer | None = None
-        self._loaded: set[str] = set()
         self._lock = threading.Lock()
 
     def __enter__(self) -> PolicyServer:
@@ -31,19 +30,18 @@ class PolicyServer:
             if self._server is not None and not self._server.alive():
                 self._stop()
             if self._server is None:
-                self._server = ModelServer(self._campaign.settings, self._campaign.model, max_lora_rank=self._campaign.settings.training.rank)
-                self._server.start()
-            if adapter is not None and adapter not in self._loaded:
+                server = ModelServer(self._campaign.settings, self._campaign.model, base=self._campaign.base)
+                server.start()
+                self._server = server
+            if adapter is not None:
                 self._server.load_adapter(adapter, self._campaign.settings.paths.adapters / adapter)
-                self._loaded.add(adapter)
             return adapter or self._server.model_name
 
     def client(self) -> CompletionClient:
         """A client for one event loop; `async with`."""
-        return CompletionClient([Endpoint(self._server.url, self._server.api_key)], self._campaign.settings.serving)
+        return CompletionClient([self._server.endpoint], self._campaign.settings.serving)
 
     def _stop(self) -> None:
         if self._server is not None:
             self._server.stop()
         self._server = None
-        self._loaded.clear()
