@@ -16,7 +16,7 @@ from agentloop.errors import ModelError
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Architecture:
     """Sizes of a Gemma 3n decoder (transformers' `Gemma3nTextConfig`, with per-layer lists as tuples)."""
 

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class FeedForward:
-    def __init__(self, shape: Architecture, weights: LayerWeights, workspace: Workspace, *, chunk: int) -> None:
-        self.weights, self.workspace, self.chunk = weights, workspace, chunk
+    def __init__(self, shape: Architecture, weights: LayerWeights, workspace: Workspace) -> None:
+        self.weights, self.workspace = weights, workspace
         self.inter = shape.intermediate[weights.index]
         share = shape.sparsity[weights.index]
         self.threshold = sparsity_threshold(share, workspace.dtype) if share else None
 
-    def forward(self, act: Activations, *, keep_gate_up: bool) -> None:
+    def forward(self, act: Activations, chunk: int, *, keep_gate_up: bool) -> None:
         """`act.feedforward_in` -> `act.down_out`, with `down_tail` and a sparse layer's `statistics`.
 
         `gate_up` is left too where one chunk holds all tokens, or where `keep_gate_up` asks for it.
@@ -38,10 +38,10 @@ class FeedForward:
         act.down_tail = x.new_empty(tokens, w.down.rank)
         if self.threshold is not None and act.statistics is None:
             act.statistics = act.coefs.new_empty(tokens, 2)
-        whole = tokens <= self.chunk or keep_gate_up
-        gate_up = w.gate_up.new_output(tokens if whole else self.chunk, x)
-        hidden = w.down.new_input(min(tokens, self.chunk), x)
-        for part in self._chunks(tokens):
+        whole = tokens <= chunk or keep_gate_up
+        gate_up = w.gate_up.new_output(tokens if whole else chunk, x)
+        hidden = w.down.new_input(min(tokens, chunk), x)
+        for part in _chunks(tokens, chunk):
             size = part.stop - part.start
             products = gate_up[part] if whole else gate_up[:size]
             w.gate_up.multiply(gate_up_matrix, x[part], out=products[:, : w.gate_up.outputs])
@@ -52,7 +52,7 @@ class FeedForward:
             w.down.multiply(down_matrix, inner, out=act.down_out[part])
         act.gate_up = gate_up if whole else None
 
-    def backward(self, ddown: Tensor, act: Activations) -> Tensor:
+    def backward(self, ddown: Tensor, act: Activations, chunk: int) -> Tensor:
         """ddown [tokens, hidden + rank], tail still to be filled -> gradient of the layer's normed input [tokens, hidden]."""
         w, x = self.weights, act.feedforward_in
         gate_up_matrix, down_matrix = self.workspace.matrix(w.gate_up), self.workspace.matrix(w.down)
@@ -60,9 +60,9 @@ class FeedForward:
         dx = x.new_empty(tokens, w.gate_up.inputs)
         gate_up, kept = act.gate_up, act.gate_up is not None
         if not kept:
-            gate_up = w.gate_up.new_output(min(tokens, self.chunk), x)
-        inner = x.new_empty(min(tokens, self.chunk), self.inter)
-        for part in self._chunks(tokens):
+            gate_up = w.gate_up.new_output(min(tokens, chunk), x)
+        inner = x.new_empty(min(tokens, chunk), self.inter)
+        for part in _chunks(tokens, chunk):
             size = part.stop - part.start
             products = gate_up[part] if kept else gate_up[:size]
             pair = products[:, : w.gate_up.outputs]
@@ -86,5 +86,6 @@ class FeedForward:
         else:
             sparse_geglu(pair, self.threshold, out=out, statistics=act.statistics[part])
 
-    def _chunks(self, tokens: int) -> list[slice]:
-        return [slice(start, min(start + self.chunk, tokens)) for start in range(0, tokens, self.chunk)]
+
+def _chunks(tokens: int, chunk: int) -> list[slice]:
+    return [slice(start, min(start + chunk, tokens)) for start in range(0, tokens, chunk)]

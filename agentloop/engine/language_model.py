@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,13 +27,17 @@ class FastLanguageModel:
         load_in_4bit: bool = True,
         *,
         device: str | torch.device | None = None,
+        memory_budget: float | Literal["auto"] = "auto",
+        resident: bool | None = None,
+        graphs: bool | None = None,
         cache_directory: Path | None = None,
     ) -> tuple[Gemma3n, Any]:
         """(model, tokenizer) of a checkpoint directory, text-only or multimodal (its language model alone is read).
 
         `dtype` is what is computed in: by default bf16 on a CUDA device (fp16 before compute capability 8), fp32 on the CPU.
         `load_in_4bit` packs the layers' linears into NF4, once for each base, under `cache_directory`
-        (settings.paths.cache). Raises ModelError, in one line, where the directory is incomplete or not supported.
+        (settings.paths.cache). `memory_budget`: GiB that a training step may take at its peak. `resident` keeps the
+        dequantised weights (always so on the CPU); `graphs` replays steps as CUDA graphs (by default on CUDA). Raises ModelError, in one line, where the directory is incomplete or not supported.
         """
         directory = Path(model_name)
         if not directory.is_dir():
@@ -47,7 +51,8 @@ class FastLanguageModel:
         packed = packed_weights(shape, checkpoint, fingerprint, cache, chosen) if load_in_4bit else None
         weights = load_weights(shape, checkpoint, packed, device=chosen, dtype=dtype, positions=max_seq_length)
         model = Gemma3n(shape, weights, fingerprint=fingerprint, device=chosen, dtype=dtype, max_seq_length=max_seq_length,
-                        resident=chosen.type == "cpu")
+                        memory_budget=memory_budget, resident=chosen.type == "cpu" or bool(resident),
+                        graphs=chosen.type == "cuda" if graphs is None else graphs)
         from transformers import AutoTokenizer
 
         return model, AutoTokenizer.from_pretrained(directory)

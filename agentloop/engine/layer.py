@@ -89,23 +89,24 @@ class Activations:
 class Layer:
     """Computes with one layer's weights."""
 
-    def __init__(self, shape: Architecture, weights: LayerWeights, workspace: Workspace, rope: Tensor, *, chunk: int) -> None:
+    def __init__(self, shape: Architecture, weights: LayerWeights, workspace: Workspace, rope: Tensor) -> None:
         self.shape, self.weights, self.workspace, self.rope = shape, weights, workspace, rope
-        self.feedforward = FeedForward(shape, weights, workspace, chunk=chunk)
+        self.feedforward = FeedForward(shape, weights, workspace)
         self.index = weights.index
         self.source = shape.kv_source(self.index)
         self.own_keys = weights.key_norm is not None and weights.key_value is None
         self.query_width = shape.heads * shape.head_dim
 
-    def forward(self, act: Activations, given: LayerInput, keys: Keys, keep: Keep) -> Tensor:
-        """`act.streams` [n, tokens, hidden] -> the next layer's. `act` then holds what `keep` says."""
+    def forward(self, act: Activations, given: LayerInput, keys: Keys, keep: Keep, chunk: int) -> Tensor:
+        """`act.streams` [n, tokens, hidden] -> the next layer's. `act` then holds what `keep` says; `chunk` tokens pass the
+        feed-forward together."""
         w = self.weights
-        self._compute(act, given, keys, keep)
+        self._compute(act, given, keys, keep, chunk)
         streams = advance(act.streams, act.coefs, act.activated, act.gains, act.projected, ple_norm=w.ple_norm, eps=self.shape.eps)
         act.drop(keep)
         return streams
 
-    def _compute(self, act: Activations, given: LayerInput, keys: Keys, keep: Keep) -> None:
+    def _compute(self, act: Activations, given: LayerInput, keys: Keys, keep: Keep, chunk: int) -> None:
         """Everything up to `projected` that `act` lacks."""
         w, shape, matrix = self.weights, self.shape, self.workspace.matrix
         act.normed = w.query.new_input(act.streams.shape[1], act.streams)
@@ -130,7 +131,7 @@ class Layer:
             normed=act.feedforward_in[:, : shape.hidden])
         w.gate_up.fill_tail(matrix(w.gate_up), act.feedforward_in)
         if act.down_out is None:
-            self.feedforward.forward(act, keep_gate_up=keep is Keep.ALL)
+            self.feedforward.forward(act, chunk, keep_gate_up=keep is Keep.ALL)
         act.activated, act.gains, first = correct(
             act.merged, act.down_out, act.active, router=w.router, correction=w.correction,
             feedforward_norm=w.post_feedforward_norm, scale=w.scale, eps=shape.eps)
@@ -146,14 +147,14 @@ class Layer:
         if self.own_keys:
             keys[self.index] = key, value
 
-    def backward(self, dstreams: Tensor, act: Activations, given: LayerInput, keys: Keys, dkeys: Keys, *, last: bool) -> None:
+    def backward(self, dstreams: Tensor, act: Activations, given: LayerInput, keys: Keys, dkeys: Keys, chunk: int, *, last: bool) -> None:
         """Add the layer's LoRA gradients; `dstreams` [n, tokens, hidden] becomes the gradient of `act.streams`, in place.
 
         `dkeys` holds the gradients of K and V that other layers left, and takes this one's. `last`: nothing below has a
         gradient, so `dstreams` is not needed any more.
         """
         w, shape, matrix = self.weights, self.shape, self.workspace.matrix
-        self._compute(act, given, keys, Keep.STREAMS)
+        self._compute(act, given, keys, Keep.STREAMS, chunk)
         dprojected = advance_backward(dstreams, act.projected, ple_norm=w.ple_norm, eps=shape.eps)
         dhidden = w.ple_projection.multiply_left(matrix(w.ple_projection), dprojected)
         dgate = ple_gate_backward(dhidden, act.gate, given.ple)
@@ -164,7 +165,7 @@ class Layer:
             feedforward_norm=w.post_feedforward_norm, scale=w.scale, eps=shape.eps, dactivated=dfirst,
             dfeedforward=ddown[:, : shape.hidden])
         act.activated = act.projected = act.gate = act.down_out = None
-        dnormed = self.feedforward.backward(ddown, act)
+        dnormed = self.feedforward.backward(ddown, act, chunk)
         dattention = w.output.new_output(dfirst.shape[0], dfirst)
         dsum, _, dlaurel = merge_attention_backward(
             dactivated, dnormed, act.merged, act.attention_out, act.laurel_out, attention_norm=w.attention_norm,

@@ -1,13 +1,15 @@
 """What each layer keeps from its forward pass for its backward pass, and what a step will need at its peak.
 
 Keeping costs memory, recomputing costs time. FLOPs saved per byte kept decide the order: down_proj's output first by far,
-then the attention side, then gate and up, the highest layers first because what they keep is soon free again.
+then the attention side, then gate and up, the highest layers first because what they keep is soon free again. Where not
+even streams and down_proj's outputs fit, those wait in host memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from agentloop.engine.architecture import Architecture
 
@@ -28,6 +30,22 @@ class Keep(IntEnum):
 
 
 @dataclass(frozen=True)
+class StepPlan:
+    keep: tuple[Keep, ...]
+    """For each layer."""
+    offload: bool = False
+    """Streams and down_proj's outputs wait in host memory."""
+    chunk: int = 2048
+    """Tokens that pass the feed-forward together."""
+    head_rows: int = 1024
+    """Rows whose logits exist at once."""
+
+    def __str__(self) -> str:
+        levels = "".join(str(int(level)) for level in self.keep)
+        return f"{levels}{'+host' if self.offload else ''}/{self.chunk}/{self.head_rows}"
+
+
+@dataclass(frozen=True)
 class StepSize:
     """The numbers of a step that memory depends on."""
 
@@ -37,20 +55,20 @@ class StepSize:
     supervised: int
     itemsize: int
     rank: int
-    """Columns of a LoRA tail for one projection's group, roughly: padding included."""
-    chunk: int
-    """Tokens that pass the feed-forward together."""
-    head_rows: int
+    """Columns of a LoRA tail, padding included."""
+    matrices: int
+    """Bytes of dequantised matrices in use."""
 
 
-def kept_bytes(shape: Architecture, layer: int, keep: Keep, size: StepSize) -> int:
-    """Bytes that `layer` holds between its forward and its backward pass."""
-    elements = shape.streams * shape.hidden
+def kept_bytes(shape: Architecture, layer: int, plan: StepPlan, size: StepSize) -> int:
+    """Bytes that `layer` holds on the device between its forward and its backward pass."""
+    keep = plan.keep[layer]
+    elements = 0 if plan.offload else shape.streams * shape.hidden
     raw = shape.heads * shape.head_dim + shape.laurel_rank
     if layer < shape.boundary:
         raw += 2 * shape.kv_heads * shape.head_dim
     if keep >= Keep.DOWN:
-        elements += shape.hidden + size.rank
+        elements += size.rank + (0 if plan.offload else shape.hidden)
     if keep >= Keep.ATTENTION:
         elements += raw + shape.heads * shape.head_dim + size.rank + shape.hidden
     if keep >= Keep.ALL:
@@ -59,9 +77,9 @@ def kept_bytes(shape: Architecture, layer: int, keep: Keep, size: StepSize) -> i
     return (size.tokens if layer < shape.boundary else size.upper) * (elements * size.itemsize + extra)
 
 
-def peak_bytes(shape: Architecture, keep: tuple[Keep, ...], size: StepSize, fixed: int) -> int:
-    """Predicted peak of allocated device memory. `fixed`: weights, adapter, optimizer and dequantised matrices."""
-    kept = sum(kept_bytes(shape, layer, level, size) for layer, level in enumerate(keep))
+def peak_bytes(shape: Architecture, plan: StepPlan, size: StepSize, fixed: int) -> int:
+    """Predicted peak of allocated device memory. `fixed`: weights, adapter and optimizer."""
+    kept = sum(kept_bytes(shape, layer, plan, size) for layer in range(shape.layers))
     skipping = size.upper < size.tokens
     sources = {shape.kv_source(layer) for layer in range(shape.boundary, shape.layers)}
     kv = 2 * shape.kv_heads * shape.head_dim * size.tokens
@@ -70,27 +88,36 @@ def peak_bytes(shape: Architecture, keep: tuple[Keep, ...], size: StepSize, fixe
         common += size.tokens * shape.streams * shape.hidden * size.itemsize
     dkeys = kv * len(sources) * 4
     streams = shape.streams * shape.hidden * size.itemsize
-    head = size.supervised * 3 * streams + min(size.supervised, size.head_rows) * shape.vocab * size.itemsize
+    moving = (streams + shape.hidden * size.itemsize) * size.tokens if plan.offload else 0
+    head = size.supervised * 3 * streams + min(size.supervised, plan.head_rows) * shape.vocab * size.itemsize
+    head += 0 if plan.offload else size.matrices
     # The fullest moment of a layer's backward pass is its feed-forward: what was recomputed around it, and a chunk of
     # gate, up and hidden. Counted from the top layer (everything is still kept) and from the last full one.
     layers = []
     for layer in {shape.layers - 1, shape.boundary - 1} - {-1}:
         tokens = size.upper if layer >= shape.boundary else size.tokens
-        below = sum(kept_bytes(shape, i, keep[i], size) for i in range(layer + 1))
+        below = sum(kept_bytes(shape, i, plan, size) for i in range(layer + 1))
         width = 9 * shape.hidden + 2 * shape.heads * shape.head_dim + shape.streams * shape.hidden + 4 * size.rank
-        chunk = min(tokens, size.chunk)
-        inner = shape.intermediate[layer] * (1 if keep[layer] is Keep.ALL else 3)
-        layers.append(below + tokens * width * size.itemsize + chunk * inner * size.itemsize + dkeys)
-    return fixed + common + max(kept + head, *layers)
+        chunk = min(tokens, plan.chunk)
+        inner = shape.intermediate[layer] * (1 if plan.keep[layer] is Keep.ALL else 3)
+        layers.append(below + 2 * moving + tokens * width * size.itemsize + chunk * inner * size.itemsize + dkeys + size.matrices)
+    return fixed + common + max(kept + moving + head, *layers)
 
 
-def fill(shape: Architecture, size: StepSize, fixed: int, budget: int) -> tuple[Keep, ...]:
-    """The levels that keep most of value within `budget` bytes; all STREAMS where even that does not fit."""
-    keep = [Keep.STREAMS] * shape.layers
-    for level in (Keep.DOWN, Keep.ATTENTION, Keep.ALL):
-        for layer in reversed(range(shape.layers)):
-            before, keep[layer] = keep[layer], level
-            if peak_bytes(shape, tuple(keep), size, fixed) > budget:
-                keep[layer] = before
-                return tuple(keep)
-    return tuple(keep)
+@lru_cache(maxsize=256)
+def choose(shape: Architecture, size: StepSize, fixed: int, budget: int) -> StepPlan:
+    """The fastest plan predicted to stay within `budget` bytes; the leanest one where none does."""
+    def fits(plan: StepPlan) -> bool:
+        return peak_bytes(shape, plan, size, fixed) <= budget
+
+    keep = [Keep.DOWN] * shape.layers
+    if fits(StepPlan(tuple(keep))):
+        for level in (Keep.ATTENTION, Keep.ALL):
+            for layer in reversed(range(shape.layers)):
+                before, keep[layer] = keep[layer], level
+                if not fits(StepPlan(tuple(keep))):
+                    keep[layer] = before
+                    return StepPlan(tuple(keep))
+        return StepPlan(tuple(keep))
+    lean = [StepPlan(tuple(keep), True, chunk, rows) for chunk, rows in ((2048, 1024), (2048, 512), (1024, 512), (1024, 256), (512, 256))]
+    return next((plan for plan in lean if fits(plan)), lean[-1])

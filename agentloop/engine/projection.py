@@ -172,6 +172,10 @@ class Workspace:
     def _key(self, group: ProjectionGroup) -> tuple:
         return (id(group),) if self.resident else (group.kind, _shape(group))
 
+    def begin_step(self) -> None:
+        """Forget what the matrices hold, apart from resident weights: the next step fills them anew."""
+        self._state = {key: (owner, -1, True) for key, (owner, _, _) in self._state.items()} if self.resident else {}
+
     def release(self) -> None:
         """Give the memory back; matrices are made again when asked for."""
         self._matrices.clear()

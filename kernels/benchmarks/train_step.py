@@ -92,10 +92,13 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--cache", type=Path, default=Path("/tmp/agentloop-cache"))
     parser.add_argument("--profile", type=int, default=0, help="print so many of the longest kernels of one step")
+    parser.add_argument("--resident", action="store_true", help="keep the dequantised weights")
+    parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     start = time.perf_counter()
-    model, _ = FastLanguageModel.from_pretrained(arguments.checkpoint, max_seq_length=65536, cache_directory=arguments.cache)
+    model, _ = FastLanguageModel.from_pretrained(arguments.checkpoint, max_seq_length=8192, resident=arguments.resident,
+                                                 graphs=not arguments.eager, cache_directory=arguments.cache)
     model = FastLanguageModel.get_peft_model(model, r=arguments.rank, lora_alpha=arguments.rank)
     optimizer = FlatAdamW(model.lora)
     torch.cuda.synchronize()
@@ -109,7 +112,7 @@ def main() -> None:
             try:
                 result = {"case": case, "share": arguments.supervised, "budget": budget, "load_s": load,
                           "predicted_gib": model.predicted_peak(batches[-1]) / 2**30,
-                          "levels": model.levels(batches[-1]), **measure(model, optimizer, batches, warmup=3)}
+                          "plan": str(model.step_plan(batches[-1])), **measure(model, optimizer, batches, warmup=3)}
             except torch.OutOfMemoryError:
                 result = {"case": case, "share": arguments.supervised, "budget": budget, "out_of_memory": True}
             results.append(result)

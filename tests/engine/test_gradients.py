@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from agentloop.engine.batch import join
-from agentloop.engine.memory import Keep
+from agentloop.engine.context import step_inputs
+from agentloop.engine.memory import Keep, StepPlan
 
 
 def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -34,9 +35,7 @@ def test_levels_are_exact(trainable, sequences, keep, chunk):
     trainable.loss_and_gradients(batch)
     expected = trainable.lora.gradients.clone()
     trainable.lora.gradients.zero_()
-    trainable.keep = (keep,) * trainable.shape.layers
-    for layer in trainable.layers:
-        layer.feedforward.chunk = chunk
+    trainable.plan = StepPlan((keep,) * trainable.shape.layers, chunk=chunk, head_rows=32)
     trainable.loss_and_gradients(batch)
     assert relative(trainable.lora.gradients, expected) < 1e-12
 
@@ -53,3 +52,18 @@ def test_nothing_supervised(trainable):
     loss = trainable.loss_and_gradients(join([([5, 6, 7], [False] * 3)]))
     assert (float(loss.loss_sum), loss.supervised) == (0.0, 0)
     assert not trainable.lora.gradients.any()
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_padding_is_exact(trainable, sequences, skip):
+    """What CUDA graphs need: fixed sizes, filled up with tokens and rows that count for nothing."""
+    batch = join(sequences)
+    expected = trainable.loss_and_gradients(batch, skip=skip).loss_sum
+    gradients = trainable.lora.gradients.clone()
+    trainable.lora.gradients.zero_()
+    inputs = step_inputs(batch, skip=skip, padded=True)
+    assert inputs.token_ids.numel() % 256 == 0 and inputs.labels.numel() % 256 == 0
+    scale = torch.full((1, 1), 1 / batch.supervised, dtype=torch.float64)
+    loss = trainable._step(inputs, scale, trainable.step_plan(batch))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-12)
+    assert relative(trainable.lora.gradients, gradients) < 1e-12

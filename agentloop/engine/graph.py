@@ -1,0 +1,66 @@
+"""CUDA graphs of whole steps: a step is some 4,000 kernels, and launching them from Python takes longer than running them.
+
+A graph belongs to one padded size. The first batch of a size runs as it is (kernels compile), the second is captured,
+from then on the graph is replayed with the new batch copied into its inputs. All graphs share one memory pool.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agentloop.engine.context import StepInputs
+from agentloop.engine.memory import StepPlan
+
+LIMIT = 24
+"""Graphs kept; the one unused for longest goes first."""
+
+
+@dataclass(frozen=True)
+class CapturedStep:
+    graph: torch.cuda.CUDAGraph
+    inputs: StepInputs
+    scale: Tensor
+    loss: Tensor
+
+
+class StepGraphs:
+    """`step(inputs, scale, plan) -> loss` must wait for nothing and reach the same memory whenever it is called."""
+
+    def __init__(self, step: Callable[[StepInputs, Tensor, StepPlan], Tensor], device: torch.device) -> None:
+        self._step, self._device = step, device
+        self._seen: set[tuple] = set()
+        self._captured: OrderedDict[tuple, CapturedStep] = OrderedDict()
+        self._pool = None
+
+    def run(self, inputs: StepInputs, scale: Tensor, plan: StepPlan) -> Tensor:
+        """The step's loss, []. `inputs` on the host, padded."""
+        key = (*inputs.size, plan)
+        if key not in self._seen:
+            self._seen.add(key)
+            return self._step(inputs.to(self._device), scale, plan)
+        if key not in self._captured:
+            self._captured[key] = self._capture(inputs, scale, plan)
+            if len(self._captured) > LIMIT:
+                self._captured.popitem(last=False)
+        self._captured.move_to_end(key)
+        step = self._captured[key]
+        step.inputs.copy_(inputs)
+        step.scale.copy_(scale)
+        step.graph.replay()
+        return step.loss.clone()
+
+    def _capture(self, inputs: StepInputs, scale: Tensor, plan: StepPlan) -> CapturedStep:
+        static, static_scale = inputs.to(self._device), scale.clone()
+        torch.cuda.synchronize()
+        # What the first run left in the allocator would lie idle beside the graphs' own pool.
+        torch.cuda.empty_cache()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            loss = self._step(static, static_scale, plan)
+        self._pool = self._pool or graph.pool()
+        return CapturedStep(graph, static, static_scale, loss)

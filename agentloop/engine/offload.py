@@ -1,0 +1,71 @@
+"""Kept activations in pinned host memory, copied beside the computation.
+
+A layer's streams are 16 KB a token and its forward pass lasts longer than their way over the bus, so on cards short of
+memory they wait outside. One copy is under way at a time; its source is released when the next layer hands in its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from agentloop.engine.layer import Activations
+
+FIELDS = ("streams", "down_out")
+
+
+class HostStore:
+    """Pinned buffers, one for each layer and field, made when first needed and kept."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._buffers: dict[tuple[int, str], Tensor] = {}
+        self._stream: torch.cuda.Stream | None = None
+        self._leaving: list[Tensor] = []
+        self._arriving: dict[int, dict[str, Tensor]] = {}
+
+    def leave(self, index: int, act: Activations) -> None:
+        """Copy what `act` holds to the host; the device's tensors go when the next layer has been computed."""
+        side = self._side()
+        torch.cuda.current_stream().wait_stream(side)
+        self._leaving.clear()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for name in FIELDS:
+                if (tensor := getattr(act, name)) is not None:
+                    self._buffer(index, name, tensor).copy_(tensor, non_blocking=True)
+                    self._leaving.append(tensor)
+                    setattr(act, name, None)
+
+    def fetch(self, index: int, act: Activations, *, then: Activations | None) -> None:
+        """Bring layer `index` back into `act`, and start on the one below it, whose activations `then` are."""
+        self._leaving.clear()
+        if index not in self._arriving:
+            self._start(index)
+        torch.cuda.current_stream().wait_stream(self._side())
+        for name, tensor in self._arriving.pop(index).items():
+            setattr(act, name, tensor)
+        if then is not None:
+            self._start(index - 1)
+
+    def _start(self, index: int) -> None:
+        # Allocated on the main stream, whose earlier work may still read the memory: the copy waits for that.
+        names = [name for name in FIELDS if (index, name) in self._buffers]
+        tensors = {name: torch.empty_like(self._buffers[index, name], device=self.device) for name in names}
+        side = self._side()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for name, tensor in tensors.items():
+                tensor.copy_(self._buffers[index, name], non_blocking=True)
+        self._arriving[index] = tensors
+
+    def _side(self) -> torch.cuda.Stream:
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
+        return self._stream
+
+    def _buffer(self, index: int, name: str, like: Tensor) -> Tensor:
+        key = (index, name)
+        if key not in self._buffers or self._buffers[key].shape != like.shape:
+            self._buffers[key] = torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+        return self._buffers[key]
