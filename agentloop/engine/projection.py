@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.lora import LoraBuffer, LoraSlot
+from agentloop_kernels.extension import write_lora
 from agentloop_kernels.nf4 import Nf4, dequantise
 
 ALIGNMENT = {"cuda": 64, "cpu": 8}
@@ -157,12 +158,12 @@ class Workspace:
         return matrix
 
     def _write_lora(self, group: ProjectionGroup, matrix: Tensor) -> None:
-        compute = group.lora.compute
-        top = matrix[group.outputs : group.outputs + group.used_rank, : group.inputs]
-        torch.mul(group.flat_a(compute), group.lora.settings.scale, out=top)
-        for branch in group.branches:
-            block = matrix[branch.rows, group.inputs + branch.tail.start : group.inputs + branch.tail.stop]
-            block.copy_(branch.slot.view_b(compute)) if self.adapter_enabled else block.zero_()
+        flat = group.lora.compute[group.branches[0].slot.a.start : group.branches[-1].slot.b.stop]
+        settings = group.lora.settings
+        write_lora(flat, matrix, [branch.rows for branch in group.branches], rank=settings.rank, inputs=group.inputs,
+                   outputs=group.outputs, scale=settings.scale)
+        if not self.adapter_enabled:
+            matrix[: group.outputs, group.inputs :].zero_()
 
     def bytes_for(self, layers: Sequence[Any]) -> int:
         """What the matrices of all `layers` (their weights) take once they are in use."""

@@ -12,6 +12,7 @@ import argparse
 import json
 import random
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, PreTrainedTokeni
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
 from agentloop.engine.lora import TARGETS
+from agentloop.engine.memory import Keep
 from agentloop.engine.model import Gemma3n
 from agentloop.engine.projection import write_weight
 
@@ -109,9 +111,16 @@ def main() -> None:
     del model
     runs = {"transformers": peer_gradients(peer(directory, engine, dtype), rows)}
     for skip in (True, False):
-        engine.lora.gradients.zero_()
-        loss = engine.loss_and_gradients(join(rows), skip=skip).mean
-        runs[f"engine skip={skip}"] = loss, {k: v.clone() for k, v in engine.lora.named_gradients().items()}
+        # The first step of a size runs kernel by kernel, the second as a CUDA graph.
+        for kind in ("launched", "graph"):
+            engine.lora.gradients.zero_()
+            loss = engine.loss_and_gradients(join(rows), skip=skip).mean
+            runs[f"engine skip={skip} {kind}"] = loss, {k: v.clone() for k, v in engine.lora.named_gradients().items()}
+    host = replace(engine.step_plan(join(rows)), offload=True, chunk=256, head_rows=128)
+    engine.plan = replace(host, keep=(Keep.DOWN,) * engine.shape.layers)
+    engine.lora.gradients.zero_()
+    loss = engine.loss_and_gradients(join(rows), skip=False).mean
+    runs["engine offloaded"] = loss, {k: v.clone() for k, v in engine.lora.named_gradients().items()}
     for name, (loss, gradients) in runs.items():
         errors = {k: float((gradients[k] - g).norm() / g.norm()) for k, g in oracle.items()}
         worst = max(errors, key=errors.get)
