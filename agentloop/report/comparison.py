@@ -47,7 +47,7 @@ class Headline:
     champion: str | None
     """Adapter; None while the base model is champion."""
     gain: Comparison | None
-    """Base against champion."""
+    """Base against champion; while the base model is champion, against the newest challenger that was measured."""
     over_control: Comparison | None
     """Control against the challenger that it is matched to."""
 
@@ -55,7 +55,9 @@ class Headline:
 def headline(database: Database, campaign: str) -> Headline:
     """The comparisons that a campaign is judged by, as far as they can be made yet."""
     champion = champions.champion(database, campaign)
-    gain = compare(database, campaign, None, champion) if champion else None
+    challengers = [row["adapter"] for row in query.rows(database, "candidates", campaign=campaign) if row["role"] == "challenger"]
+    best = champion or (challengers[-1] if challengers else None)
+    gain = compare(database, campaign, None, best) if best else None
     control = query.rows(database, "control", campaign=campaign)
     matched = compare(database, campaign, control[0]["adapter"], control[0]["challenger"]) if control else None
     return Headline(champion, gain, matched)
@@ -63,29 +65,29 @@ def headline(database: Database, campaign: str) -> Headline:
 
 def findings(result: Headline) -> list[str]:
     """What the figures show and what they do not, one sentence each."""
-    if result.champion is None:
-        return ["No challenger has been significantly better than the base model yet, so the base model is still champion."]
     if result.gain is None:
-        return ["The base model and the champion have not been measured on the same held-out tasks: no gain can be stated."]
+        return ["The base model and a challenger have not been measured on the same held-out tasks yet: no gain can be stated."]
     gain, verdict = result.gain, result.gain.verdict
     difference = verdict.difference
-    tasks = len(gain.before.tasks)
+    best = "champion" if result.champion else "newest challenger"
     sentences = [
-        f"On {tasks} held-out tasks, {gain.before.samples} samples each, the champion solves {percent(verdict.challenger_success.estimate)} "
-        f"where the base model solves {percent(verdict.champion_success.estimate)}: {points(difference.estimate)} percentage points "
-        f"({points(difference.low)} to {points(difference.high)}).",
-        f"The base model solved {percent(gain.reached_before)} of these tasks in at least one of its samples: there the gain is "
-        f"reliability, not a new ability. Of the {len(gain.never_before)} tasks that it never solved, the champion solves "
+        f"On {len(gain.before.tasks)} held-out tasks, {gain.before.samples} samples each, the {best} solves "
+        f"{percent(verdict.challenger_success.estimate)} where the base model solves {percent(verdict.champion_success.estimate)}: "
+        f"{points(difference.estimate)} percentage points ({points(difference.low)} to {points(difference.high)}).",
+        f"The base model solved {percent(gain.reached_before)} of these tasks in at least one of its samples: there a gain is "
+        f"reliability, not a new ability. Of the {len(gain.never_before)} tasks that it never solved, the {best} solves "
         f"{sum(gain.never_before)} at least once.",
     ]
+    if result.champion is None:
+        sentences.insert(0, "No challenger has been significantly better than the base model, so the base model is still champion.")
     if result.over_control:
         control = result.over_control.verdict
         over = control.difference
         beyond = "the choice of trajectories matters beyond training as such" if over.low > 0 else \
             "the interval includes zero, so that training as such may explain the gain"
         sentences.append(f"A control trained on as many randomly chosen trajectories solves {percent(control.champion_success.estimate)}; "
-                         f"the challenger that it is matched to is {points(over.estimate)} points ({points(over.low)} to "
-                         f"{points(over.high)}) away from it: {beyond}.")
+                         f"the challenger that it is matched to differs from it by {points(over.estimate)} points ({points(over.low)} to "
+                         f"{points(over.high)}): {beyond}.")
     sentences.append("All of this is about tasks drawn from the same generator as the training tasks; other tasks were not measured.")
     return sentences
 
@@ -101,4 +103,4 @@ def points(difference: float) -> str:
 
 def probability(p: float) -> str:
     """A p-value for people: what is too small to matter is not spelled out."""
-    return "< 0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.1 else f"{p:.2f}"
+    return "<\u00a00.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.1 else f"{p:.2f}"

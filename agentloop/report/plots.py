@@ -18,6 +18,8 @@ CURVE_POINTS = 200
 LENGTH_BINS = 24
 CROWDED = 10
 """Iterations from which labels are thinned out."""
+NEWEST = 12
+"""Iterations that a figure with a row or a curve for each of them shows."""
 
 
 def plots(database: Database, campaign: str) -> dict[str, bytes]:
@@ -34,7 +36,7 @@ def success(rows: Sequence[Row]) -> Canvas:
     """Held-out success with intervals: the first champion, then each challenger, then the control."""
     measured = [row for row in rows if row.after and not row.control]
     first = next((row.before for row in rows if row.before and not row.control), None)
-    points: list[tuple[str, str, Interval]] = [("start", "base", first)] if first else []
+    points: list[tuple[str, str, Interval]] = [("base", "base", first)] if first else []
     points += [(row.name, "now" if row.decision == "promote" else "then", row.after) for row in measured]
     points += [("control", "control", row.after) for row in rows if row.control and row.after]
     canvas = Canvas("Success on held-out tasks with 95 % intervals, by iteration", 250)
@@ -78,7 +80,8 @@ def funnel(stages: Sequence[tuple[str, int]]) -> Canvas:
 def losses(curves: Sequence[Mapping[str, Any]]) -> Canvas:
     """Training loss; the newest challenger stands out, a control is dashed. `curves`: rows of queries/losses.sql."""
     canvas = Canvas("Training loss by optimizer step", 240)
-    courses = [(curve, _thinned(list(zip(curve["steps"], curve["losses"], strict=True)))) for curve in curves]
+    shown = sorted({curve["iteration"] for curve in curves})[-NEWEST:]
+    courses = [(curve, _thinned(list(zip(curve["steps"], curve["losses"], strict=True)))) for curve in curves if curve["iteration"] in shown]
     values = [value for _, course in courses for _, value in course]
     last = max(step for _, course in courses for step, _ in course)
     low, high = min(values), max(values)
@@ -97,13 +100,13 @@ def losses(curves: Sequence[Mapping[str, Any]]) -> Canvas:
         kind = "control" if control else "now" if curve["iteration"] == newest else "then"
         name = "control" if control else f"iteration {curve['iteration']}"
         canvas.path([(across(step), up(value)) for step, value in course], kind, f"{name}: {course[-1][1]:.3f} at the end")
-        ends.append((up(course[-1][1]), across(course[-1][0]), name, kind))
+        ends.append((up(course[-1][1]), name, kind))
     if len(ends) > 5:
-        ends = [end for end in ends if end[3] != "then"]
-    floor = 0.0
-    for y, x, name, kind in sorted(ends):
-        floor = max(y, floor + 14)
-        canvas.text(x + 5, floor + 4, name, "value" if kind == "now" else "label")
+        ends = [end for end in ends if end[2] != "then"]
+    bottom = 0.0
+    for place, (y, name, kind) in enumerate(sorted(ends)):
+        bottom = max(min(y, 188 - 14 * (len(ends) - 1 - place)), bottom + 14)
+        canvas.text(WIDTH - 68, bottom + 4, name, "value" if kind == "now" else "label")
     return canvas
 
 
@@ -142,7 +145,7 @@ def phases(spent: Sequence[Mapping[str, Any]]) -> Canvas:
     named = sorted(totals, key=lambda phase: -totals[phase])[:5]
     colours = {phase: f"phase{place}" for place, phase in enumerate(named)}
     entries = [(colours[phase], phase) for phase in named] + [("phase5", "other")] * (len(totals) > len(named))
-    iterations = sorted({row["iteration"] for row in spent})
+    iterations = sorted({row["iteration"] for row in spent})[-NEWEST:]
     lines = _legend_lines(entries)
     top = 18 * len(lines) + 8
     canvas = Canvas("Seconds by iteration and phase", top + 30 * len(iterations))
@@ -183,6 +186,7 @@ def families(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, A
 
 def flips(changed: Sequence[tuple[int, int, int]]) -> Canvas:
     """(iteration, gained, lost): samples that only the challenger solved, and that only the champion did."""
+    changed = changed[-NEWEST:]
     canvas = Canvas("Samples gained and lost by each challenger", 24 + 30 * len(changed))
     canvas.legend([("bad", "lost"), ("good", "gained")])
     most = max(max(gained, lost) for _, gained, lost in changed) or 1

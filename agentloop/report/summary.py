@@ -64,7 +64,7 @@ def iterations(database: Database, campaign: str) -> list[Row]:
 
 def table(rows: Sequence[Row], title: str = "Success on held-out tasks") -> Table:
     """For a terminal of 100 columns."""
-    shown = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left",
+    shown = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title_justify="left",
                   caption="Success in %, with its 95 % interval.", caption_justify="left")
     for header, justify in (("Iteration", "left"), ("Tasks", "right"), ("Rows", "right"), ("Before", "right"), ("After", "right"),
                             ("Verdict", "left"), ("Adapter", "left")):
@@ -122,12 +122,12 @@ def status(database: Database) -> list[CampaignStatus]:
 
 def status_table(statuses: Sequence[CampaignStatus]) -> Table:
     """For a terminal of 100 columns."""
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for header in ("Campaign", "Iterations", "Champion", "Last step", "Running step (begun, UTC)"):
-        shown.add_column(header, overflow="fold")
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for header in ("Campaign", "Iterations", "Champion", "Last step", "Running step"):
+        shown.add_column(header, no_wrap=header == "Champion", overflow="fold")
     for each in statuses:
         last = f"{each.last.name} of iteration {each.last.iteration}: {each.last.error or each.last.status}" if each.last else "–"
-        running = f"{each.running.name} of iteration {each.running.iteration} ({each.running.started:%H:%M:%S})" if each.running else "–"
+        running = f"{each.running.name} of iteration {each.running.iteration} since {each.running.started:%H:%M:%S} UTC" if each.running else "–"
         shown.add_row(each.name, f"{each.done} of {each.planned}", each.champion or "base model", last, running)
     return shown
 

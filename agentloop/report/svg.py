@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-WIDTH = 400
+WIDTH = 360
 """User units; the page shows a figure between 0.8 and 1.2 times as large, so that its text stays readable."""
 MARGIN = 12
 STYLE = Path(__file__).parent / "plot.css"

@@ -1,0 +1,217 @@
+"""The page's sections as HTML: tiles, tables and figures. Every text that is not ours goes through `escape`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from agentloop.records import Interval
+from agentloop.report import plots, query
+from agentloop.report.comparison import Headline, findings, percent, points, probability
+from agentloop.report.summary import DECISIONS, Row
+from agentloop.report.svg import Canvas
+from agentloop.store import champions
+from agentloop.store.database import Database
+from agentloop.store.lineage import lineage as story_of
+
+NEWEST = 16
+"""Adapters whose lineage is told; that of any other is in the database."""
+
+
+def headline(result: Headline) -> str:
+    """The campaign in four figures and a few sentences."""
+    tiles = []
+    if result.gain:
+        verdict, best = result.gain.verdict, "Champion" if result.champion else "Newest challenger"
+        tiles = [("Base model", percent(verdict.champion_success.estimate), _percents(verdict.champion_success)),
+                 (best, percent(verdict.challenger_success.estimate), _percents(verdict.challenger_success)),
+                 (f"{best} over base", f"{points(verdict.difference.estimate)} points",
+                  f"{_points(verdict.difference)}, McNemar p {probability(verdict.mcnemar_p)}")]
+    if result.over_control:
+        verdict = result.over_control.verdict
+        tiles.append(("Over the control", f"{points(verdict.difference.estimate)} points",
+                      f"{_points(verdict.difference)}, control {percent(verdict.champion_success.estimate)}"))
+    shown = "".join(f'<div class="tile"><dt>{name}</dt><dd class="figure">{figure}</dd><dd class="note">{about}</dd></div>'
+                    for name, figure, about in tiles)
+    said = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(result))
+    return (f'<dl class="tiles">{shown}</dl>' if tiles else "") + f'<ul class="findings">{said}</ul>'
+
+
+def iterations(rows: Sequence[Row]) -> str:
+    """The summary's rows in full."""
+    cells = [
+        (row.decision, [
+            row.name, _number(row.tasks), _number(row.rows), _success(row.before), _success(row.after),
+            "–" if row.difference is None else f"{points(row.difference.estimate)} ({_points(row.difference)})",
+            "–" if row.mcnemar_p is None else probability(row.mcnemar_p),
+            "–" if row.control else Markup(f'<span class="badge {row.decision or ""}">{DECISIONS[row.decision]}</span>'),
+            Markup(f'<span class="id">{escape(row.adapter or "–")}</span>'),
+        ]) for row in rows]
+    headers = ("Iteration", "#Tasks", "#Rows", "#Before", "#After", "#Difference, points", "#McNemar p", "Verdict", "Adapter")
+    return table("Iterations", headers, [row for _, row in cells], [decision or "" for decision, _ in cells])
+
+
+def result_figures(database: Database, campaign: str, rows: Sequence[Row], result: Headline) -> str:
+    shown = []
+    if any(row.after for row in rows):
+        shown.append(("Success on held-out tasks", "Percent of samples. Filled: promoted. The control is trained on random trajectories.",
+                      plots.success(rows)))
+    if result.gain:
+        before, after = (query.rows(database, "families", evaluation=each.id) for each in (result.gain.before, result.gain.after))
+        best = "champion" if result.champion else "newest challenger"
+        shown.append(("By family of the task", f"Percent of held-out samples: base model (grey), {best} (blue).",
+                      plots.families(before, after)))
+    changed = [(row["iteration"], row["gained"], row["lost"]) for row in query.rows(database, "flip_counts", campaign=campaign)]
+    if changed:
+        shown.append(("Flips", "Held-out samples, same task and sample, that only one of champion and challenger solved.",
+                      plots.flips(changed)))
+    return "".join(_figure(*each) for each in shown)
+
+
+def learning_figures(database: Database, campaign: str) -> str:
+    shown = []
+    selections = [row for row in query.rows(database, "funnels", campaign=campaign) if row["role"] == "challenger"]
+    if selections:
+        last = selections[-1]
+        shown.append(("Selection", f"Iteration {last['iteration']}, recipe {last['recipe']}: trajectories left after each rule.",
+                      plots.funnel(json.loads(last["funnel"]))))
+    newest = f"of the newest {plots.NEWEST} iterations" if len(selections) > plots.NEWEST else "by iteration"
+    curves = query.rows(database, "losses", campaign=campaign)
+    if curves:
+        shown.append(("Training loss", f"On the model's own tokens, {newest}.", plots.losses(curves)))
+    counts = query.rows(database, "lengths", campaign=campaign)
+    if counts:
+        shown.append(("Token lengths", "Of all trajectories collected for training.", plots.lengths(counts)))
+    spent = query.rows(database, "phases", campaign=campaign)
+    if spent:
+        shown.append(("Time per phase", f"Wall clock {newest}; of a phase that was interrupted, the part that finished.",
+                      plots.phases(spent)))
+    return "".join(_figure(*each) for each in shown) + _canaries(database, campaign)
+
+
+def tables(database: Database, campaign: str) -> str:
+    """Tool errors and all funnels."""
+    return _tool_errors(database, campaign) + _funnels(database, campaign)
+
+
+def _funnels(database: Database, campaign: str) -> str:
+    selections = query.rows(database, "funnels", campaign=campaign)
+    if not selections:
+        return ""
+    rows = [[str(each["iteration"]) if each["role"] == "challenger" else f"{each['iteration']}, control", each["recipe"],
+             " → ".join(f"{left:,} {rule}" for rule, left in json.loads(each["funnel"])), Markup(f'<span class="id">{each["dataset"]}</span>')]
+            for each in selections]
+    return f"<details><summary>All selections</summary>{table('', ('Iteration', 'Recipe', 'Left after each rule', 'Dataset'), rows)}</details>"
+
+
+def _canaries(database: Database, campaign: str) -> str:
+    found = query.rows(database, "canaries", campaign=campaign)
+    rows = [[str(each["iteration"]), Markup(f'<span class="id">{escape(each["adapter"] or "base model")}</span>'),
+             Markup('<span class="badge good">yes</span>' if each["passed"] else '<span class="badge bad">no</span>'),
+             _number(each["tokens"]), f"{each['mean_difference']:.2g}", f"{each['max_difference']:.2g}", f"{each['tolerance']:.2g}"]
+            for each in found]
+    headers = ("Iteration", "Policy", "As trained", "#Tokens", "#Mean", "#Largest", "#Tolerance")
+    return f'<div class="wide">{table("Canaries: served against trained log probabilities, in nats", headers, rows)}</div>' if rows else ""
+
+
+def _tool_errors(database: Database, campaign: str) -> str:
+    found = query.rows(database, "tool_errors", campaign=campaign)
+    rows = [[each["tool"] or "parser", each["error"], _number(each["times"]), str(each["newest"])] for each in found]
+    return table("What tools complained about, most frequent first", ("Tool", "Complaint", "#Times", "#Last in iteration"), rows) if rows else ""
+
+
+def lineage(database: Database, campaign: str) -> str:
+    """One entry for each of the newest adapters and the champion, which is open."""
+    made = query.rows(database, "candidates", campaign=campaign)
+    if not made:
+        return '<p class="note">No adapter has been made yet.</p>'
+    actors = {row["adapter"]: f"{row['role']} of iteration {row['iteration']}" for row in made}
+    champion = champions.champion(database, campaign) or made[-1]["adapter"]
+    shown = [row for place, row in enumerate(made) if place >= len(made) - NEWEST or row["adapter"] == champion]
+    parts = [f'<p class="note">The newest {NEWEST} of {len(made)} adapters, and the champion.</p>'] if len(shown) < len(made) else []
+    for row in reversed(shown):
+        story = story_of(database, row["adapter"])
+        reigns = [each for each in story["champion"] if each["campaign"] == campaign]
+        badge = ' <span class="badge promote">became champion</span>' if reigns else ""
+        parts.append(f'<details{" open" if row["adapter"] == champion else ""}><summary>{escape(actors[row["adapter"]]).capitalize()} '
+                     f'<span class="id">{escape(row["adapter"])}</span>{badge}</summary>{_story(story, actors)}</details>')
+    return "".join(parts)
+
+
+def _story(story: Mapping[str, Any], actors: Mapping[str, str]) -> str:
+    dataset = story["dataset"]
+    facts = [("Base", story["base"]), ("Started from", story["parent"]["adapter"] if story["parent"] else "fresh weights"),
+             ("Dataset", f"{dataset['id']}: {dataset['rows']:,} rows by recipe {dataset['recipe']}"),
+             ("Parameters", _flat_text(dataset["parameters"]))]
+    for source in story["sources"]:
+        actor = actors.get(source["adapter"], source["adapter"]) or "base model"
+        facts.append(("Rows from", f"{actor}: {source['rows']:,} rows of {source['tasks']:,} tasks ({source['policy']})"))
+    facts += [("Training", _flat_text(story["settings"])), ("Seed, code", f"{story['seed']}, version {story['code']}")]
+    for measured in story["evaluations"]:
+        facts.append(("Evaluation", f"{percent(measured['success'])} of {measured['tasks']} tasks × {measured['samples']} samples, as "
+                                    f"{measured['role']} of iteration {measured['iteration']} ({measured['id']})"))
+    facts += [("Verdict", each["reason"]) for each in story["verdicts"]]
+    facts += [("Champion", f"since {each['moved']}, iteration {each['iteration']}") for each in story["champion"]]
+    facts.append(("Files", story["path"]))
+    return f'<dl class="facts">{"".join(f"<dt>{name}</dt><dd>{escape(str(value))}</dd>" for name, value in facts)}</dl>'
+
+
+def settings(values: Mapping[str, Any]) -> str:
+    pairs = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in _flat(values))
+    return f'<details><summary>Show all</summary><dl class="columns">{pairs}</dl></details>'
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+
+def table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[str]], kinds: Sequence[str] = ()) -> str:
+    """A table that scrolls by itself where it is too wide. A header that starts with # is of a column of numbers."""
+    numeric = [header.startswith("#") for header in headers]
+    head = "".join(f'<th scope="col"{_class("number" if number else "")}>{escape(header.lstrip("#"))}</th>'
+                   for header, number in zip(headers, numeric, strict=True))
+    body = "".join(
+        f'<tr{_class(kind)}>' + "".join(
+            f'<td{_class("number" if number else "")}>{cell if isinstance(cell, Markup) else escape(cell)}</td>'
+            for cell, number in zip(row, numeric, strict=True)) + "</tr>"
+        for row, kind in zip(rows, kinds or [""] * len(rows), strict=True))
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption or headers[0])}"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _figure(title: str, about: str, canvas: Canvas) -> str:
+    return f"<figure><h3>{escape(title)}</h3><figcaption>{escape(about)}</figcaption>{canvas.inline()}</figure>"
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
+
+
+def _number(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _percents(interval: Interval) -> str:
+    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %"
+
+
+def _points(interval: Interval) -> str:
+    return f"{points(interval.low)} to {points(interval.high)}"
+
+
+def _success(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{percent(interval.estimate)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _flat_text(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in _flat(values))
