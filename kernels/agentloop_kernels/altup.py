@@ -29,13 +29,10 @@ from agentloop_kernels.altup_reference import (
     reference_predict,
     reference_predict_backward,
 )
-from agentloop_kernels.altup_triton import (
-    triton_advance,
+from agentloop_kernels.altup_triton import triton_advance, triton_advance_predict, triton_correct, triton_predict
+from agentloop_kernels.altup_triton_backward import (
     triton_advance_backward,
-    triton_advance_predict,
-    triton_correct,
     triton_correct_backward,
-    triton_predict,
     triton_predict_backward,
 )
 from agentloop_kernels.precision import wide

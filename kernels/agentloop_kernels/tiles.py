@@ -56,7 +56,7 @@ _ATTENTION = {
     (8, 0): {
         "forward": AttentionTile(64, 64, 8, 2),
         "dquery": AttentionTile(64, 64, 8, 2),
-        "dkey_dvalue": AttentionTile(32, 64, 8, 1),
+        "dkey_dvalue": AttentionTile(64, 32, 8, 1),
     },
     (9, 0): {
         "forward": AttentionTile(128, 64, 8, 2),

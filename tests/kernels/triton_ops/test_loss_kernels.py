@@ -4,9 +4,10 @@ from agentloop_kernels import adamw, loss
 from judging import DEVICE, normal
 
 
-@pytest.mark.parametrize("words", [64, 500, 9000])
-@pytest.mark.parametrize("softcap", [None, 30.0, 3.0])
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize(
+    ("words", "softcap", "gradient"), [(64, None, True), (9000, None, True), (500, 3.0, True), (9000, 30.0, True),
+                                       (500, 30.0, False), (500, None, False)],
+)  # fmt: skip
 def test_softcap_cross_entropy(agree, words, softcap, gradient):
     labels = torch.tensor([3, loss.IGNORED, words - 1, 0, 17])
     inputs = {"logits": 6 * normal(5, words), "labels": labels}
@@ -28,7 +29,7 @@ def test_no_softcap_survives_large_logits(dtype):
     assert (logits == 0).all()
 
 
-@pytest.mark.parametrize("numel", [1000, 1024, 2500])
+@pytest.mark.parametrize("numel", [1024, 2500])
 @pytest.mark.parametrize("copy", [False, True])
 def test_adamw_equals_torch(dtype, numel, copy):
     start, grads = normal(numel).float(), normal(3, numel, seed=1).float()
