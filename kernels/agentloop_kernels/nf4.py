@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from agentloop_kernels.blockwise import dynamic_code, quantise_blocks
 from agentloop_kernels.precision import buffer
 from agentloop_kernels.tiles import BIT_EXACT
 
@@ -68,43 +69,20 @@ def nf4_code(device: torch.device) -> Tensor:
     return torch.tensor(NF4_LEVELS, dtype=torch.float32, device=device)
 
 
-@cache
-def dynamic_code(device: torch.device) -> Tensor:
-    """The 256 signed values with a dynamic exponent that absmax is quantised to (arXiv 1511.04561), fp32 on `device`.
-
-    For exponent i = 0..6 the mantissas are the midpoints of 2^i equal parts of [0.1, 1], times 10^(i - 6); both signs,
-    with 0 and 1.
-    """
-    values = [0.0, 1.0]
-    for i in range(7):
-        edges = torch.linspace(0.1, 1, 2**i + 1, dtype=torch.float32)
-        means = (10.0 ** (i - 6)) * ((edges[:-1] + edges[1:]) / 2.0)
-        values += means.tolist() + (-means).tolist()
-    return torch.tensor(sorted(values), dtype=torch.float32).to(device)
-
-
 def quantise(weight: Tensor) -> Nf4:
     """Pack [rows, columns], 16 or 32 bit, on its own device. Raises ValueError if columns is no multiple of 64."""
     rows, columns = weight.shape
     if columns % BLOCK:
         raise ValueError(f"NF4 needs a multiple of {BLOCK} columns, got {columns}")
-    codes, absmax = _quantise_blocks(weight.reshape(-1, BLOCK).float(), nf4_code(weight.device))
+    codes, absmax = quantise_blocks(weight.reshape(-1, BLOCK).float(), nf4_code(weight.device))
     offset = absmax.mean()
     centred = absmax - offset
     blocks = -(-centred.numel() // NESTED_BLOCK)
     padded = torch.nn.functional.pad(centred, (0, blocks * NESTED_BLOCK - centred.numel()))
-    absmax8, scale = _quantise_blocks(padded.view(blocks, NESTED_BLOCK), dynamic_code(weight.device))
+    absmax8, scale = quantise_blocks(padded.view(blocks, NESTED_BLOCK), dynamic_code(weight.device))
     flat = codes.view(-1)
     packed = (flat[::2] << 4) | flat[1::2]
     return Nf4(packed, absmax8.view(-1)[: centred.numel()].contiguous(), scale, offset, (rows, columns))
-
-
-def _quantise_blocks(blocks: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest level of `code` (sorted) for each value over its row's largest magnitude -> (uint8, fp32 [rows])."""
-    absmax = blocks.abs().amax(-1)
-    scaled = (blocks * (1.0 / absmax.clamp_min(1e-38)).unsqueeze(-1)).clamp(-1, 1)
-    bounds = (code[:-1] + code[1:]) / 2
-    return torch.bucketize(scaled, bounds, out_int32=True).to(torch.uint8), absmax
 
 
 def dequantise(weight: Nf4, *, dtype: torch.dtype = torch.bfloat16, out: Tensor | None = None) -> Tensor:

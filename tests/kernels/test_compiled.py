@@ -13,9 +13,11 @@ import torch
 import triton
 from agentloop_kernels import (
     adamw,
+    adamw_8bit,
     altup,
     attention,
     attention_triton,
+    extension,
     geglu,
     loss,
     magnitude,
@@ -94,6 +96,13 @@ def launches() -> None:
     adamw.triton_adamw(
         flat, flat, flat, flat, lr=scalar, step=scalar, clip=scalar, compute_copy=tensor(4096)
     )  # fmt: skip
+    bytes_, blocks = tensor(2, 4096, dtype=torch.uint8), tensor(2, 16, dtype=torch.float32)
+    adamw_8bit.triton_adamw_8bit(
+        flat, flat, bytes_, blocks, lr=scalar, step=scalar, clip=scalar, compute_copy=tensor(4096)
+    )  # fmt: skip
+    sizes = {"rank": 16, "inputs": HIDDEN, "outputs": 3072, "scale": 1.0}
+    rows = [slice(0, 2048), slice(2048, 2560), slice(2560, 3072)]
+    extension.triton_write_lora(tensor(48 * HIDDEN + 16 * 3072), tensor(3120, 2096), rows, **sizes)
     codes = tensor(INTER * HIDDEN // 2, dtype=torch.uint8), tensor(INTER * HIDDEN // 64, dtype=torch.uint8)
     packed = nf4.Nf4(*codes, tensor(2048, dtype=torch.float32), scalar, (INTER, HIDDEN))
     nf4.triton_dequantise(packed, out=tensor(INTER, HIDDEN + 32)[:, :HIDDEN])

@@ -4,6 +4,7 @@ import bitsandbytes.functional as bnb
 import pytest
 import torch
 from agentloop_kernels import nf4
+from agentloop_kernels.blockwise import dynamic_code
 
 CPU = torch.device("cpu")
 
@@ -19,7 +20,8 @@ def weight(request) -> torch.Tensor:
 
 
 def test_codes_equal_bitsandbytes():
-    assert torch.equal(nf4.dynamic_code(CPU), bnb.create_dynamic_map())
+    assert torch.equal(dynamic_code(CPU), bnb.create_dynamic_map())
+    assert torch.equal(dynamic_code(CPU, signed=False), bnb.create_dynamic_map(signed=False))
     assert torch.equal(nf4.nf4_code(CPU), bnb.get_4bit_type("nf4", device="cpu")[:16])
 
 
@@ -45,7 +47,7 @@ def test_quantise_takes_the_nearest_scale(weight):
     ours = nf4.quantise(weight)
     absmax = weight.float().view(-1, nf4.BLOCK).abs().amax(-1)
     blocks = torch.arange(absmax.numel()) // nf4.NESTED_BLOCK
-    levels = nf4.dynamic_code(CPU)[None, :] * ours.absmax_scale[blocks][:, None] + ours.offset
+    levels = dynamic_code(CPU)[None, :] * ours.absmax_scale[blocks][:, None] + ours.offset
     distance = (levels - absmax[:, None]).abs()
     chosen = distance.gather(1, ours.absmax8.long()[:, None]).squeeze(1)
     assert (chosen <= distance.amin(1) + 1e-6).all()

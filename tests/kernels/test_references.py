@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from agentloop_kernels import altup, attention, geglu, loss, magnitude, norm, ple, residual, rope, sparse_geglu
+from agentloop_kernels import adamw, adamw_8bit, altup, attention, geglu, loss, magnitude, norm, ple, residual, rope, sparse_geglu
 
 EPS = 1e-6
 DEEP = torch.float64
@@ -237,3 +237,39 @@ def test_linear_cross_entropy(softcap):
     close(losses, expected)
     close(dhidden, theirs)
     close(loss.linear_logprobs(hidden.detach(), weight, labels, softcap, chunk_rows=4), -expected)
+
+
+def test_gradient_norm_and_clip_factor():
+    grads = normal(1000).float()
+    norm = adamw.gradient_norm(grads)
+    close(norm, grads.norm())
+    clipped = grads * adamw.clip_factor(norm, 1.0)
+    torch.testing.assert_close(clipped.norm(), torch.ones(()), rtol=1e-5, atol=0)
+    assert adamw.clip_factor(norm, 1e6, scale=0.25) == 0.25
+
+
+def test_adamw_equals_torch():
+    weights, grads = normal(500).float(), normal(4, 500, seed=1).float()
+    theirs = torch.nn.Parameter(weights.clone())
+    optimizer = torch.optim.AdamW([theirs], lr=1e-2, weight_decay=0.1)
+    state = torch.zeros(2, 500)
+    for step, grad in enumerate(grads, start=1):
+        theirs.grad = grad
+        optimizer.step()
+        scalars = {name: torch.tensor(x) for name, x in (("lr", 1e-2), ("step", float(step)), ("clip", 1.0))}
+        adamw.adamw(weights, grad, state[0], state[1], weight_decay=0.1, **scalars)
+    torch.testing.assert_close(weights, theirs.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_adamw_8bit_follows_adamw():
+    """On a quadratic both come down alike, though the moments have 8 bits."""
+    target = normal(1000).float()
+    exact, coarse = torch.zeros(1000), torch.zeros(1000)
+    state, (levels, scales) = torch.zeros(2, 1000), adamw_8bit.new_state(1000, "cpu")
+    for step in range(1, 201):
+        scalars = {name: torch.tensor(x) for name, x in (("lr", 3e-2), ("step", float(step)), ("clip", 1.0))}
+        adamw.adamw(exact, exact - target, state[0], state[1], **scalars)
+        adamw_8bit.adamw_8bit(coarse, coarse - target, levels, scales, **scalars)
+    start = target.square().mean()
+    assert (exact - target).square().mean() < 1e-3 * start
+    assert (coarse - target).square().mean() < 1e-2 * start
