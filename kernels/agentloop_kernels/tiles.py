@@ -64,8 +64,8 @@ _ATTENTION = {
         "dkey_dvalue": AttentionTile(64, 32, 8, 2),
     },
 }
-_SMALL = AttentionTile(16, 16, 4, 1)
-"""For the interpreter, fp32 inputs and cards this table does not know: 16 is the least that tl.dot takes."""
+_SMALL = AttentionTile(16, 16, 8, 1)
+"""For the interpreter, fp32 inputs and sm_75, which has 64 KB: 48 KB, and 16 is the least that tl.dot takes."""
 
 
 def attention_tile(kernel: str, capability: tuple[int, int] | None, head_dim: int, itemsize: int) -> AttentionTile:

@@ -24,6 +24,7 @@ from triton.testing import do_bench
 
 from agentloop_kernels import (
     adamw,
+    adamw_8bit,
     altup,
     altup_reference,
     attention,
@@ -322,6 +323,12 @@ def weight_cases() -> Iterator[Case]:
         "adamw.adamw", 30 * LORA_PARAMETERS, 0,
         lambda: adamw.adamw(flat[0], flat[3], flat[1], flat[2], **scalars, compute_copy=copy), fused.step,
         "torch.optim.AdamW(fused), no copy",
+    )  # fmt: skip
+    state = adamw_8bit.new_state(LORA_PARAMETERS, "cuda")
+    yield Case(
+        "adamw_8bit.adamw_8bit", 18 * LORA_PARAMETERS, 0,
+        lambda: adamw_8bit.adamw_8bit(flat[0], flat[3], *state, **scalars, compute_copy=copy), fused.step,
+        "torch.optim.AdamW(fused), 32 bit",
     )  # fmt: skip
     yield Case(
         "adamw.gradient_norm", 4 * LORA_PARAMETERS, 0, lambda: adamw.gradient_norm(flat[3]),
