@@ -8,7 +8,6 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from agentloop.engine.architecture import Architecture
 from agentloop.engine.lora import LoraBuffer
 from agentloop.errors import AdapterError
 from agentloop.files import atomic
@@ -17,7 +16,7 @@ PREFIX = "base_model.model.model."
 """Before the names of a text-only checkpoint's modules, in PEFT and in vLLM."""
 
 
-def save(lora: LoraBuffer, directory: Path, *, base: str, shape: Architecture) -> None:
+def save(lora: LoraBuffer, directory: Path, *, base: str) -> None:
     """Write `directory`, whole or not at all. Raises DiskError."""
     settings = lora.settings
     config = {
@@ -27,10 +26,6 @@ def save(lora: LoraBuffer, directory: Path, *, base: str, shape: Architecture) -
         "layers_to_transform": None if settings.layers is None else list(settings.layers),
         "base_model_name_or_path": base,
     }
-    if shape.shared_layers and settings.layers is None and {"k_proj", "v_proj"} & set(config["target_modules"]):
-        # The last layers have no k and v of their own; a list of suffixes would make PEFT look for them there.
-        config["exclude_modules"] = [f"model.layers.{i}.self_attn.{name}" for i in range(shape.first_shared, shape.layers)
-                                     for name in ("k_proj", "v_proj")]
     tensors = {PREFIX + name: view.detach().float().cpu().contiguous() for name, view in lora.named().items()}
     with atomic(directory) as temporary:
         temporary.mkdir()

@@ -86,6 +86,8 @@ class LoraBuffer:
         """[size]: the weights as the GEMMs read them."""
         self.version = 0
         """Raised by `refresh`: whoever holds a copy of the compute weights compares it."""
+        self.optimizer_bytes = 2 * self.parameters.nbytes
+        """What the optimizer keeps beside; AdamW's two fp32 moments unless it says otherwise."""
         self._initialise()
 
     def _initialise(self) -> None:

@@ -7,7 +7,7 @@ even streams and down_proj's outputs fit, those wait in host memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
 
@@ -90,7 +90,7 @@ def peak_bytes(shape: Architecture, plan: StepPlan, size: StepSize, fixed: int) 
     streams = shape.streams * shape.hidden * size.itemsize
     moving = (streams + shape.hidden * size.itemsize) * size.tokens if plan.offload else 0
     head = size.supervised * 3 * streams + min(size.supervised, plan.head_rows) * shape.vocab * size.itemsize
-    head += 0 if plan.offload else size.matrices
+    head += size.matrices
     # The fullest moment of a layer's backward pass is its feed-forward: what was recomputed around it, and a chunk of
     # gate, up and hidden. Counted from the top layer (everything is still kept) and from the last full one.
     layers = []
@@ -104,20 +104,41 @@ def peak_bytes(shape: Architecture, plan: StepPlan, size: StepSize, fixed: int) 
     return fixed + common + max(kept + moving + head, *layers)
 
 
+LEAN = ((2048, 1024), (2048, 512), (1024, 512), (1024, 256), (512, 256))
+"""(chunk, head_rows), from the fastest to the leanest."""
+
+
 @lru_cache(maxsize=256)
 def choose(shape: Architecture, size: StepSize, fixed: int, budget: int) -> StepPlan:
-    """The fastest plan predicted to stay within `budget` bytes; the leanest one where none does."""
-    def fits(plan: StepPlan) -> bool:
-        return peak_bytes(shape, plan, size, fixed) <= budget
+    """The plan that recomputes least and is predicted to stay within `budget` bytes; the leanest where none does.
 
+    Of two that recompute the same the one that leaves the host alone wins.
+    """
+    candidates = [plan for offload in (False, True) if (plan := _fill(shape, size, fixed, budget, StepPlan((), offload)))]
+    if candidates:
+        return min(candidates, key=lambda plan: (_recomputed(shape, plan), plan.offload))
+    lean = [StepPlan((Keep.DOWN,) * shape.layers, True, chunk, rows) for chunk, rows in LEAN]
+    return next((plan for plan in lean if peak_bytes(shape, plan, size, fixed) <= budget), lean[-1])
+
+
+def _fill(shape: Architecture, size: StepSize, fixed: int, budget: int, start: StepPlan) -> StepPlan | None:
+    """Raise levels while they fit; None where not even all of DOWN does."""
     keep = [Keep.DOWN] * shape.layers
-    if fits(StepPlan(tuple(keep))):
-        for level in (Keep.ATTENTION, Keep.ALL):
-            for layer in reversed(range(shape.layers)):
-                before, keep[layer] = keep[layer], level
-                if not fits(StepPlan(tuple(keep))):
-                    keep[layer] = before
-                    return StepPlan(tuple(keep))
-        return StepPlan(tuple(keep))
-    lean = [StepPlan(tuple(keep), True, chunk, rows) for chunk, rows in ((2048, 1024), (2048, 512), (1024, 512), (1024, 256), (512, 256))]
-    return next((plan for plan in lean if fits(plan)), lean[-1])
+    plan = replace(start, keep=tuple(keep))
+    if peak_bytes(shape, plan, size, fixed) > budget:
+        return None
+    for level in (Keep.ATTENTION, Keep.ALL):
+        for layer in reversed(range(shape.layers)):
+            keep[layer] = level
+            higher = replace(start, keep=tuple(keep))
+            if peak_bytes(shape, higher, size, fixed) > budget:
+                return plan
+            plan = higher
+    return plan
+
+
+def _recomputed(shape: Architecture, plan: StepPlan) -> int:
+    """Multiplications a token that the backward pass does again."""
+    attention = shape.hidden * (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim
+    return sum(2 * shape.hidden * shape.intermediate[layer] * (keep < Keep.ALL) + attention * (keep < Keep.ATTENTION)
+               for layer, keep in enumerate(plan.keep))

@@ -93,7 +93,7 @@ class Gemma3n:
         factor = torch.full((1, 1), scale * (1 / count if weight is None else weight), dtype=wide, device=self.device)
         plan = self.step_plan(batch, skip=skip)
         inputs = step_inputs(batch, skip=skip, padded=self.graphs)
-        if self.graphs and not plan.offload:
+        if self.graphs:
             return LossSum(self._graphs.run(inputs, factor, plan), count)
         return LossSum(self._step(inputs.to(self.device), factor, plan), count)
 
@@ -145,9 +145,10 @@ class Gemma3n:
 
     @property
     def _fixed_bytes(self) -> int:
-        """Weights, adapter, its gradients and AdamW's two moments."""
-        adapter = self.lora.parameters.numel() * (4 * 4 + (0 if self.lora.compute is self.lora.parameters else self.dtype.itemsize))
-        return self.weights.device_bytes + adapter
+        """Weights, adapter, its gradients and the optimizer's state."""
+        lora = self.lora
+        copy = 0 if lora.compute is lora.parameters else lora.compute.nbytes
+        return self.weights.device_bytes + lora.parameters.nbytes + lora.gradients.nbytes + copy + lora.optimizer_bytes
 
     @cached_property
     def _graphs(self) -> StepGraphs:
@@ -157,7 +158,7 @@ class Gemma3n:
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the adapter in PEFT's format, whole or not at all. Raises DiskError."""
-        adapter.save(self.lora, Path(directory), base=self.fingerprint, shape=self.shape)
+        adapter.save(self.lora, Path(directory), base=self.fingerprint)
 
     def load_adapter(self, directory: str | Path) -> None:
         """Replace the adapter's weights. Raises AdapterError where it belongs to another base or has other modules."""

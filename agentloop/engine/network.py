@@ -103,9 +103,6 @@ class Network:
     def head(self, streams: Tensor, labels: Tensor, scale: Tensor, plan: StepPlan) -> tuple[Tensor, Tensor]:
         """[n, rows, hidden] -> losses [rows] and the streams' gradient times `scale`."""
         w = self.weights
-        if plan.offload:
-            # The logits take their place for a moment.
-            self.workspace.release()
         hidden, projected = self.unembed(streams)
         losses, dhidden = linear_cross_entropy(hidden, w.head, labels, self.shape.softcap, dhidden=hidden, chunk_rows=plan.head_rows)
         # [1, 1] and not []: torch then multiplies in fp32 and rounds once.

@@ -15,11 +15,15 @@ FIELDS = ("streams", "down_out")
 
 
 class HostStore:
-    """Pinned buffers, one for each layer and field, made when first needed and kept."""
+    """Pinned buffers, one for each layer and field, made when first needed and kept.
+
+    A buffer that has become too small stays too: a CUDA graph may hold its address.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._buffers: dict[tuple[int, str], Tensor] = {}
+        self._buffers: dict[tuple[int, str], list[Tensor]] = {}
+        self._held: dict[int, dict[str, Tensor]] = {}
         self._stream: torch.cuda.Stream | None = None
         self._leaving: list[Tensor] = []
         self._arriving: dict[int, dict[str, Tensor]] = {}
@@ -33,7 +37,8 @@ class HostStore:
         with torch.cuda.stream(side):
             for name in FIELDS:
                 if (tensor := getattr(act, name)) is not None:
-                    self._buffer(index, name, tensor).copy_(tensor, non_blocking=True)
+                    self._held.setdefault(index, {})[name] = self._buffer(index, name, tensor)
+                    self._held[index][name].copy_(tensor, non_blocking=True)
                     self._leaving.append(tensor)
                     setattr(act, name, None)
 
@@ -50,13 +55,13 @@ class HostStore:
 
     def _start(self, index: int) -> None:
         # Allocated on the main stream, whose earlier work may still read the memory: the copy waits for that.
-        names = [name for name in FIELDS if (index, name) in self._buffers]
-        tensors = {name: torch.empty_like(self._buffers[index, name], device=self.device) for name in names}
+        held = self._held.pop(index)
+        tensors = {name: torch.empty_like(buffer, device=self.device) for name, buffer in held.items()}
         side = self._side()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for name, tensor in tensors.items():
-                tensor.copy_(self._buffers[index, name], non_blocking=True)
+                tensor.copy_(held[name], non_blocking=True)
         self._arriving[index] = tensors
 
     def _side(self) -> torch.cuda.Stream:
@@ -65,7 +70,7 @@ class HostStore:
         return self._stream
 
     def _buffer(self, index: int, name: str, like: Tensor) -> Tensor:
-        key = (index, name)
-        if key not in self._buffers or self._buffers[key].shape != like.shape:
-            self._buffers[key] = torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
-        return self._buffers[key]
+        sizes = self._buffers.setdefault((index, name), [])
+        if not sizes or sizes[-1].numel() < like.numel():
+            sizes.append(torch.empty(like.numel(), dtype=like.dtype, pin_memory=True))
+        return sizes[-1][: like.numel()].view(like.shape)

@@ -7,23 +7,32 @@ bit for bit.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from agentloop.engine.lora import LoraBuffer
 from agentloop_kernels.adamw import adamw, clip_factor, gradient_norm
+from agentloop_kernels.adamw_8bit import adamw_8bit, new_state
 
 
 class FlatAdamW:
-    """Decoupled weight decay (arXiv 1711.05101); the same update as torch.optim.AdamW."""
+    """Decoupled weight decay (arXiv 1711.05101); the same update as torch.optim.AdamW.
+
+    `bits=8` keeps both moments in 8 bits with a scale for each 256 (arXiv 2110.02861): 6 bytes a parameter less.
+    """
 
     def __init__(self, lora: LoraBuffer, lr: float = 2e-4, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.0) -> None:
-        self.lora, self.lr, self.betas, self.eps, self.weight_decay = lora, lr, betas, eps, weight_decay
-        self.first = torch.zeros_like(lora.parameters)
-        self.second = torch.zeros_like(lora.parameters)
-        self.steps = torch.zeros((), dtype=torch.float32, device=lora.parameters.device)
+                 weight_decay: float = 0.0, bits: Literal[8, 32] = 32) -> None:
+        self.lora, self.lr, self.betas, self.eps, self.weight_decay, self.bits = lora, lr, betas, eps, weight_decay, bits
+        device = lora.parameters.device
+        if bits == 8:
+            self.first, self.second = new_state(lora.parameters.numel(), device)
+        else:
+            self.first, self.second = torch.zeros_like(lora.parameters), torch.zeros_like(lora.parameters)
+        lora.optimizer_bytes = self.first.nbytes + self.second.nbytes
+        self.steps = torch.zeros((), dtype=torch.float32, device=device)
         self._rate = torch.zeros_like(self.steps)
 
     def step(self, *, learning_rate: float | None = None, max_grad_norm: float | None = None) -> Tensor:
@@ -34,14 +43,15 @@ class FlatAdamW:
         self.steps += 1
         self._rate.fill_(self.lr if learning_rate is None else learning_rate)
         copy = None if lora.compute is lora.parameters else lora.compute
-        adamw(lora.parameters, lora.gradients, self.first, self.second, lr=self._rate, step=self.steps, clip=clip,
-              beta1=self.betas[0], beta2=self.betas[1], eps=self.eps, weight_decay=self.weight_decay, compute_copy=copy)
+        update = adamw_8bit if self.bits == 8 else adamw
+        update(lora.parameters, lora.gradients, self.first, self.second, lr=self._rate, step=self.steps, clip=clip,
+               beta1=self.betas[0], beta2=self.betas[1], eps=self.eps, weight_decay=self.weight_decay, compute_copy=copy)
         lora.version += 1
         lora.gradients.zero_()
         return norm
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, on the CPU."""
+        """Everything that the next step depends on, on the CPU. With 8 bits `first` holds the levels, `second` the scales."""
         tensors = {"parameters": self.lora.parameters, "first": self.first, "second": self.second, "steps": self.steps}
         return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 

@@ -92,15 +92,17 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--cache", type=Path, default=Path("/tmp/agentloop-cache"))
     parser.add_argument("--profile", type=int, default=0, help="print so many of the longest kernels of one step")
+    parser.add_argument("--max-seq-length", type=int, default=8192)
+    parser.add_argument("--bits", type=int, default=32, choices=(8, 32), help="of the optimizer's moments")
     parser.add_argument("--resident", action="store_true", help="keep the dequantised weights")
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     start = time.perf_counter()
-    model, _ = FastLanguageModel.from_pretrained(arguments.checkpoint, max_seq_length=8192, resident=arguments.resident,
+    model, _ = FastLanguageModel.from_pretrained(arguments.checkpoint, max_seq_length=arguments.max_seq_length, resident=arguments.resident,
                                                  graphs=not arguments.eager, cache_directory=arguments.cache)
     model = FastLanguageModel.get_peft_model(model, r=arguments.rank, lora_alpha=arguments.rank)
-    optimizer = FlatAdamW(model.lora)
+    optimizer = FlatAdamW(model.lora, bits=arguments.bits)
     torch.cuda.synchronize()
     load = time.perf_counter() - start
     print(f"load {load:.1f} s, {torch.cuda.memory_allocated() / 2**30:.2f} GiB on the device", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,15 +34,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def fill_adapter(model: Gemma3n, seed: int = 0) -> None:
+@pytest.fixture(scope="session")
+def fill_adapter() -> Callable[[Gemma3n], None]:
     """Random weights in B too: with B at zero half of the gradients would vanish."""
-    generator = torch.Generator().manual_seed(seed)
-    model.lora.parameters.copy_(torch.randn(model.lora.parameters.shape, generator=generator) * 0.05)
-    model.lora.refresh()
+    def fill(model: Gemma3n) -> None:
+        generator = torch.Generator().manual_seed(0)
+        model.lora.parameters.copy_(torch.randn(model.lora.parameters.shape, generator=generator) * 0.05)
+        model.lora.refresh()
+
+    return fill
 
 
 @pytest.fixture
-def trainable(checkpoint: Path, cache: Path) -> Gemma3n:
+def trainable(checkpoint: Path, cache: Path, fill_adapter: Callable[[Gemma3n], None]) -> Gemma3n:
     """The engine in fp64 with a random adapter."""
     model, _ = FastLanguageModel.from_pretrained(checkpoint, dtype=torch.float64, cache_directory=cache)
     model = FastLanguageModel.get_peft_model(model, r=8, lora_alpha=16)

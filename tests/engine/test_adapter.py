@@ -1,0 +1,65 @@
+"""Adapters on disk: what PEFT reads is what was trained, and nothing is applied to the wrong base."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import Gemma3nForCausalLM
+
+from agentloop.engine import FastLanguageModel
+from agentloop.engine.projection import write_weight
+from agentloop.errors import AdapterError
+
+IDS = [3, 50, 7, 8, 90, 12, 44, 5]
+
+
+def load(checkpoint, cache, **settings):
+    model, _ = FastLanguageModel.from_pretrained(checkpoint, cache_directory=cache)
+    return FastLanguageModel.get_peft_model(model, **({"r": 8, "lora_alpha": 16} | settings))
+
+
+def test_peft_gives_the_same_logprobs(checkpoint, cache, fill_adapter, tmp_path):
+    model = load(checkpoint, cache)
+    fill_adapter(model)
+    model.save_pretrained(tmp_path / "adapter")
+    base = Gemma3nForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
+    modules = dict(base.model.named_modules())
+    for layer in model.weights.layers:
+        for group in layer.groups:
+            for name, weight in group.parts:
+                write_weight(weight, modules[name].weight.data)
+
+    def theirs(network) -> torch.Tensor:
+        with torch.no_grad():
+            logits = network(input_ids=torch.tensor([IDS])).logits[0, :-1]
+        return torch.log_softmax(logits, -1).gather(-1, torch.tensor(IDS[1:])[:, None])[:, 0]
+
+    torch.testing.assert_close(model.logprobs(IDS, adapter=False), theirs(base), rtol=0, atol=1e-4)
+    peft = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    torch.testing.assert_close(model.logprobs(IDS), theirs(peft), rtol=0, atol=1e-4)
+    assert (model.logprobs(IDS) - model.logprobs(IDS, adapter=False)).abs().max() > 1e-2
+
+
+def test_comes_back(checkpoint, cache, fill_adapter, tmp_path):
+    model = load(checkpoint, cache)
+    fill_adapter(model)
+    model.save_pretrained(tmp_path / "adapter")
+    other = load(checkpoint, cache)
+    other.load_adapter(tmp_path / "adapter")
+    assert torch.equal(other.lora.parameters, model.lora.parameters)
+
+
+def test_refuses_what_does_not_fit(checkpoint, cache, tmp_path):
+    model = load(checkpoint, cache)
+    directory = tmp_path / "adapter"
+    model.save_pretrained(directory)
+    with pytest.raises(AdapterError, match="rank 8"):
+        load(checkpoint, cache, r=16).load_adapter(directory)
+    with pytest.raises(AdapterError, match="would be dropped"):
+        load(checkpoint, cache, target_modules=["q_proj"]).load_adapter(directory)
+    (directory / "agentloop.json").write_text(json.dumps({"base": "base_0"}))
+    with pytest.raises(AdapterError, match="trained on base_0"):
+        model.load_adapter(directory)
