@@ -3,9 +3,9 @@
     g = clip * grad      m = b1 m + (1 - b1) g      v = b2 v + (1 - b2) g^2
     p = p (1 - lr wd) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
-One kernel: 28 bytes a parameter, and it writes the 16-bit copy that the next step computes with. Everything that changes
-from step to step (lr, t, clip) is read from the device, so that nothing waits for the host and a CUDA graph may hold the
-step. Source: torch.optim.AdamW (decoupled decay, arXiv 1711.05101) and torch.nn.utils.clip_grad_norm_.
+One kernel: 28 bytes a parameter, and it writes the 16-bit copy that the next step computes with. Everything that
+changes from step to step (lr, t, clip) is read from the device, so that nothing waits for the host and a CUDA graph may
+hold the step. Source: torch.optim.AdamW (decoupled decay, arXiv 1711.05101) and torch.nn.utils.clip_grad_norm_.
 """
 
 from __future__ import annotations

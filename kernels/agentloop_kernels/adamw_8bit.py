@@ -1,8 +1,8 @@
 """AdamW of adamw.py with both moments in 8 bits: 2 bytes a parameter and their scales instead of 8.
 
 Blocks of 256 parameters share a scale, the largest magnitude among them; the moment has signed levels, the variance
-unsigned ones (blockwise.py). A step restores both, updates them in fp32, uses the exact new values for the parameters and
-only then rounds them for the next step. Source: arXiv 2110.02861 and bitsandbytes' optimizer_update_8bit_blockwise.
+unsigned ones (blockwise.py). A step restores both, updates them in fp32, uses the exact new values for the parameters
+and only then rounds them for the next step. Source: arXiv 2110.02861 and bitsandbytes' optimizer_update_8bit_blockwise.
 """
 
 from __future__ import annotations

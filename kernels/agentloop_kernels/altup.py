@@ -7,10 +7,10 @@ For a token with streams S_0..S_{n-1} (n = 4 in Gemma 3n; stream 0 is the active
     m' = tanh(R A r(A))           k = W_c m' + 1     C_j = P_j + k_j (A - P_0)              f = C_0 * scale
     o  = W_o (gelu(W_g f) * ple)  C_j += RMS(o; w_ple) for j >= 1                           next S = C
 
-r(x) = (mean(x^2) + eps)^-1/2 and R [n, hidden] fp32 is `fold_router`: router weight times router norm weight over hidden.
-`prediction` is W_p [n * n, n], `correction` is W_c [n, n]; both already clamped to altup_coef_clip (the model does it in
-training; do it once at load). Frozen, so none of these gets a gradient. One kernel joins the end of a layer to the
-start of the next: `advance_predict`; on the way back `predict_backward` with `projected` joins them likewise.
+r(x) = (mean(x^2) + eps)^-1/2 and R [n, hidden] fp32 is `fold_router`: router weight times router norm weight over
+hidden. `prediction` is W_p [n * n, n], `correction` is W_c [n, n]; both already clamped to altup_coef_clip (the model
+does it in training; do it once at load). Frozen, so none of these gets a gradient. One kernel joins the end of a layer
+to the start of the next: `advance_predict`; on the way back `predict_backward` with `projected` joins them likewise.
 
 Source: Gemma3nTextAltUp and Gemma3nTextDecoderLayer in transformers' modeling_gemma3n.py; gradients derived by hand and
 checked against autograd.
@@ -125,7 +125,7 @@ def advance_predict(
     active_out: Tensor | None = None,
     normed_out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`advance` with this layer's `ple_norm`, then `predict` with the next layer's weights, in one pass over the streams.
+    """`advance` with this layer's `ple_norm`, then `predict` with the next layer's weights, in one pass.
 
     Returns (C, next c, next P_0, next x). `streams_out` may be `streams`, `coefs_out` may be `coefs`.
     """
@@ -167,8 +167,9 @@ def correct_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradient of `correct` and of C_j = P_j + k_j (A - P_0) -> (dA, gradient of down_proj's output), [tokens, hidden].
 
-    `dstreams` comes in as dC and is changed in place into dP: slot 0 becomes dC_0 + dfirst * scale - sum_j k_j dC_j, the
-    others are their own gradient. dA is the gradient of `merged` past the feed-forward. `dactivated` may be `dfirst`.
+    `dstreams` comes in as dC and is changed in place into dP: slot 0 becomes dC_0 + dfirst * scale - sum_j k_j dC_j,
+    the others are their own gradient. dA is the gradient of `merged` past the feed-forward. `dactivated` may be
+    `dfirst`.
     """
     op = triton_correct_backward if dstreams.is_cuda else reference_correct_backward
     return op(

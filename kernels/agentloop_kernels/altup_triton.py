@@ -1,8 +1,8 @@
 """AltUp in Triton, forward: one program a token, all its streams in registers. See altup.py for formulas and arguments.
 
 A tile [STREAMS, BLOCK] holds one token's streams in fp32, so that each stream is read once and written once. The number
-of streams is padded to a power of two; the padding holds zeros and is never stored. Loads come before the reductions and
-stores after them, which is what allows a kernel to write over its inputs.
+of streams is padded to a power of two; the padding holds zeros and is never stored. Loads come before the reductions
+and stores after them, which is what allows a kernel to write over its inputs.
 """
 
 from __future__ import annotations

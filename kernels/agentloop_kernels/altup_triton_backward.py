@@ -177,6 +177,7 @@ def triton_predict_backward(
     _predict_backward_kernel[(streams.shape[1],)](
         dstreams, streams, coefs, dnormed, added, router, prediction, input_norm, o, ple_norm if join else input_norm,
         do, dstreams.stride(0), dstreams.stride(1), streams.stride(0), streams.stride(1), dnormed.stride(0),
-        added.stride(0), o.stride(0), do.stride(0), eps, **launch_shape(streams), ADD=dsum is not None, JOIN=join, **PRECISE,
+        added.stride(0), o.stride(0), do.stride(0), eps, **launch_shape(streams), ADD=dsum is not None, JOIN=join,
+        **PRECISE,
     )  # fmt: skip
     return dprojected if join else None

@@ -83,9 +83,9 @@ def plan_attention(
 ) -> AttentionPlan:
     """Intervals for `tokens` packed rows. Nothing leaves the device, so it may be captured in a CUDA graph.
 
-    `segments` (cu_seqlens) starts with 0 and may repeat entries; rows past its last make one more segment, so that every
-    row is computed. `longest` bounds that one too. `query_rows` (int32, never decreasing) restricts the queries; fill it
-    up to a fixed capacity by repeating its last entry.
+    `segments` (cu_seqlens) starts with 0 and may repeat entries; rows past its last make one more segment, so that
+    every row is computed. `longest` bounds that one too. `query_rows` (int32, never decreasing) restricts the queries;
+    fill it up to a fixed capacity by repeating its last entry.
     """
     rows = torch.arange(tokens, dtype=torch.int32, device=segments.device)
     segments = torch.cat([segments.to(torch.int32), torch.full_like(rows[:1], tokens)])

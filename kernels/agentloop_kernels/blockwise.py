@@ -1,7 +1,7 @@
-"""Blockwise quantisation to the nearest of 256 fixed levels (8-Bit Optimizers via Block-wise Quantization, arXiv 2110.02861).
+"""Blockwise quantisation to the nearest of 256 fixed levels (8-Bit Optimizers, arXiv 2110.02861).
 
-The levels have a dynamic exponent: for exponent i = 0..6 the midpoints of equal parts of [0.1, 1], times 10^(i - 6). Signed
-there are 2^i parts with both signs, unsigned 2^(i + 1) parts; 0 and 1 complete the 256. As create_dynamic_map in
+The levels have a dynamic exponent: for exponent i = 0..6 the midpoints of equal parts of [0.1, 1], times 10^(i - 6).
+Signed there are 2^i parts with both signs, unsigned 2^(i + 1) parts; 0 and 1 complete the 256. As create_dynamic_map in
 bitsandbytes' functional.py.
 """
 

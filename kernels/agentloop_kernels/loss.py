@@ -4,9 +4,9 @@
     dlogits = (softmax(z) - onehot) (1 - (z / c)^2)      dh = dlogits W
 
 The logits of one chunk are the only large buffer and become their own gradient in place; the head is read twice and has
-no gradient. Nothing is divided by the number of tokens: the caller scales (in fp16 that keeps dlogits in range). Source:
-Gemma3nForCausalLM.forward and ForCausalLMLoss in transformers; chunking as in Liger's fused_linear_cross_entropy.py,
-with chunks large enough that the head is not re-read hundreds of times.
+no gradient. Nothing is divided by the number of tokens: the caller scales (in fp16 that keeps dlogits in range).
+Source: Gemma3nForCausalLM.forward and ForCausalLMLoss in transformers; chunking as in Liger's
+fused_linear_cross_entropy.py, with chunks large enough that the head is not re-read hundreds of times.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ CHUNK_ROWS = 1024
 def softcap_cross_entropy(
     logits: Tensor, labels: Tensor, softcap: float | None, *, losses: Tensor | None = None, gradient: bool = True
 ) -> Tensor:
-    """logits [rows, words], labels int [rows] -> losses fp32 [rows]; `logits` becomes dlogits in place if `gradient`."""
+    """logits [rows, words], labels int [rows] -> losses fp32 [rows].
+
+    With `gradient` the logits become dlogits in place.
+    """
     op = triton_softcap_cross_entropy if logits.is_cuda else reference_softcap_cross_entropy
     return op(logits, labels, softcap, losses=losses, gradient=gradient)
 

@@ -35,8 +35,9 @@ def merge_attention(
 ) -> tuple[Tensor, Tensor]:
     """(P = `active`, o_proj's output, LAuReL's output before its norm) -> (merged, normed), all [tokens, hidden].
 
-    x is computed again from P rather than read. `merged` may be `active`. `attention_eps` differs from `eps` where o_proj's output was scaled down to fit fp16:
-    with attention_out * s pass eps * s^2, and the result is exactly the same.
+    x is computed again from P rather than read. `merged` may be `active`. `attention_eps` differs from `eps` where
+    o_proj's output was scaled down to fit fp16: with attention_out * s pass eps * s^2, and the result is exactly the
+    same.
     """
     op = triton_merge_attention if active.is_cuda else reference_merge_attention
     return op(

@@ -3,8 +3,8 @@
     q = rotate(RMS(q; w_q)),  k = rotate(RMS(k; w_k)),  v = RMS(v)             each head by itself
     rotate([a | b]) = [a cos - b sin | b cos + a sin]                          halves of the head, not pairs
 
-`qkv` is one buffer [tokens, (heads + 2 kv_heads) * head_dim] = [q | k | v]; any row stride. `kv_heads=0` for layers that
-share keys and values, `heads=0` where only keys and values are wanted. Source: Gemma3nTextAttention and
+`qkv` is one buffer [tokens, (heads + 2 kv_heads) * head_dim] = [q | k | v]; any row stride. `kv_heads=0` for layers
+that share keys and values, `heads=0` where only keys and values are wanted. Source: Gemma3nTextAttention and
 apply_rotary_pos_emb in transformers' modeling_gemma3n.py.
 """
 
@@ -43,8 +43,8 @@ def qkv_rope(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim], dense.
 
-    `table` is `rope_table`'s, `positions` int32 [tokens] index it (position within the segment). Norm weights [head_dim],
-    None for those that have no heads. With 0 heads the result has 0 in that dimension.
+    `table` is `rope_table`'s, `positions` int32 [tokens] index it (position within the segment). Norm weights
+    [head_dim], None for those that have no heads. With 0 heads the result has 0 in that dimension.
     """
     op = triton_qkv_rope if qkv.is_cuda else reference_qkv_rope
     return op(

@@ -2,8 +2,9 @@
 
     y = relu(g - mu - t sigma),  h = gelu(y) * u,  t = Phi^-1(sparsity), mu and sigma over the row (biased deviation).
 
-With D = dh * u * gelu'(y) * [y > 0] the exact gradient is dg = D - (sum(D) / n) (1 + t (g - mu) / sigma): dense, because
-mean and deviation carry gradient too; du = dh * gelu(y). Source: Gemma3nTextMLP._gaussian_topk in modeling_gemma3n.py.
+With D = dh * u * gelu'(y) * [y > 0] the exact gradient is dg = D - (sum(D) / n) (1 + t (g - mu) / sigma): dense,
+because mean and deviation carry gradient too; du = dh * gelu(y). Source: Gemma3nTextMLP._gaussian_topk in
+modeling_gemma3n.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Block sizes and warps for each kernel and each architecture, instead of autotuning at run time.
 
-Pure functions of widths and compute capability: nothing is timed, so a cold start compiles each kernel once, and two runs
-on one machine compute the same sums in the same order.
+Pure functions of widths and compute capability: nothing is timed, so a cold start compiles each kernel once, and two
+runs on one machine compute the same sums in the same order.
 """
 
 from __future__ import annotations

@@ -2,7 +2,20 @@
 
 import pytest
 import torch
-from agentloop_kernels import adamw, adamw_8bit, altup, attention, geglu, loss, magnitude, norm, ple, residual, rope, sparse_geglu
+from agentloop_kernels import (
+    adamw,
+    adamw_8bit,
+    altup,
+    attention,
+    geglu,
+    loss,
+    magnitude,
+    norm,
+    ple,
+    residual,
+    rope,
+    sparse_geglu,
+)
 
 EPS = 1e-6
 DEEP = torch.float64

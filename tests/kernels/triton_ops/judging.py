@@ -1,7 +1,7 @@
 """How a kernel is judged: by its error against fp64, relative to the reference's own error in the same dtype.
 
-Both get the same rounded inputs. Every output buffer is poisoned with NaN and wider than the result: what a kernel leaves
-out, or writes outside, shows.
+Both get the same rounded inputs. Every output buffer is poisoned with NaN and wider than the result: what a kernel
+leaves out, or writes outside, shows.
 """
 
 from collections.abc import Callable
