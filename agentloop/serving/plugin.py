@@ -14,7 +14,7 @@ def register() -> None:
 
     ModelRegistry.register_model("Gemma3nForCausalLM", "agentloop.serving.gemma3n:Gemma3nForCausalLM")
     ModelRegistry.register_model(
-        "Gemma3nForConditionalGeneration", "agentloop.serving.gemma3n_multimodal:Gemma3nForConditionalGeneration")
+        "Gemma3nForConditionalGeneration", "agentloop.serving.gemma3n_mm:Gemma3nForConditionalGeneration")
     if current_platform.is_cpu():
         # vLLM resolves this name when the first LoRA layer is made.
         type(current_platform).get_punica_wrapper = classmethod(

@@ -1,150 +1,184 @@
-"""vLLM as a child process: started, health-checked, given adapters, and ended with everything it started.
+"""vLLM as a child process: started, checked, fed adapters, ended with everything it started.
 
-It listens on the loopback interface behind a random key that never appears on a command line, and it cannot outlive the
-process that started it (agentloop/child.py).
+An adapter's name means the same weights for as long as a server lives: vLLM keys its prefix cache by the name, so new
+weights under an old name would be answered with the old ones' keys and values.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import os
 import secrets
 import socket
 import sys
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from agentloop.child import ChildProcess
-from agentloop.errors import AdapterError, ServerError, SettingError
+from agentloop.errors import AdapterError, ServerError
+from agentloop.serving import adapters, log, installation
+from agentloop.serving.client import Endpoint
+from agentloop.serving.command import BASE_NAME, command, environment
 from agentloop.settings import Settings
 
-HOST = "127.0.0.1"
-BASE_NAME = "base"
-"""By this name requests call the model without an adapter."""
-CPU_CACHE_GIB = 1
-"""KV cache on the CPU: 64 short episodes of a tiny model fill a few megabytes."""
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj")
-"""Modules that vLLM may wrap, its own packed names included: it would also wrap AltUp's, which its kernels cannot serve."""
+_POLL_SECONDS = 0.1
+_LOAD_SECONDS = 120.0
+_END_SECONDS = 20.0
 
 
 class ModelServer:
-    """One vLLM serving one base model and up to `max_loras` adapters on it."""
+    """A vLLM that serves one base model and adapters on it, on loopback, behind a random key."""
 
     model_name = BASE_NAME
+    """The name by which requests call the base model; an adapter's is its id."""
 
-    def __init__(self, settings: Settings, model: Path, *, max_lora_rank: int, max_loras: int = 2) -> None:
-        self.settings, self.model = settings, model
-        self.max_lora_rank, self.max_loras = max_lora_rank, max_loras
+    def __init__(
+        self, settings: Settings, model: Path, *, base: str | None = None, max_lora_rank: int | None = None, max_loras: int = 4
+    ) -> None:
+        """`base`: the fingerprint of `model` (`base_…`), which adapters that name theirs are checked against.
+
+        `max_lora_rank`: the largest that will be loaded, by default settings.training.rank. `max_loras`: how many adapters
+        may be in one batch; beyond that vLLM swaps them.
+        """
+        self.settings = settings
+        self.model = model
+        self.base = base
+        self.max_lora_rank = max_lora_rank or settings.training.rank
+        self.max_loras = max_loras
         self.api_key = secrets.token_urlsafe(24)
-        self.log = settings.paths.logs / f"vllm-{datetime.now():%Y%m%d-%H%M%S-%f}.log"
+        self.port = 0
+        self.log: Path | None = None
         self._child: ChildProcess | None = None
-        self._port = 0
+        self._known: dict[str, str] = {}
+        """Digest of every adapter ever loaded, by id."""
+        self._loaded: set[str] = set()
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self._port}"
+        return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> ModelServer:
-        """Start and wait until it is healthy. Raises ServerError, with the log's reason, where it ends or takes too long."""
-        self._port = _port(self.settings.serving.port)
-        self._child = ChildProcess(self._command(), environment=self._environment(), log=self.log)
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.url, self.api_key)
+
+    def __enter__(self) -> ModelServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start vLLM and wait until it answers. Raises SettingError or ServerError; nothing is left running then."""
+        vllm = installation.find(self.settings.serving.python or Path(sys.executable))
+        self.port = _claim(self.settings.serving.port)
+        self.log = self.settings.paths.logs / f"vllm-{time.strftime('%Y%m%d-%H%M%S')}-{self.port}.log"
+        arguments = command(self.settings, vllm, model=self.model, port=self.port, max_lora_rank=self.max_lora_rank,
+                            max_loras=self.max_loras)
+        self._child = ChildProcess(arguments, environment=environment(self.settings, vllm, api_key=self.api_key), log=self.log)
         try:
-            self._wait()
+            self._wait_until_healthy()
         except BaseException:
             self.stop()
             raise
-        return self
 
     def alive(self) -> bool:
         return self._child is not None and self._child.poll() is None
 
     def stop(self) -> None:
-        """End vLLM and everything it started. Returns when they are gone."""
-        if self._child is not None:
-            self._child.stop()
-            self._child = None
+        """End vLLM and every process that it started, and wait until they are gone. May be called more than once."""
+        if self._child is None:
+            return
+        group = self._child.pid
+        self._child.stop()
+        self._child = None
+        self._known.clear()
+        self._loaded.clear()
+        _wait_until_gone(group)
 
-    def __enter__(self) -> ModelServer:
-        return self.start()
+    def load_adapter(self, adapter: str, directory: Path) -> None:
+        """Serve the adapter in `directory` under the name `adapter`, beside what is served already.
 
-    def __exit__(self, *_: Any) -> None:
-        self.stop()
+        Raises AdapterError for an adapter of another base, for one with modules that would be dropped, and for a name that
+        stood for other weights; ServerError where vLLM does not answer. An adapter that is loaded already is left alone.
+        """
+        adapters.check_base(directory, fingerprint=self.base, model=self.model)
+        digest = adapters.digest(directory)
+        if self._known.get(adapter, digest) != digest:
+            raise AdapterError(f"{directory}: {adapter} stood for other weights on this server; a name never changes meaning")
+        if adapter in self._loaded:
+            return
+        refusal = self._post("/v1/load_lora_adapter", {"lora_name": adapter, "lora_path": str(directory.resolve())})
+        if refusal is not None:
+            raise AdapterError(f"{directory}: {log.complaint(refusal)}")
+        self._known[adapter] = digest
+        self._loaded.add(adapter)
 
-    def load_adapter(self, name: str, directory: Path) -> None:
-        """Serve the adapter under its name. Raises AdapterError where vLLM refuses it."""
-        answer = self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(directory)})
-        if answer.status_code != 200:
-            raise AdapterError(f"{directory}: {_reason(answer)}")
+    def unload_adapter(self, adapter: str) -> None:
+        """Stop serving the adapter; requests that run are finished. Raises AdapterError for one that is not loaded."""
+        refusal = self._post("/v1/unload_lora_adapter", {"lora_name": adapter})
+        if refusal is not None:
+            raise AdapterError(f"{adapter}: {log.complaint(refusal)}")
+        self._loaded.discard(adapter)
 
-    def unload_adapter(self, name: str) -> None:
-        answer = self._post("/v1/unload_lora_adapter", {"lora_name": name})
-        if answer.status_code != 200:
-            raise AdapterError(f"{name}: {_reason(answer)}")
-
-    def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        try:
-            return httpx.post(self.url + path, json=body, headers={"Authorization": f"Bearer {self.api_key}"},
-                              timeout=self.settings.serving.request_seconds, trust_env=False)
-        except httpx.TransportError as error:
-            raise ServerError(f"vLLM did not answer {path}: {error!r} (log: {self.log})") from error
-
-    def _command(self) -> list[str]:
-        serving = self.settings.serving
-        command = [
-            str(serving.python or sys.executable), "-m", "vllm.entrypoints.openai.api_server",
-            "--host", HOST, "--port", str(self._port), "--model", str(self.model), "--served-model-name", BASE_NAME,
-            "--dtype", serving.dtype, "--max-model-len", str(serving.max_model_len), "--max-num-seqs", str(serving.max_num_seqs),
-            "--generation-config", "vllm", "--seed", str(self.settings.seed), "--enable-lora",
-            "--max-loras", str(self.max_loras), "--max-lora-rank", str(self.max_lora_rank),
-        ]
-        if _on_cuda():
-            command += ["--gpu-memory-utilization", str(serving.gpu_memory_utilization), "--lora-target-modules", *PROJECTIONS]
-        else:
-            # A prompt split over two steps makes vLLM rewind the request's random generator, which CPU generators cannot.
-            command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(serving.max_model_len * 16)]
-        return [*command, *serving.extra_arguments]
-
-    def _environment(self) -> dict[str, str]:
-        return self.settings.child_environment() | {
-            "VLLM_API_KEY": self.api_key, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_LOGGING_LEVEL": "INFO",
-            "VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB), "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        }
-
-    def _wait(self) -> None:
+    def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + self.settings.serving.start_seconds
-        while time.monotonic() < deadline:
-            if not self.alive():
-                raise ServerError(f"vLLM did not start: {_last_error(self.log)} (log: {self.log})")
-            try:
-                if httpx.get(f"{self.url}/health", timeout=5, trust_env=False).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.2)
-        raise ServerError(f"serving.start_seconds: vLLM was not healthy after {self.settings.serving.start_seconds:g} s (log: {self.log})")
+        with httpx.Client(base_url=self.url, timeout=5, trust_env=False) as client:
+            while time.monotonic() < deadline:
+                code = self._child.poll()
+                if code is not None:
+                    reason = log.reason(self.log.read_text(errors="replace"))
+                    raise ServerError(f"vLLM ended with exit code {code}: {reason} (log: {self.log})")
+                try:
+                    if client.get("/health").is_success:
+                        return
+                except httpx.TransportError:
+                    pass  # not listening yet
+                time.sleep(_POLL_SECONDS)
+        reason = log.last_line(self.log.read_text(errors="replace"))
+        raise ServerError(f"serving.start_seconds: vLLM was not healthy after {self.settings.serving.start_seconds:g} s; "
+                          f"its last line: {reason} (log: {self.log})")
 
-
-def _port(wanted: int) -> int:
-    with socket.socket() as probe:
+    def _post(self, path: str, body: dict[str, str]) -> str | None:
+        """None where vLLM agreed, its complaint where it did not."""
         try:
-            probe.bind((HOST, wanted))
-        except OSError:
-            raise SettingError(f"serving.port: port {wanted} is in use by another program") from None
+            answer = httpx.post(self.url + path, json=body, headers={"Authorization": f"Bearer {self.api_key}"},
+                                timeout=_LOAD_SECONDS, trust_env=False)
+        except httpx.TransportError as error:
+            raise ServerError(f"{self.url}{path}: {type(error).__name__} {error} (log: {self.log})".replace("  ", " ")) from None
+        return None if answer.is_success else answer.json()["error"]["message"]
+
+
+def _claim(port: int) -> int:
+    """The port if it is free, any free one for 0. Raises ServerError."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ServerError(f"serving.port: {port} cannot be used: {error.strerror}") from None
         return probe.getsockname()[1]
 
 
-def _on_cuda() -> bool:
-    return importlib.util.find_spec("torch") is not None and __import__("torch").cuda.is_available()
+def _wait_until_gone(group: int) -> None:
+    """Memory is free only when the killed processes are; zombies hold none."""
+    deadline = time.monotonic() + _END_SECONDS
+    while _living(group):
+        if time.monotonic() > deadline:
+            raise ServerError(f"processes of vLLM are still there after SIGKILL: {_living(group)}")
+        time.sleep(_POLL_SECONDS / 2)
 
 
-def _reason(answer: httpx.Response) -> str:
-    body = answer.json()
-    return str(body.get("error", body).get("message", body)).splitlines()[0]
-
-
-def _last_error(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if "Error" in line]
-    return (lines or ["no error in its log"])[-1].strip()
+def _living(group: int) -> list[int]:
+    """Processes of the session that the child leads."""
+    living = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                living.append(process.pid)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return living

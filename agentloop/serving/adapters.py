@@ -1,0 +1,46 @@
+"""Adapter directories, looked at before vLLM is: are they whole, and do they belong to the base that is served?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from agentloop.errors import AdapterError
+
+CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "agentloop.json"
+
+
+def check_base(directory: Path, *, fingerprint: str | None, model: Path) -> None:
+    """Raise AdapterError, in one line, where a file is missing or the adapter names another base.
+
+    The base's fingerprint (`base_…`, in agentloop.json or adapter_config.json) decides where both sides have one; an
+    adapter made elsewhere names a directory or a repository, of which the last part must be that of `model`.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (directory / name).is_file():
+            raise AdapterError(f"{directory}: no {name}")
+    named = _base_named(directory)
+    if named is None or (named.startswith("base_") and fingerprint is None):
+        return
+    served = fingerprint if named.startswith("base_") else model.name
+    if named != served:
+        raise AdapterError(f"{directory}: trained on {named}, but {served} is served")
+
+
+def digest(directory: Path) -> str:
+    """SHA-256 over the weights and the configuration."""
+    total = hashlib.sha256()
+    for name in (CONFIG, WEIGHTS):
+        with open(directory / name, "rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _base_named(directory: Path) -> str | None:
+    """A fingerprint, or the last part of a path or repository, or None where the adapter names no base."""
+    record = directory / RECORD
+    if record.is_file():
+        return json.loads(record.read_text())["base"]
+    named = json.loads((directory / CONFIG).read_text()).get("base_model_name_or_path")
+    return Path(named).name if named else None

@@ -1,0 +1,48 @@
+"""What a person needs to know from vLLM's log or error message: the cause, without the frames around it."""
+
+from __future__ import annotations
+
+import re
+
+_PREFIX = re.compile(r"^(\(\S+ pid=\d+\) )?((DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
+"""`(EngineCore pid=1) ERROR 11-21 10:53:57 [core.py:402] `"""
+_CAUSE = re.compile(r"^(?:[A-Za-z_.]*(?:Error|Exception|Interrupt): |[\w.]+\.py: error: )(.+)")
+"""The last line of a traceback, or what argparse says."""
+_WRAPPERS = (
+    re.compile(r"Worker failed with error '(.*)', please check the stack trace above for the root cause", re.DOTALL),
+    re.compile(r"Call to \w+ method failed: (.*)", re.DOTALL),
+)
+_CONSEQUENCES = (
+    "Engine core initialization failed", "WorkerProc initialization failed", "EngineCore encountered an issue", "cancelled",
+)
+"""Errors that only say that another process failed first."""
+
+
+def reason(log: str) -> str:
+    """Why vLLM ended, in one line: the log's last error that is not the consequence of another, else its last line."""
+    lines = _lines(log)
+    found = None
+    for number, line in enumerate(lines):
+        match = _CAUSE.match(line)
+        if match and not any(consequence in line for consequence in _CONSEQUENCES):
+            # pydantic says what is wrong on the line after.
+            following = lines[number + 1] if number + 1 < len(lines) else ""
+            found = following if "validation error" in line else match[1]
+    return last_line(log) if found is None else found
+
+
+def complaint(message: str) -> str:
+    """An error that vLLM answered with, in one line, without what its processes wrapped around it."""
+    for wrapper in _WRAPPERS:
+        if match := wrapper.search(message):
+            message = match[1]
+    return " ".join(message.split())
+
+
+def last_line(log: str) -> str:
+    lines = _lines(log)
+    return lines[-1] if lines else "the log is empty"
+
+
+def _lines(log: str) -> list[str]:
+    return [stripped for line in log.splitlines() if (stripped := _PREFIX.sub("", line).strip())]
