@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentloop.evaluation.verdict import judge
-from agentloop.records import Evaluation, Verdict
+from agentloop.records import Evaluation, Interval, Verdict
 from agentloop.report import query
 from agentloop.settings import Gate
 from agentloop.store import campaigns, champions, evaluations
@@ -29,11 +29,12 @@ class Comparison:
     @property
     def never_before(self) -> list[bool]:
         """For each task that the first policy never solved: whether the second did, in at least one sample."""
-        return [any(after) for before, after in zip(self.before.successes, self.after.successes, strict=True) if not any(before)]
+        pairs = zip(self.before.successes, self.after.successes, strict=True)
+        return [any(after) for before, after in pairs if not any(before)]
 
 
 def compare(database: Database, campaign: str, before: str | None, after: str | None) -> Comparison | None:
-    """Compare two adapters, None being the base model. None where the campaign has not measured both on the same tasks."""
+    """Compare two adapters, None being the base model. None where they were not measured on the same tasks."""
     pairs = query.rows(database, "comparable", campaign=campaign, before=before, after=after)
     if not pairs:
         return None
@@ -55,7 +56,8 @@ class Headline:
 def headline(database: Database, campaign: str) -> Headline:
     """The comparisons that a campaign is judged by, as far as they can be made yet."""
     champion = champions.champion(database, campaign)
-    challengers = [row["adapter"] for row in query.rows(database, "candidates", campaign=campaign) if row["role"] == "challenger"]
+    made = query.rows(database, "candidates", campaign=campaign)
+    challengers = [row["adapter"] for row in made if row["role"] == "challenger"]
     best = champion or (challengers[-1] if challengers else None)
     gain = compare(database, campaign, None, best) if best else None
     control = query.rows(database, "control", campaign=campaign)
@@ -66,30 +68,34 @@ def headline(database: Database, campaign: str) -> Headline:
 def findings(result: Headline) -> list[str]:
     """What the figures show and what they do not, one sentence each."""
     if result.gain is None:
-        return ["The base model and a challenger have not been measured on the same held-out tasks yet: no gain can be stated."]
+        return ["The base model and a challenger have not been measured on the same tasks yet: no gain can be stated."]
     gain, verdict = result.gain, result.gain.verdict
-    difference = verdict.difference
     best = "champion" if result.champion else "newest challenger"
     sentences = [
         f"On {len(gain.before.tasks)} held-out tasks, {gain.before.samples} samples each, the {best} solves "
-        f"{percent(verdict.challenger_success.estimate)} where the base model solves {percent(verdict.champion_success.estimate)}: "
-        f"{points(difference.estimate)} percentage points ({points(difference.low)} to {points(difference.high)}).",
-        f"The base model solved {percent(gain.reached_before)} of these tasks in at least one of its samples: there a gain is "
-        f"reliability, not a new ability. Of the {len(gain.never_before)} tasks that it never solved, the {best} solves "
-        f"{sum(gain.never_before)} at least once.",
+        f"{percent(verdict.challenger_success.estimate)} where the base model solves "
+        f"{percent(verdict.champion_success.estimate)}: {span(verdict.difference)}.",
+        f"The base model solved {percent(gain.reached_before)} of these tasks in at least one of its samples: there a "
+        f"gain is reliability, not a new ability. Of the {len(gain.never_before)} tasks that it never solved, the "
+        f"{best} solves {sum(gain.never_before)} at least once.",
     ]
     if result.champion is None:
-        sentences.insert(0, "No challenger has been significantly better than the base model, so the base model is still champion.")
+        sentences.insert(0, "No challenger has been significantly better, so the base model is still champion.")
     if result.over_control:
         control = result.over_control.verdict
-        over = control.difference
-        beyond = "the choice of trajectories matters beyond training as such" if over.low > 0 else \
-            "the interval includes zero, so that training as such may explain the gain"
-        sentences.append(f"A control trained on as many randomly chosen trajectories solves {percent(control.champion_success.estimate)}; "
-                         f"the challenger that it is matched to differs from it by {points(over.estimate)} points ({points(over.low)} to "
-                         f"{points(over.high)}): {beyond}.")
-    sentences.append("All of this is about tasks drawn from the same generator as the training tasks; other tasks were not measured.")
+        beyond = ("the choice of trajectories matters beyond training as such" if control.difference.low > 0 else
+                  "training as such may explain the gain")
+        sentences.append(
+            f"A control trained on as many randomly chosen trajectories solves "
+            f"{percent(control.champion_success.estimate)}; the challenger that it is matched to differs from it by "
+            f"{span(control.difference)}: {beyond}.")
+    sentences.append("All of this is about tasks of the training tasks' own generator; others were not measured.")
     return sentences
+
+
+def span(difference: Interval) -> str:
+    """A difference of shares in words."""
+    return f"{points(difference.estimate)} percentage points ({points(difference.low)} to {points(difference.high)})"
 
 
 def percent(share: float) -> str:

@@ -1,7 +1,7 @@
 """The page of a campaign: one HTML file that holds everything it shows and asks nobody for anything.
 
-page.html is the frame, page.css and plot.css the style, page.js the trajectory viewer. The page allows no network and no
-other script than its own (Content-Security-Policy), whatever a model may have written into a trajectory.
+page.html is the frame, page.css and plot.css the style, page.js the trajectory viewer. The page allows no network and
+no other script than its own (Content-Security-Policy), whatever a model may have written into a trajectory.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def write(
 ) -> Path:
     """Write the page of a campaign to `output` and return that path.
 
-    Works on the state that the database is in, finished or not; best on a snapshot, since it reads for a while. `decode`
-    gives the text of one token id of the base model; without it the viewer shows ids. At most `most_trajectories` are
-    embedded, see sample.py. Raises StoreError for an unknown campaign, ShardError naming a damaged shard, DiskError where
-    `output` cannot be written.
+    Works on the state that the database is in, finished or not; best on a snapshot, since it reads for a while.
+    `decode` gives the text of one token id of the base model; without it the viewer shows ids. At most
+    `most_trajectories` are embedded, see sample.py. Raises StoreError for an unknown campaign, ShardError naming a
+    damaged shard, DiskError where `output` cannot be written.
     """
     settings = campaigns.settings_json(database, campaign)
     rows = summary.iterations(database, campaign)
@@ -68,8 +68,8 @@ def write(
 def _about(settings: dict[str, Any], rows: list[summary.Row]) -> str:
     judged = sum(row.decision is not None for row in rows)
     promoted = sum(row.decision == "promote" for row in rows)
-    return (f"Environment {settings['environment']}, model {settings['model']}: {judged} of {settings['iterations']} iterations judged, "
-            f"{promoted} promoted.")
+    return (f"Environment {settings['environment']}, model {settings['model']}: {judged} of {settings['iterations']} "
+            f"iterations judged, {promoted} promoted.")
 
 
 def _sample_note(drawn: sample.Sample) -> str:
@@ -77,8 +77,9 @@ def _sample_note(drawn: sample.Sample) -> str:
     if not left_out:
         return f"All {shown:,} trajectories of the campaign."
     question = escape('agentloop sql "SELECT * FROM turns WHERE trajectory = \'…\' ORDER BY position"')
-    return (f"{shown:,} of the campaign's {drawn.total:,} trajectories, chosen by a fixed rule: both sides of {len(drawn.flips)} flips first, "
-            f"then failures and successes of every iteration in equal parts. The other {left_out:,} are in the database: <code>{question}</code>")
+    return (f"{shown:,} of the campaign's {drawn.total:,} trajectories, chosen by a fixed rule: both sides of "
+            f"{len(drawn.flips)} flips first, then failures and successes of every iteration in equal parts. The other "
+            f"{left_out:,} are in the database: <code>{question}</code>")
 
 
 def _embedded_json(value: Any) -> str:

@@ -26,9 +26,9 @@ def plots(database: Database, campaign: str) -> dict[str, bytes]:
     """SVG files (image/svg+xml) by name: success by iteration and, once something was selected, the newest funnel."""
     rows = summary.iterations(database, campaign)
     figures = {"success": success(rows)} if any(row.after for row in rows) else {}
-    selections = [found for found in query.rows(database, "funnels", campaign=campaign) if found["role"] == "challenger"]
-    if selections:
-        figures["selection"] = funnel(json.loads(selections[-1]["funnel"]))
+    for found in query.rows(database, "funnels", campaign=campaign):
+        if found["role"] == "challenger":
+            figures["selection"] = funnel(json.loads(found["funnel"]))
     return {name: figure.file() for name, figure in figures.items()}
 
 
@@ -81,7 +81,8 @@ def losses(curves: Sequence[Mapping[str, Any]]) -> Canvas:
     """Training loss; the newest challenger stands out, a control is dashed. `curves`: rows of queries/losses.sql."""
     canvas = Canvas("Training loss by optimizer step", 240)
     shown = sorted({curve["iteration"] for curve in curves})[-NEWEST:]
-    courses = [(curve, _thinned(list(zip(curve["steps"], curve["losses"], strict=True)))) for curve in curves if curve["iteration"] in shown]
+    courses = [(curve, _thinned(list(zip(curve["steps"], curve["losses"], strict=True))))
+               for curve in curves if curve["iteration"] in shown]
     values = [value for _, course in courses for _, value in course]
     last = max(step for _, course in courses for step, _ in course)
     low, high = min(values), max(values)
@@ -99,7 +100,8 @@ def losses(curves: Sequence[Mapping[str, Any]]) -> Canvas:
         control = curve["role"] == "control"
         kind = "control" if control else "now" if curve["iteration"] == newest else "then"
         name = "control" if control else f"iteration {curve['iteration']}"
-        canvas.path([(across(step), up(value)) for step, value in course], kind, f"{name}: {course[-1][1]:.3f} at the end")
+        hint = f"{name}: {course[-1][1]:.3f} at the end"
+        canvas.path([(across(step), up(value)) for step, value in course], kind, hint)
         ends.append((up(course[-1][1]), name, kind))
     if len(ends) > 5:
         ends = [end for end in ends if end[2] != "then"]
@@ -138,7 +140,7 @@ def lengths(counts: Sequence[Mapping[str, Any]]) -> Canvas:
 
 
 def phases(spent: Sequence[Mapping[str, Any]]) -> Canvas:
-    """Seconds by iteration and phase. `spent`: rows of queries/phases.sql; the five longest phases have colours of their own."""
+    """Seconds by iteration and phase; the five longest have their own colours. `spent`: rows of queries/phases.sql."""
     totals: dict[str, float] = defaultdict(float)
     for row in spent:
         totals[row["phase"]] += row["seconds"]
@@ -160,7 +162,8 @@ def phases(spent: Sequence[Mapping[str, Any]]) -> Canvas:
         for row in sorted(parts, key=lambda row: -totals[row["phase"]]):
             x = 28 + along(seconds)
             kind = colours.get(row["phase"], "phase5")
-            canvas.rect(x, y, along(row["seconds"]), 20, kind, f"iteration {iteration}, {row['phase']}: {duration(row['seconds'])}")
+            hint = f"iteration {iteration}, {row['phase']}: {duration(row['seconds'])}"
+            canvas.rect(x, y, along(row["seconds"]), 20, kind, hint)
             seconds += row["seconds"]
         canvas.text(34 + along(seconds), y + 14, duration(seconds), "value")
     return canvas
@@ -171,9 +174,10 @@ def families(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, A
     start = {row["family"]: row["success"] for row in before}
     canvas = Canvas("Success by family of the task, base model and champion", 24 + 36 * len(after))
     along = Scale(0, 1, 6, WIDTH - 6)
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        canvas.line(along(tick), 0, along(tick), 36 * len(after), "grid")
-        canvas.text(along(tick), 36 * len(after) + 16, f"{100 * tick:.0f}", anchor="start" if not tick else "end" if tick == 1 else "middle")
+    bottom = 36 * len(after)
+    for tick, anchor in ((0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1, "end")):
+        canvas.line(along(tick), 0, along(tick), bottom, "grid")
+        canvas.text(along(tick), bottom + 16, f"{100 * tick:.0f}", anchor=anchor)
     for place, row in enumerate(after):
         y, old, new = 36 * place + 24, start.get(row["family"], 0.0), row["success"]
         canvas.text(0, y - 10, f"{row['family']} ({row['tasks']} tasks)")

@@ -28,7 +28,7 @@ class Sample:
     trajectories: list[dict[str, Any]]
     """JSON values, see `_embedded`."""
     flips: list[dict[str, Any]]
-    """iteration, task, question, sample, flip (gained, lost), champion, challenger (trajectory ids that are embedded)"""
+    """iteration, task, question, sample, flip (gained, lost), champion, challenger (ids that are embedded)"""
     vocabulary: dict[int, str]
     """Text of every token id in them; empty without a tokenizer."""
     total: int
@@ -43,7 +43,8 @@ def draw(database: Database, campaign: str, shards_root: Path, decode: Callable[
     """
     flips = query.rows(database, "flips", campaign=campaign, limit=min(MOST_FLIPS, most // 4))
     drawn = query.rows(database, "drawn", campaign=campaign, limit=most)
-    chosen = list(dict.fromkeys([flip[side] for flip in flips for side in ("champion", "challenger")] + _alternating(drawn)))[:most]
+    sides = [flip[side] for flip in flips for side in ("champion", "challenger")]
+    chosen = list(dict.fromkeys(sides + _alternating(drawn)))[:most]
     found = {row["id"]: row for row in query.rows(database, "trajectories", campaign=campaign, ids=chosen)}
     kept = _within(found[name] for name in chosen)
     tokens = _tokens(database, kept, shards_root)
@@ -85,7 +86,8 @@ def _tokens(database: Database, rows: list[dict[str, Any]], shards_root: Path) -
         by_shard[row["shard"]].append(row)
     tokens = {}
     for stored, wanted in by_shard.items():
-        path = next((place for place in (database.resolve(stored), shards_root / Path(stored).name) if place.is_file()), None)
+        places = (database.resolve(stored), shards_root / Path(stored).name)
+        path = next((place for place in places if place.is_file()), None)
         if path is None:
             continue
         columns = read_columns(path, ["token_ids", "mask", "logprobs"]).take([row["position"] for row in wanted])
@@ -94,10 +96,12 @@ def _tokens(database: Database, rows: list[dict[str, Any]], shards_root: Path) -
     return tokens
 
 
-def _embedded(row: dict[str, Any], actors: dict[str | None, str], tokens: tuple[list, list, list] | None) -> dict[str, Any]:
-    """As the page's script reads it. `mask`: one character a token; `logprobs`: of the model's tokens alone, in 1/1000 nats."""
-    names = ("id", "iteration", "purpose", "task", "family", "question", "expected", "sample", "status", "answer", "tokens",
-             "tool_errors", "attempts", "turns")
+def _embedded(
+    row: dict[str, Any], actors: dict[str | None, str], tokens: tuple[list, list, list] | None
+) -> dict[str, Any]:
+    """As the page's script reads it. mask: one character a token; logprobs: of its 1s alone, in 1/1000 nats."""
+    names = ("id", "iteration", "purpose", "task", "family", "question", "expected", "sample", "status", "answer",
+             "tokens", "tool_errors", "attempts", "turns")
     embedded = {name: row[name] for name in names} | {
         "actor": actors.get(row["adapter"], row["adapter"] or "base model"), "solved": row["success"] >= 0.5,
         "success": row["success"], "seconds": round(row["seconds"], 2), "trained": row["trained"] or []}

@@ -33,8 +33,9 @@ def headline(result: Headline) -> str:
         verdict = result.over_control.verdict
         tiles.append(("Over the control", f"{points(verdict.difference.estimate)} points",
                       f"{_points(verdict.difference)}, control {percent(verdict.champion_success.estimate)}"))
-    shown = "".join(f'<div class="tile"><dt>{name}</dt><dd class="figure">{figure}</dd><dd class="note">{about}</dd></div>'
-                    for name, figure, about in tiles)
+    shown = "".join(
+        f'<div class="tile"><dt>{name}</dt><dd class="figure">{figure}</dd><dd class="note">{about}</dd></div>'
+        for name, figure, about in tiles)
     said = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(result))
     return (f'<dl class="tiles">{shown}</dl>' if tiles else "") + f'<ul class="findings">{said}</ul>'
 
@@ -46,27 +47,30 @@ def iterations(rows: Sequence[Row]) -> str:
             row.name, _number(row.tasks), _number(row.rows), _success(row.before), _success(row.after),
             "–" if row.difference is None else f"{points(row.difference.estimate)} ({_points(row.difference)})",
             "–" if row.mcnemar_p is None else probability(row.mcnemar_p),
-            "–" if row.control else Markup(f'<span class="badge {row.decision or ""}">{DECISIONS[row.decision]}</span>'),
-            Markup(f'<span class="id">{escape(row.adapter or "–")}</span>'),
+            _badge(DECISIONS[row.decision], row.decision) if row.decision else "–",
+            _id(row.adapter or "–"),
         ]) for row in rows]
-    headers = ("Iteration", "#Tasks", "#Rows", "#Before", "#After", "#Difference, points", "#McNemar p", "Verdict", "Adapter")
+    headers = ("Iteration", "#Tasks", "#Rows", "#Before", "#After", "#Difference, points", "#McNemar p", "Verdict",
+               "Adapter")
     return table("Iterations", headers, [row for _, row in cells], [decision or "" for decision, _ in cells])
 
 
 def result_figures(database: Database, campaign: str, rows: Sequence[Row], result: Headline) -> str:
     shown = []
     if any(row.after for row in rows):
-        shown.append(("Success on held-out tasks", "Percent of samples. Filled: promoted. The control is trained on random trajectories.",
-                      plots.success(rows)))
+        about = "Percent of samples. Filled: promoted. The control is trained on random trajectories."
+        shown.append(("Success on held-out tasks", about, plots.success(rows)))
     if result.gain:
-        before, after = (query.rows(database, "families", evaluation=each.id) for each in (result.gain.before, result.gain.after))
+        before, after = (query.rows(database, "families", evaluation=each.id)
+                         for each in (result.gain.before, result.gain.after))
         best = "champion" if result.champion else "newest challenger"
-        shown.append(("By family of the task", f"Percent of held-out samples: base model (grey), {best} (blue).",
-                      plots.families(before, after)))
-    changed = [(row["iteration"], row["gained"], row["lost"]) for row in query.rows(database, "flip_counts", campaign=campaign)]
-    if changed:
-        shown.append(("Flips", "Held-out samples, same task and sample, that only one of champion and challenger solved.",
-                      plots.flips(changed)))
+        about = f"Percent of held-out samples: base model (grey), {best} (blue)."
+        shown.append(("By family of the task", about, plots.families(before, after)))
+    counts = query.rows(database, "flip_counts", campaign=campaign)
+    if counts:
+        about = "Held-out samples, same task and sample, that only one of champion and challenger solved."
+        changed = [(row["iteration"], row["gained"], row["lost"]) for row in counts]
+        shown.append(("Flips", about, plots.flips(changed)))
     return "".join(_figure(*each) for each in shown)
 
 
@@ -75,8 +79,8 @@ def learning_figures(database: Database, campaign: str) -> str:
     selections = [row for row in query.rows(database, "funnels", campaign=campaign) if row["role"] == "challenger"]
     if selections:
         last = selections[-1]
-        shown.append(("Selection", f"Iteration {last['iteration']}, recipe {last['recipe']}: trajectories left after each rule.",
-                      plots.funnel(json.loads(last["funnel"]))))
+        about = f"Iteration {last['iteration']}, recipe {last['recipe']}: trajectories left after each rule."
+        shown.append(("Selection", about, plots.funnel(json.loads(last["funnel"]))))
     newest = f"of the newest {plots.NEWEST} iterations" if len(selections) > plots.NEWEST else "by iteration"
     curves = query.rows(database, "losses", campaign=campaign)
     if curves:
@@ -86,8 +90,8 @@ def learning_figures(database: Database, campaign: str) -> str:
         shown.append(("Token lengths", "Of all trajectories collected for training.", plots.lengths(counts)))
     spent = query.rows(database, "phases", campaign=campaign)
     if spent:
-        shown.append(("Time per phase", f"Wall clock {newest}; of a phase that was interrupted, the part that finished.",
-                      plots.phases(spent)))
+        about = f"Wall clock {newest}; of a phase that was interrupted, the part that finished."
+        shown.append(("Time per phase", about, plots.phases(spent)))
     return "".join(_figure(*each) for each in shown) + _canaries(database, campaign)
 
 
@@ -100,26 +104,28 @@ def _funnels(database: Database, campaign: str) -> str:
     selections = query.rows(database, "funnels", campaign=campaign)
     if not selections:
         return ""
-    rows = [[str(each["iteration"]) if each["role"] == "challenger" else f"{each['iteration']}, control", each["recipe"],
-             " → ".join(f"{left:,} {rule}" for rule, left in json.loads(each["funnel"])), Markup(f'<span class="id">{each["dataset"]}</span>')]
+    rows = [[f"{each['iteration']}{', control' if each['role'] == 'control' else ''}", each["recipe"],
+             " → ".join(f"{left:,} {rule}" for rule, left in json.loads(each["funnel"])), _id(each["dataset"])]
             for each in selections]
-    return f"<details><summary>All selections</summary>{table('', ('Iteration', 'Recipe', 'Left after each rule', 'Dataset'), rows)}</details>"
+    shown = table("", ("Iteration", "Recipe", "Left after each rule", "Dataset"), rows)
+    return f"<details><summary>All selections</summary>{shown}</details>"
 
 
 def _canaries(database: Database, campaign: str) -> str:
     found = query.rows(database, "canaries", campaign=campaign)
-    rows = [[str(each["iteration"]), Markup(f'<span class="id">{escape(each["adapter"] or "base model")}</span>'),
-             Markup('<span class="badge good">yes</span>' if each["passed"] else '<span class="badge bad">no</span>'),
-             _number(each["tokens"]), f"{each['mean_difference']:.2g}", f"{each['max_difference']:.2g}", f"{each['tolerance']:.2g}"]
-            for each in found]
+    rows = [[str(each["iteration"]), _id(each["adapter"] or "base model"),
+             _badge("yes", "good") if each["passed"] else _badge("no", "bad"), _number(each["tokens"]),
+             *(f"{each[name]:.2g}" for name in ("mean_difference", "max_difference", "tolerance"))] for each in found]
     headers = ("Iteration", "Policy", "As trained", "#Tokens", "#Mean", "#Largest", "#Tolerance")
-    return f'<div class="wide">{table("Canaries: served against trained log probabilities, in nats", headers, rows)}</div>' if rows else ""
+    shown = table("Canaries: served against trained log probabilities, in nats", headers, rows)
+    return f'<div class="wide">{shown}</div>' if rows else ""
 
 
 def _tool_errors(database: Database, campaign: str) -> str:
     found = query.rows(database, "tool_errors", campaign=campaign)
     rows = [[each["tool"] or "parser", each["error"], _number(each["times"]), str(each["newest"])] for each in found]
-    return table("What tools complained about, most frequent first", ("Tool", "Complaint", "#Times", "#Last in iteration"), rows) if rows else ""
+    headers = ("Tool", "Complaint", "#Times", "#Last in iteration")
+    return table("What tools complained about, most frequent first", headers, rows) if rows else ""
 
 
 def lineage(database: Database, campaign: str) -> str:
@@ -130,28 +136,34 @@ def lineage(database: Database, campaign: str) -> str:
     actors = {row["adapter"]: f"{row['role']} of iteration {row['iteration']}" for row in made}
     champion = champions.champion(database, campaign) or made[-1]["adapter"]
     shown = [row for place, row in enumerate(made) if place >= len(made) - NEWEST or row["adapter"] == champion]
-    parts = [f'<p class="note">The newest {NEWEST} of {len(made)} adapters, and the champion.</p>'] if len(shown) < len(made) else []
+    parts = []
+    if len(shown) < len(made):
+        parts.append(f'<p class="note">The newest {NEWEST} of {len(made)} adapters, and the champion.</p>')
     for row in reversed(shown):
         story = story_of(database, row["adapter"])
-        reigns = [each for each in story["champion"] if each["campaign"] == campaign]
-        badge = ' <span class="badge promote">became champion</span>' if reigns else ""
-        parts.append(f'<details{" open" if row["adapter"] == champion else ""}><summary>{escape(actors[row["adapter"]]).capitalize()} '
-                     f'<span class="id">{escape(row["adapter"])}</span>{badge}</summary>{_story(story, actors)}</details>')
+        reigned = any(each["campaign"] == campaign for each in story["champion"])
+        badge = _badge("became champion", "promote") if reigned else ""
+        title = f"{escape(actors[row['adapter']].capitalize())} {_id(row['adapter'])} {badge}"
+        opened = " open" if row["adapter"] == champion else ""
+        parts.append(f"<details{opened}><summary>{title}</summary>{_story(story, actors)}</details>")
     return "".join(parts)
 
 
 def _story(story: Mapping[str, Any], actors: Mapping[str, str]) -> str:
     dataset = story["dataset"]
-    facts = [("Base", story["base"]), ("Started from", story["parent"]["adapter"] if story["parent"] else "fresh weights"),
+    facts = [("Base", story["base"]),
+             ("Started from", story["parent"]["adapter"] if story["parent"] else "fresh weights"),
              ("Dataset", f"{dataset['id']}: {dataset['rows']:,} rows by recipe {dataset['recipe']}"),
              ("Parameters", _flat_text(dataset["parameters"]))]
     for source in story["sources"]:
         actor = actors.get(source["adapter"], source["adapter"]) or "base model"
-        facts.append(("Rows from", f"{actor}: {source['rows']:,} rows of {source['tasks']:,} tasks ({source['policy']})"))
+        rows = f"{source['rows']:,} rows of {source['tasks']:,} tasks"
+        facts.append(("Rows from", f"{actor}: {rows} ({source['policy']})"))
     facts += [("Training", _flat_text(story["settings"])), ("Seed, code", f"{story['seed']}, version {story['code']}")]
     for measured in story["evaluations"]:
-        facts.append(("Evaluation", f"{percent(measured['success'])} of {measured['tasks']} tasks × {measured['samples']} samples, as "
-                                    f"{measured['role']} of iteration {measured['iteration']} ({measured['id']})"))
+        share = f"{percent(measured['success'])} of {measured['tasks']} tasks × {measured['samples']} samples"
+        purpose = f"{measured['role']} of iteration {measured['iteration']}"
+        facts.append(("Evaluation", f"{share}, as {purpose} ({measured['id']})"))
     facts += [("Verdict", each["reason"]) for each in story["verdicts"]]
     facts += [("Champion", f"since {each['moved']}, iteration {each['iteration']}") for each in story["champion"]]
     facts.append(("Files", story["path"]))
@@ -178,11 +190,20 @@ def table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[str]], k
             for cell, number in zip(row, numeric, strict=True)) + "</tr>"
         for row, kind in zip(rows, kinds or [""] * len(rows), strict=True))
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption or headers[0])}"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption or headers[0])}">'
+            f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
 
 
 def _figure(title: str, about: str, canvas: Canvas) -> str:
     return f"<figure><h3>{escape(title)}</h3><figcaption>{escape(about)}</figcaption>{canvas.inline()}</figure>"
+
+
+def _badge(text: str, kind: str) -> Markup:
+    return Markup(f'<span class="badge {kind}">{escape(text)}</span>')
+
+
+def _id(name: str) -> Markup:
+    return Markup(f'<span class="id">{escape(name)}</span>')
 
 
 def _class(name: str) -> str:
@@ -202,7 +223,9 @@ def _points(interval: Interval) -> str:
 
 
 def _success(interval: Interval | None) -> str:
-    return "–" if interval is None else f"{percent(interval.estimate)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+    if interval is None:
+        return "–"
+    return f"{percent(interval.estimate)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

@@ -48,8 +48,8 @@ def iterations(database: Database, campaign: str) -> list[Row]:
     """A row for each iteration that was begun, in order, and at the end one for the control where there is one."""
     rows = [
         Row(found["iteration"], False, found["tasks"], found["rows"], _interval(found["champion_success"]),
-            _interval(found["challenger_success"]), _interval(found["difference"]), found["mcnemar_p"], found["decision"],
-            found["adapter"])
+            _interval(found["challenger_success"]), _interval(found["difference"]), found["mcnemar_p"],
+            found["decision"], found["adapter"])
         for found in query.rows(database, "iterations", campaign=campaign)
     ]
     for control in query.rows(database, "control", campaign=campaign):
@@ -66,12 +66,12 @@ def table(rows: Sequence[Row], title: str = "Success on held-out tasks") -> Tabl
     """For a terminal of 100 columns."""
     shown = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title_justify="left",
                   caption="Success in %, with its 95 % interval.", caption_justify="left")
-    for header, justify in (("Iteration", "left"), ("Tasks", "right"), ("Rows", "right"), ("Before", "right"), ("After", "right"),
-                            ("Verdict", "left"), ("Adapter", "left")):
-        shown.add_column(header, justify=justify, no_wrap=True)
+    for header in ("Iteration", "Tasks", "Rows", "Before", "After", "Verdict", "Adapter"):
+        number = header in ("Tasks", "Rows", "Before", "After")
+        shown.add_column(header, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         shown.add_row(row.name, _count(row.tasks), _count(row.rows), _success(row.before), _success(row.after),
-                      "–" if row.control else DECISIONS[row.decision], row.adapter or "–",
+                      DECISIONS[row.decision], row.adapter or "–",
                       style="bold" if row.decision == "promote" else "dim" if row.control else None)
     return shown
 
@@ -83,7 +83,7 @@ def markdown(rows: Sequence[Row]) -> str:
     for row in rows:
         p = "–" if row.mcnemar_p is None else probability(row.mcnemar_p)
         cells = (row.name, _count(row.tasks), _count(row.rows), _success(row.before), _success(row.after),
-                 _difference(row.difference), p, "–" if row.control else DECISIONS[row.decision], f"`{row.adapter}`" if row.adapter else "–")
+                 _difference(row.difference), p, DECISIONS[row.decision], f"`{row.adapter}`" if row.adapter else "–")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -99,6 +99,9 @@ class Step:
     started: datetime
     finished: datetime | None
     error: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name} of iteration {self.iteration}"
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,8 @@ def status_table(statuses: Sequence[CampaignStatus]) -> Table:
     for header in ("Campaign", "Iterations", "Champion", "Last step", "Running step"):
         shown.add_column(header, no_wrap=header == "Champion", overflow="fold")
     for each in statuses:
-        last = f"{each.last.name} of iteration {each.last.iteration}: {each.last.error or each.last.status}" if each.last else "–"
-        running = f"{each.running.name} of iteration {each.running.iteration} since {each.running.started:%H:%M:%S} UTC" if each.running else "–"
+        last = f"{each.last}: {each.last.error or each.last.status}" if each.last else "–"
+        running = f"{each.running} since {each.running.started:%H:%M:%S} UTC" if each.running else "–"
         shown.add_row(each.name, f"{each.done} of {each.planned}", each.champion or "base model", last, running)
     return shown
 
@@ -153,8 +156,16 @@ def _count(value: int | None) -> str:
 def _success(interval: Interval | None) -> str:
     if interval is None:
         return "–"
-    return f"{100 * interval.estimate:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    estimate, low, high = (_percent(value) for value in (interval.estimate, interval.low, interval.high))
+    return f"{estimate} [{low}, {high}]"
+
+
+def _percent(share: float) -> str:
+    # 100 without its decimal: the table must fit 100 columns
+    return f"{100 * share:.1f}".replace("100.0", "100")
 
 
 def _difference(interval: Interval | None) -> str:
-    return "–" if interval is None else f"{points(interval.estimate)} [{points(interval.low)}, {points(interval.high)}]"
+    if interval is None:
+        return "–"
+    return f"{points(interval.estimate)} [{points(interval.low)}, {points(interval.high)}]"

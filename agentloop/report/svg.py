@@ -1,4 +1,4 @@
-"""Small figures as SVG text: a canvas in user units that are pixels at the width it is shown, colours by class (plot.css)."""
+"""Small figures as SVG: a canvas in units of about a pixel, colours by class (plot.css)."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Canvas:
         self._element(f'<path d="M{course}" class="{kind}"', "path", hint)
 
     def rect(self, x: float, y: float, width: float, height: float, kind: str, hint: str = "") -> None:
-        shape = f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{max(height, 0):.1f}" class="{kind}"'
-        self._element(shape, "rect", hint)
+        size = f'width="{max(width, 0):.1f}" height="{max(height, 0):.1f}"'
+        self._element(f'<rect x="{x:.1f}" y="{y:.1f}" {size} class="{kind}"', "rect", hint)
 
     def dot(self, x: float, y: float, kind: str, hint: str = "", radius: float = 4.5) -> None:
         self._element(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" class="{kind}"', "circle", hint)
@@ -62,7 +62,8 @@ class Canvas:
 
     def inline(self) -> str:
         """The figure as an element of a page that has plot.css."""
-        return f'<svg class="plot" viewBox="0 0 {self.width:g} {self.height:g}" {self._about()}>{"".join(self._parts)}</svg>'
+        box = f'viewBox="0 0 {self.width:g} {self.height:g}"'
+        return f'<svg class="plot" {box} {self._about()}>{"".join(self._parts)}</svg>'
 
     def file(self) -> bytes:
         """The figure as a file of its own, on white, with a margin."""

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its DevTools protocol: opens a page, runs expressions in it, notes what goes wrong."""
+"""A headless Chromium, driven by its DevTools protocol: opens a page, runs expressions in it, notes what goes wrong."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ EXECUTABLE = shutil.which("chromium") or shutil.which("chromium-browser") or shu
 
 
 class Browser:
-    """One tab. `faults` collects script errors, console errors, blocked content and every request that is not the page's file."""
+    """One tab. `faults` collects script errors, console errors, blocked content and requests for more than the file."""
 
     def __init__(self, profile: Path) -> None:
         self._process = subprocess.Popen(
-            [EXECUTABLE, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-port=0",
-             f"--user-data-dir={profile}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            [EXECUTABLE, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+             "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         port_file = profile / "DevToolsActivePort"
         for _ in range(600):
             if port_file.exists() and len(lines := port_file.read_text().split("\n")) > 1:
@@ -31,8 +32,8 @@ class Browser:
         self._calls = 0
         self._socket = connect(f"ws://127.0.0.1:{lines[0]}{lines[1]}", max_size=None, proxy=None)
         self._session = None
-        (target,) = [each["targetId"] for each in self._call("Target.getTargets")["targetInfos"] if each["type"] == "page"]
-        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        (tab,) = [each for each in self._call("Target.getTargets")["targetInfos"] if each["type"] == "page"]
+        self._session = self._call("Target.attachToTarget", targetId=tab["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
 

@@ -1,4 +1,4 @@
-"""A small campaign whose episodes are scripted demonstrations: three iterations and a control, written through the store.
+"""A small campaign of scripted demonstrations: three iterations and a control, written through the store.
 
 Everything after the episodes is what a run does: shards, ingest, scores, selection, evaluation, verdict, promotion.
 """
@@ -11,13 +11,16 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from agentloop import environments
 from agentloop.agent.grammar import GrammarError, ToolCall, parse
 from agentloop.evaluation.verdict import judge
 from agentloop.records import Adapter, Policy, Sampling, Task, Trajectory, Turn
 from agentloop.settings import Settings
 from agentloop.store import (
-    adapters, campaigns, canaries, champions, evaluations, gpu_phases, policies, scoring, tasks, training_runs, verdicts,
+    adapters, campaigns, canaries, champions, evaluations, gpu_phases, policies, scoring, tasks, training_runs,
+    verdicts,
 )
 from agentloop.store.database import Database
 from agentloop.store.ingest import ingest
@@ -83,9 +86,22 @@ def scripted(policy: str, task: Task, sample: int, skill: float) -> Trajectory:
             append("tool", ARITHMETIC.tools(task)[parsed.name].call(*parsed.args), tool=parsed.name)
         except ToolError as error:
             append("tool", f"error: {error}", tool=parsed.name, error=f"error: {error}")
-    mask = tuple(any(turn.role == "model" and turn.start <= place < turn.end for turn in turns) for place in range(len(ids)))
-    return Trajectory(policy, task, sample, SAMPLING, SEED, "answered" if answer else "turn_limit", answer, tuple(ids), mask,
-                      tuple(logprobs), tuple(turns), rng.uniform(0.2, 2))
+    mask = tuple(turn.role == "model" for turn in turns for _ in range(turn.start, turn.end))
+    return Trajectory(policy, task, sample, SAMPLING, SEED, "answered" if answer else "turn_limit", answer, tuple(ids),
+                      mask, tuple(logprobs), tuple(turns), rng.uniform(0.2, 2))
+
+
+@cache
+def _recorded(root: Path) -> Recorder:
+    recorder = Recorder(root, training_tasks=40, heldout_tasks=80)
+    recorder.record()
+    return recorder
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory) -> Recorder:
+    """The campaign in full; for reading only."""
+    return _recorded(tmp_path_factory.getbasetemp() / "recorded campaign")
 
 
 class Recorder:
@@ -94,8 +110,8 @@ class Recorder:
     def __init__(self, root: Path, *, training_tasks: int, heldout_tasks: int) -> None:
         self.root, self.training_tasks = root, training_tasks
         self.heldout = ARITHMETIC.tasks("heldout", heldout_tasks, SEED)
-        self.settings = Settings.model_construct(**{name: field.default for name, field in Settings.model_fields.items()} | {
-            "campaign": CAMPAIGN, "iterations": 3})
+        defaults = {name: field.default for name, field in Settings.model_fields.items()}
+        self.settings = Settings.model_construct(**defaults | {"campaign": CAMPAIGN, "iterations": 3})
         self.clock = datetime(2026, 1, 5, 1, 30, tzinfo=UTC)
 
     @property
@@ -152,8 +168,9 @@ class Recorder:
 
     def _evaluate(self, database: Database, adapter: str | None, skill: float, iteration: int, role: str):
         self._roll_out(database, adapter, self.heldout, skill, iteration, "evaluate")
-        measured = evaluations.measure(database, policy=self._policy(database, adapter), tasks=[task.id for task in self.heldout],
-                                       samples=SAMPLES, seed=SEED, sampling=SAMPLING)
+        measured = evaluations.measure(
+            database, policy=self._policy(database, adapter), tasks=[task.id for task in self.heldout], samples=SAMPLES,
+            seed=SEED, sampling=SAMPLING)
         evaluations.save(database, measured, campaign=CAMPAIGN, iteration=iteration, role=role)
         return measured
 
@@ -167,14 +184,15 @@ class Recorder:
         training_runs.log(database, adapter.id, metrics)
         training_runs.finish(database, adapter.id, seconds=31.5, tokens=1500 * len(metrics))
         adapters.save(database, adapter, path=self.root / "adapters" / adapter.id, role=role, **about)
-        canaries.save(database, policy=self._policy(database, adapter.id), passed=True, tokens=512, mean_difference=2e-5,
-                      max_difference=4.1e-4, tolerance=5e-3, **about)
+        canaries.save(database, policy=self._policy(database, adapter.id), passed=True, tokens=512,
+                      mean_difference=2e-5, max_difference=4.1e-4, tolerance=5e-3, **about)
         self._phase(database, iteration, "train", 31.5)
         return adapter.id
 
     def _phase(self, database: Database, iteration: int, name: str, seconds: float) -> None:
         ended = self.clock + timedelta(seconds=seconds)
-        gpu_phases.save(database, campaign=CAMPAIGN, iteration=iteration, phase=name, started=self.clock, finished=ended)
+        gpu_phases.save(database, campaign=CAMPAIGN, iteration=iteration, phase=name, started=self.clock,
+                        finished=ended)
         self.clock = ended
 
     def _step(self, database: Database, iteration: int, name: str, work: Callable):

@@ -8,8 +8,11 @@ WITH used AS (
     WHERE u.campaign = $campaign AND u.suite = 'heldout'
 ),
 measured AS (
-    SELECT e.*, (SELECT list(task ORDER BY position) FROM evaluation_results r WHERE r.evaluation = e.id AND r.sample = 0) AS names
+    SELECT e.*, n.names
     FROM used e
+    JOIN (
+        SELECT evaluation, list(task ORDER BY position, sample) AS names FROM evaluation_results GROUP BY evaluation
+    ) n ON n.evaluation = e.id
 )
 SELECT before.id AS before, after.id AS after, before.tasks, before.samples
 FROM measured before

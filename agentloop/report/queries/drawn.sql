@@ -8,7 +8,9 @@ WITH used AS (
 ),
 dealt AS (
     SELECT u.*, s.success >= 0.5 AS solved, count(*) OVER () AS total,
-           row_number() OVER (PARTITION BY s.success >= 0.5, u.iteration, u.purpose ORDER BY md5(u.trajectory), u.trajectory) AS deal
+           row_number() OVER (
+               PARTITION BY s.success >= 0.5, u.iteration, u.purpose ORDER BY md5(u.trajectory), u.trajectory
+           ) AS deal
     FROM used u
     JOIN v_success s ON s.trajectory = u.trajectory
 )

@@ -1,5 +1,6 @@
 -- $campaign. Every selection with the role of the adapter that was trained on it. funnel: JSON [[rule, rows left], …]
-SELECT s.iteration, s.dataset, coalesce(min(c.role), 'challenger') AS role, d.recipe, d.rows, any_value(s.funnel) AS funnel
+SELECT s.iteration, s.dataset, coalesce(min(c.role), 'challenger') AS role, d.recipe, d.rows,
+       any_value(s.funnel) AS funnel
 FROM selections s
 JOIN datasets d ON d.id = s.dataset
 LEFT JOIN adapters a ON a.dataset = s.dataset

@@ -1,4 +1,4 @@
--- $campaign, $ids. These trajectories with all that is known of them; trained: iterations whose challenger learned from it.
+-- $campaign, $ids. These trajectories with what is known of them; trained: iterations whose challenger learned of it.
 WITH chosen AS (SELECT unnest($ids::VARCHAR[]) AS id),
 used AS (
     SELECT trajectory, min(iteration) AS iteration, arg_min(purpose, iteration) AS purpose
@@ -8,8 +8,8 @@ used AS (
 ),
 spoken AS (
     SELECT trajectory,
-           list(struct_pack(role := role, text := text, token_start := token_start, token_end := token_end, tool := tool,
-                            arguments := arguments, error := error) ORDER BY position) AS turns
+           list({role: role, text: text, token_start: token_start, token_end: token_end, tool: tool,
+                 arguments: arguments, error: error} ORDER BY position) AS turns
     FROM turns
     WHERE trajectory IN (SELECT id FROM chosen)
     GROUP BY trajectory
@@ -22,8 +22,9 @@ learned AS (
     WHERE r.trajectory IN (SELECT id FROM chosen)
     GROUP BY r.trajectory
 )
-SELECT t.id, u.iteration, u.purpose, p.adapter, t.task, k.family, k.question, k.answer AS expected, t.sample, t.status, t.answer,
-       s.success, t.tokens, t.model_tokens, t.tool_errors, t.seconds, t.attempts, w.turns, l.trained, h.path AS shard, t.position
+SELECT t.id, u.iteration, u.purpose, p.adapter, t.task, k.family, k.question, k.answer AS expected, t.sample,
+       t.status, t.answer, s.success, t.tokens, t.tool_errors, t.seconds, t.attempts, w.turns, l.trained,
+       h.path AS shard, t.position
 FROM used u
 JOIN trajectories t ON t.id = u.trajectory
 JOIN tasks k ON k.id = t.task
