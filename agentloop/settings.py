@@ -95,6 +95,8 @@ class Serving(Section):
     """Interpreter that has vLLM installed; by default this one."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0 picks a free one."""
+    base: Literal["dequantised", "original"] = "dequantised"
+    """Serve the base that 4-bit training sees, so that served equals trained, or the original weights."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: PositiveInt = 4096
     max_num_seqs: PositiveInt = 64
@@ -135,6 +137,8 @@ class Selection(Section):
     """Longer trajectories are left out."""
     accumulate: bool = True
     """Choose from all iterations of the campaign instead of the newest only."""
+    benchmarks: Path | None = None
+    """A text file of benchmark prompts, one a line: to choose a task that is nearly one of them is an error."""
 
 
 class Training(Section):

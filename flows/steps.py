@@ -23,7 +23,8 @@ from agentloop.errors import AgentloopError, ServerError
 from agentloop.training.run import TrainingRun
 from flows.progress import Progress, progress
 
-step = partial(task, persist_result=True, result_serializer="json", cache_policy=NO_CACHE)
+cached_step = partial(task, persist_result=True, result_serializer="json")
+step = partial(cached_step, cache_policy=NO_CACHE)
 
 
 class _OneLine(logging.Filter):
@@ -53,7 +54,7 @@ def _server_failed(_: Any, __: Any, state: Any) -> bool:
     return isinstance(state.result(raise_on_failure=False), ServerError)
 
 
-@step(name="episodes", task_run_name="{label}", cache_policy=None, cache_key_fn=_shard_on_disk, retries=2,
+@cached_step(name="episodes", task_run_name="{label}", cache_key_fn=_shard_on_disk, retries=2,
       retry_delay_seconds=2, retry_condition_fn=_server_failed)
 def run_episodes(label: str, campaign: Campaign, server: PolicyServer, shard: ShardPlan, bar: Progress, *, adapter: str | None,
                  iteration: int, purpose: str) -> str:
@@ -85,7 +86,7 @@ def select(campaign: Campaign, iteration: int, recipe: str | None = None, size: 
     return learning.choose(campaign, iteration, recipe=recipe, size=size)
 
 
-@step(name="train", task_run_name="iteration {iteration}: train {role}", cache_policy=None, cache_key_fn=_adapter_on_disk)
+@cached_step(name="train", task_run_name="iteration {iteration}: train {role}", cache_key_fn=_adapter_on_disk)
 def train(campaign: Campaign, iteration: int, run: TrainingRun, role: str = "challenger") -> dict[str, Any]:
     with progress(f"iteration {iteration}: train {role} {run.adapter.id}", 1) as bar:
         def on_step(metrics: dict[str, Any]) -> None:

@@ -57,8 +57,20 @@ class Campaign:
     def prompt(self) -> PromptFormat:
         return PromptFormat(self.tokenizer, self.settings.agent.describe_tools)
 
+    @property
+    def serves_dequantised(self) -> bool:
+        return self.settings.serving.base == "dequantised" and self.settings.training.load_in_4bit
+
+    @cached_property
+    def served_model(self) -> Path:
+        """What vLLM is given: the base as 4-bit training sees it, made on first use, or the original."""
+        from agentloop.engine.dequantised import dequantised_checkpoint
+
+        return dequantised_checkpoint(self.model, self.settings.paths.cache) if self.serves_dequantised else self.model
+
     def policy(self, adapter: str | None) -> Policy:
-        return Policy(base=self.base, adapter=adapter, prompt=self.prompt.name)
+        base = f"{self.base}-nf4" if self.serves_dequantised else self.base
+        return Policy(base=base, adapter=adapter, prompt=self.prompt.name)
 
     def sampling(self, temperature: float) -> Sampling:
         agent = self.settings.agent

@@ -30,7 +30,7 @@ class PolicyServer:
             if self._server is not None and not self._server.alive():
                 self._stop()
             if self._server is None:
-                server = ModelServer(self._campaign.settings, self._campaign.model, base=self._campaign.base)
+                server = ModelServer(self._campaign.settings, self._campaign.served_model, base=self._campaign.base)
                 server.start()
                 self._server = server
             if adapter is not None:

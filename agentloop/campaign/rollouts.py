@@ -43,10 +43,12 @@ def collect_shard(campaign: Campaign, server: PolicyServer, shard: ShardPlan, *,
     if is_whole(path):
         return shard.id
 
+    model = server.serve(adapter)
+
     async def episodes() -> list[Trajectory]:
         async with server.client() as client:
             generate = partial(
-                client.complete, server.serve(adapter), temperature=shard.sampling.temperature, top_p=shard.sampling.top_p,
+                client.complete, model, temperature=shard.sampling.temperature, top_p=shard.sampling.top_p,
                 stop_token_ids=campaign.prompt.stop_token_ids)
             return await run_shard(shard, generate=generate, prompt=campaign.prompt, tools=campaign.tools,
                                    limits=campaign.settings.collect, on_episode=on_episode)

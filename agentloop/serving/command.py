@@ -61,6 +61,6 @@ def environment(settings: Settings, installation: Installation, *, api_key: str)
             "VLLM_CPU_KVCACHE_SPACE": str(_CPU_CACHE_GIB),
             # vLLM would pin its threads and keep one core for itself; two cores are too few for that.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+            "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1)),
         }
     return variables

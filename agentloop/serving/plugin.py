@@ -16,6 +16,11 @@ def register() -> None:
     ModelRegistry.register_model(
         "Gemma3nForConditionalGeneration", "agentloop.serving.gemma3n_mm:Gemma3nForConditionalGeneration")
     if current_platform.is_cpu():
+        from vllm import _custom_ops
+
+        # oneDNN prepares a primitive for every number of rows and remembers 32 of them; agents' requests give another
+        # number at almost every step, and preparing then costs more than multiplying.
+        _custom_ops._supports_onednn = False
         # vLLM resolves this name when the first LoRA layer is made.
         type(current_platform).get_punica_wrapper = classmethod(
             lambda cls: "agentloop.serving.lora_cpu.GroupedPunicaWrapper")
