@@ -6,8 +6,6 @@ no device library is needed: the same source runs in Triton's interpreter and co
 
 from __future__ import annotations
 
-import math
-
 import torch
 import triton
 import triton.language as tl
@@ -36,8 +34,6 @@ def reference_gelu(x: Tensor) -> Tensor:
     return torch.nn.functional.gelu(x, approximate="tanh")
 
 
-def reference_gelu_slope(x: Tensor) -> Tensor:
-    """d gelu(x) / dx."""
-    two_c = 2.0 * math.sqrt(2.0 / math.pi)
-    s = torch.sigmoid(two_c * (x + 0.044715 * x**3))
-    return s + x * s * (1.0 - s) * two_c * (1.0 + 3.0 * 0.044715 * x * x)
+def reference_gelu_backward(dy: Tensor, x: Tensor) -> Tensor:
+    """dy * d gelu(x) / dx."""
+    return torch.ops.aten.gelu_backward(dy, x, approximate="tanh")

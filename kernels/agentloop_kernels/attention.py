@@ -215,12 +215,14 @@ def _scores(
 ) -> tuple[Tensor, Tensor | None]:
     """q [segments, queries, kv_heads, group, d], k [segments, keys, kv_heads, d] -> masked scores
     [segments, kv_heads, group, queries, keys] and the soft-cap's slope there."""
-    scores = torch.einsum("sqhgd,skhd->shgqk", query, key) * scale
+    scores = torch.einsum("sqhgd,skhd->shgqk", query, key)
+    if scale != 1.0:
+        scores = scores * scale
     slope = None
     if softcap is not None:
         bounded = torch.tanh(scores / softcap)
         scores, slope = softcap * bounded, 1.0 - bounded * bounded
-    return scores.masked_fill(~group.seen[:, None, None], float("-inf")), slope
+    return scores.masked_fill_(~group.seen[:, None, None], float("-inf")), slope
 
 
 def _by_kv_head(x: Tensor, kv_heads: int) -> Tensor:
@@ -242,8 +244,11 @@ def reference_attention(
     result, lse = torch.zeros_like(q), q.new_zeros(query.shape[0], *q.shape[1:3])
     for group in plan.groups:
         scores, _ = _scores(q[group.query], k[group.key], group, scale, softcap)
-        total = torch.logsumexp(scores, dim=-1, keepdim=True)
-        mixed = torch.einsum("shgqk,skhd->sqhgd", torch.exp(scores - total), v[group.key])
+        top = scores.amax(-1, keepdim=True)
+        p = scores.sub_(top).exp_()
+        weight = p.sum(-1, keepdim=True)
+        mixed = torch.einsum("shgqk,skhd->sqhgd", p.div_(weight), v[group.key])
+        total = top + weight.log()
         rows = group.query[group.query_real]
         result[rows] = mixed[group.query_real]
         lse[rows] = total.squeeze(-1).permute(0, 3, 1, 2)[group.query_real]
@@ -276,12 +281,13 @@ def reference_attention_backward(
         rows, keys = group.query[group.query_real], group.key[group.key_real]
         q_g, k_g, do_g = q[group.query], k[group.key], do[group.query]
         scores, slope = _scores(q_g, k_g, group, scale, softcap)
-        p = torch.exp(scores - total[group.query].permute(0, 2, 3, 1).unsqueeze(-1))
-        p = p * group.query_real[:, None, None, :, None]
+        p = scores.sub_(total[group.query].permute(0, 2, 3, 1).unsqueeze(-1)).exp_()
+        p *= group.query_real[:, None, None, :, None]
         ds = torch.einsum("sqhgd,skhd->shgqk", do_g, v[group.key])
-        ds = p * (ds - delta[group.query].permute(0, 2, 3, 1).unsqueeze(-1)) * scale
+        ds.sub_(delta[group.query].permute(0, 2, 3, 1).unsqueeze(-1)).mul_(p)
         if slope is not None:
-            ds = ds * slope
+            ds *= slope
+        ds *= scale
         dq[rows] = torch.einsum("shgqk,skhd->sqhgd", ds, k_g)[group.query_real]
         dk[keys] = torch.einsum("shgqk,sqhgd->skhd", ds, q_g)[group.key_real]
         dv[keys] = torch.einsum("shgqk,sqhgd->skhd", p, do_g)[group.key_real]

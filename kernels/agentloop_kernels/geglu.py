@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agentloop_kernels.activation import gelu, gelu_and_slope, reference_gelu, reference_gelu_slope
+from agentloop_kernels.activation import gelu, gelu_and_slope, reference_gelu, reference_gelu_backward
 from agentloop_kernels.precision import buffer, store, wide
 from agentloop_kernels.tiles import PRECISE, elementwise_block
 
@@ -41,12 +41,11 @@ def reference_geglu_backward(
 ) -> Tensor:
     gate, up = wide(gate_up).chunk(2, dim=-1)
     dh, activated = wide(dhidden), reference_gelu(gate)
-    gradient = (dh * up * reference_gelu_slope(gate), dh * activated)
-    value = activated * up
+    dgate, dup, value = reference_gelu_backward(dh * up, gate), dh * activated, activated * up
     inter = gate.shape[-1]
     dgate_up = gate_up.new_empty(gate_up.shape) if dgate_up is None else dgate_up
-    dgate_up[:, :inter].copy_(gradient[0])
-    dgate_up[:, inter:].copy_(gradient[1])
+    dgate_up[:, :inter].copy_(dgate)
+    dgate_up[:, inter:].copy_(dup)
     if hidden is not None:
         hidden.copy_(value)
     return dgate_up

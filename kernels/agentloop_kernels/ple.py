@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agentloop_kernels.activation import gelu, gelu_and_slope, reference_gelu, reference_gelu_slope
+from agentloop_kernels.activation import gelu, gelu_and_slope, reference_gelu, reference_gelu_backward
 from agentloop_kernels.norm import normalise
 from agentloop_kernels.precision import buffer, store, wide
 from agentloop_kernels.tiles import PRECISE, next_power_of_2
@@ -57,7 +57,7 @@ def reference_ple_gate(gate: Tensor, inputs: Tensor, *, out: Tensor | None = Non
 def reference_ple_gate_backward(
     dhidden: Tensor, gate: Tensor, inputs: Tensor, *, out: Tensor | None = None
 ) -> Tensor:
-    return store(wide(dhidden) * wide(inputs) * reference_gelu_slope(wide(gate)), out, gate.dtype)
+    return store(reference_gelu_backward(wide(dhidden) * wide(inputs), wide(gate)), out, gate.dtype)
 
 
 def reference_ple_inputs(

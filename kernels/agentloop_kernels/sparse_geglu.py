@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from agentloop_kernels.activation import gelu, gelu_and_slope, reference_gelu, reference_gelu_slope
+from agentloop_kernels.activation import gelu, gelu_and_slope, reference_gelu, reference_gelu_backward
 from agentloop_kernels.precision import buffer, store, wide
 from agentloop_kernels.tiles import PRECISE, next_power_of_2
 
@@ -72,7 +72,7 @@ def reference_sparse_geglu_backward(
     dh, inter = wide(dhidden), gate.shape[-1]
     y = torch.relu(gate - mean - threshold * deviation)
     activated = reference_gelu(y)
-    passed = dh * up * reference_gelu_slope(y) * (y > 0)
+    passed = reference_gelu_backward(dh * up, y) * (y > 0)
     shared = passed.sum(-1, keepdim=True) / inter
     # No deviation: every gate equals the mean, and its share of the gradient of the deviation is 0, not 0 / 0.
     dgate = passed - shared * (1.0 + threshold * (gate - mean) / deviation.clamp_min(1e-30))
