@@ -31,8 +31,10 @@ class HostStore:
     def leave(self, index: int, act: Activations) -> None:
         """Copy what `act` holds to the host; the device's tensors go when the next layer has been computed."""
         side = self._side()
-        torch.cuda.current_stream().wait_stream(side)
-        self._leaving.clear()
+        if self._leaving:
+            # Only then: a CUDA graph may not wait for what a stream did before the capture.
+            torch.cuda.current_stream().wait_stream(side)
+            self._leaving.clear()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for name in FIELDS:
