@@ -22,29 +22,30 @@ def self_improve(profile: str | None = None, overrides: dict[str, Any] | None = 
     """Run a campaign to its end, or continue it: `profile` and `overrides` are those of `agentloop run`."""
     campaign = Campaign.open(configuration.load(overrides or {}, profile=profile))
     with campaign.at_work():
-        iterations = [improve(campaign, iteration) for iteration in range(1, campaign.settings.iterations + 1)]
-        control = measure_control(campaign, iterations[-1]) if campaign.settings.gate.control else None
+        with PolicyServer(campaign) as server:
+            iterations = [improve(campaign, server, iteration) for iteration in range(1, campaign.settings.iterations + 1)]
+            control = measure_control(campaign, server, iterations[-1]) if campaign.settings.gate.control else None
         report = steps.report(campaign)
     artifacts.publish_campaign(campaign.name, iterations, control, report)
     return {"campaign": campaign.name, "iterations": iterations, "control": control, "report": report}
 
 
-def improve(campaign: Campaign, iteration: int) -> dict[str, Any]:
+def improve(campaign: Campaign, server: PolicyServer, iteration: int) -> dict[str, Any]:
     """One iteration: the champion makes data, a challenger learns from it, the better one stays."""
     champion = campaign.begin(iteration)
+    server.retire(keep=champion)
 
-    with PolicyServer(campaign) as server:
-        roll_out(campaign, server, champion, iteration, purpose="collect")
-        before = evaluate(campaign, server, champion, iteration, role="champion")
+    roll_out(campaign, server, champion, iteration, purpose="collect")
+    before = evaluate(campaign, server, champion, iteration, role="champion")
 
     dataset = steps.select(campaign, iteration)
     artifacts.publish_funnel(iteration, dataset["funnel"])
     run = learning.plan_training(campaign, dataset["dataset"], parent=champion)
+    server.make_room()
     trained = steps.train(campaign, iteration, run)
 
-    with PolicyServer(campaign) as server:
-        steps.canary(campaign, iteration, server, run)
-        after = evaluate(campaign, server, run.adapter.id, iteration, role="challenger")
+    steps.canary(campaign, iteration, server, run)
+    after = evaluate(campaign, server, run.adapter.id, iteration, role="challenger")
 
     verdict = steps.decide(campaign, iteration, champion=before, challenger=after, adapter=run.adapter.id)
     artifacts.publish_verdict(iteration, verdict)
@@ -67,13 +68,13 @@ def roll_out(campaign: Campaign, server: PolicyServer, adapter: str | None, iter
     steps.ingest(campaign, iteration, planned, adapter=adapter, purpose=purpose)
 
 
-def measure_control(campaign: Campaign, last: dict[str, Any]) -> dict[str, Any]:
+def measure_control(campaign: Campaign, server: PolicyServer, last: dict[str, Any]) -> dict[str, Any]:
     """Was it the selection? An adapter from as many randomly chosen trajectories, trained and measured the same way."""
     iteration = last["iteration"]
     dataset = steps.select(campaign, iteration, recipe="random", size=last["dataset"]["rows"])
     run = learning.plan_training(campaign, dataset["dataset"])
+    server.make_room()
     steps.train(campaign, iteration, run, role="control")
-    with PolicyServer(campaign) as server:
-        steps.canary(campaign, iteration, server, run)
-        measured = evaluate(campaign, server, run.adapter.id, iteration, role="control")
+    steps.canary(campaign, iteration, server, run)
+    measured = evaluate(campaign, server, run.adapter.id, iteration, role="control")
     return {"adapter": run.adapter.id, "rows": dataset["rows"], **measured}

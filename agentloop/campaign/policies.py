@@ -10,6 +10,13 @@ from agentloop.serving.client import CompletionClient
 from agentloop.serving.server import ModelServer
 
 
+def on_gpu() -> bool:
+    """Whether there is an accelerator that vLLM and the trainer have to share. Asks the driver, so that no context is made."""
+    import torch
+
+    return torch.cuda.device_count() > 0
+
+
 class PolicyServer:
     """The policies of a campaign behind one vLLM. Nothing is started where everything is already on disk."""
 
@@ -36,6 +43,17 @@ class PolicyServer:
             if adapter is not None:
                 self._server.load_adapter(adapter, self._campaign.settings.paths.adapters / adapter)
             return adapter or self._server.model_name
+
+    def make_room(self) -> None:
+        """Hand the accelerator to the trainer: on a GPU vLLM ends; on the CPU an idle vLLM takes nothing from it and stays."""
+        if self._server is not None and on_gpu():
+            self._stop()
+
+    def retire(self, *, keep: str | None) -> None:
+        """Unload every adapter but this one."""
+        if self._server is not None and self._server.alive():
+            for adapter in self._server.adapters - {keep}:
+                self._server.unload_adapter(adapter)
 
     def client(self) -> CompletionClient:
         """A client for one event loop; `async with`."""

@@ -42,7 +42,9 @@ def command(
     if installation.on_cpu:
         # With a part of a prompt scheduled and a seed in the request, vLLM's CPU sampler ends the engine
         # ("CPU Generator does not use offset"): every prompt is scheduled whole.
-        arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(4096, serving.max_model_len))]
+        arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(4096, serving.max_model_len)),
+                      # vLLM's 128 is longer than many a turn, and only whole blocks of a prefix are found again
+                      "--block-size", "32"]
     else:
         arguments += ["--gpu-memory-utilization", str(serving.gpu_memory_utilization)]
     return [*arguments, *serving.extra_arguments]

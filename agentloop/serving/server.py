@@ -85,6 +85,11 @@ class ModelServer:
             self.stop()
             raise
 
+    @property
+    def adapters(self) -> set[str]:
+        """Names of the adapters that are loaded."""
+        return set(self._loaded)
+
     def alive(self) -> bool:
         return self._child is not None and self._child.poll() is None
 

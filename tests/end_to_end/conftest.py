@@ -1,82 +1,13 @@
-"""Real runs of the real command in directories of their own: the tiny model, vLLM, Prefect, DuckDB, the trainer."""
-
-import json
-import os
-import socket
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
+"""One undisturbed campaign for all tests of this folder."""
 
 import pytest
-
-from agentloop import settings as configuration
-from agentloop.store.database import Database
-
-SMALL = ("iterations=2", "collect.tasks=32", "collect.samples=4", "collect.shard_episodes=32", "evaluate.tasks=24",
-         "evaluate.samples=2", "training.epochs=2", "training.checkpoint_steps=2", "gate.control=false", "gate.resamples=1000")
-"""A campaign of a minute: every step happens, nothing is learnt that could be measured."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@dataclass(frozen=True)
-class Home:
-    """One data root, and the command line on it."""
-
-    root: Path
-    port: int
-
-    @property
-    def environment(self) -> dict[str, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("AGENTLOOP_", "PREFECT_"))}
-        return clean | {"AGENTLOOP_PATHS__DATA": str(self.root), "AGENTLOOP_PATHS__CACHE": str(self.root / "cache"),
-                        "AGENTLOOP_PREFECT_PORT": str(self.port), "COLUMNS": "160"}
-
-    def start(self, *words: str) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-m", "agentloop", *words], env=self.environment, text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-
-    def run(self, *words: str, code: int = 0, seconds: float = 400) -> str:
-        """Standard output and error of a command that must end with this exit code."""
-        process = self.start(*words)
-        try:
-            output, _ = process.communicate(timeout=seconds)
-        finally:
-            process.kill()
-        assert process.returncode == code, output
-        return output
-
-    def improve(self, *words: str, **options) -> str:
-        return self.run("run", "--profile", "demo", *SMALL, *words, **options)
-
-    def rows(self, query: str) -> list[tuple]:
-        with Database.open(self.root / "agentloop.duckdb", read_only=True) as database:
-            return database.execute(query)
-
-    def settings(self, *words: str) -> configuration.Settings:
-        return configuration.load([*SMALL, *words, f"paths.data={self.root}", f"paths.cache={self.root / 'cache'}"], profile="demo")
-
-    def flow_runs(self) -> list[dict]:
-        import httpx
-
-        answer = httpx.post(f"http://127.0.0.1:{self.port}/api/flow_runs/filter", json={"limit": 200}, trust_env=False)
-        return json.loads(answer.text)
+from home import Home, free_port
 
 
 @pytest.fixture(scope="session")
-def port():
-    return free_port()
-
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory, port):
+def home(tmp_path_factory):
     """A campaign that ran undisturbed to its end; its Prefect server stays up for the session."""
-    home = Home(tmp_path_factory.mktemp("home"), port)
+    home = Home(tmp_path_factory.mktemp("home"), free_port())
     home.improve()
     yield home
     home.run("down")

@@ -5,7 +5,7 @@ import time
 
 import psutil
 import pytest
-from conftest import SMALL, Home, free_port
+from home import SMALL, Home, free_port
 
 STATE = (
     "SELECT id FROM trajectories ORDER BY id",
