@@ -43,7 +43,7 @@ def demo(new: Annotated[bool, typer.Option("--new", help="Start another campaign
     settings = _load("demo", overrides)
     for line in services.up(settings):
         console.print(line)
-    sys.exit(demonstration.run(settings, console, new=new))
+    sys.exit(demonstration.run(settings, console, overrides=configuration.parse_overrides(overrides or []), new=new))
 
 
 @app.command()

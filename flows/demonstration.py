@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -21,10 +21,11 @@ DEPLOYMENT = "self-improve/demo"
 POLL_SECONDS = 1.0
 
 
-def run(settings: Settings, console: Console, *, new: bool) -> int:
+def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], new: bool) -> int:
     """Run or continue the demo campaign; with `new` begin another one. Returns the exit code."""
     os.environ.update(services.environment(settings))
-    overrides = _choose_campaign(settings, console, new=new)
+    # the worker's environment is not this one: what decides where things lie is handed over
+    overrides = {**overrides, "paths": _paths(settings), **_choose_campaign(settings, console, new=new)}
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -37,7 +38,7 @@ def run(settings: Settings, console: Console, *, new: bool) -> int:
         console.print(f"[red]error:[/red] {state.message or state.name}")
         console.print(f"The same command continues. Logs: {url}")
         return 1
-    campaign = overrides.get("campaign", settings.campaign)
+    campaign = overrides["campaign"]
     with Database.open(snapshot(settings.paths.database), read_only=True) as database:
         rows = summary.iterations(database, campaign)
     console.print(summary.table(rows))
@@ -48,24 +49,23 @@ def run(settings: Settings, console: Console, *, new: bool) -> int:
 
 def _choose_campaign(settings: Settings, console: Console, *, new: bool) -> dict[str, Any]:
     """Settings that name the campaign: the newest demo campaign, or with `new` the next one with a seed of its own."""
-    overrides = settings.model_dump(mode="json", exclude_unset=True)
-    overrides = {"campaign": settings.campaign, "seed": settings.seed, "paths": _paths(settings)}
+    first = {"campaign": settings.campaign, "seed": settings.seed}
     if not settings.paths.database.exists():
-        return overrides
+        return first
     with Database.open(snapshot(settings.paths.database), read_only=True) as database:
         known = [name for name in campaigns.names(database) if name == settings.campaign or name.startswith(f"{settings.campaign}-")]
         if not known:
-            return overrides
+            return first
         newest = known[0]
         done = len(summary.iterations(database, newest))
     if new:
         number = len(known) + 1
         console.print(f"Starting a new campaign beside {', '.join(sorted(known))}.")
-        return overrides | {"campaign": f"{settings.campaign}-{number}", "seed": settings.seed + number - 1}
+        return {"campaign": f"{settings.campaign}-{number}", "seed": settings.seed + number - 1}
     console.print(f"Campaign {newest} is there with {done} of {settings.iterations} iterations; what is missing is done now. "
                   "`make demo NEW=1` starts a new one.")
     number = int(newest.removeprefix(settings.campaign).lstrip("-") or 1)
-    return overrides | {"campaign": newest, "seed": settings.seed + number - 1}
+    return {"campaign": newest, "seed": settings.seed + number - 1}
 
 
 def _paths(settings: Settings) -> dict[str, str]:

@@ -1,7 +1,12 @@
 """The whole loop, for real: what a campaign leaves behind, and what the second run of the same command does."""
 
 import json
+import subprocess
+import sys
 
+from home import SMALL
+
+from agentloop import settings as configuration
 from agentloop.campaign import rollouts
 from agentloop.campaign.campaign import Campaign
 
@@ -57,8 +62,8 @@ def test_the_canary_compared_every_adapter(home):
 
 
 def test_the_pointer_moves_only_on_a_verdict(home):
-    promoted = home.rows("SELECT adapter FROM verdicts WHERE decision = 'promote'")
-    assert home.rows("SELECT adapter FROM champions WHERE adapter IS NOT NULL") == promoted
+    promoted = home.rows("SELECT adapter FROM verdicts WHERE decision = 'promote' ORDER BY ALL")
+    assert home.rows("SELECT adapter FROM champions WHERE adapter IS NOT NULL ORDER BY ALL") == promoted
 
 
 def test_the_run_can_be_looked_at(home):
@@ -82,6 +87,19 @@ def test_the_same_command_again_has_nothing_to_do(home):
 
 
 def test_evaluate_measures_the_champion(home):
-    output = home.run("eval", "--profile", "demo", "iterations=2", "collect.tasks=32", "collect.samples=4", "collect.shard_episodes=32",
-                      "evaluate.tasks=24", "evaluate.samples=2", "training.epochs=2", "gate.control=false", "gate.resamples=1000")
-    assert "%" in output
+    output = home.run("eval", "--profile", "demo", *SMALL)
+    champion = home.rows("SELECT adapter FROM champions ORDER BY number DESC LIMIT 1") or [(None,)]
+    assert (champion[0][0] or "base model") in output.splitlines()[-1] and "%" in output.splitlines()[-1]
+
+
+def test_the_deployment_runs_by_hand(home):
+    home.run("up")
+    parameters = {"profile": "demo", "overrides": {**configuration.parse_overrides(SMALL), "paths": {
+        "data": str(home.root), "cache": str(home.root / "cache")}}}
+    before = home.rows("SELECT id FROM trajectories ORDER BY id")
+    command = [sys.executable, "-m", "prefect", "deployment", "run", "self-improve/demo", "--watch", "--params", json.dumps(parameters)]
+    done = subprocess.run(command, env=home.environment | {"PREFECT_API_URL": f"http://127.0.0.1:{home.port}/api"}, text=True,
+                          capture_output=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "finished successfully" in done.stdout
+    assert home.rows("SELECT id FROM trajectories ORDER BY id") == before
