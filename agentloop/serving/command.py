@@ -18,7 +18,7 @@ projections. An adapter that names other modules is refused by the plugin.
 """
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` accepts."""
-_CPU_CACHE_GIB = 1
+_CPU_CACHE_BYTES = 1 << 30
 
 
 def command(
@@ -56,11 +56,9 @@ def environment(settings: Settings, installation: Installation, *, api_key: str)
         **settings.child_environment(),
         "VLLM_API_KEY": api_key,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_LOGGING_LEVEL": "INFO",
     }
     if installation.on_cpu:
         variables |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(_CPU_CACHE_GIB),
             # vLLM would pin its threads and keep one core for itself; two cores are too few for that.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1)),

@@ -1,0 +1,199 @@
+"""The client against the real server: where requests go, what is tried again, what is given up.
+
+Between them stand TCP relays that pass every byte on, count requests, and can be cut.
+"""
+
+import asyncio
+import time
+
+import pytest
+from conftest import random_prompt
+
+from agentloop.errors import ServerError
+from agentloop.serving.client import CompletionClient, Endpoint
+from agentloop.serving.server import ModelServer
+from agentloop.settings import Serving
+
+PROMPT = random_prompt(8, 20)
+
+
+class Relay:
+    """A way to the server that can be cut and mended."""
+
+    def __init__(self, server: ModelServer) -> None:
+        self._server = server
+        self._tasks: set[asyncio.Task] = set()
+        self._listener: asyncio.Server | None = None
+        self.port = 0
+        self.requests = 0
+        self.connections = 0
+
+    async def mend(self) -> None:
+        self._listener = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        self._listener.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.sleep(0.05)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(f"http://127.0.0.1:{self.port}", self._server.api_key)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._tasks.add(asyncio.current_task())
+        onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", self._server.port)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pass(reader, onward_writer, count=True))
+                group.create_task(self._pass(onward_reader, writer))
+        finally:
+            self._tasks.discard(asyncio.current_task())
+            writer.transport.abort()
+            onward_writer.transport.abort()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool = False) -> None:
+        while data := await reader.read(65536):
+            self.requests += data.count(b"POST /v1/completions") if count else 0
+            writer.write(data)
+        writer.close()
+
+
+def client_of(*endpoints: Endpoint, **serving) -> CompletionClient:
+    return CompletionClient(endpoints, Serving(**serving))
+
+
+def with_relays(server, number, test) -> None:
+    async def run():
+        relays = [Relay(server) for _ in range(number)]
+        for relay in relays:
+            await relay.mend()
+        try:
+            await test(*relays)
+        finally:
+            for relay in relays:
+                await relay.cut()
+
+    asyncio.run(run())
+
+
+def test_a_session_stays_and_new_ones_spread(server):
+    async def test(left, right):
+        async with client_of(left.endpoint, right.endpoint) as client:
+            for _ in range(4):
+                await client.complete("base", PROMPT, max_tokens=1, session="one")
+            assert sorted((left.requests, right.requests)) == [0, 4]
+            # Eight sessions at once go where least is in flight: half to each.
+            before = left.requests, right.requests
+            await asyncio.gather(*(client.complete("base", PROMPT, max_tokens=8, session=f"s{number}") for number in range(8)))
+            assert (left.requests - before[0], right.requests - before[1]) == (4, 4)
+
+    with_relays(server, 2, test)
+
+
+def test_an_endpoint_that_fails_is_set_aside_and_comes_back(server):
+    async def test(left, right):
+        async with client_of(left.endpoint, right.endpoint) as client:
+            await client.complete("base", PROMPT, max_tokens=1, session="one")
+            home, other = (left, right) if left.requests else (right, left)
+            await home.cut()
+            # The connection is gone: the same request is tried again and answered, in the end by the other endpoint.
+            await client.complete("base", PROMPT, max_tokens=1, session="one")
+            assert other.requests == 1
+            connections = home.connections
+            for number in range(5):
+                await client.complete("base", PROMPT, max_tokens=1, session=f"new{number}")
+            assert home.connections == connections and other.requests == 6
+            await home.mend()
+            deadline = time.monotonic() + 20
+            while home.requests < 2 and time.monotonic() < deadline:
+                await asyncio.gather(*(client.complete("base", PROMPT, max_tokens=1) for _ in range(2)))
+                await asyncio.sleep(0.1)
+            assert home.requests >= 2
+
+    with_relays(server, 2, test)
+
+
+def test_a_connection_cut_in_the_middle_is_tried_again(server):
+    async def test(relay):
+        async with client_of(relay.endpoint) as client:
+            whole = await client.complete("base", PROMPT, max_tokens=100, seed=5)
+            running = asyncio.create_task(client.complete("base", PROMPT, max_tokens=100, seed=5))
+            await asyncio.sleep(0.05)
+            assert not running.done()
+            await relay.cut()
+            await relay.mend()
+            assert (await running).token_ids == whole.token_ids
+            assert relay.requests == 3
+
+    with_relays(server, 1, test)
+
+
+def test_no_endpoint(server):
+    async def test(relay):
+        async with client_of(relay.endpoint) as client:
+            await relay.cut()
+            with pytest.raises(ServerError, match=f"no endpoint answers: http://127.0.0.1:{relay.port}|connections failed"):
+                await client.complete("base", PROMPT, max_tokens=1)
+
+    with_relays(server, 1, test)
+
+
+def test_what_the_server_refuses_is_not_tried_again(server):
+    async def test(relay):
+        async with client_of(relay.endpoint) as client:
+            with pytest.raises(ServerError, match="404 .*nobody"):
+                await client.complete("nobody", PROMPT, max_tokens=1)
+            with pytest.raises(ServerError, match="400 "):
+                await client.complete("base", PROMPT * 100, max_tokens=1)
+            assert relay.requests == 2
+
+    with_relays(server, 1, test)
+
+
+async def running_requests(server) -> float:
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session, session.get(f"{server.url}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("vllm:num_requests_running{"))
+
+
+def test_cancelling_frees_the_request_on_the_server(server):
+    async def run():
+        async with client_of(server.endpoint) as client:
+            tasks = [asyncio.create_task(client.complete("base", PROMPT[:2], max_tokens=500, stop_token_ids=[])) for _ in range(8)]
+            deadline = time.monotonic() + 10
+            while await running_requests(server) == 0 and time.monotonic() < deadline:
+                await asyncio.sleep(0.02)
+            for task in tasks:
+                task.cancel()
+            assert all(isinstance(result, asyncio.CancelledError) for result in await asyncio.gather(*tasks, return_exceptions=True))
+            deadline = time.monotonic() + 10
+            while await running_requests(server) > 0:
+                assert time.monotonic() < deadline, "the server goes on with requests that nobody waits for"
+                await asyncio.sleep(0.02)
+
+    asyncio.run(run())
+
+
+def test_a_request_that_takes_too_long(server):
+    async def run():
+        async with client_of(server.endpoint, request_seconds=0.01) as client:
+            with pytest.raises(ServerError, match="no answer within serving.request_seconds = 0.01"):
+                await client.complete("base", PROMPT, max_tokens=400)
+
+    asyncio.run(run())
+
+
+def test_bounded_in_flight(server):
+    async def test(relay):
+        async with client_of(relay.endpoint, max_num_seqs=3) as client:
+            await asyncio.gather(*(client.complete("base", PROMPT, max_tokens=4) for _ in range(12)))
+            assert relay.requests == 12
+            assert relay.connections <= 3
+
+    with_relays(server, 1, test)
