@@ -42,11 +42,12 @@ class McNemar:
 def mcnemar(champion: Outcomes, challenger: Outcomes) -> McNemar:
     """Exact test of "neither policy is better" on the tasks where they differ.
 
-    With one sample a task this is the exact McNemar test: of the discordant tasks, as many should be gained as lost. With
-    several, a task counts as gained where the challenger solved more of its samples, as lost where fewer, and ties are
-    concordant. If a task is equally hard for both policies, exchanging them changes nothing, so gain and loss are equally
-    likely and the binomial distribution of the gains is exact, whatever the correlation of the samples. (Pairing single
-    samples instead would count correlated pairs as independent; taking the first sample alone would waste the others.)
+    With one sample a task this is the exact McNemar test: of the discordant tasks, as many should be gained as lost.
+    With several, a task counts as gained where the challenger solved more of its samples, as lost where fewer, and
+    ties are concordant. If a task is equally hard for both policies, exchanging them changes nothing, so gain and
+    loss are equally likely and the binomial distribution of the gains is exact, whatever the correlation of the
+    samples. (Pairing single samples instead would count correlated pairs as independent; taking the first sample
+    alone would waste the others.)
     """
     differences = _differences(champion, challenger)
     gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
@@ -65,17 +66,19 @@ def paired_bootstrap(
 ) -> Interval:
     """Challenger's success less the champion's, with the percentile interval of a bootstrap over tasks.
 
-    Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Whole tasks are drawn, with all samples of
-    both policies, so that pairing and clustering are kept. Deterministic by seed.
+    Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Whole tasks are drawn, with all samples
+    of both policies, so that pairing and clustering are kept. Deterministic by seed.
     """
     differences = _differences(champion, challenger)
     tasks = len(differences)
     rng = np.random.default_rng(seed)
     rows = max(1, CHUNK // tasks)
-    means = np.concatenate([
-        differences[rng.integers(0, tasks, (min(rows, resamples - first), tasks))].mean(axis=1)
-        for first in range(0, resamples, rows)
-    ])
+    means = np.concatenate(
+        [
+            differences[rng.integers(0, tasks, (min(rows, resamples - first), tasks))].mean(axis=1)
+            for first in range(0, resamples, rows)
+        ]
+    )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(differences.mean()), float(low), float(high))
 
@@ -83,9 +86,9 @@ def paired_bootstrap(
 def clustered_interval(outcomes: Outcomes, *, level: float = LEVEL) -> Interval:
     """Success rate of one policy with an interval for new tasks of the same kind.
 
-    The Wilson interval with the effective number of independent samples: as many as would give a mean the variance that
-    the means of the tasks show. Franco, Little, Louis and Slud, J. Survey Statistics and Methodology 7 (2019) 334 find it
-    keeps its level for clustered data, also near 0 and 1, where the usual one collapses.
+    The Wilson interval with the effective number of independent samples: as many as would give a mean the variance
+    that the means of the tasks show. Franco, Little, Louis and Slud, J. Survey Statistics and Methodology 7 (2019)
+    334 find it keeps its level for clustered data, also near 0 and 1, where the usual one collapses.
     """
     array = _array(outcomes)
     tasks, samples = array.shape
@@ -117,7 +120,7 @@ def pass_at_k(outcomes: Outcomes, k: int) -> float:
 
 
 def detectable_difference(champion: Outcomes, challenger: Outcomes, *, alpha: float, power: float = POWER) -> float:
-    """The smallest difference of the success rates that a two-sided test at `alpha` on as many tasks finds with `power`.
+    """The smallest difference of success that a two-sided test at `alpha` on as many tasks finds with `power`.
 
     From the spread of the differences between tasks, by the normal approximation. At least one task is taken to differ:
     where none does, the spread is unknown, not zero.
@@ -129,7 +132,7 @@ def detectable_difference(champion: Outcomes, challenger: Outcomes, *, alpha: fl
 
 
 def tasks_needed(difference: float, detectable: float, tasks: int) -> int:
-    """Tasks with which `difference` would be found, if with `tasks` of them `detectable` is: the error falls as 1/√tasks."""
+    """Tasks that would find `difference`, if `tasks` of them find `detectable`: the error falls as 1/√tasks."""
     return ceil(tasks * (detectable / difference) ** 2)
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from agentloop.evaluation.statistics import (
-    clustered_interval, detectable_difference, mcnemar, paired_bootstrap, tasks_needed,
+    clustered_interval,
+    detectable_difference,
+    mcnemar,
+    paired_bootstrap,
+    tasks_needed,
 )
 from agentloop.records import Decision, Evaluation, Verdict
 from agentloop.settings import Gate
@@ -35,14 +39,25 @@ def judge(champion: Evaluation, challenger: Evaluation, gate: Gate, *, seed: int
     elif gain > 0 and tasks_needed(gain, detectable, tasks) <= MORE * tasks:
         decision = "needs_more_data"
 
-    seen = (f"{100 * difference.estimate:+.1f} points (95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}), "
-            f"{test.gained} tasks gained and {test.lost} lost, p = {test.p:.2g}")
+    seen = (
+        f"{100 * difference.estimate:+.1f} points "
+        f"(95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}), "
+        f"{test.gained} tasks gained and {test.lost} lost, p = {test.p:.2g}"
+    )
     power = f"{tasks} tasks find {100 * detectable:.1f} points"
     reason = {
         "promote": f"Promoted: {seen}.",
         "keep": f"The champion stays: {seen}; {power}.",
         "needs_more_data": f"The champion stays for now: {seen}; {power}, "
-                           f"this gain needs about {tasks_needed(gain, detectable, tasks) if gain > 0 else 0}.",
+        f"this gain needs about {tasks_needed(gain, detectable, tasks) if gain > 0 else 0}.",
     }[decision]
-    return Verdict(decision, champion.id, challenger.id, clustered_interval(before), clustered_interval(after), difference,
-                   test.p, reason)
+    return Verdict(
+        decision,
+        champion.id,
+        challenger.id,
+        clustered_interval(before),
+        clustered_interval(after),
+        difference,
+        test.p,
+        reason,
+    )

@@ -13,19 +13,35 @@ from agentloop.store.database import Database, now
 Role = Literal["challenger", "control"]
 
 
-def save(database: Database, adapter: Adapter, *, path: Path, campaign: str, iteration: int, role: Role = "challenger") -> None:
+def save(
+    database: Database, adapter: Adapter, *, path: Path, campaign: str, iteration: int, role: Role = "challenger"
+) -> None:
     """Store a finished adapter and what an iteration made it for; once only."""
     with database.transaction():
-        database.execute("INSERT INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                         [adapter.id, adapter.base, adapter.dataset, canonical_json(adapter.training), adapter.seed, adapter.code,
-                          adapter.parent, database.relative(path), now()])
-        database.execute("INSERT INTO candidates VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                         [campaign, iteration, role, adapter.id])
+        database.execute(
+            "INSERT INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            [
+                adapter.id,
+                adapter.base,
+                adapter.dataset,
+                canonical_json(adapter.training),
+                adapter.seed,
+                adapter.code,
+                adapter.parent,
+                database.relative(path),
+                now(),
+            ],
+        )
+        database.execute(
+            "INSERT INTO candidates VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", [campaign, iteration, role, adapter.id]
+        )
 
 
 def load(database: Database, adapter_id: str) -> Adapter:
     """Raises StoreError for an unknown id."""
-    base, dataset, training, seed, code, parent = _row(database, adapter_id, "base, dataset, training, seed, code, parent")
+    base, dataset, training, seed, code, parent = _row(
+        database, adapter_id, "base, dataset, training, seed, code, parent"
+    )
     return Adapter(base, dataset, json.loads(training), seed, code, parent)
 
 

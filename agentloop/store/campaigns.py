@@ -11,9 +11,18 @@ from agentloop.records import canonical_json
 from agentloop.settings import Settings
 from agentloop.store.database import Database, now
 
-FREE = ("campaign", "iterations", "paths", "serving", "collect.concurrency", "collect.episode_seconds", "collect.attempts",
-        "training.checkpoint_steps", "gate.control")
-"""Settings and sections that may change while a campaign lasts: where things lie, how fast they go, how long it goes on."""
+FREE = (
+    "campaign",
+    "iterations",
+    "paths",
+    "serving",
+    "collect.concurrency",
+    "collect.episode_seconds",
+    "collect.attempts",
+    "training.checkpoint_steps",
+    "gate.control",
+)
+"""Settings and sections that may change while a campaign lasts: where things lie, how fast and how long it goes."""
 
 DEFINING_ALL_THE_SAME = ("serving.dtype",)
 """Exceptions to FREE: the number format changes what the model says."""
@@ -32,12 +41,20 @@ def register(database: Database, settings: Settings) -> None:
         rows = database.execute("SELECT defining FROM campaigns WHERE name = ?", [settings.campaign])
         if rows:
             _compare(settings.campaign, json.loads(rows[0][0]), defining)
-            database.execute("UPDATE campaigns SET settings = ?, updated = ? WHERE name = ?",
-                             [canonical_json(resolved), now(), settings.campaign])
+            database.execute(
+                "UPDATE campaigns SET settings = ?, updated = ? WHERE name = ?",
+                [canonical_json(resolved), now(), settings.campaign],
+            )
         else:
-            database.execute("INSERT INTO campaigns VALUES ($name, $defining, $settings, $now, $now)",
-                             {"name": settings.campaign, "defining": canonical_json(defining),
-                              "settings": canonical_json(resolved), "now": now()})
+            database.execute(
+                "INSERT INTO campaigns VALUES ($name, $defining, $settings, $now, $now)",
+                {
+                    "name": settings.campaign,
+                    "defining": canonical_json(defining),
+                    "settings": canonical_json(resolved),
+                    "now": now(),
+                },
+            )
 
 
 def names(database: Database) -> list[str]:
@@ -49,27 +66,35 @@ def settings_json(database: Database, campaign: str) -> dict[str, Any]:
     """The resolved settings that the campaign was last run with. Raises StoreError for an unknown campaign."""
     rows = database.execute("SELECT settings FROM campaigns WHERE name = ?", [campaign])
     if not rows:
-        raise StoreError(f"{database.path}: no campaign named {campaign!r} (there are: {', '.join(names(database)) or 'none'})")
+        raise StoreError(
+            f"{database.path}: no campaign named {campaign!r} (there are: {', '.join(names(database)) or 'none'})"
+        )
     return json.loads(rows[0][0])
 
 
 def begin_iteration(database: Database, campaign: str, iteration: int, *, champion: str | None) -> None:
     """Note that an iteration begins with this champion (adapter id, None for the base); once only."""
-    database.execute("INSERT INTO iterations VALUES (?, ?, ?, ?, NULL) ON CONFLICT DO NOTHING",
-                     [campaign, iteration, champion, now()])
+    database.execute(
+        "INSERT INTO iterations VALUES (?, ?, ?, ?, NULL) ON CONFLICT DO NOTHING",
+        [campaign, iteration, champion, now()],
+    )
 
 
 def finish_iteration(database: Database, campaign: str, iteration: int) -> None:
     """Note that an iteration is complete."""
-    database.execute("UPDATE iterations SET finished = ? WHERE campaign = ? AND iteration = ? AND finished IS NULL",
-                     [now(), campaign, iteration])
+    database.execute(
+        "UPDATE iterations SET finished = ? WHERE campaign = ? AND iteration = ? AND finished IS NULL",
+        [now(), campaign, iteration],
+    )
 
 
 def _compare(campaign: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
-            raise StoreError(f"{name}: campaign {campaign!r} began with {before.get(name)!r}, now it is {after.get(name)!r}; "
-                             "set it back or choose another campaign name")
+            raise StoreError(
+                f"{name}: campaign {campaign!r} began with {before.get(name)!r}, now it is {after.get(name)!r}; "
+                "set it back or choose another campaign name"
+            )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,9 +6,19 @@ from agentloop.store.database import Database, now
 
 
 def save(
-    database: Database, *, campaign: str, iteration: int, policy: str, passed: bool, tokens: int, mean_difference: float,
-    max_difference: float, tolerance: float,
+    database: Database,
+    *,
+    campaign: str,
+    iteration: int,
+    policy: str,
+    passed: bool,
+    tokens: int,
+    mean_difference: float,
+    max_difference: float,
+    tolerance: float,
 ) -> None:
     """Store one comparison. Differences in nats per token, absolute; `tolerance` is what `passed` was judged by."""
-    database.execute("INSERT INTO canaries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                     [campaign, iteration, policy, passed, tokens, mean_difference, max_difference, tolerance, now()])
+    database.execute(
+        "INSERT INTO canaries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [campaign, iteration, policy, passed, tokens, mean_difference, max_difference, tolerance, now()],
+    )

@@ -14,7 +14,7 @@ def champion(database: Database, campaign: str) -> str | None:
 
 
 def promote(database: Database, campaign: str, adapter: str, *, iteration: int, verdict: str) -> None:
-    """Move the pointer on a verdict (its id, from `verdicts.save`); once only. Raises StoreError unless it says promote."""
+    """Move the pointer on a verdict (id, from `verdicts.save`); once only. Raises StoreError unless it says promote."""
     judged = verdicts.load(database, verdict)
     (about,) = database.execute("SELECT adapter FROM verdicts WHERE id = ?", [verdict])[0]
     if judged.decision != "promote" or about != adapter:
@@ -36,15 +36,26 @@ def rollback(database: Database, campaign: str, adapter: str | None, *, reason: 
 
 def history(database: Database, campaign: str) -> list[tuple[int, str | None, str]]:
     """(iteration, adapter id, reason), oldest first."""
-    return database.execute("SELECT iteration, adapter, reason FROM champions WHERE campaign = ? ORDER BY number", [campaign])
+    return database.execute(
+        "SELECT iteration, adapter, reason FROM champions WHERE campaign = ? ORDER BY number", [campaign]
+    )
 
 
-def _move(database: Database, campaign: str, iteration: int, adapter: str | None, verdict: str | None, reason: str) -> None:
+def _move(
+    database: Database, campaign: str, iteration: int, adapter: str | None, verdict: str | None, reason: str
+) -> None:
     database.execute(
         """
         INSERT INTO champions
         SELECT $campaign, coalesce(max(number), 0) + 1, $iteration, $adapter, $verdict, $reason, $now
         FROM champions WHERE campaign = $campaign
         """,
-        {"campaign": campaign, "iteration": iteration, "adapter": adapter, "verdict": verdict, "reason": reason, "now": now()},
+        {
+            "campaign": campaign,
+            "iteration": iteration,
+            "adapter": adapter,
+            "verdict": verdict,
+            "reason": reason,
+            "now": now(),
+        },
     )

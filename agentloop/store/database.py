@@ -1,7 +1,7 @@
 """The one DuckDB file: who may open it, and what a person sees when it cannot be opened.
 
-DuckDB lets one process write and, meanwhile, nobody read. So everybody holds the file briefly, under an OS lock beside it
-(writers alone, readers together), and a long reader works on a copy that is taken between two writers.
+DuckDB lets one process write and, meanwhile, nobody read. So everybody holds the file briefly, under an OS lock
+beside it (writers alone, readers together), and a long reader works on a copy that is taken between two writers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,13 +41,20 @@ class Database:
 
     @classmethod
     def open(
-        cls, path: Path, *, read_only: bool = False, wait_seconds: float = 30.0, memory_limit: str = "2GB", threads: int = 2
+        cls,
+        path: Path,
+        *,
+        read_only: bool = False,
+        wait_seconds: float = 30.0,
+        memory_limit: str = "2GB",
+        threads: int = 2,
     ) -> Database:
         """Open the file, creating and migrating it where needed. Hold it briefly: nobody else can write meanwhile.
 
-        Writers take the lock beside the file (`<path>.lock`) alone, readers share it. Raises StoreError, in one line that
-        names the file, when another process still holds it after `wait_seconds` (with that process's id), when the file is
-        damaged, when its schema is not this code's, and when `read_only` is asked of a file that does not exist.
+        Writers take the lock beside the file (`<path>.lock`) alone, readers share it. Raises StoreError, in one line
+        that names the file, when another process still holds it after `wait_seconds` (with that process's id), when
+        the file is damaged, when its schema is not this code's, and when `read_only` is asked of a file that does not
+        exist.
         """
         path = Path(path).absolute()
         lock = _lock(path, shared=read_only, wait_seconds=wait_seconds)
@@ -56,6 +63,7 @@ class Database:
             try:
                 with _as_store_errors(path):
                     _migrate(connection, path, read_only)
+                    _locate_shards(connection, path)
             except BaseException:
                 connection.close()
                 raise
@@ -92,11 +100,8 @@ class Database:
             yield
             self.execute("COMMIT")
         except BaseException:
-            # A failed COMMIT has already rolled back.
-            try:
+            with suppress(duckdb.TransactionException):  # a failed COMMIT has rolled back already
                 self.connection.execute("ROLLBACK")
-            except duckdb.TransactionException:
-                pass
             raise
         finally:
             self._in_transaction = False
@@ -112,7 +117,7 @@ class Database:
             return self.connection.sql(sql, params=parameters).to_arrow_table()
 
     def relative(self, path: Path) -> str:
-        """The path as it is stored: relative to the database's directory where it lies below it, so that data can move."""
+        """The path as it is stored: relative to the database's directory where it lies below it, so data can move."""
         path = Path(path).absolute()
         return str(path.relative_to(self.path.parent)) if path.is_relative_to(self.path.parent) else str(path)
 
@@ -122,10 +127,11 @@ class Database:
 
 
 def snapshot(path: Path, *, wait_seconds: float = 30.0) -> Path:
-    """A copy of the present state for a reader that takes its time, while writers go on: `Database.open(copy, read_only=True)`.
+    """A copy of the present state for a reader that takes its time, while writers go on.
 
-    The copy lies hidden beside the database, so that paths stored in it stay right, and is shared by all readers of the
-    same state. Copies of older states that nobody has open are removed. Raises StoreError as `Database.open` does.
+    Open it with `Database.open(copy, read_only=True)`. The copy lies hidden beside the database, so that paths stored
+    in it stay right, and is shared by all readers of the same state. Copies of older states are removed (who has one
+    open keeps it). Raises StoreError as `Database.open` does.
     """
     path = Path(path).absolute()
     lock = _lock(path, shared=True, wait_seconds=wait_seconds)
@@ -191,7 +197,7 @@ def _lock(path: Path, *, shared: bool, wait_seconds: float) -> int:
                 owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
                 os.close(descriptor)
                 raise StoreError(
-                    f"{path}: in use by process {owner or 'unknown'} (waited {wait_seconds:g} s); wait for that run or stop it"
+                    f"{path}: in use by process {owner or 'unknown'} (waited {wait_seconds:g} s)"
                 ) from None
             time.sleep(POLL_SECONDS)
     os.pwrite(descriptor, f"{os.getpid():<16d}\n".encode(), 0)
@@ -200,8 +206,12 @@ def _lock(path: Path, *, shared: bool, wait_seconds: float) -> int:
 
 def _connect(path: Path, *, read_only: bool, memory_limit: str = "2GB", threads: int = 2) -> duckdb.DuckDBPyConnection:
     # Insertion order costs memory in large inserts and nothing here relies on it: every order is asked for.
-    config = {"memory_limit": memory_limit, "threads": threads, "preserve_insertion_order": False,
-              "autoinstall_known_extensions": False}
+    config = {
+        "memory_limit": memory_limit,
+        "threads": threads,
+        "preserve_insertion_order": False,
+        "autoinstall_known_extensions": False,
+    }
     with _as_store_errors(path):
         return duckdb.connect(str(path), read_only=read_only, config=config)
 
@@ -214,7 +224,7 @@ def _migrate(connection: duckdb.DuckDBPyConnection, path: Path, read_only: bool)
     texts = {file.name: file.read_text() for file in files}
     for name, digest in applied.items():
         if name not in texts:
-            raise StoreError(f"{path}: made by a newer version of agentloop (it has schema {name}, this version knows up to {files[-1].name})")
+            raise StoreError(f"{path}: made by a newer version of agentloop (its schema {name} is unknown to this one)")
         if digest != _digest(texts[name]):
             raise StoreError(f"{path}: made by another version of agentloop (schema {name} differs)")
     missing = [name for name in texts if name not in applied]
@@ -222,14 +232,30 @@ def _migrate(connection: duckdb.DuckDBPyConnection, path: Path, read_only: bool)
         raise StoreError(f"{path}: has an older schema (without {missing[0]}); any command that writes will update it")
     for name in missing:
         connection.execute("BEGIN TRANSACTION")
-        connection.execute("CREATE TABLE IF NOT EXISTS migrations (name VARCHAR PRIMARY KEY, digest VARCHAR NOT NULL, applied TIMESTAMP NOT NULL)")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS migrations (name VARCHAR PRIMARY KEY, digest VARCHAR, applied TIMESTAMP)"
+        )
         connection.execute(texts[name])
         connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", [name, _digest(texts[name]), now()])
         connection.execute("COMMIT")
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _digest(sql: str) -> str:
+    statements = " ".join(line.partition("--")[0] for line in sql.splitlines())  # comments may be corrected
+    return hashlib.sha256(" ".join(statements.split()).encode()).hexdigest()[:16]
+
+
+def _locate_shards(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Set the variable `shards`, which the macro `tokens` takes, to the files of all ingested shards."""
+    connection.execute(
+        """
+        SET VARIABLE shards = (
+            SELECT list(CASE WHEN starts_with(path, '/') THEN path ELSE $root || '/' || path END)
+            FROM shards WHERE status = 'ingested'
+        )
+        """,
+        {"root": str(path.parent)},
+    )
 
 
 @contextmanager

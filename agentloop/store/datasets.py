@@ -29,16 +29,24 @@ class TokenRow:
     """float32 [tokens], 0 where mask is False"""
 
 
-def save(database: Database, dataset: Dataset, *, campaign: str, iteration: int, funnel: Sequence[tuple[str, int]] = ()) -> None:
+def save(
+    database: Database, dataset: Dataset, *, campaign: str, iteration: int, funnel: Sequence[tuple[str, int]] = ()
+) -> None:
     """Store a dataset with its rows and the selection that made it; once only."""
     with database.transaction():
         if not database.execute("SELECT 1 FROM datasets WHERE id = ?", [dataset.id]):
-            database.execute("INSERT INTO datasets VALUES (?, ?, ?, ?, ?)",
-                             [dataset.id, dataset.recipe, canonical_json(dataset.parameters), len(dataset.trajectories), now()])
-            database.execute("INSERT INTO dataset_rows SELECT $id, generate_subscripts($rows, 1) - 1, unnest($rows)",
-                             {"id": dataset.id, "rows": list(dataset.trajectories)})
-        database.execute("INSERT INTO selections VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                         [campaign, iteration, dataset.id, canonical_json([list(step) for step in funnel]), now()])
+            database.execute(
+                "INSERT INTO datasets VALUES (?, ?, ?, ?, ?)",
+                [dataset.id, dataset.recipe, canonical_json(dataset.parameters), len(dataset.trajectories), now()],
+            )
+            database.execute(
+                "INSERT INTO dataset_rows SELECT $id, generate_subscripts($rows, 1) - 1, unnest($rows)",
+                {"id": dataset.id, "rows": list(dataset.trajectories)},
+            )
+        database.execute(
+            "INSERT INTO selections VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            [campaign, iteration, dataset.id, canonical_json([list(step) for step in funnel]), now()],
+        )
 
 
 def load(database: Database, dataset_id: str) -> Dataset:
@@ -47,7 +55,9 @@ def load(database: Database, dataset_id: str) -> Dataset:
     if not found:
         raise StoreError(f"{database.path}: no dataset {dataset_id}")
     recipe, parameters = found[0]
-    trajectories = database.execute("SELECT trajectory FROM dataset_rows WHERE dataset = ? ORDER BY position", [dataset_id])
+    trajectories = database.execute(
+        "SELECT trajectory FROM dataset_rows WHERE dataset = ? ORDER BY position", [dataset_id]
+    )
     return Dataset(tuple(trajectory for (trajectory,) in trajectories), recipe, json.loads(parameters))
 
 

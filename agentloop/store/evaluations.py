@@ -17,32 +17,47 @@ SOLVED = 0.5
 """A sample is solved where its success score is at least this."""
 
 
-def measure(database: Database, *, policy: str, tasks: Sequence[str], samples: int, seed: int, sampling: Sampling) -> Evaluation:
+def measure(
+    database: Database, *, policy: str, tasks: Sequence[str], samples: int, seed: int, sampling: Sampling
+) -> Evaluation:
     """The evaluation made of the trajectories that these names plan for, from their newest `success` scores.
 
     `tasks`: task ids. Raises StoreError, naming the first, where a trajectory is not in the database or not scored.
     """
-    planned = pa.table({"trajectory": pa.array(
-        [trajectory_id(policy, task, sample, sampling, seed) for task in tasks for sample in range(samples)], pa.string())})
+    planned = pa.table(
+        {
+            "trajectory": pa.array(
+                [trajectory_id(policy, task, sample, sampling, seed) for task in tasks for sample in range(samples)],
+                pa.string(),
+            )
+        }
+    )
     database.connection.register("planned", planned)
-    scored = dict(database.execute(
-        """
+    scored = dict(
+        database.execute(
+            """
         SELECT trajectory, arg_max(value, version)
         FROM scores
         WHERE scorer = 'success' AND trajectory IN (SELECT trajectory FROM planned)
         GROUP BY trajectory
-        """))
+        """
+        )
+    )
     database.connection.unregister("planned")
     names = planned["trajectory"].to_pylist()
     for name in names:
         if name not in scored:
-            raise StoreError(f"{database.path}: {name}, which the evaluation of {policy} needs, is not there or has no success score")
+            raise StoreError(
+                f"{database.path}: {name}, which the evaluation of {policy} needs, is not there or has no success score"
+            )
     solved = [scored[name] >= SOLVED for name in names]
-    successes = tuple(tuple(solved[first:first + samples]) for first in range(0, len(solved), samples))
+    successes = tuple(tuple(solved[first : first + samples]) for first in range(0, len(solved), samples))
     return Evaluation(policy, tuple(tasks), samples, seed, successes)
 
 
-def save(database: Database, evaluation: Evaluation, *, campaign: str, iteration: int, role: Role, suite: str = "heldout") -> None:
+def save(
+    database: Database, evaluation: Evaluation, *, campaign: str, iteration: int, role: Role, suite: str = "heldout"
+) -> None:
     """Store an evaluation and what an iteration measured it for; once only. `suite`: heldout or a guard suite's name.
 
     Raises StoreError where it is stored with other outcomes, as after scoring by another version of the verifier.
@@ -50,20 +65,34 @@ def save(database: Database, evaluation: Evaluation, *, campaign: str, iteration
     solved = [value for task in evaluation.successes for value in task]
     with database.transaction():
         if not database.execute("SELECT 1 FROM evaluations WHERE id = ?", [evaluation.id]):
-            database.execute("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?)",
-                             [evaluation.id, evaluation.policy, evaluation.seed, len(evaluation.tasks), evaluation.samples,
-                              sum(solved) / len(solved), now()])
+            database.execute(
+                "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    evaluation.id,
+                    evaluation.policy,
+                    evaluation.seed,
+                    len(evaluation.tasks),
+                    evaluation.samples,
+                    sum(solved) / len(solved),
+                    now(),
+                ],
+            )
             database.execute(
                 """
                 INSERT INTO evaluation_results
                 SELECT $id, i // $samples, $tasks[i // $samples + 1], i % $samples, $solved[i + 1]
                 FROM range(len($solved)) places(i)
                 """,
-                {"id": evaluation.id, "samples": evaluation.samples, "tasks": list(evaluation.tasks), "solved": solved})
+                {"id": evaluation.id, "samples": evaluation.samples, "tasks": list(evaluation.tasks), "solved": solved},
+            )
         elif load(database, evaluation.id) != evaluation:
-            raise StoreError(f"{database.path}: {evaluation.id} is stored with other outcomes; evaluations never change")
-        database.execute("INSERT INTO evaluation_uses VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                         [campaign, iteration, role, suite, evaluation.id])
+            raise StoreError(
+                f"{database.path}: {evaluation.id} is stored with other outcomes; evaluations never change"
+            )
+        database.execute(
+            "INSERT INTO evaluation_uses VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            [campaign, iteration, role, suite, evaluation.id],
+        )
 
 
 def load(database: Database, evaluation_id: str) -> Evaluation:
@@ -77,5 +106,8 @@ def load(database: Database, evaluation_id: str) -> Evaluation:
         SELECT any_value(task), list(solved ORDER BY sample)
         FROM evaluation_results WHERE evaluation = ? GROUP BY position ORDER BY position
         """,
-        [evaluation_id])
-    return Evaluation(policy, tuple(task for task, _ in rows), samples, seed, tuple(tuple(solved) for _, solved in rows))
+        [evaluation_id],
+    )
+    return Evaluation(
+        policy, tuple(task for task, _ in rows), samples, seed, tuple(tuple(solved) for _, solved in rows)
+    )

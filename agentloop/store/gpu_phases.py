@@ -7,8 +7,18 @@ from datetime import UTC, datetime
 from agentloop.store.database import Database
 
 
-def save(database: Database, *, campaign: str, iteration: int, phase: str, started: datetime, finished: datetime,
-         peak_bytes: int | None = None) -> None:
-    """Store one phase (`collect`, `train`, `evaluate`, …), its times with a time zone; `peak_bytes`: most memory in use."""
+def save(
+    database: Database,
+    *,
+    campaign: str,
+    iteration: int,
+    phase: str,
+    started: datetime,
+    finished: datetime,
+    peak_bytes: int | None = None,
+) -> None:
+    """Store one phase (`collect`, `train`, …), its times with a time zone. `peak_bytes`: most memory in use."""
     times = [moment.astimezone(UTC).replace(tzinfo=None) for moment in (started, finished)]
-    database.execute("INSERT INTO gpu_phases VALUES (?, ?, ?, ?, ?, ?)", [campaign, iteration, phase, *times, peak_bytes])
+    database.execute(
+        "INSERT INTO gpu_phases VALUES (?, ?, ?, ?, ?, ?)", [campaign, iteration, phase, *times, peak_bytes]
+    )

@@ -35,7 +35,7 @@ class IngestReport:
     known: int
     """Shards that had been ingested before."""
     damaged: tuple[str, ...]
-    """Files set aside, now or by an earlier ingest: renamed to `*.damaged` and recorded in the table `shards` with the reason."""
+    """Files set aside, now or by an earlier ingest: renamed to `*.damaged`; the table `shards` has the reason."""
     trajectories: int
     """Trajectories that were new."""
     duplicates: int
@@ -55,7 +55,11 @@ class Incoming:
 
 
 def ingest(
-    database: Database, shards: Iterable[Path], *, campaign: str | None = None, iteration: int | None = None,
+    database: Database,
+    shards: Iterable[Path],
+    *,
+    campaign: str | None = None,
+    iteration: int | None = None,
     purpose: Purpose | None = None,
 ) -> IngestReport:
     """Take shards into the database, in bounded memory. Any subset, any order, any number of times: the same end state.
@@ -78,7 +82,11 @@ def ingest(
         except ShardError as error:
             damaged.append(_set_aside(database, path, str(error)))
             continue
-        use = (campaign or footer.campaign, footer.iteration if iteration is None else iteration, purpose or footer.purpose)
+        use = (
+            campaign or footer.campaign,
+            footer.iteration if iteration is None else iteration,
+            purpose or footer.purpose,
+        )
         if footer.shard in batch:  # a second copy of the same shard
             take()
         number = _number(database, path, footer.shard)
@@ -86,8 +94,10 @@ def ingest(
         if number is not None and _has_use(database, number, use):
             continue
         batch[footer.shard] = Incoming(path, footer, use, number)
-        if (sum(shard.footer.rows for shard in batch.values()) >= BATCH_ROWS
-                or sum(shard.path.stat().st_size for shard in batch.values()) >= BATCH_BYTES):
+        if (
+            sum(shard.footer.rows for shard in batch.values()) >= BATCH_ROWS
+            or sum(shard.path.stat().st_size for shard in batch.values()) >= BATCH_BYTES
+        ):
             take()
     take()
     new, fresh, duplicates = (sum(column) for column in zip(*counts, strict=True))
@@ -117,10 +127,14 @@ def _readable(database: Database, batch: list[Incoming], damaged: list[str]) -> 
 def _read(database: Database, batch: list[Incoming]) -> None:
     (first,) = database.execute("SELECT coalesce(max(number), 0) + 1 FROM shards")[0]
     numbers = itertools.count(first)
-    files = pa.table({
-        "path": [str(shard.path) for shard in batch],
-        "number": pa.array([next(numbers) if shard.number is None else shard.number for shard in batch], pa.int32()),
-    })
+    files = pa.table(
+        {
+            "path": [str(shard.path) for shard in batch],
+            "number": pa.array(
+                [next(numbers) if shard.number is None else shard.number for shard in batch], pa.int32()
+            ),
+        }
+    )
     database.connection.register("batch", files)
     database.connection.execute(_query("incoming"), {"paths": files["path"].to_pylist()})
 
@@ -131,11 +145,20 @@ def _take(database: Database, batch: list[Incoming]) -> tuple[int, int, int]:
     new = [shard for shard in batch if shard.number is None]
     with database.transaction():
         for shard in new:
-            database.execute("INSERT INTO shards VALUES (?, ?, ?, 'ingested', NULL, ?, ?, ?)",
-                             [numbers[str(shard.path)], shard.footer.shard, database.relative(shard.path), shard.footer.rows,
-                              shard.path.stat().st_size, now()])
-        for name in ("tasks", "heldout", "trajectories", "turns", "attempts"):
+            database.execute(
+                "INSERT INTO shards VALUES (?, ?, ?, 'ingested', NULL, ?, ?, ?)",
+                [
+                    numbers[str(shard.path)],
+                    shard.footer.shard,
+                    database.relative(shard.path),
+                    shard.footer.rows,
+                    shard.path.stat().st_size,
+                    now(),
+                ],
+            )
+        for name in ("tasks", "heldout", "trajectories", "attempts"):
             database.execute(_query(name))
+        database.execute(_query("turns"), {"paths": list(numbers)})
         for use, shards in itertools.groupby(sorted(batch, key=lambda shard: shard.use), key=lambda shard: shard.use):
             _count_to(database, use, [numbers[str(shard.path)] for shard in shards])
         (fresh,) = database.execute("SELECT count(*) FILTER (fresh) FROM incoming")[0]
@@ -163,8 +186,12 @@ def _number(database: Database, path: Path, shard: str) -> int | None:
 
 
 def _has_use(database: Database, number: int, use: tuple[str, int, str]) -> bool:
-    return bool(database.execute(
-        "SELECT 1 FROM shard_uses WHERE shard = ? AND campaign = ? AND iteration = ? AND purpose = ?", [number, *use]))
+    return bool(
+        database.execute(
+            "SELECT 1 FROM shard_uses WHERE shard = ? AND campaign = ? AND iteration = ? AND purpose = ?",
+            [number, *use],
+        )
+    )
 
 
 def _set_aside(database: Database, path: Path, reason: str) -> str:
@@ -175,8 +202,10 @@ def _set_aside(database: Database, path: Path, reason: str) -> str:
         if recorded:
             return str(path)
         raise StoreError(f"{path}: no such shard")
-    database.execute("INSERT INTO shards SELECT coalesce(max(number), 0) + 1, NULL, ?, 'damaged', ?, NULL, ?, ? FROM shards",
-                     [stored, reason, path.stat().st_size, now()])
+    database.execute(
+        "INSERT INTO shards SELECT coalesce(max(number), 0) + 1, NULL, ?, 'damaged', ?, NULL, ?, ? FROM shards",
+        [stored, reason, path.stat().st_size, now()],
+    )
     aside = (path.with_name(f"{path.name}{'' if count == 1 else f'.{count}'}.damaged") for count in itertools.count(1))
     os.replace(path, next(name for name in aside if not name.exists()))
     return str(path)

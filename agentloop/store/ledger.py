@@ -44,8 +44,14 @@ class Ledger:
             ON CONFLICT DO UPDATE SET status = 'done', result = $result, error = NULL, finished = $now
             WHERE steps.status <> 'done'
             """,
-            {"key": key, "campaign": campaign, "iteration": iteration, "name": name, "result": canonical_json(result),
-             "now": now()},
+            {
+                "key": key,
+                "campaign": campaign,
+                "iteration": iteration,
+                "name": name,
+                "result": canonical_json(result),
+                "now": now(),
+            },
         )
 
     def fail(self, key: str, *, campaign: str, iteration: int, name: str, error: str) -> None:

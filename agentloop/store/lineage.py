@@ -18,11 +18,11 @@ QUERIES = Path(__file__).parent / "lineage"
 def lineage(database: Database, adapter_id: str) -> dict[str, Any]:
     """What made an adapter and what became of it, as nested JSON values.
 
-    Keys: adapter, base, seed, code, settings (of training), path; uses [{campaign, iteration, role, funnel}];
-    dataset {id, recipe, parameters, rows}; sources [{policy, adapter, rows, tasks}], the policies that produced the rows;
+    Keys: adapter, base, seed, code, settings (of training), path; uses [{campaign, iteration, role, funnel}]; dataset
+    {id, recipe, parameters, rows}; sources [{policy, adapter, rows, tasks}], the policies that produced the rows;
     evaluations, verdicts, champion (each a list); parent, the lineage of the adapter that training started from;
-    ancestors {adapter: lineage of an adapter whose trajectories it was trained on, without its own parent and ancestors}.
-    Raises StoreError for an unknown id.
+    ancestors {adapter: lineage of an adapter whose trajectories it was trained on, without its own parent and
+    ancestors}. Raises StoreError for an unknown id.
     """
     story = _story(database, adapter_id)
     parent = adapters.load(database, adapter_id).parent
@@ -42,18 +42,24 @@ def _story(database: Database, adapter_id: str) -> dict[str, Any]:
         "settings": adapter.training,
         "path": str(adapters.directory(database, adapter_id)),
         "uses": [use | {"funnel": json.loads(use["funnel"] or "[]")} for use in _records(database, "uses", adapter_id)],
-        "dataset": {"id": adapter.dataset, "recipe": dataset.recipe, "parameters": dataset.parameters,
-                    "rows": len(dataset.trajectories)},
+        "dataset": {
+            "id": adapter.dataset,
+            "recipe": dataset.recipe,
+            "parameters": dataset.parameters,
+            "rows": len(dataset.trajectories),
+        },
         "sources": _records(database, "sources", adapter_id),
         "evaluations": _records(database, "evaluations", adapter_id),
         "verdicts": _records(database, "verdicts", adapter_id),
-        "champion": [reign | {"moved": f"{reign['moved']:%Y-%m-%d %H:%M:%S}"}
-                     for reign in _records(database, "reigns", adapter_id)],
+        "champion": [
+            reign | {"moved": f"{reign['moved']:%Y-%m-%d %H:%M:%S}"}
+            for reign in _records(database, "reigns", adapter_id)
+        ],
     }
 
 
 def _ancestors(database: Database, adapter_id: str) -> list[str]:
-    """Adapters that produced rows which it was trained on, those that produced rows of these, and so on; nearest first."""
+    """Adapters that produced rows it was trained on, those that produced rows of these, and so on; nearest first."""
     found: list[str] = []
     frontier = [adapter_id]
     while frontier:

@@ -9,8 +9,10 @@ from agentloop.store.database import Database
 
 def save(database: Database, policy: Policy) -> None:
     """Store a policy; once only."""
-    database.execute("INSERT INTO policies VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                     [policy.id, policy.base, policy.adapter, policy.prompt])
+    database.execute(
+        "INSERT INTO policies VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        [policy.id, policy.base, policy.adapter, policy.prompt],
+    )
 
 
 def load(database: Database, policy_id: str) -> Policy:

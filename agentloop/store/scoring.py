@@ -1,7 +1,7 @@
 """Scores: named, versioned numbers about trajectories, from SQL (scoring/*.sql) and from the environments' verifiers.
 
-Old scores stay when a scorer gets a new version; readers take the newest. What depends on other samples of the same task
-(mean, variance, advantage) changes with them and is therefore a view, not a score.
+Old scores stay when a scorer gets a new version; readers take the newest. What depends on other samples of the same
+task (mean, variance, advantage) changes with them and is therefore a view, not a score.
 """
 
 from __future__ import annotations
@@ -20,18 +20,22 @@ from agentloop.store.database import Database
 SCORERS = Path(__file__).parent / "scoring"
 
 Verify = Callable[[Task, str], float]
-"""(task, answer as parsed) -> 1.0 for right, 0.0 for wrong, between for partly right. Pure: the same answer, the same score."""
+"""(task, answer as parsed) -> 1.0 for right, 0.0 for wrong, between for partly right. Pure."""
 
 
 def score(
-    database: Database, verifiers: Mapping[str, Verify] | Callable[[str], Verify], *, version: int = 1, campaign: str | None = None
+    database: Database,
+    verifiers: Mapping[str, Verify] | Callable[[str], Verify],
+    *,
+    version: int = 1,
+    campaign: str | None = None,
 ) -> dict[str, int]:
     """Score what has no score yet: `success` by the environment's verifier, the others by scoring/*.sql.
 
-    `verifiers` maps an environment's name to its verifier (a mapping or a function, for example
-    `lambda name: environments.get(name).verify`). A trajectory without an answer has success 0. `version` is that of the
-    verifiers: a new one scores the stored trajectories again, without any inference. `campaign` limits it to what that
-    campaign collected. Returns the number of new scores by scorer. Raises StoreError for an environment without a verifier.
+    `verifiers` maps an environment's name to its verifier (a mapping or a function, for example `lambda name:
+    environments.get(name).verify`). A trajectory without an answer has success 0. `version` is that of the verifiers:
+    a new one scores the stored trajectories again, without any inference. `campaign` limits it to what that campaign
+    collected. Returns the number of new scores by scorer. Raises StoreError for an environment without a verifier.
     """
     find = verifiers if callable(verifiers) else verifiers.get
     with database.transaction():
@@ -46,10 +50,11 @@ def _verify(database: Database, find: Callable[[str], Verify | None], version: i
     answers = database.arrow(
         f"""
         SELECT task, answer FROM trajectories t
-        WHERE answer IS NOT NULL AND {_unscored('t.id', campaign)}
+        WHERE answer IS NOT NULL AND {_unscored("t.id", campaign)}
         GROUP BY task, answer ORDER BY task, answer
         """,
-        _where("success", version, campaign))
+        _where("success", version, campaign),
+    )
     tasks = _tasks(database, answers)
     verify = {name: find(name) for name in {task.environment for task in tasks.values()}}
     for name, found in verify.items():
@@ -60,13 +65,19 @@ def _verify(database: Database, find: Callable[[str], Verify | None], version: i
         for task, answer in zip(batch["task"].to_pylist(), batch["answer"].to_pylist(), strict=True):
             value = float(verify[tasks[task].environment](tasks[task], answer))
             if not 0 <= value <= 1:
-                raise ValueError(f"environment {tasks[task].environment!r}: its verifier says {value} of {answer!r} to {task}")
+                raise ValueError(
+                    f"environment {tasks[task].environment!r}: its verifier says {value} of {answer!r} to {task}"
+                )
             values.append(value)
     database.connection.register("verified", answers.append_column("value", pa.array(values, pa.float64())))
     count = _insert(
-        database, "success", version,
+        database,
+        "success",
+        version,
         "SELECT t.id AS trajectory, coalesce(v.value, 0) AS value FROM trajectories t "
-        "LEFT JOIN verified v ON v.task = t.task AND v.answer = t.answer", campaign)
+        "LEFT JOIN verified v ON v.task = t.task AND v.answer = t.answer",
+        campaign,
+    )
     database.connection.unregister("verified")
     return count
 
@@ -74,7 +85,9 @@ def _verify(database: Database, find: Callable[[str], Verify | None], version: i
 def _tasks(database: Database, answers: pa.Table) -> dict[str, Task]:
     database.connection.register("answered", answers.select(["task"]))
     rows = database.execute(
-        "SELECT id, environment, family, question, answer, split, payload FROM tasks WHERE id IN (SELECT task FROM answered)")
+        "SELECT id, environment, family, question, answer, split, payload FROM tasks "
+        "WHERE id IN (SELECT task FROM answered)"
+    )
     database.connection.unregister("answered")
     return {task: Task(*texts, json.loads(payload)) for task, *texts, payload in rows}
 
@@ -84,7 +97,8 @@ def _insert(database: Database, scorer: str, version: int, query: str, campaign:
     ((count,),) = database.execute(
         f"INSERT INTO scores SELECT q.trajectory, $scorer, $version, q.value FROM ({query}) q "
         f"WHERE {_unscored('q.trajectory', campaign)}",
-        _where(scorer, version, campaign))
+        _where(scorer, version, campaign),
+    )
     return count
 
 

@@ -17,13 +17,13 @@ from pathlib import Path
 import duckdb
 
 from agentloop import settings
-from agentloop.errors import ContaminationError, StoreError
+from agentloop.errors import StoreError
 from agentloop.records import Dataset
-from agentloop.store import datasets
+from agentloop.store import contamination, datasets
 from agentloop.store.database import Database
 
 RECIPES = Path(__file__).parent / "selection"
-NOT_RECIPES = ("pool", "contaminated")
+POOL = RECIPES / "pool.sql"
 
 Funnel = tuple[tuple[str, int], ...]
 """(rule, trajectories left after it); the first is ("collected", all of the pool)."""
@@ -36,41 +36,58 @@ class Selected:
 
 
 def select(
-    database: Database, recipe: str | Path, campaign: str, iteration: int, parameters: settings.Selection, *,
-    seed: int = 0, size: int | None = None, save: bool = True,
+    database: Database,
+    recipe: str | Path,
+    campaign: str,
+    iteration: int,
+    parameters: settings.Selection,
+    *,
+    seed: int = 0,
+    size: int | None = None,
+    save: bool = True,
 ) -> Selected:
-    """Choose rows by `recipe` (a name in selection/ or the path of a .sql file) among the campaign's collected trajectories.
+    """Choose rows by `recipe`, a name in selection/ or the path of a .sql file, among what the campaign collected.
 
     The pool is that of the iterations up to `iteration`, or of that one alone without `parameters.accumulate`. `size`
-    limits the number of rows (`random` needs it: the matched control has as many rows as the dataset it controls for).
-    With `save` the dataset and its rows are stored; without, it is a dry run. The order is deterministic. Raises
-    ContaminationError naming the rows where a held-out task is among the chosen ones, StoreError where a recipe cannot be
-    used, a trajectory has no success score, or nothing is left.
+    limits the number of rows (`random` needs it: the matched control has as many rows as the dataset it controls
+    for). With `save` the dataset and its rows are stored; without, it is a dry run. The order is deterministic.
+    Raises ContaminationError naming the rows where a held-out task is among the chosen ones or nearly so
+    (store/contamination.py), StoreError where a recipe cannot be used, a trajectory has no success score, or nothing
+    is left.
     """
     name, sql = _recipe(recipe)
     rules = _rules(name, sql)
     values = _values(name, sql, parameters.model_dump() | {"iteration": iteration, "seed": seed, "size": size})
-    _fill_pool(database, campaign, 1 if parameters.accumulate else iteration, iteration)
+    with database.transaction():
+        _fill_pool(database, campaign, 0 if parameters.accumulate else iteration, iteration)
+        chosen, funnel = _choose(database, name, sql, rules, values)
+        contamination.refuse(database, parameters.benchmarks)
+        used = values | {"accumulate": parameters.accumulate, "sql": hashlib.sha256(sql.encode()).hexdigest()[:16]}
+        selected = Selected(Dataset(chosen, name, used), funnel)
+        if save:
+            datasets.save(database, selected.dataset, campaign=campaign, iteration=iteration, funnel=funnel)
+    return selected
+
+
+def _choose(
+    database: Database, name: str, sql: str, rules: list[str], values: Mapping[str, object]
+) -> tuple[tuple[str, ...], Funnel]:
+    """Run the recipe; the chosen rows are in the table `chosen` too."""
     try:
         database.execute(f"CREATE OR REPLACE TEMP TABLE choice AS {sql}", values)
     except duckdb.Error as error:
         raise StoreError(f"recipe {name}: {str(error).splitlines()[0]}") from None
-    funnel = _funnel(database, name, rules)
     database.execute("CREATE OR REPLACE TEMP TABLE chosen AS SELECT trajectory, place FROM choice WHERE failed IS NULL")
-    _refuse_heldout(database)
+    funnel = _funnel(database, name, rules)
     chosen = tuple(row for (row,) in database.execute("SELECT trajectory FROM chosen ORDER BY place"))
     if not chosen:
         emptied = next(rule for rule, left in funnel if not left)
         raise StoreError(f"recipe {name}: nothing is left of {funnel[0][1]} trajectories after the rule {emptied!r}")
-    used = values | {"accumulate": parameters.accumulate, "sql": hashlib.sha256(sql.encode()).hexdigest()[:16]}
-    selected = Selected(Dataset(chosen, name, used), funnel)
-    if save:
-        datasets.save(database, selected.dataset, campaign=campaign, iteration=iteration, funnel=funnel)
-    return selected
+    return chosen, funnel
 
 
 def _recipe(recipe: str | Path) -> tuple[str, str]:
-    built_in = sorted(file.stem for file in RECIPES.glob("*.sql") if file.stem not in NOT_RECIPES)
+    built_in = sorted(file.stem for file in RECIPES.glob("*.sql") if file != POOL)
     if recipe in built_in:
         return str(recipe), (RECIPES / f"{recipe}.sql").read_text()
     path = Path(recipe)
@@ -100,7 +117,7 @@ def _values(name: str, sql: str, offered: Mapping[str, object]) -> dict[str, obj
 
 
 def _fill_pool(database: Database, campaign: str, first: int, last: int) -> None:
-    database.execute((RECIPES / "pool.sql").read_text(), {"campaign": campaign, "first": first, "last": last})
+    database.execute(POOL.read_text(), {"campaign": campaign, "first": first, "last": last})
     unscored = database.execute("SELECT trajectory FROM pool WHERE success IS NULL ORDER BY trajectory LIMIT 1")
     if unscored:
         raise StoreError(f"{database.path}: {unscored[0][0]} has no success score yet, score before selecting")
@@ -117,11 +134,3 @@ def _funnel(database: Database, name: str, rules: list[str]) -> Funnel:
         left -= removed.get(rule, 0)
         funnel.append((rule, left))
     return tuple(funnel)
-
-
-def _refuse_heldout(database: Database) -> None:
-    rows = database.execute((RECIPES / "contaminated.sql").read_text())
-    if rows:
-        named = ", ".join(f"{trajectory} ({task})" for trajectory, task in rows[:10])
-        more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
-        raise ContaminationError(f"{len(rows)} chosen rows are of held-out tasks: {named}{more}")

@@ -24,39 +24,49 @@ Purpose = Literal["collect", "evaluate"]
 FORMAT = b"1"
 """Of the file's columns; a reader refuses another one."""
 
-SCHEMA = pa.schema([
-    ("id", pa.string()),
-    ("policy", pa.string()),
-    ("task", pa.string()),
-    ("environment", pa.string()),
-    ("family", pa.string()),
-    ("question", pa.string()),
-    ("expected", pa.string()),
-    ("split", pa.string()),
-    ("payload", pa.string()),
-    ("sample", pa.int32()),
-    ("sampling", pa.string()),
-    ("seed", pa.int64()),
-    ("status", pa.string()),
-    ("answer", pa.string()),
-    ("tokens", pa.int32()),
-    ("model_tokens", pa.int32()),
-    ("token_ids", pa.list_(pa.int32())),
-    ("mask", pa.list_(pa.bool_())),
-    ("logprobs", pa.list_(pa.float32())),
-    ("turns", pa.list_(pa.struct([
-        ("role", pa.string()),
-        ("text", pa.string()),
-        ("token_start", pa.int32()),
-        ("token_end", pa.int32()),
-        ("tool", pa.string()),
-        ("arguments", pa.string()),
-        ("error", pa.string()),
-    ]))),
-    ("seconds", pa.float64()),
-    ("attempts", pa.list_(pa.struct([("error", pa.string()), ("seconds", pa.float64())]))),
-])
-"""One row of a shard. `tokens` and `model_tokens` are lengths that ingest needs without reading the lists; `expected` is the task's answer."""
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("policy", pa.string()),
+        ("task", pa.string()),
+        ("environment", pa.string()),
+        ("family", pa.string()),
+        ("question", pa.string()),
+        ("expected", pa.string()),
+        ("split", pa.string()),
+        ("payload", pa.string()),
+        ("sample", pa.int32()),
+        ("sampling", pa.string()),
+        ("seed", pa.int64()),
+        ("status", pa.string()),
+        ("answer", pa.string()),
+        ("tokens", pa.int32()),
+        ("model_tokens", pa.int32()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("mask", pa.list_(pa.bool_())),
+        ("logprobs", pa.list_(pa.float32())),
+        (
+            "turns",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("role", pa.string()),
+                        ("text", pa.string()),
+                        ("token_start", pa.int32()),
+                        ("token_end", pa.int32()),
+                        ("tool", pa.string()),
+                        ("arguments", pa.string()),
+                        ("error", pa.string()),
+                    ]
+                )
+            ),
+        ),
+        ("seconds", pa.float64()),
+        ("attempts", pa.list_(pa.struct([("error", pa.string()), ("seconds", pa.float64())]))),
+    ]
+)
+"""One row of a shard. `tokens` and `model_tokens` are lengths, known without reading the lists; `expected` is the
+task's answer."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +77,19 @@ class Footer:
     """Id: the content id of the trajectory ids in their order."""
     rows: int
     campaign: str
-    """The campaign that it was first written for, with iteration and purpose; another one may plan the same episodes."""
+    """The campaign that it was first written for; another one may plan the same episodes."""
     iteration: int
     purpose: Purpose
 
 
-def write_shard(path: Path, trajectories: Sequence[Trajectory], *, purpose: Purpose, campaign: str, iteration: int) -> None:
+def write_shard(
+    path: Path, trajectories: Sequence[Trajectory], *, purpose: Purpose, campaign: str, iteration: int
+) -> None:
     """Write a shard that either exists whole or not at all (temporary name, fsync, rename, fsync of the directory).
 
-    A whole shard of the same trajectories that is already there is kept: shards never change. Log probabilities are kept
-    as float32, as vLLM computes them. Raises ShardError where the path holds other trajectories, DiskError (naming the
-    path) where it cannot be written.
+    A whole shard of the same trajectories that is already there is kept: shards never change. Log probabilities are
+    kept as float32, as vLLM computes them. Raises ShardError where the path holds other trajectories, DiskError
+    (naming the path) where it cannot be written.
     """
     shard = shard_id([trajectory.id for trajectory in trajectories])
     if is_whole(path):
@@ -96,7 +108,7 @@ def write_table(path: Path, table: pa.Table, footer: Footer) -> None:
 
 
 def read_shard(path: Path) -> list[Trajectory]:
-    """Every trajectory of a shard, in the order it was written. Raises ShardError, naming the file, where it is damaged."""
+    """Every trajectory of a shard, in the order written. Raises ShardError, naming the file, where it is damaged."""
     return [_trajectory(row, path) for row in read_columns(path).to_pylist()]
 
 
@@ -160,8 +172,15 @@ def _row(trajectory: Trajectory) -> dict[str, Any]:
         "mask": trajectory.mask,
         "logprobs": trajectory.logprobs,
         "turns": [
-            {"role": turn.role, "text": turn.text, "token_start": turn.start, "token_end": turn.end, "tool": turn.tool,
-             "arguments": turn.arguments, "error": turn.error}
+            {
+                "role": turn.role,
+                "text": turn.text,
+                "token_start": turn.start,
+                "token_end": turn.end,
+                "tool": turn.tool,
+                "arguments": turn.arguments,
+                "error": turn.error,
+            }
             for turn in trajectory.turns
         ],
         "seconds": trajectory.seconds,
@@ -170,16 +189,34 @@ def _row(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def _trajectory(row: dict[str, Any], path: Path) -> Trajectory:
-    task = Task(row["environment"], row["family"], row["question"], row["expected"], row["split"], json.loads(row["payload"]))
+    task = Task(
+        row["environment"], row["family"], row["question"], row["expected"], row["split"], json.loads(row["payload"])
+    )
     trajectory = Trajectory(
-        policy=row["policy"], task=task, sample=row["sample"], sampling=Sampling(**json.loads(row["sampling"])),
-        seed=row["seed"], status=row["status"], answer=row["answer"], token_ids=tuple(row["token_ids"]),
-        mask=tuple(row["mask"]), logprobs=tuple(row["logprobs"]),
+        policy=row["policy"],
+        task=task,
+        sample=row["sample"],
+        sampling=Sampling(**json.loads(row["sampling"])),
+        seed=row["seed"],
+        status=row["status"],
+        answer=row["answer"],
+        token_ids=tuple(row["token_ids"]),
+        mask=tuple(row["mask"]),
+        logprobs=tuple(row["logprobs"]),
         turns=tuple(
-            Turn(turn["role"], turn["text"], turn["token_start"], turn["token_end"], turn["tool"], turn["arguments"], turn["error"])
+            Turn(
+                turn["role"],
+                turn["text"],
+                turn["token_start"],
+                turn["token_end"],
+                turn["tool"],
+                turn["arguments"],
+                turn["error"],
+            )
             for turn in row["turns"]
         ),
-        seconds=row["seconds"], attempts=tuple(Attempt(**attempt) for attempt in row["attempts"]),
+        seconds=row["seconds"],
+        attempts=tuple(Attempt(**attempt) for attempt in row["attempts"]),
     )
     if trajectory.id != row["id"]:
         raise ShardError(f"{path}: {row['id']} holds the content of {trajectory.id}")

@@ -13,20 +13,38 @@ from agentloop.store.database import Database
 
 
 def save(database: Database, tasks: Iterable[Task]) -> None:
-    """Make tasks known before any episode of them is, held-out ones above all: selection then knows what it must not touch."""
+    """Make tasks known before any episode of them, held-out ones above all: selection must not touch them."""
     columns = ("id", "environment", "family", "question", "answer", "split", "payload")
-    values = {task.id: (task.id, task.environment, task.family, task.question, task.answer, task.split, canonical_json(task.payload))
-              for task in tasks}
-    table = pa.table([pa.array(column, pa.string()) for column in zip(*values.values(), strict=True)] or
-                     [pa.array([], pa.string())] * len(columns), names=columns)
+    values = {
+        task.id: (
+            task.id,
+            task.environment,
+            task.family,
+            task.question,
+            task.answer,
+            task.split,
+            canonical_json(task.payload),
+        )
+        for task in tasks
+    }
+    table = pa.table(
+        [pa.array(column, pa.string()) for column in zip(*values.values(), strict=True)]
+        or [pa.array([], pa.string())] * len(columns),
+        names=columns,
+    )
     database.connection.register("given", table)
-    database.execute("INSERT INTO tasks SELECT * FROM given ON CONFLICT DO UPDATE SET split = 'heldout' WHERE excluded.split = 'heldout'")
+    database.execute(
+        "INSERT INTO tasks SELECT * FROM given "
+        "ON CONFLICT DO UPDATE SET split = 'heldout' WHERE excluded.split = 'heldout'"
+    )
     database.connection.unregister("given")
 
 
 def load(database: Database, task_id: str) -> Task:
     """Raises StoreError for an unknown id."""
-    rows = database.execute("SELECT environment, family, question, answer, split, payload FROM tasks WHERE id = ?", [task_id])
+    rows = database.execute(
+        "SELECT environment, family, question, answer, split, payload FROM tasks WHERE id = ?", [task_id]
+    )
     if not rows:
         raise StoreError(f"{database.path}: no task {task_id}")
     *texts, payload = rows[0]

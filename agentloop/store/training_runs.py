@@ -9,10 +9,14 @@ import pyarrow as pa
 from agentloop.store.database import Database, now
 
 
-def begin(database: Database, adapter_id: str, *, campaign: str, iteration: int, dataset: str, parent: str | None = None) -> None:
+def begin(
+    database: Database, adapter_id: str, *, campaign: str, iteration: int, dataset: str, parent: str | None = None
+) -> None:
     """Note that training of this adapter begins; once only."""
-    database.execute("INSERT INTO training_runs VALUES (?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL) ON CONFLICT DO NOTHING",
-                     [adapter_id, campaign, iteration, dataset, parent, now()])
+    database.execute(
+        "INSERT INTO training_runs VALUES (?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL) ON CONFLICT DO NOTHING",
+        [adapter_id, campaign, iteration, dataset, parent, now()],
+    )
 
 
 def log(database: Database, adapter_id: str, metrics: Sequence[Mapping[str, float]]) -> None:
@@ -20,15 +24,21 @@ def log(database: Database, adapter_id: str, metrics: Sequence[Mapping[str, floa
 
     A step that is stored already is replaced: a run that continues from a checkpoint repeats some.
     """
-    values = [(int(row["step"]), name, float(value)) for row in metrics for name, value in row.items() if name != "step"]
-    table = pa.table({
-        "step": pa.array([step for step, _, _ in values], pa.int32()),
-        "name": pa.array([name for _, name, _ in values], pa.string()),
-        "value": pa.array([value for _, _, value in values], pa.float64()),
-    })
+    values = [
+        (int(row["step"]), name, float(value)) for row in metrics for name, value in row.items() if name != "step"
+    ]
+    table = pa.table(
+        {
+            "step": pa.array([step for step, _, _ in values], pa.int32()),
+            "name": pa.array([name for _, name, _ in values], pa.string()),
+            "value": pa.array([value for _, _, value in values], pa.float64()),
+        }
+    )
     database.connection.register("logged", table)
     with database.transaction():
-        database.execute("DELETE FROM training_metrics WHERE adapter = ? AND step IN (SELECT step FROM logged)", [adapter_id])
+        database.execute(
+            "DELETE FROM training_metrics WHERE adapter = ? AND step IN (SELECT step FROM logged)", [adapter_id]
+        )
         database.execute("INSERT INTO training_metrics SELECT ?, step, name, value FROM logged", [adapter_id])
     database.connection.unregister("logged")
 
@@ -36,5 +46,7 @@ def log(database: Database, adapter_id: str, metrics: Sequence[Mapping[str, floa
 def finish(database: Database, adapter_id: str, *, seconds: float, tokens: int, resumed: int = 0) -> None:
     """Note that the run is complete; `resumed` counts how often it continued from a checkpoint."""
     database.execute(
-        "UPDATE training_runs SET finished = ?, seconds = ?, tokens = ?, resumed = ? WHERE adapter = ? AND finished IS NULL",
-        [now(), seconds, tokens, resumed, adapter_id])
+        "UPDATE training_runs SET finished = ?, seconds = ?, tokens = ?, resumed = ? "
+        "WHERE adapter = ? AND finished IS NULL",
+        [now(), seconds, tokens, resumed, adapter_id],
+    )

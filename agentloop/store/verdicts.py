@@ -14,9 +14,21 @@ def save(database: Database, verdict: Verdict, *, campaign: str, iteration: int,
     verdict_id = content_id("verdict", [campaign, iteration, adapter, asdict(verdict)])
     database.execute(
         "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        [verdict_id, campaign, iteration, adapter, verdict.decision, verdict.champion, verdict.challenger,
-         asdict(verdict.champion_success), asdict(verdict.challenger_success), asdict(verdict.difference), verdict.mcnemar_p,
-         verdict.reason, now()],
+        [
+            verdict_id,
+            campaign,
+            iteration,
+            adapter,
+            verdict.decision,
+            verdict.champion,
+            verdict.challenger,
+            asdict(verdict.champion_success),
+            asdict(verdict.challenger_success),
+            asdict(verdict.difference),
+            verdict.mcnemar_p,
+            verdict.reason,
+            now(),
+        ],
     )
     return verdict_id
 

@@ -10,7 +10,14 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from agentloop.evaluation.statistics import (
-    binomial_p, clustered_interval, detectable_difference, mcnemar, paired_bootstrap, pass_at_k, tasks_needed, wilson_interval,
+    binomial_p,
+    clustered_interval,
+    detectable_difference,
+    mcnemar,
+    paired_bootstrap,
+    pass_at_k,
+    tasks_needed,
+    wilson_interval,
 )
 
 counts = st.integers(0, 400)
@@ -57,7 +64,7 @@ def test_mcnemar_keeps_its_level_where_nothing_differs(samples):
     rejected = 0
     for _ in range(2000):
         difficulty = rng.beta(0.3, 0.3, (60, 1))
-        champion, challenger = (rng.random((2, 60, samples)) < difficulty)
+        champion, challenger = rng.random((2, 60, samples)) < difficulty
         rejected += mcnemar(champion, challenger).p < 0.05
     assert rejected / 2000 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 2000)
 
@@ -140,7 +147,9 @@ def test_a_detectable_difference_is_detected_as_often_as_it_says():
     difficulty = rng.beta(2, 2, (400, 1))
 
     def trial(gain: float) -> tuple[np.ndarray, np.ndarray]:
-        return rng.random((400, 4)) < difficulty, rng.random((400, 4)) < difficulty + gain * 4 * difficulty * (1 - difficulty)
+        return rng.random((400, 4)) < difficulty, rng.random((400, 4)) < difficulty + gain * 4 * difficulty * (
+            1 - difficulty
+        )
 
     detectable = np.mean([detectable_difference(*trial(0.0), alpha=0.05) for _ in range(20)])
     share = np.mean(4 * difficulty * (1 - difficulty))

@@ -24,7 +24,10 @@ def test_a_clear_gain_is_promoted():
     assert 0.3 < verdict.difference.low < verdict.difference.estimate < verdict.difference.high < 0.5
     assert verdict.champion_success.high < verdict.challenger_success.low
     assert verdict.reason.startswith("Promoted: +") and "\n" not in verdict.reason
-    assert (verdict.champion, verdict.challenger) == (evaluation("a", outcomes(0.35, 0)).id, evaluation("b", outcomes(0.75, 1)).id)
+    assert (verdict.champion, verdict.challenger) == (
+        evaluation("a", outcomes(0.35, 0)).id,
+        evaluation("b", outcomes(0.75, 1)).id,
+    )
 
 
 def test_a_clear_loss_is_not():
@@ -36,7 +39,9 @@ def test_the_same_is_not():
     same = outcomes(0.5, 0)
     verdict = judge(evaluation("a", same), evaluation("b", same), Gate())
     assert verdict.decision == "keep"
-    assert verdict.mcnemar_p == 1 and verdict.difference.estimate == verdict.difference.low == verdict.difference.high == 0
+    assert (
+        verdict.mcnemar_p == 1 and verdict.difference.estimate == verdict.difference.low == verdict.difference.high == 0
+    )
 
 
 def test_a_gain_below_the_one_asked_for_is_not():
@@ -69,5 +74,8 @@ def test_no_policy_is_promoted_over_itself_more_often_than_alpha():
     for _ in range(300):
         difficulty = rng.beta(0.5, 0.5, (100, 1))
         before, after = rng.random((2, 100, 4)) < difficulty
-        promoted += judge(evaluation("a", before), evaluation("b", after), Gate(alpha=0.05, resamples=500)).decision == "promote"
+        promoted += (
+            judge(evaluation("a", before), evaluation("b", after), Gate(alpha=0.05, resamples=500)).decision
+            == "promote"
+        )
     assert promoted / 300 <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / 300)  # one side of the two-sided level

@@ -11,6 +11,9 @@ import pytest
 
 from agentloop.records import Attempt, Sampling, Task, Trajectory, Turn
 from agentloop.store.database import Database
+from agentloop.store.ingest import ingest
+from agentloop.store.scoring import score
+from agentloop.store.shards import write_shard
 
 
 def sum_task(number: int, split: str = "train") -> Task:
@@ -18,8 +21,16 @@ def sum_task(number: int, split: str = "train") -> Task:
 
 
 def episode(
-    task: Task, sample: int = 0, *, answer: str | None = None, policy: str = "policy_base", calls: Sequence[str] = ("{}",),
-    error: str | None = None, attempts: Sequence[Attempt] = (), padding: int = 0, seed: int = 7,
+    task: Task,
+    sample: int = 0,
+    *,
+    answer: str | None = None,
+    policy: str = "policy_base",
+    calls: Sequence[str] = ("{}",),
+    error: str | None = None,
+    attempts: Sequence[Attempt] = (),
+    padding: int = 0,
+    seed: int = 7,
 ) -> Trajectory:
     """An episode with one tool call for each of `calls` (their arguments), then `answer` (right by default)."""
     answer = task.answer if answer is None else answer or None
@@ -37,8 +48,21 @@ def episode(
         span("model", f"calculator({arguments})", tool="calculator", arguments=arguments)
         span("tool", error or "2", tool="calculator", error=error)
     span("model", f"answer: {answer}")
-    return Trajectory(policy, task, sample, Sampling(), seed, "answered" if answer else "turn_limit", answer, tuple(ids),
-                      tuple(mask), tuple(logprobs), tuple(turns), 0.25, tuple(attempts))
+    return Trajectory(
+        policy,
+        task,
+        sample,
+        Sampling(),
+        seed,
+        "answered" if answer else "turn_limit",
+        answer,
+        tuple(ids),
+        tuple(mask),
+        tuple(logprobs),
+        tuple(turns),
+        0.25,
+        tuple(attempts),
+    )
 
 
 @pytest.fixture
@@ -48,14 +72,29 @@ def database(tmp_path: Path):
 
 
 @pytest.fixture
+def collected(database, tmp_path: Path):
+    """Ten tasks with a right and a wrong episode each."""
+    episodes = [episode(sum_task(n), sample, answer="" if sample else None) for n in range(10) for sample in range(2)]
+    path = tmp_path / "data" / "shards" / "a.parquet"
+    write_shard(path, episodes, purpose="collect", campaign="main", iteration=1)
+    ingest(database, [path])
+    score(database, {"arithmetic": lambda task, answer: float(answer == task.answer)})
+    return episodes
+
+
+@pytest.fixture
 def start_python(tmp_path: Path):
     """Start a Python process that runs some code with `path` (the database's) defined; ended when the test ends."""
     running: list[subprocess.Popen] = []
 
     def start(code: str) -> subprocess.Popen:
-        header = f"import os, sys, time\nfrom pathlib import Path\nfrom agentloop.store.database import Database\n" \
-                 f"path = Path({str(tmp_path / 'data' / 'agentloop.duckdb')!r})\n"
-        process = subprocess.Popen([sys.executable, "-c", header + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        header = (
+            f"import os, sys, time\nfrom pathlib import Path\nfrom agentloop.store.database import Database\n"
+            f"path = Path({str(tmp_path / 'data' / 'agentloop.duckdb')!r})\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", header + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         running.append(process)
         return process
 

@@ -70,7 +70,9 @@ def test_a_snapshot_does_not_stop_writers_and_keeps_its_state(path, start_python
     with Database.open(path) as database:
         database.execute("CREATE TABLE numbers AS SELECT 1 AS n")
     with Database.open(snapshot(path), read_only=True) as before:
-        writer = start_python("with Database.open(path, wait_seconds=5) as d: d.execute('INSERT INTO numbers VALUES (2)')")
+        writer = start_python(
+            "with Database.open(path, wait_seconds=5) as d: d.execute('INSERT INTO numbers VALUES (2)')"
+        )
         assert writer.wait() == 0, writer.stderr.read()
         assert snapshot(path) == snapshot(path) != before.path
         with Database.open(snapshot(path), read_only=True) as after:

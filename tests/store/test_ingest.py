@@ -11,9 +11,7 @@ from agentloop.store.database import Database
 from agentloop.store.ingest import IngestReport, ingest
 from agentloop.store.shards import write_shard
 
-TABLES = {
-    "trajectories": "* EXCLUDE (shard, position)", "turns": "*", "tasks": "*", "attempts": "*", "collected": "*",
-}
+TABLES = {"trajectories": "* EXCLUDE (shard, position)", "turns": "*", "tasks": "*", "attempts": "*", "collected": "*"}
 
 
 def content(database: Database) -> dict[str, list[tuple]]:
@@ -21,8 +19,10 @@ def content(database: Database) -> dict[str, list[tuple]]:
 
 
 def write(path: Path, numbers: range, **changes) -> Path:
-    trajectories = [episode(sum_task(n), attempts=[Attempt("reset", 1.5)] if n % 5 == 0 else [], error="no" if n % 3 == 0 else None)
-                    for n in numbers]
+    trajectories = [
+        episode(sum_task(n), attempts=[Attempt("reset", 1.5)] if n % 5 == 0 else [], error="no" if n % 3 == 0 else None)
+        for n in numbers
+    ]
     write_shard(path, trajectories, **({"purpose": "collect", "campaign": "main", "iteration": 1} | changes))
     return path
 
@@ -37,13 +37,19 @@ def test_everything_arrives(database, shards):
     assert ingest(database, shards) == IngestReport(shards=4, known=0, damaged=(), trajectories=34, duplicates=6)
     (row,) = database.execute(
         "SELECT tokens, model_tokens, model_turns, tool_calls, tool_errors, attempts, h.path FROM trajectories t "
-        "JOIN shards h ON h.number = t.shard WHERE t.id = ?", [episode(sum_task(15)).id])
+        "JOIN shards h ON h.number = t.shard WHERE t.id = ?",
+        [episode(sum_task(15)).id],
+    )
     expected = episode(sum_task(15), error="no")
     assert row == (len(expected.token_ids), sum(expected.mask), 2, 1, 1, 1, "shards/1.parquet")
-    assert database.execute("SELECT role, text, token_start, token_end, tool, arguments, error FROM turns "
-                            "WHERE trajectory = ? ORDER BY position", [expected.id]) == \
-        [(t.role, t.text, t.start, t.end, t.tool, t.arguments, t.error) for t in expected.turns]
-    assert database.execute("SELECT number, error, seconds FROM attempts WHERE trajectory = ?", [expected.id]) == [(1, "reset", 1.5)]
+    assert database.execute(
+        "SELECT role, text, token_start, token_end, tool, arguments, error FROM turns "
+        "WHERE trajectory = ? ORDER BY position",
+        [expected.id],
+    ) == [(t.role, t.text, t.start, t.end, t.tool, t.arguments, t.error) for t in expected.turns]
+    assert database.execute("SELECT number, error, seconds FROM attempts WHERE trajectory = ?", [expected.id]) == [
+        (1, "reset", 1.5)
+    ]
 
 
 def test_any_order_any_number_of_times_gives_the_same_content(tmp_path, shards, monkeypatch):
@@ -69,7 +75,7 @@ def test_a_damaged_shard_is_set_aside_and_the_rest_goes_on(database, shards, bat
     truncated.write_bytes(truncated.read_bytes()[:-100])
     whole = garbled.read_bytes()
     # The footer is good, the pages are not: only reading finds it.
-    garbled.write_bytes(whole[:4] + bytes(len(whole) // 2) + whole[4 + len(whole) // 2:])
+    garbled.write_bytes(whole[:4] + bytes(len(whole) // 2) + whole[4 + len(whole) // 2 :])
     report = ingest(database, shards)
     assert set(report.damaged) == {str(truncated), str(garbled)}
     assert (report.shards, report.trajectories) == (2, 20)
@@ -94,15 +100,19 @@ def test_another_campaign_uses_the_same_shards(database, shards):
     report = ingest(database, shards, campaign="second", iteration=3, purpose="evaluate")
     assert report == IngestReport(shards=2, known=2, damaged=(), trajectories=16, duplicates=4)
     assert ingest(database, shards, campaign="second", iteration=3, purpose="evaluate").known == 4
-    assert database.execute("SELECT campaign, iteration, purpose, count(*), count(DISTINCT trajectory) FROM collected "
-                            "GROUP BY ALL ORDER BY ALL") == [("main", 1, "collect", 18, 18), ("second", 3, "evaluate", 34, 34)]
+    assert database.execute(
+        "SELECT campaign, iteration, purpose, count(*), count(DISTINCT trajectory) FROM collected "
+        "GROUP BY ALL ORDER BY ALL"
+    ) == [("main", 1, "collect", 18, 18), ("second", 3, "evaluate", 34, 34)]
 
 
 def test_a_copy_of_a_shard_counts_once_and_a_moved_file_is_followed(database, shards, tmp_path):
     copy = tmp_path / "data" / "moved" / "copy.parquet"
     copy.parent.mkdir()
     copy.write_bytes(shards[0].read_bytes())
-    assert ingest(database, [shards[0], copy]) == IngestReport(shards=1, known=1, damaged=(), trajectories=10, duplicates=0)
+    assert ingest(database, [shards[0], copy]) == IngestReport(
+        shards=1, known=1, damaged=(), trajectories=10, duplicates=0
+    )
     shards[0].unlink()
     ingest(database, [copy])
     assert database.execute("SELECT path FROM shards") == [("moved/copy.parquet",)]
@@ -112,20 +122,29 @@ def test_a_task_that_is_held_out_anywhere_is_held_out(database, tmp_path):
     for split in ("heldout", "train"):
         for first in ("train", split):
             path = tmp_path / f"{split}-{first}.parquet"
-            write_shard(path, [episode(sum_task(1, first), policy=f"policy_{split}_{first}")], purpose="collect", campaign="main", iteration=1)
+            write_shard(
+                path,
+                [episode(sum_task(1, first), policy=f"policy_{split}_{first}")],
+                purpose="collect",
+                campaign="main",
+                iteration=1,
+            )
             ingest(database, [path])
     assert database.execute("SELECT split FROM tasks") == [("heldout",)]
 
 
-@pytest.mark.parametrize(("first", "second", "same"), [
-    ({"calls": ['{"a": 1}']}, {"calls": ['{"a":1}']}, True),
-    ({"calls": ['{"a": 1}']}, {"calls": ['{"a": 2}']}, False),
-    ({"calls": ['{"a": 1}']}, {"calls": ['{"a": 1}', '{"a": 1}']}, False),
-    ({"calls": ["no json"]}, {"calls": ["no json"]}, True),
-    ({"padding": 3}, {"padding": 4}, True),
-    ({"error": "no"}, {}, True),
-    ({"answer": "7"}, {"answer": "8"}, False),
-])
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ({"calls": ['{"a": 1}']}, {"calls": ['{"a":1}']}, True),
+        ({"calls": ['{"a": 1}']}, {"calls": ['{"a": 2}']}, False),
+        ({"calls": ['{"a": 1}']}, {"calls": ['{"a": 1}', '{"a": 1}']}, False),
+        ({"calls": ["no json"]}, {"calls": ["no json"]}, True),
+        ({"padding": 3}, {"padding": 4}, True),
+        ({"error": "no"}, {}, True),
+        ({"answer": "7"}, {"answer": "8"}, False),
+    ],
+)
 def test_actions_are_what_the_model_did(database, tmp_path, first, second, same):
     pair = [episode(sum_task(1), 0, **first), episode(sum_task(1), 1, **second)]
     write_shard(tmp_path / "a.parquet", pair, purpose="collect", campaign="main", iteration=1)

@@ -44,8 +44,19 @@ def no_settings_from_outside(monkeypatch, tmp_path):
     (tmp_path / "agentloop.toml").write_text("")
 
 
-@pytest.mark.parametrize("change", ["model=other", "environment=sql", "seed=1", "agent.max_turns=3", "training.rank=32",
-                                    "selection.per_task=5", "collect.samples=4", "serving.dtype=float16"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "model=other",
+        "environment=sql",
+        "seed=1",
+        "agent.max_turns=3",
+        "training.rank=32",
+        "selection.per_task=5",
+        "collect.samples=4",
+        "serving.dtype=float16",
+    ],
+)
 def test_a_campaign_is_not_continued_with_other_defining_settings(database, change):
     campaigns.register(database, load(["campaign=main"]))
     name, _, value = change.partition("=")
@@ -56,8 +67,16 @@ def test_a_campaign_is_not_continued_with_other_defining_settings(database, chan
     assert set(campaigns.names(database)) == {"main", "other"}
 
 
-@pytest.mark.parametrize("change", ["iterations=9", "collect.concurrency=3", "serving.port=8123", "paths.data=elsewhere",
-                                    "training.checkpoint_steps=7"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "iterations=9",
+        "collect.concurrency=3",
+        "serving.port=8123",
+        "paths.data=elsewhere",
+        "training.checkpoint_steps=7",
+    ],
+)
 def test_a_campaign_is_continued_with_other_free_settings(database, change):
     campaigns.register(database, load(["campaign=main"]))
     settings = load(["campaign=main", change])

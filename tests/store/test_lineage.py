@@ -30,8 +30,16 @@ def history(database, tmp_path: Path) -> list[Adapter]:
         policies.save(database, policy)
         numbers = range(4 * (iteration - 1), 4 * iteration)
         path = tmp_path / "data" / "shards" / f"{iteration}.parquet"
-        write_shard(path, [episode(sum_task(n), sample, answer="" if sample else None, policy=policy.id)
-                           for n in numbers for sample in range(2)], purpose="collect", **where)
+        write_shard(
+            path,
+            [
+                episode(sum_task(n), sample, answer="" if sample else None, policy=policy.id)
+                for n in numbers
+                for sample in range(2)
+            ],
+            purpose="collect",
+            **where,
+        )
         ingest(database, [path])
         score(database, {"arithmetic": lambda task, answer: float(answer == task.answer)})
         dataset = select(database, "rejection", "main", iteration, Selection()).dataset
@@ -44,8 +52,12 @@ def history(database, tmp_path: Path) -> list[Adapter]:
         evaluations.save(database, before, **where, role="champion")
         evaluations.save(database, after, **where, role="challenger")
         gain = Interval(0.5, 0.4, 0.6)
-        verdict = verdicts.save(database, Verdict("promote", before.id, after.id, gain, gain, gain, 0.001, "better"), **where,
-                                adapter=adapter.id)
+        verdict = verdicts.save(
+            database,
+            Verdict("promote", before.id, after.id, gain, gain, gain, 0.001, "better"),
+            **where,
+            adapter=adapter.id,
+        )
         champions.promote(database, "main", adapter.id, iteration=iteration, verdict=verdict)
         campaigns.finish_iteration(database, "main", iteration)
         made.append(adapter)
@@ -58,21 +70,31 @@ def test_an_adapter_is_traced_to_its_rows_and_forward_to_its_verdict(database, h
     json.dumps(story)
     assert (story["base"], story["settings"], story["code"], story["parent"]) == ("base_1", {"rank": 16}, "1", None)
     assert story["dataset"]["id"] == second.dataset and story["dataset"]["rows"] == 8
-    assert {source["adapter"]: (source["rows"], source["tasks"]) for source in story["sources"]} == {None: (4, 4), first.id: (4, 4)}
-    assert [(use["campaign"], use["iteration"], use["role"], use["funnel"][-1]) for use in story["uses"]] == \
-        [("main", 2, "challenger", ["first of the task", 8])]
+    assert {source["adapter"]: (source["rows"], source["tasks"]) for source in story["sources"]} == {
+        None: (4, 4),
+        first.id: (4, 4),
+    }
+    assert [(use["campaign"], use["iteration"], use["role"], use["funnel"][-1]) for use in story["uses"]] == [
+        ("main", 2, "challenger", ["first of the task", 8])
+    ]
     assert [(e["role"], e["success"]) for e in story["evaluations"]] == [("challenger", 1.0)]
     assert [(v["decision"], v["difference"]["low"]) for v in story["verdicts"]] == [("promote", 0.4)]
     assert [reign["iteration"] for reign in story["champion"]] == [2]
     assert list(story["ancestors"]) == [first.id]
     assert story["ancestors"][first.id]["sources"] == [
-        {"policy": Policy("base_1", None, "plain/1").id, "adapter": None, "rows": 4, "tasks": 4}]
+        {"policy": Policy("base_1", None, "plain/1").id, "adapter": None, "rows": 4, "tasks": 4}
+    ]
 
 
 def test_every_row_of_an_adapter_is_in_the_view(database, history):
-    rows = database.execute("SELECT trajectory, source, shard FROM v_lineage WHERE adapter = ? ORDER BY position", [history[1].id])
+    rows = database.execute(
+        "SELECT trajectory, source, shard FROM v_lineage WHERE adapter = ? ORDER BY position", [history[1].id]
+    )
     assert len(rows) == 8
-    assert {(source, shard) for _, source, shard in rows} == {(None, "shards/1.parquet"), (history[0].id, "shards/2.parquet")}
+    assert {(source, shard) for _, source, shard in rows} == {
+        (None, "shards/1.parquet"),
+        (history[0].id, "shards/2.parquet"),
+    }
 
 
 def test_a_continued_adapter_carries_its_parent(database, history):
@@ -83,11 +105,15 @@ def test_a_continued_adapter_carries_its_parent(database, history):
 
 
 def test_iterations_are_one_line_each(database, history):
-    lines = database.execute("SELECT iteration, champion, tasks, trajectories, success, rows, adapter, decision, difference.estimate, "
-                             "finished IS NOT NULL FROM v_iterations")
+    lines = database.execute(
+        "SELECT iteration, champion, tasks, trajectories, success, rows, adapter, decision, difference.estimate, "
+        "finished IS NOT NULL FROM v_iterations"
+    )
     first, second = history
-    assert lines == [(1, None, 4, 8, 0.5, 4, first.id, "promote", 0.5, True),
-                     (2, first.id, 4, 8, 0.5, 8, second.id, "promote", 0.5, True)]
+    assert lines == [
+        (1, None, 4, 8, 0.5, 4, first.id, "promote", 0.5, True),
+        (2, first.id, 4, 8, 0.5, 8, second.id, "promote", 0.5, True),
+    ]
 
 
 def test_an_unknown_adapter_is_named(database):

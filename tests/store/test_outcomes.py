@@ -18,8 +18,16 @@ ADAPTER = Adapter("base_1", "data_1", {"rank": 16, "targets": ["q_proj"]}, seed=
 
 
 def verdict(decision: str = "promote") -> Verdict:
-    return Verdict(decision, "eval_1", "eval_2", Interval(0.3, 0.2, 0.4), Interval(0.6, 0.5, 0.7), Interval(0.3, 0.2, 0.4),
-                   1e-6, "better by 30 points")
+    return Verdict(
+        decision,
+        "eval_1",
+        "eval_2",
+        Interval(0.3, 0.2, 0.4),
+        Interval(0.6, 0.5, 0.7),
+        Interval(0.3, 0.2, 0.4),
+        1e-6,
+        "better by 30 points",
+    )
 
 
 def test_adapters_come_back(database):
@@ -97,7 +105,9 @@ def test_an_evaluation_is_made_from_stored_scores(database, measured):
     with pytest.raises(StoreError, match="traj_"):
         evaluations.measure(database, **plan, samples=3)
     with pytest.raises(StoreError, match="other outcomes"):
-        evaluations.save(database, dataclasses.replace(evaluation, successes=((True, True), (True, True))), **FIRST, role="base")
+        evaluations.save(
+            database, dataclasses.replace(evaluation, successes=((True, True), (True, True))), **FIRST, role="base"
+        )
     with pytest.raises(StoreError, match="no evaluation eval_0"):
         evaluations.load(database, "eval_0")
 
@@ -130,14 +140,29 @@ def test_metrics_of_a_repeated_step_replace_the_earlier(database):
     training_runs.log(database, ADAPTER.id, [{"step": step, "loss": 0.1} for step in (3, 4)])
     training_runs.finish(database, ADAPTER.id, seconds=12.5, tokens=400, resumed=1)
     training_runs.finish(database, ADAPTER.id, seconds=99.0, tokens=1)
-    assert database.execute("SELECT step, value FROM training_metrics WHERE name = 'loss' ORDER BY step") == \
-        [(1, 1.0), (2, 0.5), (3, 0.1), (4, 0.1)]
+    assert database.execute("SELECT step, value FROM training_metrics WHERE name = 'loss' ORDER BY step") == [
+        (1, 1.0),
+        (2, 0.5),
+        (3, 0.1),
+        (4, 0.1),
+    ]
     assert database.execute("SELECT seconds, tokens, resumed FROM training_runs") == [(12.5, 400, 1)]
 
 
 def test_canaries_and_gpu_phases_are_noted(database):
-    canaries.save(database, **FIRST, policy="policy_1", passed=True, tokens=40, mean_difference=1e-5, max_difference=1e-4, tolerance=1e-3)
+    canaries.save(
+        database,
+        **FIRST,
+        policy="policy_1",
+        passed=True,
+        tokens=40,
+        mean_difference=1e-5,
+        max_difference=1e-4,
+        tolerance=1e-3,
+    )
     assert database.execute("SELECT passed, max_difference FROM canaries") == [(True, 1e-4)]
     begin = datetime(2030, 1, 1, 12, tzinfo=UTC)
-    gpu_phases.save(database, **FIRST, phase="train", started=begin, finished=begin + timedelta(seconds=90), peak_bytes=2**30)
+    gpu_phases.save(
+        database, **FIRST, phase="train", started=begin, finished=begin + timedelta(seconds=90), peak_bytes=2**30
+    )
     assert database.execute("SELECT epoch(finished - started), peak_bytes FROM gpu_phases") == [(90.0, 2**30)]

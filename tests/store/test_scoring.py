@@ -20,7 +20,9 @@ def collect(database, tmp_path: Path, episodes, campaign: str = "main") -> None:
 
 
 def values(database, scorer: str, version: int = 1) -> dict[str, float]:
-    return dict(database.execute("SELECT trajectory, value FROM scores WHERE scorer = ? AND version = ?", [scorer, version]))
+    return dict(
+        database.execute("SELECT trajectory, value FROM scores WHERE scorer = ? AND version = ?", [scorer, version])
+    )
 
 
 def test_every_trajectory_gets_every_score_once(database, tmp_path):
@@ -89,14 +91,26 @@ def test_groups_and_advantages(database, tmp_path):
     groups = database.execute("SELECT samples, mean, variance, actions FROM v_groups ORDER BY samples")
     assert groups == [(2, 1.0, 0.0, 1), (4, 0.75, pytest.approx(0.25), 3)]
     advantages = dict(database.execute("SELECT trajectory, advantage FROM v_advantages"))
-    assert advantages == pytest.approx({t.id: 0.5 for t in varied[:3]} | {varied[3].id: -1.5} | {t.id: 0 for t in certain})
+    assert advantages == pytest.approx(
+        {t.id: 0.5 for t in varied[:3]} | {varied[3].id: -1.5} | {t.id: 0 for t in certain}
+    )
 
 
 def test_solved_tasks_and_tool_errors_by_iteration(database, tmp_path):
-    collect(database, tmp_path, [episode(sum_task(1), 0), episode(sum_task(1), 1, answer="7", error="no", calls=["{}", "{}"])])
+    collect(
+        database,
+        tmp_path,
+        [episode(sum_task(1), 0), episode(sum_task(1), 1, answer="7", error="no", calls=["{}", "{}"])],
+    )
     score(database, {"arithmetic": exact})
-    assert database.execute("SELECT campaign, iteration, purpose, samples, solved, success FROM v_solved") == \
-        [("main", 1, "collect", 2, 1, 0.5)]
-    assert database.execute("SELECT tool, error, times, trajectories FROM v_tool_errors") == [("calculator", "no", 2, 1)]
-    assert database.execute("SELECT tool, arguments, result, error FROM v_tool_calls ORDER BY ALL") == \
-        [("calculator", "{}", "2", None), ("calculator", "{}", "no", "no"), ("calculator", "{}", "no", "no")]
+    assert database.execute("SELECT campaign, iteration, purpose, samples, solved, success FROM v_solved") == [
+        ("main", 1, "collect", 2, 1, 0.5)
+    ]
+    assert database.execute("SELECT tool, error, times, trajectories FROM v_tool_errors") == [
+        ("calculator", "no", 2, 1)
+    ]
+    assert database.execute("SELECT tool, arguments, result, error FROM v_tool_calls ORDER BY ALL") == [
+        ("calculator", "{}", "2", None),
+        ("calculator", "{}", "no", "no"),
+        ("calculator", "{}", "no", "no"),
+    ]

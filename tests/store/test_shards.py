@@ -24,16 +24,28 @@ float32 = st.floats(width=32, allow_nan=False)
 def trajectories(draw):
     length = draw(st.integers(0, 12))
     numbers = st.integers(0, 2**31 - 1)
-    payload = st.dictionaries(text, st.none() | st.booleans() | st.integers(-2**40, 2**40) | text | st.lists(text, max_size=2), max_size=3)
-    task = Task(draw(text), draw(text), draw(text), draw(text), draw(st.sampled_from(["train", "heldout"])), draw(payload))
-    turn = st.builds(Turn, st.sampled_from(["user", "model", "tool"]), text, numbers, numbers, maybe_text, maybe_text, maybe_text)
+    payload = st.dictionaries(
+        text, st.none() | st.booleans() | st.integers(-(2**40), 2**40) | text | st.lists(text, max_size=2), max_size=3
+    )
+    task = Task(
+        draw(text), draw(text), draw(text), draw(text), draw(st.sampled_from(["train", "heldout"])), draw(payload)
+    )
+    turn = st.builds(
+        Turn, st.sampled_from(["user", "model", "tool"]), text, numbers, numbers, maybe_text, maybe_text, maybe_text
+    )
     per_token = {"min_size": length, "max_size": length}
     return Trajectory(
-        policy=draw(text), task=task, sample=draw(numbers), seed=draw(numbers),
+        policy=draw(text),
+        task=task,
+        sample=draw(numbers),
+        seed=draw(numbers),
         sampling=Sampling(temperature=draw(st.floats(0, 2)), max_tokens=draw(numbers)),
-        status=draw(st.sampled_from(["answered", "malformed", "turn_limit"])), answer=draw(maybe_text),
-        token_ids=tuple(draw(st.lists(numbers, **per_token))), mask=tuple(draw(st.lists(st.booleans(), **per_token))),
-        logprobs=tuple(draw(st.lists(float32, **per_token))), turns=tuple(draw(st.lists(turn, max_size=4))),
+        status=draw(st.sampled_from(["answered", "malformed", "turn_limit"])),
+        answer=draw(maybe_text),
+        token_ids=tuple(draw(st.lists(numbers, **per_token))),
+        mask=tuple(draw(st.lists(st.booleans(), **per_token))),
+        logprobs=tuple(draw(st.lists(float32, **per_token))),
+        turns=tuple(draw(st.lists(turn, max_size=4))),
         seconds=draw(st.floats(0, 1e6)),
         attempts=tuple(draw(st.lists(st.builds(Attempt, text, st.floats(0, 1e6)), max_size=3))),
     )
@@ -45,13 +57,17 @@ def test_every_field_comes_back(written, tmp_path_factory):
     path = tmp_path_factory.mktemp("shards") / "a.parquet"
     write_shard(path, written, **WHERE)
     assert read_shard(path) == written
-    assert read_footer(path) == Footer(shard_id([trajectory.id for trajectory in written]), len(written), "main", 1, "collect")
+    assert read_footer(path) == Footer(
+        shard_id([trajectory.id for trajectory in written]), len(written), "main", 1, "collect"
+    )
 
 
 def test_log_probabilities_of_vllm_are_kept_exactly(tmp_path):
     # vLLM computes in float32 and prints the nearest double.
     logprobs = tuple(float(value) for value in np.random.default_rng(0).normal(-1, 1, 50).astype(np.float32))
-    trajectory = dataclasses.replace(episode(sum_task(1)), token_ids=tuple(range(50)), mask=(True,) * 50, logprobs=logprobs)
+    trajectory = dataclasses.replace(
+        episode(sum_task(1)), token_ids=tuple(range(50)), mask=(True,) * 50, logprobs=logprobs
+    )
     write_shard(tmp_path / "a.parquet", [trajectory], **WHERE)
     assert read_shard(tmp_path / "a.parquet")[0].logprobs == logprobs
 
@@ -119,7 +135,8 @@ from conftest import episode, sum_task
 from agentloop.errors import DiskError
 from agentloop.store.shards import write_shard
 try:
-    write_shard(Path({str(path)!r}), [episode(sum_task(n)) for n in range(500)], purpose="collect", campaign="main", iteration=1)
+    episodes = [episode(sum_task(n)) for n in range(500)]
+    write_shard(Path({str(path)!r}), episodes, purpose="collect", campaign="main", iteration=1)
 except DiskError as error:
     print(error)
 """

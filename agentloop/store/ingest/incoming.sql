@@ -1,13 +1,29 @@
--- All rows of the shards of one batch, without their tokens. `fresh` is true for the first row of a trajectory that the
--- database does not have: everything else is a duplicate.
+-- The rows of the shards of one batch without tokens and texts. `fresh` is true for the first row of a trajectory that
+-- the database does not have: everything else is a duplicate.
+-- The action sequence is what the model did: each call with its arguments (whitespace of the JSON apart), the text of a
+-- turn that was no call, and the final answer instead of the wording around it.
 -- $paths: files; batch: (path, number) of the same files
 CREATE OR REPLACE TEMP TABLE incoming AS
 WITH files AS (
-    SELECT * EXCLUDE (token_ids, mask, logprobs)
+    SELECT * EXCLUDE (turns, token_ids, mask, logprobs),
+           len(list_filter(turns, lambda turn: turn.role = 'model')) AS model_turns,
+           len(list_filter(turns, lambda turn: turn.role = 'model' AND turn.tool IS NOT NULL)) AS tool_calls,
+           len(list_filter(turns, lambda turn: turn.role = 'tool' AND turn.error IS NOT NULL)) AS tool_errors,
+           md5(to_json([
+               list_transform(
+                   list_filter(
+                       turns, lambda turn, i: turn.role = 'model' AND NOT (status = 'answered' AND i = len(turns))),
+                   lambda turn: CASE
+                       WHEN turn.tool IS NULL THEN [trim(turn.text)]
+                       WHEN json_valid(turn.arguments) THEN [turn.tool, json(turn.arguments)::VARCHAR]
+                       ELSE [turn.tool, turn.arguments]
+                   END),
+               [[answer]]
+           ])::VARCHAR) AS actions
     FROM read_parquet($paths, filename = 'path', file_row_number = true)
 ),
 numbered AS (
-    SELECT files.* EXCLUDE (path), batch.number AS shard
+    SELECT files.*, batch.number AS shard
     FROM files JOIN batch USING (path)
 )
 SELECT *, row_number() OVER (PARTITION BY id ORDER BY shard, file_row_number) = 1

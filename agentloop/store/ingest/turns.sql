@@ -1,8 +1,9 @@
+-- Texts come from the files directly, which are read in parallel. $paths: files
 INSERT INTO turns
 WITH spans AS (
     SELECT id, unnest(turns) AS turn, generate_subscripts(turns, 1) - 1 AS position
-    FROM incoming
-    WHERE fresh
+    FROM read_parquet($paths, filename = 'path', file_row_number = true)
+    WHERE (path, file_row_number) IN (SELECT (path, file_row_number) FROM incoming WHERE fresh)
 )
 SELECT id, position, turn.role, turn.text, turn.token_start, turn.token_end, turn.tool, turn.arguments, turn.error
 FROM spans;

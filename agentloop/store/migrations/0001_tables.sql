@@ -52,7 +52,7 @@ CREATE TABLE tasks (
 -- Parquet files that hold the token ids, masks and logprobs. Both kinds, taken in and set aside.
 CREATE TABLE shards (
     number       INTEGER PRIMARY KEY,         -- referred to by trajectories.shard
-    id           VARCHAR,                     -- shard_…: content id of the trajectory ids; NULL where it could not be read
+    id           VARCHAR,                     -- shard_…: content id of the trajectory ids; NULL: cannot be read
     path         VARCHAR NOT NULL,            -- relative to the database's directory where it lies below it
     status       VARCHAR NOT NULL CHECK (status IN ('ingested', 'damaged')),
     reason       VARCHAR,                     -- why it was set aside
@@ -84,7 +84,7 @@ CREATE TABLE trajectories (
     model_turns  INTEGER NOT NULL,
     tool_calls   INTEGER NOT NULL,
     tool_errors  INTEGER NOT NULL,            -- tool turns in which the tool or the parser complained
-    actions      VARCHAR NOT NULL,            -- hash of the action sequence: calls with arguments, unparsed turns, answer
+    actions      VARCHAR NOT NULL,            -- hash of the action sequence: calls, unparsed turns, answer
     seconds      DOUBLE NOT NULL,             -- wall clock of the successful attempt
     attempts     INTEGER NOT NULL,            -- infrastructure failures before it; see the table attempts
     shard        INTEGER NOT NULL,            -- shards.number
@@ -138,6 +138,13 @@ CREATE TABLE dataset_rows (
     dataset     VARCHAR NOT NULL,
     position    INTEGER NOT NULL,             -- from 0
     trajectory  VARCHAR NOT NULL
+);
+
+-- Trajectories that must not be trained on any more; see store/forgetting.py.
+CREATE TABLE forgotten (
+    trajectory  VARCHAR PRIMARY KEY,
+    reason      VARCHAR NOT NULL,
+    forgotten   TIMESTAMP NOT NULL
 );
 
 -- A dataset made for an iteration, and how the choice went.

@@ -46,7 +46,8 @@ WHERE call.role = 'model' AND call.tool IS NOT NULL;
 -- What tools and the parser complained about, most frequent first.
 -- campaign, iteration, purpose, tool (NULL: the call could not be parsed), error, times, trajectories
 CREATE VIEW v_tool_errors AS
-SELECT c.campaign, c.iteration, c.purpose, u.tool, u.error, count(*) AS times, count(DISTINCT u.trajectory) AS trajectories
+SELECT c.campaign, c.iteration, c.purpose, u.tool, u.error, count(*) AS times,
+       count(DISTINCT u.trajectory) AS trajectories
 FROM turns u
 JOIN collected c ON c.trajectory = u.trajectory
 WHERE u.error IS NOT NULL
@@ -66,8 +67,8 @@ LEFT JOIN tasks k ON k.id = before.task
 WHERE before.solved <> after.solved;
 
 -- Each row that an adapter was trained on and what produced it.
--- adapter, base, dataset, recipe, position, trajectory, task, policy, source (adapter that produced it, NULL: the base),
--- shard (path)
+-- adapter, base, dataset, recipe, position, trajectory, task, policy, source (adapter that produced it, NULL: the
+-- base), shard (path)
 CREATE VIEW v_lineage AS
 SELECT a.id AS adapter, a.base, a.dataset, d.recipe, r.position, r.trajectory, t.task, t.policy, p.adapter AS source,
        h.path AS shard
@@ -101,3 +102,11 @@ LEFT JOIN (
     FROM verdicts ORDER BY campaign, iteration, adapter, judged DESC
 ) v ON v.campaign = c.campaign AND v.iteration = c.iteration AND v.adapter = c.adapter
 ORDER BY i.campaign, i.iteration;
+
+-- Token ids, masks and log probabilities, from the shards:
+--     SELECT * FROM tokens(getvariable('shards')) WHERE trajectory = '…'
+-- The variable holds the files of all shards that were ingested when the database was opened.
+-- trajectory, token_ids, mask, logprobs, shard (path)
+CREATE MACRO tokens(files) AS TABLE
+SELECT id AS trajectory, token_ids, mask, logprobs, filename AS shard
+FROM read_parquet(files, filename = true);

@@ -1,4 +1,4 @@
--- What a recipe chooses from: one row for each trajectory that the campaign collected.
+-- What a recipe chooses from: one row for each trajectory that the campaign collected and that is not forgotten.
 -- success: newest score; rate: mean success of the samples that the same policy took at the same task
 -- $campaign, $first, $last: iterations
 CREATE OR REPLACE TEMP TABLE pool AS
@@ -6,6 +6,7 @@ WITH gathered AS (
     SELECT trajectory, min(iteration) AS iteration
     FROM collected
     WHERE campaign = $campaign AND purpose = 'collect' AND iteration BETWEEN $first AND $last
+      AND trajectory NOT IN (SELECT trajectory FROM forgotten)
     GROUP BY trajectory
 ),
 scored AS (

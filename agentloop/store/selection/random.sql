@@ -1,7 +1,8 @@
 -- The matched control: as many trajectories as the dataset it controls for, without a look at their success.
 -- rules: short enough, drawn
 WITH shuffled AS (
-    SELECT *, CASE WHEN tokens > $max_tokens THEN 'short enough' END AS failed, md5(concat($seed, ' ', trajectory)) AS draw
+    SELECT *, CASE WHEN tokens > $max_tokens THEN 'short enough' END AS failed,
+           md5(concat($seed, ' ', trajectory)) AS draw
     FROM pool
 ),
 drawn AS (

@@ -1,0 +1,59 @@
+"""Contamination: what must not be trained on because it is measured on. A hit is an error, not a filter.
+
+Three checks of the rows that a selection chose: the task itself is held out; its question is nearly that of a
+held-out task; its question is nearly one of a user's benchmark prompts. Nearly means that most runs of 13 words are
+the same, the measure of Brown et al. 2020 (arXiv 2005.14165, appendix C), here as a share because questions of one
+template share runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agentloop.errors import ContaminationError, StoreError
+from agentloop.store.database import Database
+
+QUERIES = Path(__file__).parent / "contamination"
+
+WORDS = 13
+SHARE = 0.8
+NAMED = 10
+"""Rows that a message names; it tells the number of the others."""
+
+
+def refuse(database: Database, benchmarks: Path | None = None) -> None:
+    """Check the rows in the temporary tables `chosen` and `pool` of a selection.
+
+    `benchmarks`: a text file with one prompt a line. Raises ContaminationError naming the rows, StoreError where the
+    file cannot be read.
+    """
+    rows = database.execute(_query("heldout"))
+    if rows:
+        raise ContaminationError(_message("of held-out tasks", [f"{trajectory} ({task})" for trajectory, task in rows]))
+    prompts = _prompts(benchmarks) if benchmarks else {}
+    database.execute(_query("protected"), {"names": list(prompts), "prompts": list(prompts.values())})
+    rows = database.execute(_query("overlaps"), {"words": WORDS, "share": SHARE})
+    if rows:
+        raise ContaminationError(
+            _message(
+                "nearly the same as what is measured",
+                [f"{trajectory} ({task} is nearly {name})" for trajectory, task, name in rows],
+            )
+        )
+
+
+def _prompts(file: Path) -> dict[str, str]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"selection.benchmarks: {file} cannot be read ({error})") from None
+    return {f"line {number} of {file.name}": line for number, line in enumerate(lines, 1) if line.strip()}
+
+
+def _message(what: str, rows: list[str]) -> str:
+    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    return f"{len(rows)} chosen trajectories are {what}: {', '.join(rows[:NAMED])}{more}"
+
+
+def _query(name: str) -> str:
+    return (QUERIES / f"{name}.sql").read_text()
