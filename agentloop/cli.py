@@ -21,7 +21,8 @@ from agentloop.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="A tool-using Gemma 3n agent that improves on its tasks on one machine, with evidence.")
-console = Console()
+# Tables are made for 100 columns; where the output is no terminal there is no narrower one to respect.
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 Profile = Annotated[Optional[str], typer.Option("--profile", "-p", help="Named defaults: demo, rtx3090.")]
 Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, for example training.rank=32.")]

@@ -35,27 +35,27 @@ class Family:
     allowed: Callable[[dict[str, int]], bool] = lambda numbers: True
 
 
-_HARD, _EASY = (0.30, 0.55), (0.75, 0.10)
+HARD, EASY = (0.30, 0.55), (0.75, 0.10)
 """In a hard family the habit outweighs right and noise together: else greedy decoding solves it from the start."""
 
 FAMILIES = (
     Family("leftover", "A box holds {a} {items}. {name} has {b} boxes and gives {c} {items} away. How many {items} are left?",
-           {"a": (11, 60), "b": (2, 9), "c": (11, 60)}, ("{a}*{b}", "{0}-{c}"), ("{a}*{b}", "{0}+{c}"), _HARD),
+           {"a": (11, 60), "b": (2, 9), "c": (11, 60)}, ("{a}*{b}", "{0}-{c}"), ("{a}*{b}", "{0}+{c}"), HARD),
     Family("change", "{name} buys {a} {items} for {b} coins each and pays with {c} coins. How many coins come back?",
-           {"a": (2, 9), "b": (11, 60), "c": (100, 600)}, ("{a}*{b}", "{c}-{0}"), ("{a}*{b}", "{0}-{c}"), _HARD,
+           {"a": (2, 9), "b": (11, 60), "c": (100, 600)}, ("{a}*{b}", "{c}-{0}"), ("{a}*{b}", "{0}-{c}"), HARD,
            lambda numbers: numbers["a"] * numbers["b"] < numbers["c"]),
     Family("precedence", "What is {a} + {b} * {c}?",
-           {"a": (11, 99), "b": (11, 60), "c": (2, 9)}, ("{b}*{c}", "{a}+{0}"), ("{a}+{b}", "{0}*{c}"), _HARD),
+           {"a": (11, 99), "b": (11, 60), "c": (2, 9)}, ("{b}*{c}", "{a}+{0}"), ("{a}+{b}", "{0}*{c}"), HARD),
     Family("average", "{name} counts {a}, {b} and {c} {items} on three days. How many are that on average?",
-           {"a": (11, 99), "b": (11, 99), "c": (11, 99)}, ("{a}+{b}", "{0}+{c}", "{1}/3"), ("{a}+{b}", "{0}+{c}"), _HARD,
+           {"a": (11, 99), "b": (11, 99), "c": (11, 99)}, ("{a}+{b}", "{0}+{c}", "{1}/3"), ("{a}+{b}", "{0}+{c}"), HARD,
            lambda numbers: sum(numbers.values()) % 3 == 0),
     Family("two_kinds", "{name} has {a} bags of {b} {items} and {c} bags of {d} {others}. How many things are that?",
            {"a": (2, 9), "b": (11, 60), "c": (2, 9), "d": (11, 60)},
-           ("{a}*{b}", "{c}*{d}", "{0}+{1}"), ("{a}*{b}", "{c}*{d}", "{0}-{1}"), _HARD),
+           ("{a}*{b}", "{c}*{d}", "{0}+{1}"), ("{a}*{b}", "{c}*{d}", "{0}-{1}"), HARD),
     Family("sum", "{name} has {a} {items}, finds {b} and buys {c}. How many {items} are that?",
-           {"a": (11, 99), "b": (11, 99), "c": (11, 99)}, ("{a}+{b}", "{0}+{c}"), ("{a}+{b}",), _EASY),
+           {"a": (11, 99), "b": (11, 99), "c": (11, 99)}, ("{a}+{b}", "{0}+{c}"), ("{a}+{b}",), EASY),
     Family("times", "{name} has {a} {items}. {friend} has {b} times as many and {c} more. How many has {friend}?",
-           {"a": (11, 60), "b": (2, 9), "c": (11, 60)}, ("{a}*{b}", "{0}+{c}"), ("{a}*{b}",), _EASY),
+           {"a": (11, 60), "b": (2, 9), "c": (11, 60)}, ("{a}*{b}", "{0}+{c}"), ("{a}*{b}",), EASY),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 

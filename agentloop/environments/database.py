@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agentloop.environments.arithmetic import NAMES, call_text, same_number
+from agentloop.environments.arithmetic import EASY, HARD, NAMES, call_text, same_number
 from agentloop.environments.environment import Demonstration, Environment, Question
 from agentloop.records import Task
 from agentloop.tools import Tool
@@ -103,19 +103,17 @@ _OLDEST = "SELECT name FROM people WHERE city='{city}' ORDER BY age"
 _CITY = "SELECT city FROM people WHERE name='{0}'"
 _BOUGHT = "SELECT sum(quantity) FROM orders WHERE name='{0}' AND day>={first}"
 
-_HARD, _EASY = (0.30, 0.55), (0.75, 0.10)
-
 FAMILIES = (
     Family("home_of_largest", "Where does the buyer of the largest order of {item} from day {first} to {last} live?",
-           (_LARGEST + " DESC LIMIT 1", _CITY), (_LARGEST + " LIMIT 1", _CITY), _HARD, _home_of_largest),
+           (_LARGEST + " DESC LIMIT 1", _CITY), (_LARGEST + " LIMIT 1", _CITY), HARD, _home_of_largest),
     Family("of_the_oldest", "How much did the oldest person from {city} order from day {first} on?",
-           (_OLDEST + " DESC LIMIT 1", _BOUGHT), (_OLDEST + " LIMIT 1", _BOUGHT), _HARD, _of_the_oldest),
+           (_OLDEST + " DESC LIMIT 1", _BOUGHT), (_OLDEST + " LIMIT 1", _BOUGHT), HARD, _of_the_oldest),
     Family("difference", "How much more {item} than {other} was ordered from day {first} to {last}?",
            (_SUM % "item", _SUM % "other", "SELECT {0}-{1}"), (_SUM % "item", _SUM % "other", "SELECT {1}-{0}"),
-           _HARD, _difference),
+           HARD, _difference),
     Family("ages", "How old will {name} and {friend} be together if one of them gets {last} years older?",
            (_AGE % "name", _AGE % "friend", "SELECT {0}+{1}+{last}"), (_AGE % "name", _AGE % "friend", "SELECT {0}+{1}"),
-           _EASY, _ages),
+           EASY, _ages),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
