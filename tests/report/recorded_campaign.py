@@ -133,7 +133,7 @@ class Recorder:
         known = {row[0]: row[1] for row in database.execute("SELECT adapter, iteration FROM candidates")}
         skill = SKILLS[known.get(champion, 0)]
         fresh = ARITHMETIC.tasks("train", self.training_tasks, SEED, skip=(iteration - 1) * self.training_tasks)
-        self._roll_out(database, champion, fresh, skill, iteration, "collect")
+        self.roll_out(database, champion, fresh, skill, iteration, "collect")
         before = self._evaluate(database, champion, skill, iteration, "champion")
         chosen = self._step(database, iteration, "select",
                             lambda: select(database, "rejection", CAMPAIGN, iteration, self.settings.selection).dataset)
@@ -156,7 +156,7 @@ class Recorder:
         policies.save(database, policy)
         return policy.id
 
-    def _roll_out(self, database: Database, adapter: str | None, which: Sequence[Task], skill: float, iteration: int,
+    def roll_out(self, database: Database, adapter: str | None, which: Sequence[Task], skill: float, iteration: int,
                   purpose: str) -> None:
         policy = self._policy(database, adapter)
         shard = self.root / "shards" / f"{iteration}-{purpose}-{adapter}.parquet"
@@ -167,7 +167,7 @@ class Recorder:
         self._phase(database, iteration, purpose, 24)
 
     def _evaluate(self, database: Database, adapter: str | None, skill: float, iteration: int, role: str):
-        self._roll_out(database, adapter, self.heldout, skill, iteration, "evaluate")
+        self.roll_out(database, adapter, self.heldout, skill, iteration, "evaluate")
         measured = evaluations.measure(
             database, policy=self._policy(database, adapter), tasks=[task.id for task in self.heldout], samples=SAMPLES,
             seed=SEED, sampling=SAMPLING)

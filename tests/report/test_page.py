@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from browser import EXECUTABLE, Browser
-from recorded_campaign import CAMPAIGN, HOSTILE, Recorder, decode, recorded, tokenizer  # noqa: F401  (a fixture)
+from recorded_campaign import CAMPAIGN, HOSTILE, Recorder, decode, recorded  # noqa: F401  (a fixture)
 
 from agentloop.errors import ShardError, StoreError
 from agentloop.report import page, sample, summary
@@ -126,7 +126,7 @@ def test_funnel_canaries_flips_and_settings_are_the_databases(recorded, written)
 
 def test_the_embedded_trajectories_are_those_of_the_shards(recorded, written):
     data = Page(written).data
-    stored = {each.id: each for shard in sorted((recorded.root / "shards").glob("*.parquet")) for each in read_shard(shard)}
+    stored = {each.id: each for shard in (recorded.root / "shards").glob("*.parquet") for each in read_shard(shard)}
     with Database.open(recorded.database, read_only=True) as database:
         success = dict(database.execute("SELECT trajectory, success FROM v_success"))
     assert len(data["trajectories"]) == sample.MOST_TRAJECTORIES < len(stored)
@@ -159,7 +159,8 @@ def test_the_sample_is_bounded_and_always_the_same(recorded, tmp_path):
     with Database.open(recorded.database, read_only=True) as database:
         ((total,),) = database.execute("SELECT count(DISTINCT trajectory) FROM collected")
     assert len(pages[0].data["trajectories"]) == 40
-    assert f"40 of the campaign's {total:,} trajectories" in pages[0].text and f"The other {total - 40:,}" in pages[0].text
+    assert f"40 of the campaign's {total:,} trajectories" in pages[0].text
+    assert f"The other {total - 40:,}" in pages[0].text
     assert {each["solved"] for each in pages[0].data["trajectories"]} == {True, False}
     assert pages[0].data["vocabulary"] == {}
 
@@ -177,11 +178,11 @@ def test_a_campaign_at_its_beginning_has_a_page(tmp_path):
     assert write(recorder, tmp_path / "registered.html").data["trajectories"] == []
     with Database.open(recorder.database) as database:
         campaigns.begin_iteration(database, CAMPAIGN, 1, champion=None)
-        recorder._roll_out(database, None, recorder.heldout, 0.5, 1, "evaluate")
+        recorder.roll_out(database, None, recorder.heldout, 0.5, 1, "evaluate")
     found = write(recorder, tmp_path / "begun.html")
     assert "All 16 trajectories of the campaign." in found.text and "no gain can be stated" in found.text
-    with pytest.raises(StoreError, match="nothing-like-it"), Database.open(recorder.database, read_only=True) as database:
-        page.write(database, "nothing-like-it", tmp_path, tmp_path / "none.html")
+    with Database.open(recorder.database, read_only=True) as database, pytest.raises(StoreError, match="no-such"):
+        page.write(database, "no-such", tmp_path, tmp_path / "none.html")
     assert not (tmp_path / "none.html").exists()
 
 
@@ -189,7 +190,7 @@ def test_shards_that_moved_are_found_and_lost_ones_left_out(tmp_path):
     recorder = Recorder(tmp_path / "data", training_tasks=4, heldout_tasks=4)
     with Database.open(recorder.database) as database:
         campaigns.register(database, recorder.settings)
-        recorder._roll_out(database, None, recorder.heldout, 0.5, 1, "evaluate")
+        recorder.roll_out(database, None, recorder.heldout, 0.5, 1, "evaluate")
     shutil.move(recorder.root / "shards", tmp_path / "moved")
     assert not any("ids" in each for each in write(recorder, tmp_path / "lost.html").data["trajectories"])
     with Database.open(recorder.database, read_only=True) as database:
@@ -227,7 +228,8 @@ def test_it_opens_without_a_fault_and_fits(browser, written, width, scheme):
     assert browser.run(
         """[...document.querySelectorAll('main *')].filter(each => {
             const box = each.getBoundingClientRect();
-            return box.width && !each.closest('.scroll') && !each.closest('svg') && (box.right > innerWidth + 1 || box.left < -1);
+            const outside = box.right > innerWidth + 1 || box.left < -1;
+            return box.width && outside && !each.closest('.scroll') && !each.closest('svg');
         }).map(each => each.outerHTML.slice(0, 80))""") == []
     assert browser.faults == []
 
