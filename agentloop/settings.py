@@ -128,7 +128,7 @@ class Collect(Section):
 class Selection(Section):
     """Which trajectories are trained on. See agentloop/store/selection/*.sql."""
 
-    recipe: Literal["rejection", "random"] = "rejection"
+    recipe: Literal["rejection", "replay", "random"] = "rejection"
     per_task: PositiveInt = 2
     """At most so many distinct successes of one task."""
     max_success_rate: Fraction = 0.99
@@ -137,6 +137,8 @@ class Selection(Section):
     """Longer trajectories are left out."""
     accumulate: bool = True
     """Choose from all iterations of the campaign instead of the newest only."""
+    replay: Annotated[float, Field(ge=0)] = 1.0
+    """Of the recipe `replay`: at most so many rows of earlier iterations for each row of the newest."""
     benchmarks: Path | None = None
     """A text file of benchmark prompts, one a line: to choose a task that is nearly one of them is an error."""
 

@@ -104,11 +104,15 @@ parameters = st.builds(
     max_tokens=st.integers(1, 6),
     accumulate=st.booleans(),
 )
-shared = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+shared = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def in_scope(pool: list[Row], iteration: int, accumulate: bool) -> list[Row]:
     return [row for row in pool if row.iteration == iteration or (accumulate and row.iteration < iteration)]
+
+
+def draw(seed: int, row: Row) -> str:
+    return hashlib.md5(f"{seed} {row.id}".encode()).hexdigest()
 
 
 @shared
@@ -134,13 +138,54 @@ def test_rejection_is_what_it_says(database, pool, parameters, iteration):
 def test_random_draws_what_its_seed_says(database, pool, parameters, iteration, seed, size):
     fill(database, pool)
     short = [row for row in in_scope(pool, iteration, parameters.accumulate) if row.tokens <= parameters.max_tokens]
-    drawn = sorted(short, key=lambda row: hashlib.md5(f"{seed} {row.id}".encode()).hexdigest())[:size]
+    drawn = sorted(short, key=lambda row: draw(seed, row))[:size]
     if not drawn:
         with pytest.raises(StoreError, match="nothing is left"):
             select(database, "random", "main", iteration, parameters, seed=seed, size=size)
         return
     selected = select(database, "random", "main", iteration, parameters, seed=seed, size=size)
     assert selected.dataset.trajectories == tuple(row.id for row in drawn)
+
+
+@shared
+@given(pool=pools(), parameters=parameters, replay=st.sampled_from([0.0, 0.5, 1.0, 2.0]), iteration=st.integers(1, 3))
+def test_replay_adds_so_many_earlier_rows_to_the_newest(database, pool, parameters, replay, iteration):
+    parameters = parameters.model_copy(update={"replay": replay, "accumulate": True})
+    fill(database, pool)
+    left = rejection(in_scope(pool, iteration, True), parameters)[-1][1]
+    newest = [row for row in left if row.iteration == iteration]
+    earlier = sorted((row for row in left if row.iteration < iteration), key=lambda row: draw(0, row))
+    chosen = newest + earlier[: int(replay * len(newest))]
+    if not chosen:
+        with pytest.raises(StoreError, match="nothing is left"):
+            select(database, "replay", "main", iteration, parameters)
+        return
+    selected = select(database, "replay", "main", iteration, parameters)
+    order = sorted(chosen, key=lambda row: (row.iteration, row.task, row.tokens, row.id))
+    assert selected.dataset.trajectories == tuple(row.id for row in order)
+
+
+@shared
+@given(pool=pools(), parameters=parameters)
+def test_pairs_are_of_one_policy_at_one_task_shortest_first(database, pool, parameters):
+    fill(database, pool)
+    expected: set[tuple[str, str]] = set()
+    short = [row for row in in_scope(pool, 2, parameters.accumulate) if row.tokens <= parameters.max_tokens]
+    for group in {(row.policy, row.task) for row in short}:
+        sides = [
+            sorted(
+                (row for row in short if (row.policy, row.task) == group and (row.success >= 0.5) == solved),
+                key=lambda row: (row.tokens, row.id),
+            )
+            for solved in (True, False)
+        ]
+        expected |= {(right.id, wrong.id) for right, wrong in list(zip(*sides, strict=False))[: parameters.per_task]}
+    if not expected:
+        with pytest.raises(StoreError, match="nothing is left"):
+            select(database, "pairs", "main", 2, parameters)
+        return
+    rows = select(database, "pairs", "main", 2, parameters).dataset.trajectories
+    assert set(zip(rows[::2], rows[1::2], strict=True)) == expected
 
 
 def test_the_same_choice_has_the_same_name_and_another_has_another(database, collected):

@@ -1,0 +1,38 @@
+-- Rejection sampling on the newest iteration, with some of what earlier ones would have given: at most $replay rows for
+-- each row of the newest, drawn by seed.
+-- rules: solved, not always solved, short enough, distinct actions, first of the task, replayed
+WITH eligible AS (
+    SELECT *,
+           CASE
+               WHEN success < 0.5 THEN 'solved'
+               WHEN rate > $max_success_rate THEN 'not always solved'
+               WHEN tokens > $max_tokens THEN 'short enough'
+           END AS failed
+    FROM pool
+),
+distinct_actions AS (
+    SELECT * REPLACE (coalesce(failed, CASE
+        WHEN row_number() OVER (PARTITION BY failed IS NULL, task, actions ORDER BY model_tokens, trajectory) > 1
+        THEN 'distinct actions'
+    END) AS failed)
+    FROM eligible
+),
+first_of_task AS (
+    SELECT * REPLACE (coalesce(failed, CASE
+        WHEN row_number() OVER (PARTITION BY failed IS NULL, task ORDER BY model_tokens, trajectory) > $per_task
+        THEN 'first of the task'
+    END) AS failed)
+    FROM distinct_actions
+),
+replayed AS (
+    SELECT * REPLACE (coalesce(failed, CASE
+        WHEN iteration < $iteration
+         AND row_number() OVER (PARTITION BY failed IS NULL, iteration < $iteration
+                                ORDER BY md5(concat($seed, ' ', trajectory)))
+             > $replay * count(*) FILTER (failed IS NULL AND iteration = $iteration) OVER ()
+        THEN 'replayed'
+    END) AS failed)
+    FROM first_of_task
+)
+SELECT trajectory, failed, row_number() OVER (ORDER BY iteration, task, model_tokens, trajectory) AS place
+FROM replayed
