@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from agentloop.errors import ShardError, StoreError
 from agentloop.records import Dataset, canonical_json
@@ -65,7 +64,7 @@ def rows(database: Database, dataset_id: str) -> Iterator[TokenRow]:
     """The rows in dataset order, read from the shards: each shard once, so all rows are in memory (9 bytes a token).
 
     The database may be closed as soon as this returns. Raises StoreError for an unknown dataset or a row that was never
-    ingested; the iterator raises ShardError naming the file where a shard is missing, damaged or holds other rows.
+    ingested, ShardError naming the file where a shard is missing, damaged or holds other rows.
     """
     load(database, dataset_id)
     places = database.execute(
@@ -86,17 +85,23 @@ def rows(database: Database, dataset_id: str) -> Iterator[TokenRow]:
 
 
 def _read(places: list[tuple[str, Path, int]]) -> Iterator[TokenRow]:
-    found: dict[str, TokenRow] = {}
-    for path in dict.fromkeys(path for _, path, _ in places):
-        table = read_columns(path, ["id", "token_ids", "mask", "logprobs"])
-        for trajectory, place, position in places:
-            if place == path:
-                found[trajectory] = _row(table, trajectory, path, position)
+    wanted: dict[Path, list[tuple[str, int]]] = {}
+    for trajectory, path, position in places:
+        wanted.setdefault(path, []).append((trajectory, position))
+    found = {row.trajectory: row for path, rows in wanted.items() for row in _shard_rows(path, rows)}
     return (found[trajectory] for trajectory, _, _ in places)
 
 
-def _row(table: pa.Table, trajectory: str, path: Path, position: int) -> TokenRow:
-    if position >= table.num_rows or table["id"][position].as_py() != trajectory:
-        raise ShardError(f"{path}: row {position} is not {trajectory}")
-    values = {name: table[name][position].values for name in ("token_ids", "mask", "logprobs")}
-    return TokenRow(trajectory, *(array.to_numpy(zero_copy_only=False).copy() for array in values.values()))
+def _shard_rows(path: Path, rows: list[tuple[str, int]]) -> Iterator[TokenRow]:
+    """`rows`: (trajectory, position in the file)."""
+    table = read_columns(path, ["id", "token_ids", "mask", "logprobs"])
+    ids = table["id"].to_pylist()
+    lists = [table[name].combine_chunks() for name in ("token_ids", "mask", "logprobs")]
+    flat = [(each.offsets.to_numpy(), each.values.to_numpy(zero_copy_only=False)) for each in lists]
+    for trajectory, position in rows:
+        if position >= len(ids) or ids[position] != trajectory:
+            raise ShardError(f"{path}: row {position} is not {trajectory}")
+        # Copies, so that a chosen row does not keep the whole shard in memory.
+        yield TokenRow(
+            trajectory, *(values[offsets[position] : offsets[position + 1]].copy() for offsets, values in flat)
+        )
