@@ -43,9 +43,9 @@ def publish_campaign(campaign: str, iterations: Sequence[Mapping[str, Any]], con
 
 
 def publish_plots(campaign: str, plots: Mapping[str, bytes]) -> None:
-    """PNG images, shown in place."""
+    """SVG images by name, shown in place."""
     for name, image in plots.items():
-        create_image_artifact(f"data:image/png;base64,{base64.b64encode(image).decode()}", key=f"{campaign}-{name}",
+        create_image_artifact(f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}", key=f"{campaign}-{name}",
                               description=name.replace("-", " "))
 
 

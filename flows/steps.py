@@ -21,6 +21,7 @@ from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
 from agentloop.errors import AgentloopError, ServerError
 from agentloop.training.run import TrainingRun
+from flows import artifacts
 from flows.progress import Progress, progress
 
 cached_step = partial(task, persist_result=True, result_serializer="json")
@@ -114,4 +115,5 @@ def decide(campaign: Campaign, iteration: int, *, champion: dict[str, Any], chal
 
 @step(name="report", task_run_name="report")
 def report(campaign: Campaign) -> str:
+    artifacts.publish_plots(campaign.name, reporting.plots(campaign))
     return str(reporting.write(campaign))

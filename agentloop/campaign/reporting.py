@@ -6,6 +6,7 @@ from pathlib import Path
 
 from agentloop.campaign.campaign import Campaign
 from agentloop.report import page
+from agentloop.report import plots as figures
 from agentloop.store.database import Database, snapshot
 
 
@@ -15,3 +16,9 @@ def write(campaign: Campaign) -> Path:
     with Database.open(snapshot(paths.database), read_only=True) as database:
         return page.write(database, campaign.name, paths.shards, paths.reports / f"{campaign.name}.html",
                           decode=lambda token: campaign.tokenizer.decode([token]))
+
+
+def plots(campaign: Campaign) -> dict[str, bytes]:
+    """The campaign's figures as SVG, by name."""
+    with Database.open(snapshot(campaign.settings.paths.database), read_only=True) as database:
+        return figures.plots(database, campaign.name)
