@@ -44,7 +44,8 @@ def command(
         # ("CPU Generator does not use offset"): every prompt is scheduled whole.
         arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(4096, serving.max_model_len)),
                       # vLLM's 128 is longer than many a turn, and only whole blocks of a prefix are found again
-                      "--block-size", "32"]
+                      "--block-size", "32",
+                      "--kv-cache-memory-bytes", str(_CPU_CACHE_BYTES)]
     else:
         arguments += ["--gpu-memory-utilization", str(serving.gpu_memory_utilization)]
     return [*arguments, *serving.extra_arguments]
