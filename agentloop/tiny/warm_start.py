@@ -23,10 +23,10 @@ POOL_BATCHES = 16
 class WarmStart:
     """Settings of the warm start."""
 
-    steps: int = 700
+    steps: int = 600
     batch: int = 48
     """Sequences in one optimizer step."""
-    peak_learning_rate: float = 2e-3
+    peak_learning_rate: float = 2.5e-3
     warmup_steps: int = 60
     final_fraction: float = 0.05
     """Of the peak learning rate, at the end of the cosine."""
