@@ -16,7 +16,7 @@ def test_every_planned_trajectory_is_there_once(home):
     champions = dict(home.rows("SELECT iteration, champion FROM iterations"))
     planned = {trajectory for iteration in (1, 2) for shard in rollouts.plan_collection(campaign, iteration, champions[iteration])
                for trajectory in shard.trajectories}
-    collected = [name for (name,) in home.rows("SELECT id FROM trajectories WHERE purpose = 'collect'")]
+    collected = [name for (name,) in home.rows("SELECT trajectory FROM collected WHERE purpose = 'collect'")]
     assert len(collected) == len(set(collected)) == 2 * 32 * 4
     assert set(collected) == planned
 
@@ -43,7 +43,8 @@ def test_success_is_what_the_verifier_says(home):
     environment = environments.get("arithmetic")
     tasks = {task.id: task for split in ("train", "heldout") for task in environment.tasks(split, 64, 0)}
     rows = home.rows("SELECT t.task, t.answer, s.value FROM trajectories t JOIN scores s ON s.trajectory = t.id AND s.scorer = 'success'")
-    assert len(rows) == 2 * 32 * 4 + 24 * 2 * len(home.rows("SELECT DISTINCT policy FROM trajectories WHERE purpose = 'evaluate'"))
+    evaluated = home.rows("SELECT count(DISTINCT policy) FROM evaluations")[0][0]
+    assert len(rows) == 2 * 32 * 4 + 24 * 2 * evaluated
     assert all(value == environment.verify(tasks[task], answer) for task, answer, value in rows)
     assert {value for _, _, value in rows} == {0.0, 1.0}
 
