@@ -51,11 +51,12 @@ def demo(new: Annotated[bool, typer.Option("--new", help="Start another campaign
 def run(profile: Profile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Run a campaign in this process, or continue it."""
     settings = _load(profile, overrides)
-    if dry_run:
-        from agentloop.campaign.outline import outline
+    from agentloop.campaign.outline import outline
 
+    planned = outline(settings)
+    if dry_run:
         console.print_json(settings.model_dump_json())
-        console.print(outline(settings))
+        console.print(planned)
         return
     from flows import foreground
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from agentloop import environments
+from agentloop.errors import SettingError
 from agentloop.settings import Settings
 
 
 def outline(settings: Settings) -> str:
-    """A few lines for a person. Raises SettingError for a model or an environment that does not exist."""
+    """A few lines for a person. Raises SettingError for a model, an environment or an interpreter that does not exist."""
     model = settings.model_directory()
     environments.get(settings.environment)
+    if settings.serving.python and not settings.serving.python.is_file():
+        raise SettingError(f"serving.python: there is no interpreter at {settings.serving.python}")
     collect, evaluate, training = settings.collect, settings.evaluate, settings.training
     return (
         f"Campaign {settings.campaign}: {settings.iterations} iterations of the environment {settings.environment} with {model}\n"

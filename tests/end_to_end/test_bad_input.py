@@ -12,9 +12,11 @@ from agentloop.campaign.policies import PolicyServer
 from agentloop.errors import AdapterError
 
 
-def last_line(output):
+def told(output):
+    """The one line that a person is told."""
     assert "Traceback" not in output, output
-    return output.strip().splitlines()[-1]
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    return line
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -24,7 +26,7 @@ def last_line(output):
     (["serving.python=/nowhere/python"], "error: serving.python: "),
 ])
 def test_settings(home, words, message):
-    assert last_line(home.improve(*words, code=2)).startswith(message)
+    assert told(home.improve(*words, code=2)).startswith(message)
 
 
 def test_a_prefect_port_in_use(home, tmp_path):
@@ -33,7 +35,7 @@ def test_a_prefect_port_in_use(home, tmp_path):
         other.listen()
         port = other.getsockname()[1]
         output = home.run("up", f"prefect_port={port}", f"paths.data={tmp_path}", code=2)
-    assert last_line(output) == f"error: prefect_port: port {port} is in use by another program; set another one"
+    assert told(output) == f"error: prefect_port: port {port} is in use by another program; set another one"
 
 
 def test_a_vllm_port_in_use(home):
@@ -42,7 +44,7 @@ def test_a_vllm_port_in_use(home):
         other.listen()
         port = other.getsockname()[1]
         output = home.improve("seed=5", "campaign=port", f"serving.port={port}", code=2)
-    assert last_line(output).startswith(f"error: serving.port: port {port} is in use")
+    assert told(output).startswith(f"error: serving.port: port {port} is in use")
 
 
 def test_a_data_root_owned_by_another_run(home):
@@ -52,11 +54,11 @@ def test_a_data_root_owned_by_another_run(home):
         lock.write(str(os.getpid()))
         lock.flush()
         output = home.improve(code=2)
-    assert f"owned by another run (process {os.getpid()})" in last_line(output)
+    assert f"owned by another run (process {os.getpid()})" in told(output)
 
 
 def test_a_campaign_with_other_settings(home):
-    assert "seed" in last_line(home.improve("seed=9", code=2))
+    assert "seed" in told(home.improve("seed=9", code=2))
 
 
 def test_a_truncated_shard_is_set_aside_and_collected_anew(home):
@@ -90,9 +92,9 @@ def test_a_full_disk(home, tmp_path):
         output = home.improve("campaign=full", "seed=3", f"paths.data={small}", f"prefect_port={home.port}", code=2)
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
-    assert "No space left on device" in last_line(output)
+    assert "No space left on device" in told(output)
 
 
 def test_sql_that_is_wrong(home):
     output = home.run("sql", "SELECT * FROM nothing", code=2)
-    assert "nothing" in last_line(output)
+    assert "nothing" in told(output)
