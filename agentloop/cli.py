@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentloop import settings as configuration
-from agentloop.errors import AgentloopError
+from agentloop.errors import AgentloopError, StoreError
 from agentloop.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -125,11 +125,16 @@ def status(overrides: Overrides = None) -> None:
 def sql(query: str, overrides: Overrides = None,
         as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False) -> None:
     """Query a snapshot of the database; works while a run is writing."""
+    import duckdb
+
     from agentloop.store.database import Database, snapshot
 
     settings = _load(None, overrides)
     with Database.open(snapshot(settings.paths.database), read_only=True) as database:
-        result = database.arrow(query)
+        try:
+            result = database.arrow(query)
+        except duckdb.Error as error:
+            raise StoreError(f"sql: {str(error).splitlines()[0]}") from None
     if as_json:
         for row in result.to_pylist():
             print(json.dumps(row, default=str))

@@ -83,16 +83,17 @@ def test_an_adapter_of_another_base(home, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_a_full_disk(home, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], capture_output=True).returncode:
+def test_a_full_disk(home):
+    shards = home.root / "shards"
+    words = ("campaign=full", "seed=3", "iterations=1")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(shards)], capture_output=True).returncode:
         pytest.skip("this machine does not let root mount")
     try:
-        output = home.improve("campaign=full", "seed=3", f"paths.data={small}", f"prefect_port={home.port}", code=2)
+        output = home.improve(*words, code=2)
+        assert list(shards.iterdir()) == []
     finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
-    assert "No space left on device" in told(output)
+        subprocess.run(["umount", "-l", str(shards)], check=True)
+    assert "No space left on device" in told(output) and str(shards) in told(output)
 
 
 def test_sql_that_is_wrong(home):
