@@ -98,7 +98,6 @@ def as_transformers_4(checkpoint: Path, directory: Path) -> Path:
         for name in ("k_proj", "v_proj", "k_norm"):
             assert f"model.layers.{layer}.self_attn.{name}.weight" not in tensors
             tensors[f"model.layers.{layer}.self_attn.{name}.weight"] = tensors[f"model.layers.2.self_attn.{name}.weight"] + 1
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
 
