@@ -122,7 +122,8 @@ def test_a_connection_cut_in_the_middle_is_tried_again(server):
         async with client_of(relay.endpoint) as client:
             whole = await client.complete("base", PROMPT, max_tokens=100, seed=5)
             running = asyncio.create_task(client.complete("base", PROMPT, max_tokens=100, seed=5))
-            await asyncio.sleep(0.05)
+            while relay.requests < 2:
+                await asyncio.sleep(0.002)
             assert not running.done()
             await relay.cut()
             await relay.mend()
