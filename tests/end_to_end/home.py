@@ -61,5 +61,6 @@ class Home:
         return configuration.load([*SMALL, *words, f"paths.data={self.root}", f"paths.cache={self.root / 'cache'}"], profile="demo")
 
     def flow_runs(self) -> list[dict]:
-        answer = httpx.post(f"http://127.0.0.1:{self.port}/api/flow_runs/filter", json={"limit": 200}, trust_env=False)
+        oldest_first = {"limit": 200, "sort": "START_TIME_ASC"}
+        answer = httpx.post(f"http://127.0.0.1:{self.port}/api/flow_runs/filter", json=oldest_first, trust_env=False)
         return answer.json()

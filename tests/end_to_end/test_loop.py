@@ -68,8 +68,8 @@ def test_the_pointer_moves_only_on_a_verdict(home):
 
 
 def test_the_run_can_be_looked_at(home):
-    runs = home.flow_runs()
-    assert [run["state"]["type"] for run in runs if run["name"] == "improve-demo"][:1] == ["COMPLETED"]
+    first, *_ = (run for run in home.flow_runs() if run["name"] == "improve-demo")  # later ones are meant to fail
+    assert first["state"]["type"] == "COMPLETED"
     report = home.root / "reports" / "demo.html"
     assert report.stat().st_size > 10_000
     status = home.run("status")

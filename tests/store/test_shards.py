@@ -3,6 +3,7 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
     path = tmp_path / "shards" / "a.parquet"
     code = f"""
 import sys
-sys.path.insert(0, {sys.path[0]!r})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from conftest import episode, sum_task
 from agentloop.errors import DiskError
