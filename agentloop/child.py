@@ -24,7 +24,9 @@ _PR_SET_PDEATHSIG = 1
 class ChildProcess:
     """A command under supervision. Standard error goes to `log`; standard output there too unless `read_stdout`."""
 
-    def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], log: Path, read_stdout: bool = False) -> None:
+    def __init__(
+        self, command: Sequence[str], *, environment: Mapping[str, str], log: Path, read_stdout: bool = False
+    ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         self._lifeline = None
@@ -32,8 +34,13 @@ class ChildProcess:
         with open(log, "ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "agentloop.child", str(read_end), *command],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if read_stdout else output, stderr=output,
-                env={**os.environ, **environment}, pass_fds=(read_end,), start_new_session=True)
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if read_stdout else output,
+                stderr=output,
+                env={**os.environ, **environment},
+                pass_fds=(read_end,),
+                start_new_session=True,
+            )
         os.close(read_end)
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,14 +19,23 @@ from agentloop import settings as configuration
 from agentloop.errors import AgentloopError, StoreError
 from agentloop.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="A tool-using Gemma 3n agent that improves on its tasks on one machine, with evidence.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A tool-using Gemma 3n agent that improves on its tasks on one machine, with evidence.",
+)
 # Tables are made for 100 columns; where the output is no terminal there is no narrower one to respect.
 console = Console(width=None if sys.stdout.isatty() else 120)
 
-Profile = Annotated[Optional[str], typer.Option("--profile", "-p", help="Named defaults: demo, rtx3090.")]
-Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, for example training.rank=32.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and what would be done; do nothing.")]
+Profile = Annotated[str | None, typer.Option("--profile", "-p", help="Named defaults: demo, rtx3090.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, for example training.rank=32."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved settings and what would be done; do nothing.")
+]
 
 
 def _load(profile: str | None, overrides: list[str] | None) -> Settings:
@@ -36,8 +45,10 @@ def _load(profile: str | None, overrides: list[str] | None) -> Settings:
 
 
 @app.command()
-def demo(new: Annotated[bool, typer.Option("--new", help="Start another campaign instead of continuing.")] = False,
-         overrides: Overrides = None) -> None:
+def demo(
+    new: Annotated[bool, typer.Option("--new", help="Start another campaign instead of continuing.")] = False,
+    overrides: Overrides = None,
+) -> None:
     """Run the deployment self-improve/demo on the local Prefect server and watch it."""
     from flows import demonstration, services
 
@@ -75,7 +86,9 @@ def evaluate(profile: Profile = None, overrides: Overrides = None, dry_run: DryR
 
     measured = foreground.evaluate(settings, profile, overrides)
     success = measured["success"]
-    console.print(f"{measured['champion'] or 'base model'}: {success['estimate']:.1%} ({success['low']:.1%} to {success['high']:.1%})")
+    console.print(
+        f"{measured['champion'] or 'base model'}: {success['estimate']:.1%} ({success['low']:.1%} to {success['high']:.1%})"
+    )
 
 
 @app.command()
@@ -105,7 +118,9 @@ def doctor(overrides: Overrides = None, profile: Profile = None) -> None:
     table = Table("", "what", "found", "to do", box=None)
     results = checks.examine(settings)
     for check in results:
-        table.add_row("[green]ok" if check.ok else "[red]missing", check.what, check.found, "" if check.ok else check.remedy or "")
+        table.add_row(
+            "[green]ok" if check.ok else "[red]missing", check.what, check.found, "" if check.ok else check.remedy or ""
+        )
     console.print(table)
     sys.exit(0 if all(check.ok for check in results) else 1)
 
@@ -122,8 +137,11 @@ def status(overrides: Overrides = None) -> None:
 
 
 @app.command()
-def sql(query: str, overrides: Overrides = None,
-        as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False) -> None:
+def sql(
+    query: str,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+) -> None:
     """Query a snapshot of the database; works while a run is writing."""
     import duckdb
 
@@ -167,8 +185,10 @@ def lineage(adapter: str, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def bootstrap(directory: Annotated[Optional[Path], typer.Argument(help="Default: tiny, under the models' root.")] = None,
-              seed: int = 0) -> None:
+def bootstrap(
+    directory: Annotated[Path | None, typer.Argument(help="Default: tiny, under the models' root.")] = None,
+    seed: int = 0,
+) -> None:
     """Make the tiny base model again, from nothing."""
     settings = _load(None, None)
     from agentloop.tiny.bootstrap import bootstrap as make

@@ -32,8 +32,17 @@ class Check:
 
 def examine(settings: Settings) -> list[Check]:
     """Every check, in the order a person would fix them."""
-    return [_python(), *_packages(), _vllm(settings), _gpu(), _memory(), _disk(settings), _model(settings), *_paths(settings),
-            _port(settings)]
+    return [
+        _python(),
+        *_packages(),
+        _vllm(settings),
+        _gpu(),
+        _memory(),
+        _disk(settings),
+        _model(settings),
+        *_paths(settings),
+        _port(settings),
+    ]
 
 
 def _python() -> Check:
@@ -48,7 +57,10 @@ def _version(package: str) -> str | None:
 
 
 def _packages() -> list[Check]:
-    return [Check(name, found := _version(name) or "not installed", found != "not installed", "make install") for name in PACKAGES]
+    return [
+        Check(name, found := _version(name) or "not installed", found != "not installed", "make install")
+        for name in PACKAGES
+    ]
 
 
 def _vllm(settings: Settings) -> Check:
@@ -56,7 +68,12 @@ def _vllm(settings: Settings) -> Check:
         there = settings.serving.python.is_file()
         return Check("vllm", f"in {settings.serving.python}", there, "serving.python names no interpreter")
     versions = [f"{name} {version}" for name in VLLM_DISTRIBUTIONS if (version := _version(name))]
-    return Check("vllm", ", ".join(versions) or "not installed", bool(versions), "make install, or set serving.python to an interpreter that has it")
+    return Check(
+        "vllm",
+        ", ".join(versions) or "not installed",
+        bool(versions),
+        "make install, or set serving.python to an interpreter that has it",
+    )
 
 
 def _gpu() -> Check:
@@ -66,25 +83,41 @@ def _gpu() -> Check:
         return Check("GPU", "none: the tiny model runs on the CPU, a real Gemma 3n needs a CUDA card")
     free, total = torch.cuda.mem_get_info()
     major, minor = torch.cuda.get_device_capability()
-    return Check("GPU", f"{torch.cuda.get_device_name()} (sm_{major}{minor}), {free / GIB:.1f} of {total / GIB:.1f} GiB free")
+    return Check(
+        "GPU", f"{torch.cuda.get_device_name()} (sm_{major}{minor}), {free / GIB:.1f} of {total / GIB:.1f} GiB free"
+    )
 
 
 def _memory() -> Check:
     free = psutil.virtual_memory().available
-    return Check("memory", f"{free / GIB:.1f} GiB free", free >= MIN_FREE_MEMORY, f"{MIN_FREE_MEMORY / GIB:.0f} GiB are needed for the demo")
+    return Check(
+        "memory",
+        f"{free / GIB:.1f} GiB free",
+        free >= MIN_FREE_MEMORY,
+        f"{MIN_FREE_MEMORY / GIB:.0f} GiB are needed for the demo",
+    )
 
 
 def _disk(settings: Settings) -> Check:
     free = shutil.disk_usage(settings.paths.data).free
-    return Check("disk", f"{free / GIB:.1f} GiB free at {settings.paths.data}", free >= MIN_FREE_DISK,
-                 "free some space, or set paths.data to a larger disk")
+    return Check(
+        "disk",
+        f"{free / GIB:.1f} GiB free at {settings.paths.data}",
+        free >= MIN_FREE_DISK,
+        "free some space, or set paths.data to a larger disk",
+    )
 
 
 def _model(settings: Settings) -> Check:
     try:
         return Check("model", str(settings.model_directory()))
     except SettingError as error:
-        return Check("model", str(error), False, "put a Gemma 3n directory under models/, or run `agentloop bootstrap` for the tiny one")
+        return Check(
+            "model",
+            str(error),
+            False,
+            "put a Gemma 3n directory under models/, or run `agentloop bootstrap` for the tiny one",
+        )
 
 
 def _paths(settings: Settings) -> list[Check]:
@@ -98,5 +131,9 @@ def _port(settings: Settings) -> Check:
         return Check("Prefect", f"up at {services.address(settings)}")
     with socket.socket() as probe:
         taken = probe.connect_ex(("127.0.0.1", settings.prefect_port)) == 0
-    return Check("Prefect", f"port {settings.prefect_port} is {'in use by another program' if taken else 'free'}", not taken,
-                 "set prefect_port to a free one")
+    return Check(
+        "Prefect",
+        f"port {settings.prefect_port} is {'in use by another program' if taken else 'free'}",
+        not taken,
+        "set prefect_port to a free one",
+    )

@@ -212,14 +212,24 @@ class Settings(BaseSettings):
         named = self.paths.models / self.model
         path = named if named.is_dir() else Path(self.model)
         if not (path / "config.json").is_file():
-            raise SettingError(f"model: {self.model!r} is not a model directory with a config.json (looked for {named} and {path})")
+            raise SettingError(
+                f"model: {self.model!r} is not a model directory with a config.json (looked for {named} and {path})"
+            )
         return path.resolve()
 
     def export(self) -> None:
         """Create the roots and fix every path that libraries read from the environment."""
         os.environ.update(self.child_environment())
-        for path in (self.paths.data, self.paths.cache, self.paths.shards, self.paths.adapters, self.paths.checkpoints,
-                     self.paths.logs, self.paths.reports, self.paths.services):
+        for path in (
+            self.paths.data,
+            self.paths.cache,
+            self.paths.shards,
+            self.paths.adapters,
+            self.paths.checkpoints,
+            self.paths.logs,
+            self.paths.reports,
+            self.paths.services,
+        ):
             path.mkdir(parents=True, exist_ok=True)
 
     def child_environment(self) -> dict[str, str]:
@@ -301,7 +311,9 @@ def _validated(layers: type[Settings], values: Mapping[str, Any]) -> Settings:
     except SettingsError as error:
         raise SettingError(" ".join(str(error).split())) from None
     paths = Paths(**{name: PROJECT_ROOT / getattr(settings.paths, name) for name in Paths.model_fields})
-    return Settings.model_construct(**{name: getattr(settings, name) for name in Settings.model_fields} | {"paths": paths})
+    return Settings.model_construct(
+        **{name: getattr(settings, name) for name in Settings.model_fields} | {"paths": paths}
+    )
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

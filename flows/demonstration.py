@@ -1,4 +1,4 @@
-"""Run the deployment self-improve/demo and show in the terminal what the Prefect UI shows: phases that move, then the result."""
+"""Run the deployment self-improve/demo and show in the terminal what the Prefect UI shows: moving phases, then the result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], n
 
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
-        flow_run = client.create_flow_run_from_deployment(deployment.id, parameters={"profile": "demo", "overrides": overrides})
+        flow_run = client.create_flow_run_from_deployment(
+            deployment.id, parameters={"profile": "demo", "overrides": overrides}
+        )
         url = f"{services.address(settings)}/runs/flow-run/{flow_run.id}"
         console.print(f"Flow run [bold]{flow_run.name}[/bold]: {url}")
         state = _watch(client, flow_run.id, console)
@@ -53,7 +55,11 @@ def _choose_campaign(settings: Settings, console: Console, *, new: bool) -> dict
     if not settings.paths.database.exists():
         return first
     with Database.open(snapshot(settings.paths.database), read_only=True) as database:
-        known = [name for name in campaigns.names(database) if name == settings.campaign or name.startswith(f"{settings.campaign}-")]
+        known = [
+            name
+            for name in campaigns.names(database)
+            if name == settings.campaign or name.startswith(f"{settings.campaign}-")
+        ]
         if not known:
             return first
         newest = known[0]
@@ -62,8 +68,10 @@ def _choose_campaign(settings: Settings, console: Console, *, new: bool) -> dict
         number = len(known) + 1
         console.print(f"Starting a new campaign beside {', '.join(sorted(known))}.")
         return {"campaign": f"{settings.campaign}-{number}", "seed": settings.seed + number - 1}
-    console.print(f"Campaign {newest} is there with {done} of {settings.iterations} iterations; what is missing is done now. "
-                  "`make demo NEW=1` starts a new one.")
+    console.print(
+        f"Campaign {newest} is there with {done} of {settings.iterations} iterations; what is missing is done now. "
+        "`make demo NEW=1` starts a new one."
+    )
     number = int(newest.removeprefix(settings.campaign).lstrip("-") or 1)
     return {"campaign": newest, "seed": settings.seed + number - 1}
 
@@ -76,10 +84,18 @@ def _watch(client: Any, flow_run_id: UUID, console: Console) -> Any:
     """Follow the run until it ends, one bar a phase; returns its final state."""
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterType
 
-    phases = {"artifact_filter": ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]),
-                                                type=ArtifactFilterType(any_=["progress"]))}
+    phases = {
+        "artifact_filter": ArtifactFilter(
+            flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]), type=ArtifactFilterType(any_=["progress"])
+        )
+    }
     bars: dict[UUID, TaskID] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         while True:
             state = client.read_flow_run(flow_run_id).state

@@ -30,8 +30,11 @@ class Progress:
             self.report()
 
     def report(self) -> None:
-        update_progress_artifact(self._artifact, progress=100 * self.done / max(1, self.total),
-                                 description=f"{self.description}: {self.done} of {self.total}")
+        update_progress_artifact(
+            self._artifact,
+            progress=100 * self.done / max(1, self.total),
+            description=f"{self.description}: {self.done} of {self.total}",
+        )
 
 
 @contextmanager

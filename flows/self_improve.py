@@ -23,7 +23,9 @@ def self_improve(profile: str | None = None, overrides: dict[str, Any] | None = 
     campaign = Campaign.open(configuration.load(overrides or {}, profile=profile))
     with campaign.at_work():
         with PolicyServer(campaign) as server:
-            iterations = [improve(campaign, server, iteration) for iteration in range(1, campaign.settings.iterations + 1)]
+            iterations = [
+                improve(campaign, server, iteration) for iteration in range(1, campaign.settings.iterations + 1)
+            ]
             control = measure_control(campaign, server, iterations[-1]) if campaign.settings.gate.control else None
         report = steps.report(campaign)
     artifacts.publish_campaign(campaign.name, iterations, control, report)
@@ -50,11 +52,20 @@ def improve(campaign: Campaign, server: PolicyServer, iteration: int) -> dict[st
     verdict = steps.decide(campaign, iteration, champion=before, challenger=after, adapter=run.adapter.id)
     artifacts.publish_verdict(iteration, verdict)
     campaign.finish(iteration)
-    return {"iteration": iteration, "champion": champion, "dataset": dataset, "trained": trained, "before": before,
-            "after": after, "verdict": verdict}
+    return {
+        "iteration": iteration,
+        "champion": champion,
+        "dataset": dataset,
+        "trained": trained,
+        "before": before,
+        "after": after,
+        "verdict": verdict,
+    }
 
 
-def evaluate(campaign: Campaign, server: PolicyServer, adapter: str | None, iteration: int, *, role: str) -> dict[str, Any]:
+def evaluate(
+    campaign: Campaign, server: PolicyServer, adapter: str | None, iteration: int, *, role: str
+) -> dict[str, Any]:
     """Success of a policy on the held-out tasks."""
     roll_out(campaign, server, adapter, iteration, purpose="evaluate")
     return steps.measure(campaign, iteration, adapter, role=role)
@@ -62,8 +73,11 @@ def evaluate(campaign: Campaign, server: PolicyServer, adapter: str | None, iter
 
 def roll_out(campaign: Campaign, server: PolicyServer, adapter: str | None, iteration: int, *, purpose: str) -> None:
     """Run the episodes that are missing, one Prefect task a shard, and take them into the database."""
-    planned = (rollouts.plan_collection(campaign, iteration, adapter) if purpose == "collect"
-               else rollouts.plan_evaluation(campaign, adapter))
+    planned = (
+        rollouts.plan_collection(campaign, iteration, adapter)
+        if purpose == "collect"
+        else rollouts.plan_evaluation(campaign, adapter)
+    )
     steps.collect(campaign, iteration, server, planned, adapter=adapter, purpose=purpose)
     steps.ingest(campaign, iteration, planned, adapter=adapter, purpose=purpose)
 

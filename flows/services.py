@@ -40,7 +40,11 @@ class Service:
         """The process, or None where it has ended."""
         try:
             process = psutil.Process(self.pid)
-            return process if abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE else None
+            return (
+                process
+                if abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+                else None
+            )
         except psutil.NoSuchProcess:
             return None
 
@@ -120,15 +124,27 @@ def _start(settings: Settings, name: str, arguments: list[str]) -> None:
     log = settings.paths.logs / f"prefect-{name}.log"
     with open(log, "ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", *arguments], cwd=PROJECT_ROOT, env={**os.environ, **environment(settings)},
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+            [sys.executable, "-m", "prefect", *arguments],
+            cwd=PROJECT_ROOT,
+            env={**os.environ, **environment(settings)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     service = Service(name, process.pid, psutil.Process(process.pid).create_time())
     _record_file(settings, name).write_text(json.dumps(asdict(service)))
 
 
 def _prefect(settings: Settings, *arguments: str) -> None:
-    result = subprocess.run([sys.executable, "-m", "prefect", *arguments], cwd=PROJECT_ROOT, text=True, capture_output=True,
-                            env={**os.environ, **environment(settings)}, stdin=subprocess.DEVNULL)
+    result = subprocess.run(
+        [sys.executable, "-m", "prefect", *arguments],
+        cwd=PROJECT_ROOT,
+        text=True,
+        capture_output=True,
+        env={**os.environ, **environment(settings)},
+        stdin=subprocess.DEVNULL,
+    )
     if result.returncode:
         words = (result.stderr or result.stdout).strip().splitlines() or ["no output"]
         raise ServerError(f"prefect {' '.join(arguments[:3])} failed: {words[-1]}")
@@ -156,7 +172,9 @@ def _healthy(settings: Settings) -> bool:
 def _refuse_taken_port(settings: Settings) -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", settings.prefect_port)) == 0:
-            raise SettingError(f"prefect_port: port {settings.prefect_port} is in use by another program; set another one")
+            raise SettingError(
+                f"prefect_port: port {settings.prefect_port} is in use by another program; set another one"
+            )
 
 
 def _record_file(settings: Settings, name: str) -> Path:

@@ -7,7 +7,7 @@ is asked of the ledger.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -55,16 +55,45 @@ def _server_failed(_: Any, __: Any, state: Any) -> bool:
     return isinstance(state.result(raise_on_failure=False), ServerError)
 
 
-@cached_step(name="episodes", task_run_name="{label}", cache_key_fn=_shard_on_disk, retries=2,
-      retry_delay_seconds=2, retry_condition_fn=_server_failed)
-def run_episodes(label: str, campaign: Campaign, server: PolicyServer, shard: ShardPlan, bar: Progress, *, adapter: str | None,
-                 iteration: int, purpose: str) -> str:
-    return rollouts.collect_shard(campaign, server, shard, adapter=adapter, iteration=iteration, purpose=purpose,
-                                  on_episode=lambda trajectory: bar.advance())
+@cached_step(
+    name="episodes",
+    task_run_name="{label}",
+    cache_key_fn=_shard_on_disk,
+    retries=2,
+    retry_delay_seconds=2,
+    retry_condition_fn=_server_failed,
+)
+def run_episodes(
+    label: str,
+    campaign: Campaign,
+    server: PolicyServer,
+    shard: ShardPlan,
+    bar: Progress,
+    *,
+    adapter: str | None,
+    iteration: int,
+    purpose: str,
+) -> str:
+    return rollouts.collect_shard(
+        campaign,
+        server,
+        shard,
+        adapter=adapter,
+        iteration=iteration,
+        purpose=purpose,
+        on_episode=lambda trajectory: bar.advance(),
+    )
 
 
-def collect(campaign: Campaign, iteration: int, server: PolicyServer, shards: Sequence[ShardPlan], *, adapter: str | None,
-            purpose: str) -> None:
+def collect(
+    campaign: Campaign,
+    iteration: int,
+    server: PolicyServer,
+    shards: Sequence[ShardPlan],
+    *,
+    adapter: str | None,
+    purpose: str,
+) -> None:
     """One task for each shard that is not on disk."""
     missing = [shard for shard in shards if not rollouts.is_collected(campaign, shard)]
     if not missing:
@@ -78,7 +107,9 @@ def collect(campaign: Campaign, iteration: int, server: PolicyServer, shards: Se
 
 
 @step(name="ingest", task_run_name="iteration {iteration}: ingest {purpose}")
-def ingest(campaign: Campaign, iteration: int, shards: Sequence[ShardPlan], *, adapter: str | None, purpose: str) -> dict[str, int]:
+def ingest(
+    campaign: Campaign, iteration: int, shards: Sequence[ShardPlan], *, adapter: str | None, purpose: str
+) -> dict[str, int]:
     return rollouts.ingest_shards(campaign, shards, adapter=adapter, iteration=iteration, purpose=purpose)
 
 
@@ -90,6 +121,7 @@ def select(campaign: Campaign, iteration: int, recipe: str | None = None, size: 
 @cached_step(name="train", task_run_name="iteration {iteration}: train {role}", cache_key_fn=_adapter_on_disk)
 def train(campaign: Campaign, iteration: int, run: TrainingRun, role: str = "challenger") -> dict[str, Any]:
     with progress(f"iteration {iteration}: train {role} {run.adapter.id}", 1) as bar:
+
         def on_step(metrics: dict[str, Any]) -> None:
             bar.total = metrics["steps"]
             bar.advance_to(metrics["step"])
@@ -108,9 +140,16 @@ def measure(campaign: Campaign, iteration: int, adapter: str | None, role: str) 
 
 
 @step(name="decide", task_run_name="iteration {iteration}: verdict")
-def decide(campaign: Campaign, iteration: int, *, champion: dict[str, Any], challenger: dict[str, Any], adapter: str) -> dict[str, Any]:
-    return judgement.decide(campaign, champion=champion["evaluation"], challenger=challenger["evaluation"], adapter=adapter,
-                            iteration=iteration)
+def decide(
+    campaign: Campaign, iteration: int, *, champion: dict[str, Any], challenger: dict[str, Any], adapter: str
+) -> dict[str, Any]:
+    return judgement.decide(
+        campaign,
+        champion=champion["evaluation"],
+        challenger=challenger["evaluation"],
+        adapter=adapter,
+        iteration=iteration,
+    )
 
 
 @step(name="report", task_run_name="report")

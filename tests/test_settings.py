@@ -26,7 +26,9 @@ def test_the_later_source_wins(config, monkeypatch):
 
 
 def test_values_keep_their_types():
-    loaded = settings.load(["serving.extra_arguments=['--enforce-eager']", "gate.control=false", "model=abc", "training.rank=8"])
+    loaded = settings.load(
+        ["serving.extra_arguments=['--enforce-eager']", "gate.control=false", "model=abc", "training.rank=8"]
+    )
     assert loaded.serving.extra_arguments == ("--enforce-eager",)
     assert loaded.gate.control is False and loaded.model == "abc" and loaded.training.rank == 8
 
@@ -36,16 +38,19 @@ def test_relative_roots_are_the_projects():
     assert settings.load(["paths.data=/somewhere"]).paths.shards.as_posix() == "/somewhere/shards"
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["trainin.rank=8"], "trainin: unknown setting"),
-    (["training.rnk=8"], "training.rnk: unknown setting"),
-    (["training.rank=7"], "training.rank: .*8, 16"),
-    (["training.epochs=0"], "training.epochs: "),
-    (["training.epochs=many"], "training.epochs: "),
-    (["campaign=Not A Name"], "campaign: "),
-    (["training=3"], "training: "),
-    (["rank"], "rank: an override is written"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainin.rank=8"], "trainin: unknown setting"),
+        (["training.rnk=8"], "training.rnk: unknown setting"),
+        (["training.rank=7"], "training.rank: .*8, 16"),
+        (["training.epochs=0"], "training.epochs: "),
+        (["training.epochs=many"], "training.epochs: "),
+        (["campaign=Not A Name"], "campaign: "),
+        (["training=3"], "training: "),
+        (["rank"], "rank: an override is written"),
+    ],
+)
 def test_a_mistake_is_one_line_that_names_the_setting(words, message):
     with pytest.raises(SettingError, match=f"^{message}") as error:
         settings.load(words)

@@ -34,7 +34,9 @@ class ShardPlan:
 
     @cached_property
     def trajectories(self) -> tuple[str, ...]:
-        return tuple(trajectory_id(self.policy, task.id, sample, self.sampling, self.seed) for task, sample in self.episodes)
+        return tuple(
+            trajectory_id(self.policy, task.id, sample, self.sampling, self.seed) for task, sample in self.episodes
+        )
 
     @cached_property
     def id(self) -> str:
@@ -44,11 +46,15 @@ class ShardPlan:
         return root / f"{self.id}.parquet"
 
 
-def plan(tasks: Iterable[Task], samples: int, *, policy: str, sampling: Sampling, seed: int, shard_episodes: int) -> list[ShardPlan]:
+def plan(
+    tasks: Iterable[Task], samples: int, *, policy: str, sampling: Sampling, seed: int, shard_episodes: int
+) -> list[ShardPlan]:
     """`samples` episodes of every task, in shards of at most `shard_episodes`."""
     episodes = [(task, sample) for task in tasks for sample in range(samples)]
-    return [ShardPlan(policy, sampling, seed, tuple(episodes[first:first + shard_episodes]))
-            for first in range(0, len(episodes), shard_episodes)]
+    return [
+        ShardPlan(policy, sampling, seed, tuple(episodes[first : first + shard_episodes]))
+        for first in range(0, len(episodes), shard_episodes)
+    ]
 
 
 async def run_shard(
@@ -75,14 +81,23 @@ async def run_shard(
                 try:
                     async with asyncio.timeout(limits.episode_seconds):
                         trajectory = await run_episode(
-                            task, sample, policy=shard.policy, generate=generate, prompt=prompt, tools=tools(task),
-                            sampling=shard.sampling, seed=shard.seed)
+                            task,
+                            sample,
+                            policy=shard.policy,
+                            generate=generate,
+                            prompt=prompt,
+                            tools=tools(task),
+                            sampling=shard.sampling,
+                            seed=shard.seed,
+                        )
                     break
                 except (ServerError, TimeoutError) as error:
                     message = str(error) or f"episode took longer than {limits.episode_seconds:g} s"
                     attempts.append(Attempt(message, time.perf_counter() - started))
                     if len(attempts) == limits.attempts:
-                        raise ServerError(f"task {task.id} sample {sample}: {len(attempts)} attempts failed, the last: {message}") from error
+                        raise ServerError(
+                            f"task {task.id} sample {sample}: {len(attempts)} attempts failed, the last: {message}"
+                        ) from error
         on_episode(trajectory)
         return dataclasses.replace(trajectory, attempts=tuple(attempts)) if attempts else trajectory
 

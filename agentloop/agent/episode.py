@@ -82,9 +82,18 @@ async def run_episode(
         transcript.show("tool", prompt.tool_result(result), text=result, tool=parsed.name, error=error)
 
     return Trajectory(
-        policy=policy, task=task, sample=sample, sampling=sampling, seed=seed, status=status, answer=answer,
-        token_ids=tuple(transcript.token_ids), mask=tuple(transcript.mask), logprobs=tuple(transcript.logprobs),
-        turns=tuple(transcript.turns), seconds=time.perf_counter() - started,
+        policy=policy,
+        task=task,
+        sample=sample,
+        sampling=sampling,
+        seed=seed,
+        status=status,
+        answer=answer,
+        token_ids=tuple(transcript.token_ids),
+        mask=tuple(transcript.mask),
+        logprobs=tuple(transcript.logprobs),
+        turns=tuple(transcript.turns),
+        seconds=time.perf_counter() - started,
     )
 
 
@@ -111,7 +120,9 @@ class _Transcript:
         self.logprobs: list[float] = []
         self.turns: list[Turn] = []
 
-    def show(self, role: str, ids: Sequence[int], *, text: str, tool: str | None = None, error: str | None = None) -> None:
+    def show(
+        self, role: str, ids: Sequence[int], *, text: str, tool: str | None = None, error: str | None = None
+    ) -> None:
         start = len(self.token_ids)
         self.token_ids += ids
         self.mask += [False] * len(ids)

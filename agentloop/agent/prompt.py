@@ -50,8 +50,14 @@ class PromptFormat:
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _user_turn(self, text: str) -> list[int]:
-        return [self._start, *self._encode(f"user\n{text}"), self._end,
-                *self._encode("\n"), self._start, *self._encode("model\n")]
+        return [
+            self._start,
+            *self._encode(f"user\n{text}"),
+            self._end,
+            *self._encode("\n"),
+            self._start,
+            *self._encode("model\n"),
+        ]
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)

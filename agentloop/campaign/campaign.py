@@ -74,8 +74,12 @@ class Campaign:
 
     def sampling(self, temperature: float) -> Sampling:
         agent = self.settings.agent
-        return Sampling(temperature=temperature, max_turns=agent.max_turns, max_turn_tokens=agent.max_turn_tokens,
-                        max_tokens=agent.max_tokens)
+        return Sampling(
+            temperature=temperature,
+            max_turns=agent.max_turns,
+            max_turn_tokens=agent.max_turn_tokens,
+            max_tokens=agent.max_tokens,
+        )
 
     def tools(self, task: Task) -> Mapping[str, Tool]:
         return self.environment.tools(task)
@@ -116,7 +120,14 @@ class Campaign:
         started = datetime.now(UTC)
         yield
         with self.database() as database:
-            gpu_phases.save(database, campaign=self.name, iteration=iteration, phase=name, started=started, finished=datetime.now(UTC))
+            gpu_phases.save(
+                database,
+                campaign=self.name,
+                iteration=iteration,
+                phase=name,
+                started=started,
+                finished=datetime.now(UTC),
+            )
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -127,7 +138,9 @@ class Campaign:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
-                raise StoreError(f"{self.settings.paths.data}: owned by another run (process {lock.read().strip()})") from None
+                raise StoreError(
+                    f"{self.settings.paths.data}: owned by another run (process {lock.read().strip()})"
+                ) from None
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()

@@ -32,8 +32,13 @@ def check(campaign: Campaign, iteration: int, server: PolicyServer, run: Trainin
 
         served_base, served_adapter = asyncio.run(served())
         try:
-            report = compare(served_base=served_base, served_adapter=served_adapter, base=[row.base for row in references],
-                             adapter=[row.adapted for row in references], tolerance=tolerance)
+            report = compare(
+                served_base=served_base,
+                served_adapter=served_adapter,
+                base=[row.base for row in references],
+                adapter=[row.adapted for row in references],
+                tolerance=tolerance,
+            )
         except CanaryError as error:
             raise CanaryError(f"{run.adapter.id}: {error}") from None
         _record(campaign, iteration, run, report)
@@ -44,7 +49,18 @@ def check(campaign: Campaign, iteration: int, server: PolicyServer, run: Trainin
 
 def _record(campaign: Campaign, iteration: int, run: TrainingRun, report: CanaryReport) -> None:
     with campaign.database() as database:
-        for adapter, mean, largest in ((None, report.base_mean, report.base_max),
-                                       (run.adapter.id, report.adapter_mean, report.adapter_max)):
-            canaries.save(database, campaign=campaign.name, iteration=iteration, policy=campaign.policy(adapter).id, passed=True,
-                          tokens=report.tokens, mean_difference=mean, max_difference=largest, tolerance=report.tolerance)
+        for adapter, mean, largest in (
+            (None, report.base_mean, report.base_max),
+            (run.adapter.id, report.adapter_mean, report.adapter_max),
+        ):
+            canaries.save(
+                database,
+                campaign=campaign.name,
+                iteration=iteration,
+                policy=campaign.policy(adapter).id,
+                passed=True,
+                tokens=report.tokens,
+                mean_difference=mean,
+                max_difference=largest,
+                tolerance=report.tolerance,
+            )

@@ -19,8 +19,13 @@ def measure(campaign: Campaign, adapter: str | None, *, iteration: int, role: st
     def work() -> dict[str, Any]:
         with campaign.database() as database:
             evaluation = evaluations.measure(
-                database, policy=policy, tasks=[task.id for task in campaign.heldout_tasks],
-                samples=evaluate.samples, seed=campaign.settings.seed, sampling=campaign.sampling(evaluate.temperature))
+                database,
+                policy=policy,
+                tasks=[task.id for task in campaign.heldout_tasks],
+                samples=evaluate.samples,
+                seed=campaign.settings.seed,
+                sampling=campaign.sampling(evaluate.temperature),
+            )
             evaluations.save(database, evaluation, campaign=campaign.name, iteration=iteration, role=role)
         return {"evaluation": evaluation.id, "success": asdict(clustered_interval(evaluation.successes))}
 
@@ -35,7 +40,9 @@ def decide(campaign: Campaign, *, champion: str, challenger: str, adapter: str, 
         with campaign.database() as database:
             verdict = judge(evaluations.load(database, champion), evaluations.load(database, challenger), gate)
             with database.transaction():
-                verdict_id = verdicts.save(database, verdict, campaign=campaign.name, iteration=iteration, adapter=adapter)
+                verdict_id = verdicts.save(
+                    database, verdict, campaign=campaign.name, iteration=iteration, adapter=adapter
+                )
                 if verdict.decision == "promote":
                     champions.promote(database, campaign.name, adapter, iteration=iteration, verdict=verdict_id)
         return {"verdict": verdict_id, **asdict(verdict)}

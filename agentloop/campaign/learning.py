@@ -22,9 +22,20 @@ def choose(campaign: Campaign, iteration: int, *, recipe: str | None = None, siz
 
     def work() -> dict[str, Any]:
         with campaign.database() as database:
-            chosen = select(database, parameters.recipe, campaign.name, iteration, parameters, seed=campaign.settings.seed, size=size)
-        return {"dataset": chosen.dataset.id, "rows": len(chosen.dataset.trajectories),
-                "funnel": [list(rule) for rule in chosen.funnel]}
+            chosen = select(
+                database,
+                parameters.recipe,
+                campaign.name,
+                iteration,
+                parameters,
+                seed=campaign.settings.seed,
+                size=size,
+            )
+        return {
+            "dataset": chosen.dataset.id,
+            "rows": len(chosen.dataset.trajectories),
+            "funnel": [list(rule) for rule in chosen.funnel],
+        }
 
     return campaign.step("select", iteration, [parameters.model_dump(mode="json"), size], work)
 
@@ -33,21 +44,39 @@ def plan_training(campaign: Campaign, dataset: str, *, parent: str | None = None
     """The run that trains on a dataset; its adapter's id is known before it starts."""
     settings = campaign.settings
     return TrainingRun.plan(
-        base=campaign.base, dataset=dataset, rows=settings.paths.data / "datasets" / f"{dataset}.safetensors", model=campaign.model,
-        training=settings.training, seed=settings.seed, paths=settings.paths,
-        parent=parent if settings.training.continue_adapter else None)
+        base=campaign.base,
+        dataset=dataset,
+        rows=settings.paths.data / "datasets" / f"{dataset}.safetensors",
+        model=campaign.model,
+        training=settings.training,
+        seed=settings.seed,
+        paths=settings.paths,
+        parent=parent if settings.training.continue_adapter else None,
+    )
 
 
-def train(campaign: Campaign, run: TrainingRun, *, iteration: int, role: str = "challenger",
-          on_step: Callable[[dict[str, Any]], None] = lambda metrics: None) -> dict[str, Any]:
+def train(
+    campaign: Campaign,
+    run: TrainingRun,
+    *,
+    iteration: int,
+    role: str = "challenger",
+    on_step: Callable[[dict[str, Any]], None] = lambda metrics: None,
+) -> dict[str, Any]:
     """Train the adapter, or continue a killed run: `{adapter, steps, loss, seconds}`."""
     adapter = run.adapter
 
     def work() -> dict[str, Any]:
         with campaign.database() as database:
             rows.write(run.rows, ((row.token_ids, row.mask) for row in datasets.rows(database, adapter.dataset)))
-            training_runs.begin(database, adapter.id, campaign=campaign.name, iteration=iteration, dataset=adapter.dataset,
-                                parent=adapter.parent)
+            training_runs.begin(
+                database,
+                adapter.id,
+                campaign=campaign.name,
+                iteration=iteration,
+                dataset=adapter.dataset,
+                parent=adapter.parent,
+            )
         resumed = run.checkpoint.exists()
         started = time.perf_counter()
         with campaign.phase("train", iteration):
@@ -57,8 +86,13 @@ def train(campaign: Campaign, run: TrainingRun, *, iteration: int, role: str = "
         with campaign.database() as database:
             adapters.save(database, adapter, path=run.output, campaign=campaign.name, iteration=iteration, role=role)
             training_runs.log(database, adapter.id, metrics)
-            training_runs.finish(database, adapter.id, seconds=seconds, tokens=sum(step["tokens"] for step in metrics),
-                                 resumed=int(resumed))
+            training_runs.finish(
+                database,
+                adapter.id,
+                seconds=seconds,
+                tokens=sum(step["tokens"] for step in metrics),
+                resumed=int(resumed),
+            )
         return {"adapter": adapter.id, "steps": len(metrics), "loss": metrics[-1]["loss"], "seconds": round(seconds, 1)}
 
     return campaign.step("train", iteration, [adapter.id, role], work)

@@ -15,8 +15,10 @@ def outline(settings: Settings) -> str:
         raise SettingError(f"serving.python: there is no interpreter at {settings.serving.python}")
     collect, evaluate, training = settings.collect, settings.evaluate, settings.training
     return (
-        f"Campaign {settings.campaign}: {settings.iterations} iterations of the environment {settings.environment} with {model}\n"
-        f"  collect   {collect.tasks} tasks x {collect.samples} episodes at temperature {collect.temperature:g}, by the champion\n"
+        f"Campaign {settings.campaign}: {settings.iterations} iterations of the environment {settings.environment} "
+        f"with {model}\n"
+        f"  collect   {collect.tasks} tasks x {collect.samples} episodes at temperature {collect.temperature:g}, "
+        f"by the champion\n"
         f"  select    {settings.selection.recipe}: at most {settings.selection.per_task} a task"
         f"{', from all iterations so far' if settings.selection.accumulate else ''}\n"
         f"  train     LoRA rank {training.rank}, {training.epochs} epochs at {training.learning_rate:g}, "

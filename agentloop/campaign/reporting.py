@@ -14,8 +14,13 @@ def write(campaign: Campaign) -> Path:
     """Write the campaign's HTML page, also while a run is at work, and return its path."""
     paths = campaign.settings.paths
     with Database.open(snapshot(paths.database), read_only=True) as database:
-        return page.write(database, campaign.name, paths.shards, paths.reports / f"{campaign.name}.html",
-                          decode=lambda token: campaign.tokenizer.decode([token]))
+        return page.write(
+            database,
+            campaign.name,
+            paths.shards,
+            paths.reports / f"{campaign.name}.html",
+            decode=lambda token: campaign.tokenizer.decode([token]),
+        )
 
 
 def plots(campaign: Campaign) -> dict[str, bytes]:

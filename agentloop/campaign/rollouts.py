@@ -20,24 +20,43 @@ from agentloop.store.shards import Purpose, is_whole, write_shard
 def plan_collection(campaign: Campaign, iteration: int, adapter: str | None) -> list[ShardPlan]:
     """The shards of training rollouts of an iteration, by the policy with this adapter."""
     collect = campaign.settings.collect
-    return plan(campaign.training_tasks(iteration), collect.samples, policy=campaign.policy(adapter).id,
-                sampling=campaign.sampling(collect.temperature), seed=campaign.settings.seed, shard_episodes=collect.shard_episodes)
+    return plan(
+        campaign.training_tasks(iteration),
+        collect.samples,
+        policy=campaign.policy(adapter).id,
+        sampling=campaign.sampling(collect.temperature),
+        seed=campaign.settings.seed,
+        shard_episodes=collect.shard_episodes,
+    )
 
 
 def plan_evaluation(campaign: Campaign, adapter: str | None) -> list[ShardPlan]:
     """The shards of held-out rollouts of the policy with this adapter: the same tasks, samples and seeds for every policy."""
     evaluate = campaign.settings.evaluate
-    return plan(campaign.heldout_tasks, evaluate.samples, policy=campaign.policy(adapter).id,
-                sampling=campaign.sampling(evaluate.temperature), seed=campaign.settings.seed,
-                shard_episodes=campaign.settings.collect.shard_episodes)
+    return plan(
+        campaign.heldout_tasks,
+        evaluate.samples,
+        policy=campaign.policy(adapter).id,
+        sampling=campaign.sampling(evaluate.temperature),
+        seed=campaign.settings.seed,
+        shard_episodes=campaign.settings.collect.shard_episodes,
+    )
 
 
 def is_collected(campaign: Campaign, shard: ShardPlan) -> bool:
     return is_whole(shard.path(campaign.settings.paths.shards))
 
 
-def collect_shard(campaign: Campaign, server: PolicyServer, shard: ShardPlan, *, adapter: str | None, iteration: int,
-                  purpose: Purpose, on_episode: Callable[[Trajectory], None] = lambda trajectory: None) -> str:
+def collect_shard(
+    campaign: Campaign,
+    server: PolicyServer,
+    shard: ShardPlan,
+    *,
+    adapter: str | None,
+    iteration: int,
+    purpose: Purpose,
+    on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
+) -> str:
     """Run the shard's episodes and write it, unless it is there. Returns its id."""
     path = shard.path(campaign.settings.paths.shards)
     if is_whole(path):
@@ -48,17 +67,28 @@ def collect_shard(campaign: Campaign, server: PolicyServer, shard: ShardPlan, *,
     async def episodes() -> list[Trajectory]:
         async with server.client() as client:
             generate = partial(
-                client.complete, model, temperature=shard.sampling.temperature, top_p=shard.sampling.top_p,
-                stop_token_ids=campaign.prompt.stop_token_ids)
-            return await run_shard(shard, generate=generate, prompt=campaign.prompt, tools=campaign.tools,
-                                   limits=campaign.settings.collect, on_episode=on_episode)
+                client.complete,
+                model,
+                temperature=shard.sampling.temperature,
+                top_p=shard.sampling.top_p,
+                stop_token_ids=campaign.prompt.stop_token_ids,
+            )
+            return await run_shard(
+                shard,
+                generate=generate,
+                prompt=campaign.prompt,
+                tools=campaign.tools,
+                limits=campaign.settings.collect,
+                on_episode=on_episode,
+            )
 
     write_shard(path, asyncio.run(episodes()), purpose=purpose, campaign=campaign.name, iteration=iteration)
     return shard.id
 
 
-def ingest_shards(campaign: Campaign, shards: Sequence[ShardPlan], *, adapter: str | None, iteration: int,
-                  purpose: Purpose) -> dict[str, int]:
+def ingest_shards(
+    campaign: Campaign, shards: Sequence[ShardPlan], *, adapter: str | None, iteration: int, purpose: Purpose
+) -> dict[str, int]:
     """Take the shards into the database and score what is new. Returns counts."""
     paths = [shard.path(campaign.settings.paths.shards) for shard in shards]
     with campaign.database() as database:

@@ -1,4 +1,4 @@
-"""Adapters on disk, in PEFT's format: adapter_config.json, adapter_model.safetensors, and agentloop.json with the base's name."""
+"""Adapters on disk, in PEFT's format: its two files, and agentloop.json with the name of the base."""
 
 from __future__ import annotations
 
@@ -20,8 +20,15 @@ def save(lora: LoraBuffer, directory: Path, *, base: str) -> None:
     """Write `directory`, whole or not at all. Raises DiskError."""
     settings = lora.settings
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": settings.rank, "lora_alpha": settings.alpha, "lora_dropout": 0.0,
-        "bias": "none", "use_rslora": settings.rslora, "inference_mode": True, "fan_in_fan_out": False,
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": settings.rslora,
+        "inference_mode": True,
+        "fan_in_fan_out": False,
         "target_modules": sorted({name.rpartition(".")[2] for name in lora.slots}),
         "layers_to_transform": None if settings.layers is None else list(settings.layers),
         "base_model_name_or_path": base,
@@ -46,7 +53,9 @@ def load(lora: LoraBuffer, directory: Path, *, base: str) -> None:
     settings = lora.settings
     scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
     if (config["r"], scale) != (settings.rank, settings.scale):
-        raise AdapterError(f"{directory}: rank {config['r']} and scale {scale}, the model has {settings.rank} and {settings.scale}")
+        raise AdapterError(
+            f"{directory}: rank {config['r']} and scale {scale}, the model has {settings.rank} and {settings.scale}"
+        )
     with safe_open(path, framework="pt") as file:
         tensors = {_plain(name): file.get_tensor(name) for name in file.keys()}
     expected = lora.named().keys()

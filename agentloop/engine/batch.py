@@ -52,7 +52,10 @@ def join(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> PackedBat
         positions += range(len(ids))
         ends.append(len(token_ids))
     return PackedBatch(
-        torch.tensor(token_ids), torch.tensor(labels), torch.tensor(positions), torch.tensor(ends, dtype=torch.int32),
+        torch.tensor(token_ids),
+        torch.tensor(labels),
+        torch.tensor(positions),
+        torch.tensor(ends, dtype=torch.int32),
         max((len(ids) for ids, _ in sequences)),
     )
 

@@ -29,7 +29,9 @@ class Checkpoint:
         self._where = {name: path for path, file in self._files.items() for name in file.keys()}
         landmarks = [name for name in self._where if name.endswith(LANDMARK)]
         if len(landmarks) != 1:
-            raise ModelError(f"{directory}: {len(landmarks)} tensors named {LANDMARK}; a Gemma 3n language model has one")
+            raise ModelError(
+                f"{directory}: {len(landmarks)} tensors named {LANDMARK}; a Gemma 3n language model has one"
+            )
         self.prefix = landmarks[0][: -len(LANDMARK)]
 
     def tensor(self, name: str) -> Tensor:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from agentloop_kernels.attention import AttentionPlan, plan_attention
 from torch import Tensor
 
 from agentloop.engine.architecture import FULL, SLIDING, Architecture
 from agentloop.engine.batch import IGNORED, PackedBatch
-from agentloop_kernels.attention import AttentionPlan, plan_attention
 
 SKIP_BELOW = 0.9
 """Skip when at most this share of the tokens is supervised; gathering rows costs a little too."""
@@ -61,8 +61,15 @@ def step_inputs(batch: PackedBatch, *, skip: bool | None = None, padded: bool = 
     supervised = torch.nonzero(batch.labels != IGNORED).flatten()
     if skip is None:
         skip = supervised.numel() <= SKIP_BELOW * batch.tokens
-    inputs = StepInputs(batch.token_ids, batch.positions.to(torch.int32), batch.labels[supervised], supervised,
-                        batch.cu_seqlens, batch.max_seqlen, skip)
+    inputs = StepInputs(
+        batch.token_ids,
+        batch.positions.to(torch.int32),
+        batch.labels[supervised],
+        supervised,
+        batch.cu_seqlens,
+        batch.max_seqlen,
+        skip,
+    )
     if not padded:
         return inputs
     tokens, rows, segments, longest, _ = inputs.size
@@ -73,7 +80,9 @@ def step_inputs(batch: PackedBatch, *, skip: bool | None = None, padded: bool = 
         # A repeated row has no label, so it adds nothing.
         supervised=_pad(supervised, _up(rows, ROW_STEP), int(supervised[-1])),
         segments=_pad(inputs.segments, _up(segments, SEGMENT_STEP), tokens),
-        longest=max(_up(longest, TOKEN_STEP), _up(tokens, TOKEN_STEP) - tokens), skip=skip)
+        longest=max(_up(longest, TOKEN_STEP), _up(tokens, TOKEN_STEP) - tokens),
+        skip=skip,
+    )
 
 
 def _up(size: int, step: int) -> int:
@@ -107,10 +116,18 @@ def make_context(shape: Architecture, inputs: StepInputs) -> StepContext:
 
     def plans(query_rows: Tensor | None) -> dict[str, AttentionPlan]:
         windows = {FULL: None, SLIDING: shape.window}
-        return {kind: plan_attention(inputs.segments, inputs.token_ids.numel(), inputs.longest, window=window, query_rows=query_rows)
-                for kind, window in windows.items()}
+        return {
+            kind: plan_attention(
+                inputs.segments, inputs.token_ids.numel(), inputs.longest, window=window, query_rows=query_rows
+            )
+            for kind, window in windows.items()
+        }
 
     whole = plans(None)
     return StepContext(
-        inputs, rows, whole, whole if rows is None else plans(rows.to(torch.int32)),
-        inputs.positions if rows is None else inputs.positions[rows])
+        inputs,
+        rows,
+        whole,
+        whole if rows is None else plans(rows.to(torch.int32)),
+        inputs.positions if rows is None else inputs.positions[rows],
+    )

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from agentloop_kernels.nf4 import dequantise
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -19,7 +20,6 @@ from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.engine.packed import FORMAT, packed_weights
 from agentloop.files import atomic
-from agentloop_kernels.nf4 import dequantise
 
 
 def dequantised_checkpoint(directory: Path, cache: Path) -> Path:

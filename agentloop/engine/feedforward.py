@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agentloop_kernels.geglu import geglu, geglu_backward
+from agentloop_kernels.sparse_geglu import sparse_geglu, sparse_geglu_backward, sparsity_threshold
 from torch import Tensor
 
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.projection import Workspace
 from agentloop.engine.weights import LayerWeights
-from agentloop_kernels.geglu import geglu, geglu_backward
-from agentloop_kernels.sparse_geglu import sparse_geglu, sparse_geglu_backward, sparsity_threshold
 
 if TYPE_CHECKING:
     from agentloop.engine.layer import Activations
@@ -74,7 +74,9 @@ class FeedForward:
             if self.threshold is None:
                 geglu_backward(dhidden, pair, dgate_up=pair, hidden=dhidden)
             else:
-                sparse_geglu_backward(dhidden, pair, act.statistics[part], self.threshold, dgate_up=pair, hidden=dhidden)
+                sparse_geglu_backward(
+                    dhidden, pair, act.statistics[part], self.threshold, dgate_up=pair, hidden=dhidden
+                )
             w.down.accumulate(ddown[part], dhidden, act.down_tail[part])
             w.gate_up.backward(gate_up_matrix, products, x[part], out=dx[part])
         act.gate_up = act.feedforward_in = None

@@ -15,8 +15,14 @@ from pathlib import Path
 from agentloop.errors import ModelError
 from agentloop.records import canonical_json, content_id
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-                   "added_tokens.json", "chat_template.jinja")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 BLOCK = 1 << 24
 
 

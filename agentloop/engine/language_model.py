@@ -37,7 +37,8 @@ class FastLanguageModel:
         `dtype` is what is computed in: by default bf16 on a CUDA device (fp16 before compute capability 8), fp32 on the CPU.
         `load_in_4bit` packs the layers' linears into NF4, once for each base, under `cache_directory`
         (settings.paths.cache). `memory_budget`: GiB that a training step may take at its peak. `resident` keeps the
-        dequantised weights (always so on the CPU); `graphs` replays steps as CUDA graphs (by default on CUDA). Raises ModelError, in one line, where the directory is incomplete or not supported.
+        dequantised weights (always so on the CPU); `graphs` replays steps as CUDA graphs (by default on CUDA). Raises
+        ModelError, in one line, where the directory is incomplete or not supported.
         """
         directory = Path(model_name)
         if not directory.is_dir():
@@ -50,9 +51,17 @@ class FastLanguageModel:
         fingerprint = base_fingerprint(directory, cache)
         packed = packed_weights(shape, checkpoint, fingerprint, cache, chosen) if load_in_4bit else None
         weights = load_weights(shape, checkpoint, packed, device=chosen, dtype=dtype, positions=max_seq_length)
-        model = Gemma3n(shape, weights, fingerprint=fingerprint, device=chosen, dtype=dtype, max_seq_length=max_seq_length,
-                        memory_budget=memory_budget, resident=chosen.type == "cpu" or bool(resident),
-                        graphs=chosen.type == "cuda" if graphs is None else graphs)
+        model = Gemma3n(
+            shape,
+            weights,
+            fingerprint=fingerprint,
+            device=chosen,
+            dtype=dtype,
+            max_seq_length=max_seq_length,
+            memory_budget=memory_budget,
+            resident=chosen.type == "cpu" or bool(resident),
+            graphs=chosen.type == "cuda" if graphs is None else graphs,
+        )
         from transformers import AutoTokenizer
 
         return model, AutoTokenizer.from_pretrained(directory)

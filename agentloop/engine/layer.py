@@ -11,6 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from agentloop_kernels.altup import advance, advance_backward, correct, correct_backward, predict, predict_backward
+from agentloop_kernels.attention import AttentionPlan, attention, attention_backward
+from agentloop_kernels.ple import ple_gate, ple_gate_backward
+from agentloop_kernels.residual import merge_attention, merge_attention_backward
+from agentloop_kernels.rope import qkv_rope, qkv_rope_backward
 from torch import Tensor
 
 from agentloop.engine.architecture import Architecture
@@ -18,11 +23,6 @@ from agentloop.engine.feedforward import FeedForward
 from agentloop.engine.memory import Keep
 from agentloop.engine.projection import Workspace
 from agentloop.engine.weights import LayerWeights
-from agentloop_kernels.altup import advance, advance_backward, correct, correct_backward, predict, predict_backward
-from agentloop_kernels.attention import AttentionPlan, attention, attention_backward
-from agentloop_kernels.ple import ple_gate, ple_gate_backward
-from agentloop_kernels.residual import merge_attention, merge_attention_backward
-from agentloop_kernels.rope import qkv_rope, qkv_rope_backward
 
 Keys = dict[int, tuple[Tensor, Tensor]]
 """Layer -> its K and V [tokens, kv_heads, head_dim], or their fp32 gradients."""
@@ -102,7 +102,9 @@ class Layer:
         feed-forward together."""
         w = self.weights
         self._compute(act, given, keys, keep, chunk)
-        streams = advance(act.streams, act.coefs, act.activated, act.gains, act.projected, ple_norm=w.ple_norm, eps=self.shape.eps)
+        streams = advance(
+            act.streams, act.coefs, act.activated, act.gains, act.projected, ple_norm=w.ple_norm, eps=self.shape.eps
+        )
         act.drop(keep)
         return streams
 
@@ -111,8 +113,13 @@ class Layer:
         w, shape, matrix = self.weights, self.shape, self.workspace.matrix
         act.normed = w.query.new_input(act.streams.shape[1], act.streams)
         act.coefs, act.active, _ = predict(
-            act.streams, router=w.router, prediction=w.prediction, input_norm=w.input_norm, eps=shape.eps,
-            normed=act.normed[:, : shape.hidden])
+            act.streams,
+            router=w.router,
+            prediction=w.prediction,
+            input_norm=w.input_norm,
+            eps=shape.eps,
+            normed=act.normed[:, : shape.hidden],
+        )
         w.query.fill_tail(matrix(w.query), act.normed)
         if act.raw is None:
             act.raw = w.query.multiply(matrix(w.query), act.normed)
@@ -126,28 +133,50 @@ class Layer:
         act.laurel_out = w.laurel.multiply(matrix(w.laurel), act.raw[:, -shape.laurel_rank :])
         act.feedforward_in = w.gate_up.new_input(act.active.shape[0], act.active)
         act.merged, _ = merge_attention(
-            act.active, act.attention_out, act.laurel_out, input_norm=w.input_norm, attention_norm=w.attention_norm,
-            laurel_norm=w.laurel_norm, feedforward_norm=w.feedforward_norm, eps=shape.eps,
-            normed=act.feedforward_in[:, : shape.hidden])
+            act.active,
+            act.attention_out,
+            act.laurel_out,
+            input_norm=w.input_norm,
+            attention_norm=w.attention_norm,
+            laurel_norm=w.laurel_norm,
+            feedforward_norm=w.feedforward_norm,
+            eps=shape.eps,
+            normed=act.feedforward_in[:, : shape.hidden],
+        )
         w.gate_up.fill_tail(matrix(w.gate_up), act.feedforward_in)
         if act.down_out is None:
             self.feedforward.forward(act, chunk, keep_gate_up=keep is Keep.ALL)
         act.activated, act.gains, first = correct(
-            act.merged, act.down_out, act.active, router=w.router, correction=w.correction,
-            feedforward_norm=w.post_feedforward_norm, scale=w.scale, eps=shape.eps)
+            act.merged,
+            act.down_out,
+            act.active,
+            router=w.router,
+            correction=w.correction,
+            feedforward_norm=w.post_feedforward_norm,
+            scale=w.scale,
+            eps=shape.eps,
+        )
         act.gate = w.ple_gate.multiply(matrix(w.ple_gate), first)
         act.projected = w.ple_projection.multiply(matrix(w.ple_projection), ple_gate(act.gate, given.ple))
 
     def _queries(self, act: Activations, given: LayerInput, keys: Keys) -> None:
         w, shape = self.weights, self.shape
         act.query, key, value = qkv_rope(
-            act.raw[:, : -shape.laurel_rank], self.rope, given.positions, heads=shape.heads,
-            kv_heads=shape.kv_heads if self.own_keys else 0, query_norm=w.query_norm,
-            key_norm=w.key_norm if self.own_keys else None, eps=shape.eps)
+            act.raw[:, : -shape.laurel_rank],
+            self.rope,
+            given.positions,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads if self.own_keys else 0,
+            query_norm=w.query_norm,
+            key_norm=w.key_norm if self.own_keys else None,
+            eps=shape.eps,
+        )
         if self.own_keys:
             keys[self.index] = key, value
 
-    def backward(self, dstreams: Tensor, act: Activations, given: LayerInput, keys: Keys, dkeys: Keys, chunk: int, *, last: bool) -> None:
+    def backward(
+        self, dstreams: Tensor, act: Activations, given: LayerInput, keys: Keys, dkeys: Keys, chunk: int, *, last: bool
+    ) -> None:
         """Add the layer's LoRA gradients; `dstreams` [n, tokens, hidden] becomes the gradient of `act.streams`, in place.
 
         `dkeys` holds the gradients of K and V that other layers left, and takes this one's. `last`: nothing below has a
@@ -161,16 +190,37 @@ class Layer:
         dfirst = w.ple_gate.multiply_left(matrix(w.ple_gate), dgate)
         ddown = w.down.new_output(dfirst.shape[0], dfirst)
         dactivated, _ = correct_backward(
-            dstreams, dfirst, act.down_out, act.active, act.activated, act.gains, router=w.router, correction=w.correction,
-            feedforward_norm=w.post_feedforward_norm, scale=w.scale, eps=shape.eps, dactivated=dfirst,
-            dfeedforward=ddown[:, : shape.hidden])
+            dstreams,
+            dfirst,
+            act.down_out,
+            act.active,
+            act.activated,
+            act.gains,
+            router=w.router,
+            correction=w.correction,
+            feedforward_norm=w.post_feedforward_norm,
+            scale=w.scale,
+            eps=shape.eps,
+            dactivated=dfirst,
+            dfeedforward=ddown[:, : shape.hidden],
+        )
         act.activated = act.projected = act.gate = act.down_out = None
         dnormed = self.feedforward.backward(ddown, act, chunk)
         dattention = w.output.new_output(dfirst.shape[0], dfirst)
         dsum, _, dlaurel = merge_attention_backward(
-            dactivated, dnormed, act.merged, act.attention_out, act.laurel_out, attention_norm=w.attention_norm,
-            laurel_norm=w.laurel_norm, feedforward_norm=w.feedforward_norm, eps=shape.eps, dsum=dactivated,
-            dattention=dattention[:, : shape.hidden], dlaurel=dnormed)
+            dactivated,
+            dnormed,
+            act.merged,
+            act.attention_out,
+            act.laurel_out,
+            attention_norm=w.attention_norm,
+            laurel_norm=w.laurel_norm,
+            feedforward_norm=w.feedforward_norm,
+            eps=shape.eps,
+            dsum=dactivated,
+            dattention=dattention[:, : shape.hidden],
+            dlaurel=dnormed,
+        )
         act.merged = act.attention_out = act.laurel_out = None
         draw = w.query.new_output(dfirst.shape[0], dfirst)
         left = draw[:, w.query.outputs - shape.laurel_rank : w.query.outputs]
@@ -182,11 +232,21 @@ class Layer:
         self._attention_backward(dattended, act, given, keys, dkeys, draw)
         dinput = w.query.backward(matrix(w.query), draw, act.normed, input_gradient=not last)
         if not last:
-            predict_backward(dstreams, act.streams, act.coefs, dinput, dsum, router=w.router, prediction=w.prediction,
-                             input_norm=w.input_norm, eps=shape.eps)
+            predict_backward(
+                dstreams,
+                act.streams,
+                act.coefs,
+                dinput,
+                dsum,
+                router=w.router,
+                prediction=w.prediction,
+                input_norm=w.input_norm,
+                eps=shape.eps,
+            )
 
-    def _attention_backward(self, dattended: Tensor, act: Activations, given: LayerInput, keys: Keys, dkeys: Keys,
-                            draw: Tensor) -> None:
+    def _attention_backward(
+        self, dattended: Tensor, act: Activations, given: LayerInput, keys: Keys, dkeys: Keys, draw: Tensor
+    ) -> None:
         """dO -> gradient of the raw q (k, v), written into `draw`."""
         w, shape = self.weights, self.shape
         if act.query is None:
@@ -196,13 +256,32 @@ class Layer:
         shared = self.source in dkeys
         dkey, dvalue = dkeys.get(self.source, (None, None))
         dquery, dkey, dvalue = attention_backward(
-            dattended.unflatten(1, heads), act.query, key, value, act.attended[:, : self.query_width].unflatten(1, heads),
-            act.lse, given.plan, dkey=dkey, dvalue=dvalue, accumulate=shared)
+            dattended.unflatten(1, heads),
+            act.query,
+            key,
+            value,
+            act.attended[:, : self.query_width].unflatten(1, heads),
+            act.lse,
+            given.plan,
+            dkey=dkey,
+            dvalue=dvalue,
+            accumulate=shared,
+        )
         raw_width = self.weights.query.outputs - shape.laurel_rank
         qkv_rope_backward(
-            dquery, dkey if self.own_keys else None, dvalue if self.own_keys else None, act.raw[:, :raw_width], self.rope,
-            given.positions, heads=shape.heads, kv_heads=shape.kv_heads if self.own_keys else 0, query_norm=w.query_norm,
-            key_norm=w.key_norm if self.own_keys else None, eps=shape.eps, out=draw[:, :raw_width])
+            dquery,
+            dkey if self.own_keys else None,
+            dvalue if self.own_keys else None,
+            act.raw[:, :raw_width],
+            self.rope,
+            given.positions,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads if self.own_keys else 0,
+            query_norm=w.query_norm,
+            key_norm=w.key_norm if self.own_keys else None,
+            eps=shape.eps,
+            out=draw[:, :raw_width],
+        )
 
 
 class BoundaryKeys:
@@ -216,25 +295,53 @@ class BoundaryKeys:
         _, normed = self._normed(streams)
         return self._rotate(self._raw(normed), positions)
 
-    def backward(self, dkeys: tuple[Tensor, Tensor], streams: Tensor, positions: Tensor, dstreams: Tensor, *, last: bool) -> None:
+    def backward(
+        self, dkeys: tuple[Tensor, Tensor], streams: Tensor, positions: Tensor, dstreams: Tensor, *, last: bool
+    ) -> None:
         """Add the gradient through K and V to `dstreams` [n, tokens, hidden] (unless `last`) and to LoRA's."""
         w, shape = self.weights, self.shape
         coefs, normed = self._normed(streams)
         draw = w.key_value.new_output(normed.shape[0], normed)
-        qkv_rope_backward(None, *dkeys, self._raw(normed), self.rope, positions, heads=0, kv_heads=shape.kv_heads,
-                          query_norm=None, key_norm=w.key_norm, eps=shape.eps, out=draw[:, : w.key_value.outputs])
+        qkv_rope_backward(
+            None,
+            *dkeys,
+            self._raw(normed),
+            self.rope,
+            positions,
+            heads=0,
+            kv_heads=shape.kv_heads,
+            query_norm=None,
+            key_norm=w.key_norm,
+            eps=shape.eps,
+            out=draw[:, : w.key_value.outputs],
+        )
         dnormed = w.key_value.backward(self.workspace.matrix(w.key_value), draw, normed, input_gradient=not last)
         if not last:
             share = torch.zeros_like(dstreams)
-            predict_backward(share, streams, coefs, dnormed, None, router=w.router, prediction=w.prediction,
-                             input_norm=w.input_norm, eps=shape.eps)
+            predict_backward(
+                share,
+                streams,
+                coefs,
+                dnormed,
+                None,
+                router=w.router,
+                prediction=w.prediction,
+                input_norm=w.input_norm,
+                eps=shape.eps,
+            )
             dstreams += share
 
     def _normed(self, streams: Tensor) -> tuple[Tensor, Tensor]:
         w, shape = self.weights, self.shape
         normed = w.key_value.new_input(streams.shape[1], streams)
-        coefs, _, _ = predict(streams, router=w.router, prediction=w.prediction, input_norm=w.input_norm, eps=shape.eps,
-                              normed=normed[:, : shape.hidden])
+        coefs, _, _ = predict(
+            streams,
+            router=w.router,
+            prediction=w.prediction,
+            input_norm=w.input_norm,
+            eps=shape.eps,
+            normed=normed[:, : shape.hidden],
+        )
         w.key_value.fill_tail(self.workspace.matrix(w.key_value), normed)
         return coefs, normed
 
@@ -243,6 +350,14 @@ class BoundaryKeys:
 
     def _rotate(self, raw: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         w, shape = self.weights, self.shape
-        _, key, value = qkv_rope(raw, self.rope, positions, heads=0, kv_heads=shape.kv_heads, query_norm=None,
-                                 key_norm=w.key_norm, eps=shape.eps)
+        _, key, value = qkv_rope(
+            raw,
+            self.rope,
+            positions,
+            heads=0,
+            kv_heads=shape.kv_heads,
+            query_norm=None,
+            key_norm=w.key_norm,
+            eps=shape.eps,
+        )
         return key, value

@@ -63,8 +63,14 @@ class LoraSlot:
 class LoraBuffer:
     """The flat buffers. `groups` are lists of (name, inputs, outputs); the A of one group lie one behind the other."""
 
-    def __init__(self, settings: LoraSettings, groups: Iterable[list[tuple[str, int, int]]], *, device: torch.device,
-                 dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        settings: LoraSettings,
+        groups: Iterable[list[tuple[str, int, int]]],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         self.settings = settings
         self.slots: dict[str, LoraSlot] = {}
         end = 0
@@ -74,8 +80,14 @@ class LoraBuffer:
                 starts.append(end)
                 end += settings.rank * inputs
             for (name, inputs, outputs), start in zip(group, starts, strict=True):
-                self.slots[name] = LoraSlot(name, slice(start, start + settings.rank * inputs),
-                                            slice(end, end + settings.rank * outputs), settings.rank, inputs, outputs)
+                self.slots[name] = LoraSlot(
+                    name,
+                    slice(start, start + settings.rank * inputs),
+                    slice(end, end + settings.rank * outputs),
+                    settings.rank,
+                    inputs,
+                    outputs,
+                )
                 end += settings.rank * outputs
         precision = torch.float64 if dtype == torch.float64 else torch.float32
         self.parameters = torch.zeros(end, dtype=precision, device=device)

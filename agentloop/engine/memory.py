@@ -100,7 +100,9 @@ def peak_bytes(shape: Architecture, plan: StepPlan, size: StepSize, fixed: int) 
         width = 9 * shape.hidden + 2 * shape.heads * shape.head_dim + shape.streams * shape.hidden + 4 * size.rank
         chunk = min(tokens, plan.chunk)
         inner = shape.intermediate[layer] * (1 if plan.keep[layer] is Keep.ALL else 3)
-        layers.append(below + 2 * moving + tokens * width * size.itemsize + chunk * inner * size.itemsize + dkeys + size.matrices)
+        layers.append(
+            below + 2 * moving + tokens * width * size.itemsize + chunk * inner * size.itemsize + dkeys + size.matrices
+        )
     return fixed + common + max(kept + moving + head, *layers)
 
 
@@ -114,7 +116,9 @@ def choose(shape: Architecture, size: StepSize, fixed: int, budget: int) -> Step
 
     Of two that recompute the same the one that leaves the host alone wins.
     """
-    candidates = [plan for offload in (False, True) if (plan := _fill(shape, size, fixed, budget, StepPlan((), offload)))]
+    candidates = [
+        plan for offload in (False, True) if (plan := _fill(shape, size, fixed, budget, StepPlan((), offload)))
+    ]
     if candidates:
         return min(candidates, key=lambda plan: (_recomputed(shape, plan), plan.offload))
     lean = [StepPlan((Keep.DOWN,) * shape.layers, True, chunk, rows) for chunk, rows in LEAN]
@@ -140,5 +144,7 @@ def _fill(shape: Architecture, size: StepSize, fixed: int, budget: int, start: S
 def _recomputed(shape: Architecture, plan: StepPlan) -> int:
     """Multiplications a token that the backward pass does again."""
     attention = shape.hidden * (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim
-    return sum(2 * shape.hidden * shape.intermediate[layer] * (keep < Keep.ALL) + attention * (keep < Keep.ATTENTION)
-               for layer, keep in enumerate(plan.keep))
+    return sum(
+        2 * shape.hidden * shape.intermediate[layer] * (keep < Keep.ALL) + attention * (keep < Keep.ATTENTION)
+        for layer, keep in enumerate(plan.keep)
+    )

@@ -40,8 +40,19 @@ class LossSum:
 
 
 class Gemma3n:
-    def __init__(self, shape: Architecture, weights: ModelWeights, *, fingerprint: str, device: torch.device, dtype: torch.dtype,
-                 max_seq_length: int, memory_budget: float | Literal["auto"], resident: bool, graphs: bool) -> None:
+    def __init__(
+        self,
+        shape: Architecture,
+        weights: ModelWeights,
+        *,
+        fingerprint: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        max_seq_length: int,
+        memory_budget: float | Literal["auto"],
+        resident: bool,
+        graphs: bool,
+    ) -> None:
         self.shape, self.weights, self.fingerprint = shape, weights, fingerprint
         self.device, self.dtype, self.max_seq_length = device, dtype, max_seq_length
         self.memory_budget = memory_budget
@@ -65,12 +76,17 @@ class Gemma3n:
         groups = []
         for layer in self.weights.layers:
             for group in layer.groups:
-                covered = [(name, group.inputs, weight.shape[0]) for name, weight in group.parts
-                           if settings.covers(layer.index, name.rpartition(".")[2])]
+                covered = [
+                    (name, group.inputs, weight.shape[0])
+                    for name, weight in group.parts
+                    if settings.covers(layer.index, name.rpartition(".")[2])
+                ]
                 if covered:
                     groups.append(covered)
         if not groups:
-            raise ModelError(f"target_modules: none of {', '.join(settings.targets)} is in the layers that were asked for")
+            raise ModelError(
+                f"target_modules: none of {', '.join(settings.targets)} is in the layers that were asked for"
+            )
         self.workspace.release()
         self.__dict__.pop("_graphs", None)
         self._lora = LoraBuffer(settings, groups, device=self.device, dtype=self.dtype)
@@ -78,8 +94,9 @@ class Gemma3n:
             for group in layer.groups:
                 group.attach(self._lora, self.device)
 
-    def loss_and_gradients(self, batch: PackedBatch, *, scale: float = 1.0, weight: float | None = None,
-                           skip: bool | None = None) -> LossSum:
+    def loss_and_gradients(
+        self, batch: PackedBatch, *, scale: float = 1.0, weight: float | None = None, skip: bool | None = None
+    ) -> LossSum:
         """Add scale * weight * d(summed cross-entropy) to `lora.gradients` and return the sum itself.
 
         `weight` is 1 / supervised tokens of the whole optimizer step (of this batch where None). `skip` forces
@@ -115,7 +132,9 @@ class Gemma3n:
 
     def _check(self, batch: PackedBatch) -> None:
         if batch.max_seqlen > self.max_seq_length:
-            raise ModelError(f"max_seq_length: a sequence has {batch.max_seqlen} tokens, the model was loaded for {self.max_seq_length}")
+            raise ModelError(
+                f"max_seq_length: a sequence has {batch.max_seqlen} tokens, the model was loaded for {self.max_seq_length}"
+            )
 
     # memory
 
@@ -136,7 +155,14 @@ class Gemma3n:
         inputs = step_inputs(batch, skip=skip, padded=self.graphs)
         tokens, supervised, *_, skip = inputs.size
         matrices = self.workspace.bytes_for(self.weights.layers)
-        return StepSize(tokens, supervised if skip else tokens, supervised, self.dtype.itemsize, self.weights.layers[0].gate_up.rank, matrices)
+        return StepSize(
+            tokens,
+            supervised if skip else tokens,
+            supervised,
+            self.dtype.itemsize,
+            self.weights.layers[0].gate_up.rank,
+            matrices,
+        )
 
     @cached_property
     def _free_bytes(self) -> int:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from functools import cached_property
 
 import torch
+from agentloop_kernels.loss import linear_cross_entropy, linear_logprobs
+from agentloop_kernels.magnitude import embed_streams, unembed_streams, unembed_streams_backward
+from agentloop_kernels.ple import ple_inputs
 from torch import Tensor
 
 from agentloop.engine.architecture import Architecture
@@ -18,13 +21,18 @@ from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.offload import HostStore
 from agentloop.engine.projection import Workspace
 from agentloop.engine.weights import ModelWeights
-from agentloop_kernels.loss import linear_cross_entropy, linear_logprobs
-from agentloop_kernels.magnitude import embed_streams, unembed_streams, unembed_streams_backward
-from agentloop_kernels.ple import ple_inputs
 
 
 class Network:
-    def __init__(self, shape: Architecture, weights: ModelWeights, workspace: Workspace, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        shape: Architecture,
+        weights: ModelWeights,
+        workspace: Workspace,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         self.shape, self.weights, self.workspace, self.device = shape, weights, workspace, device
         self.layers = [Layer(shape, w, workspace, weights.rope[shape.layer_types[w.index]]) for w in weights.layers]
         boundary = weights.layers[shape.boundary]
@@ -53,7 +61,9 @@ class Network:
         streams, ple = self.embed(context.inputs.token_ids)
         streams, _, _ = self.forward(streams, ple, context, {}, plan, training=False)
         hidden, _ = self.unembed(streams[:, context.inputs.supervised])
-        return linear_logprobs(hidden, self.weights.head, context.inputs.labels, self.shape.softcap, chunk_rows=plan.head_rows)
+        return linear_logprobs(
+            hidden, self.weights.head, context.inputs.labels, self.shape.softcap, chunk_rows=plan.head_rows
+        )
 
     def embed(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """-> streams [n, tokens, hidden] and the per-layer inputs [tokens, layers * ple]."""
@@ -61,12 +71,20 @@ class Network:
         first = w.embedding[token_ids] * self._embedding_scale
         in_table = torch.where(token_ids < shape.ple_vocab, token_ids, 0)
         projection = first @ w.ple_model_projection.t()
-        ple = ple_inputs(projection, w.ple_table.rows(in_table), w.ple_projection_norm, scale=shape.hidden**-0.5,
-                         table_scale=shape.ple**0.5, eps=shape.eps, out=projection)
+        ple = ple_inputs(
+            projection,
+            w.ple_table.rows(in_table),
+            w.ple_projection_norm,
+            scale=shape.hidden**-0.5,
+            table_scale=shape.ple**0.5,
+            eps=shape.eps,
+            out=projection,
+        )
         return embed_streams(first, torch.matmul(first, w.altup.transpose(1, 2))), ple
 
-    def forward(self, streams: Tensor, ple: Tensor, context: StepContext, keys: Keys, plan: StepPlan, *, training: bool = True
-                ) -> tuple[Tensor, list[Activations], Tensor | None]:
+    def forward(
+        self, streams: Tensor, ple: Tensor, context: StepContext, keys: Keys, plan: StepPlan, *, training: bool = True
+    ) -> tuple[Tensor, list[Activations], Tensor | None]:
         """All layers -> the last streams (of the rows that went on), what each layer kept, and the boundary's
         input where only some rows go on from there."""
         kept, below = [], None
@@ -92,7 +110,9 @@ class Network:
         slot = ple[:, index * self.shape.ple : (index + 1) * self.shape.ple]
         if upper and context.rows is not None:
             slot = slot[context.rows]
-        plans, positions = (context.upper_plans, context.upper_positions) if upper else (context.plans, context.inputs.positions)
+        plans, positions = (
+            (context.upper_plans, context.upper_positions) if upper else (context.plans, context.inputs.positions)
+        )
         return LayerInput(plans[self.shape.layer_types[index]], positions, slot)
 
     def unembed(self, streams: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,21 +124,37 @@ class Network:
         """[n, rows, hidden] -> losses [rows] and the streams' gradient times `scale`."""
         w = self.weights
         hidden, projected = self.unembed(streams)
-        losses, dhidden = linear_cross_entropy(hidden, w.head, labels, self.shape.softcap, dhidden=hidden, chunk_rows=plan.head_rows)
+        losses, dhidden = linear_cross_entropy(
+            hidden, w.head, labels, self.shape.softcap, dhidden=hidden, chunk_rows=plan.head_rows
+        )
         # [1, 1] and not []: torch then multiplies in fp32 and rounds once.
         torch.mul(dhidden, scale, out=dhidden)
         dstreams = torch.empty_like(streams)
-        _, dprojected = unembed_streams_backward(dhidden, streams[0], projected, w.final_norm, self.shape.eps,
-                                                 dfirst=dstreams[0], dprojected=projected)
+        _, dprojected = unembed_streams_backward(
+            dhidden, streams[0], projected, w.final_norm, self.shape.eps, dfirst=dstreams[0], dprojected=projected
+        )
         torch.bmm(dprojected, w.unembed, out=dstreams[1:])
         return losses, dstreams
 
-    def backward(self, dstreams: Tensor, kept: list[Activations], below: Tensor | None, ple: Tensor, context: StepContext, keys: Keys,
-                 plan: StepPlan) -> None:
+    def backward(
+        self,
+        dstreams: Tensor,
+        kept: list[Activations],
+        below: Tensor | None,
+        ple: Tensor,
+        context: StepContext,
+        keys: Keys,
+        plan: StepPlan,
+    ) -> None:
         size = (context.tokens, self.shape.kv_heads, self.shape.head_dim)
         wide = torch.float64 if dstreams.dtype == torch.float64 else torch.float32
-        dkeys: Keys = {source: (torch.zeros(size, dtype=wide, device=self.device), torch.zeros(size, dtype=wide, device=self.device))
-                       for source in self._sources}
+        dkeys: Keys = {
+            source: (
+                torch.zeros(size, dtype=wide, device=self.device),
+                torch.zeros(size, dtype=wide, device=self.device),
+            )
+            for source in self._sources
+        }
         lowest = min(w.index for w in self.weights.layers if any(group.branches for group in w.groups))
         for layer in reversed(self.layers[lowest:]):
             index, last = layer.index, layer.index == lowest

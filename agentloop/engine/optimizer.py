@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
+from agentloop_kernels.adamw import adamw, clip_factor, gradient_norm
+from agentloop_kernels.adamw_8bit import adamw_8bit, new_state
 from torch import Tensor
 
 from agentloop.engine.lora import LoraBuffer
-from agentloop_kernels.adamw import adamw, clip_factor, gradient_norm
-from agentloop_kernels.adamw_8bit import adamw_8bit, new_state
 
 
 class FlatAdamW:
@@ -23,9 +23,23 @@ class FlatAdamW:
     `bits=8` keeps both moments in 8 bits with a scale for each 256 (arXiv 2110.02861): 6 bytes a parameter less.
     """
 
-    def __init__(self, lora: LoraBuffer, lr: float = 2e-4, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.0, bits: Literal[8, 32] = 32) -> None:
-        self.lora, self.lr, self.betas, self.eps, self.weight_decay, self.bits = lora, lr, betas, eps, weight_decay, bits
+    def __init__(
+        self,
+        lora: LoraBuffer,
+        lr: float = 2e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        bits: Literal[8, 32] = 32,
+    ) -> None:
+        self.lora, self.lr, self.betas, self.eps, self.weight_decay, self.bits = (
+            lora,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            bits,
+        )
         device = lora.parameters.device
         if bits == 8:
             self.first, self.second = new_state(lora.parameters.numel(), device)
@@ -44,8 +58,20 @@ class FlatAdamW:
         self._rate.fill_(self.lr if learning_rate is None else learning_rate)
         copy = None if lora.compute is lora.parameters else lora.compute
         update = adamw_8bit if self.bits == 8 else adamw
-        update(lora.parameters, lora.gradients, self.first, self.second, lr=self._rate, step=self.steps, clip=clip,
-               beta1=self.betas[0], beta2=self.betas[1], eps=self.eps, weight_decay=self.weight_decay, compute_copy=copy)
+        update(
+            lora.parameters,
+            lora.gradients,
+            self.first,
+            self.second,
+            lr=self._rate,
+            step=self.steps,
+            clip=clip,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            compute_copy=copy,
+        )
         lora.version += 1
         lora.gradients.zero_()
         return norm

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from agentloop_kernels.nf4 import BLOCK, Nf4, quantise
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,12 +17,22 @@ from torch import Tensor
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.checkpoint import Checkpoint
 from agentloop.files import atomic
-from agentloop_kernels.nf4 import BLOCK, Nf4, quantise
 
 FORMAT = 1
 """Raise it when the file's layout changes."""
-LINEARS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
-           "mlp.down_proj", "laurel.linear_left", "laurel.linear_right", "per_layer_input_gate", "per_layer_projection")
+LINEARS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+    "laurel.linear_left",
+    "laurel.linear_right",
+    "per_layer_input_gate",
+    "per_layer_projection",
+)
 FIELDS = ("packed", "absmax8", "absmax_scale", "offset", "shape")
 
 
@@ -38,7 +49,9 @@ class PackedWeights:
         return self._linears[name]
 
 
-def packed_weights(shape: Architecture, checkpoint: Checkpoint, fingerprint: str, cache: Path, device: torch.device) -> PackedWeights:
+def packed_weights(
+    shape: Architecture, checkpoint: Checkpoint, fingerprint: str, cache: Path, device: torch.device
+) -> PackedWeights:
     """Read the packed file from `cache`, or quantise the checkpoint on `device` and write it. Raises DiskError."""
     path = cache / "nf4" / f"{fingerprint}-{FORMAT}.safetensors"
     if not path.is_file():

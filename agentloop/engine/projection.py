@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from agentloop_kernels.extension import write_lora
+from agentloop_kernels.nf4 import Nf4, dequantise
 from torch import Tensor
 
 from agentloop.engine.lora import LoraBuffer, LoraSlot
-from agentloop_kernels.extension import write_lora
-from agentloop_kernels.nf4 import Nf4, dequantise
 
 ALIGNMENT = {"cuda": 64, "cpu": 8}
 """R is a multiple of this. On CUDA rows then start at multiples of 128 bytes, which the tensor cores' loads want."""
@@ -111,7 +111,9 @@ class ProjectionGroup:
         for branch in self.branches:
             add_product(branch.slot.view_b(gradients), dy[:, branch.rows].t(), tail[:, branch.tail], 1.0)
 
-    def backward(self, matrix: Tensor, dy: Tensor, x: Tensor, *, input_gradient: bool = True, out: Tensor | None = None) -> Tensor | None:
+    def backward(
+        self, matrix: Tensor, dy: Tensor, x: Tensor, *, input_gradient: bool = True, out: Tensor | None = None
+    ) -> Tensor | None:
         """dy [tokens, outputs + rank], tail still to be filled; x with its tail. Adds LoRA's gradients, returns dX."""
         self.fill_output_tail(matrix, dy)
         self.accumulate(dy, x, x[:, self.inputs :])
@@ -160,8 +162,15 @@ class Workspace:
     def _write_lora(self, group: ProjectionGroup, matrix: Tensor) -> None:
         flat = group.lora.compute[group.branches[0].slot.a.start : group.branches[-1].slot.b.stop]
         settings = group.lora.settings
-        write_lora(flat, matrix, [branch.rows for branch in group.branches], rank=settings.rank, inputs=group.inputs,
-                   outputs=group.outputs, scale=settings.scale)
+        write_lora(
+            flat,
+            matrix,
+            [branch.rows for branch in group.branches],
+            rank=settings.rank,
+            inputs=group.inputs,
+            outputs=group.outputs,
+            scale=settings.scale,
+        )
         if not self.adapter_enabled:
             matrix[: group.outputs, group.inputs :].zero_()
 

@@ -36,7 +36,10 @@ class _Mapped:
 
     def __init__(self, host: Tensor) -> None:
         self.__cuda_array_interface__ = {
-            "shape": tuple(host.shape), "typestr": INTEGER_OF[host.element_size()][1], "data": (host.data_ptr(), False), "version": 3,
+            "shape": tuple(host.shape),
+            "typestr": INTEGER_OF[host.element_size()][1],
+            "data": (host.data_ptr(), False),
+            "version": 3,
         }
 
 

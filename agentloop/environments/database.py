@@ -63,8 +63,11 @@ class Family:
 
 def _in_days(rows: Rows, parts: dict[str, str], item: str) -> list[tuple[str, int]]:
     """(name, quantity) of the item's orders within the question's days."""
-    return [(name, quantity) for name, good, quantity, day in rows.orders
-            if good == parts[item] and int(parts["first"]) <= day <= int(parts["last"])]
+    return [
+        (name, quantity)
+        for name, good, quantity, day in rows.orders
+        if good == parts[item] and int(parts["first"]) <= day <= int(parts["last"])
+    ]
 
 
 def _home_of_largest(rows: Rows, parts: dict[str, str]) -> str | None:
@@ -82,7 +85,8 @@ def _of_the_oldest(rows: Rows, parts: dict[str, str]) -> str | None:
         return None
     youngest, oldest = (
         sum(quantity for buyer, _, quantity, day in rows.orders if buyer == name and day >= int(parts["first"]))
-        for _, name in (by_age[0], by_age[-1]))
+        for _, name in (by_age[0], by_age[-1])
+    )
     return str(oldest) if oldest and oldest != youngest else None
 
 
@@ -104,16 +108,38 @@ _CITY = "SELECT city FROM people WHERE name='{0}'"
 _BOUGHT = "SELECT sum(quantity) FROM orders WHERE name='{0}' AND day>={first}"
 
 FAMILIES = (
-    Family("home_of_largest", "Where does the buyer of the largest order of {item} from day {first} to {last} live?",
-           (_LARGEST + " DESC LIMIT 1", _CITY), (_LARGEST + " LIMIT 1", _CITY), HARD, _home_of_largest),
-    Family("of_the_oldest", "How much did the oldest person from {city} order from day {first} on?",
-           (_OLDEST + " DESC LIMIT 1", _BOUGHT), (_OLDEST + " LIMIT 1", _BOUGHT), HARD, _of_the_oldest),
-    Family("difference", "How much more {item} than {other} was ordered from day {first} to {last}?",
-           (_SUM % "item", _SUM % "other", "SELECT {0}-{1}"), (_SUM % "item", _SUM % "other", "SELECT {1}-{0}"),
-           HARD, _difference),
-    Family("ages", "How old will {name} and {friend} be together if one of them gets {last} years older?",
-           (_AGE % "name", _AGE % "friend", "SELECT {0}+{1}+{last}"), (_AGE % "name", _AGE % "friend", "SELECT {0}+{1}"),
-           EASY, _ages),
+    Family(
+        "home_of_largest",
+        "Where does the buyer of the largest order of {item} from day {first} to {last} live?",
+        (_LARGEST + " DESC LIMIT 1", _CITY),
+        (_LARGEST + " LIMIT 1", _CITY),
+        HARD,
+        _home_of_largest,
+    ),
+    Family(
+        "of_the_oldest",
+        "How much did the oldest person from {city} order from day {first} on?",
+        (_OLDEST + " DESC LIMIT 1", _BOUGHT),
+        (_OLDEST + " LIMIT 1", _BOUGHT),
+        HARD,
+        _of_the_oldest,
+    ),
+    Family(
+        "difference",
+        "How much more {item} than {other} was ordered from day {first} to {last}?",
+        (_SUM % "item", _SUM % "other", "SELECT {0}-{1}"),
+        (_SUM % "item", _SUM % "other", "SELECT {1}-{0}"),
+        HARD,
+        _difference,
+    ),
+    Family(
+        "ages",
+        "How old will {name} and {friend} be together if one of them gets {last} years older?",
+        (_AGE % "name", _AGE % "friend", "SELECT {0}+{1}+{last}"),
+        (_AGE % "name", _AGE % "friend", "SELECT {0}+{1}"),
+        EASY,
+        _ages,
+    ),
 )
 _BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -129,8 +155,15 @@ class Database(Environment):
             name, friend = rng.sample(NAMES, 2)
             item, other = rng.sample(GOODS, 2)
             first, last = sorted(rng.sample(range(1, DAYS + 1), 2))
-            parts = {"name": name, "friend": friend, "item": item, "other": other, "city": rng.choice(CITIES),
-                     "first": str(first), "last": str(last)}
+            parts = {
+                "name": name,
+                "friend": friend,
+                "item": item,
+                "other": other,
+                "city": rng.choice(CITIES),
+                "first": str(first),
+                "last": str(last),
+            }
             answer = family.truth(rows, parts)
             if answer is not None:
                 return Question(family.name, family.question.format(**parts), answer, {"seed": seed, "parts": parts})

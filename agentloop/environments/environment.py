@@ -19,7 +19,10 @@ from agentloop.tools import Tool
 
 _BUCKETS = 20
 _SPLITS: tuple[tuple[Split, range], ...] = (
-    ("demonstration", range(0, 8)), ("train", range(8, 16)), ("heldout", range(16, 20)))
+    ("demonstration", range(0, 8)),
+    ("train", range(8, 16)),
+    ("heldout", range(16, 20)),
+)
 """Which of the hash's buckets belong to which split."""
 
 _PATIENCE = 10_000

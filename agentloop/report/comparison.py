@@ -83,12 +83,16 @@ def findings(result: Headline) -> list[str]:
         sentences.insert(0, "No challenger has been significantly better, so the base model is still champion.")
     if result.over_control:
         control = result.over_control.verdict
-        beyond = ("the choice of trajectories matters beyond training as such" if control.difference.low > 0 else
-                  "training as such may explain the gain")
+        beyond = (
+            "the choice of trajectories matters beyond training as such"
+            if control.difference.low > 0
+            else "training as such may explain the gain"
+        )
         sentences.append(
             f"A control trained on as many randomly chosen trajectories solves "
             f"{percent(control.champion_success.estimate)}; the challenger that it is matched to differs from it by "
-            f"{span(control.difference)}: {beyond}.")
+            f"{span(control.difference)}: {beyond}."
+        )
     sentences.append("All of this is about tasks of the training tasks' own generator; others were not measured.")
     return sentences
 

@@ -26,7 +26,12 @@ FILES = Path(__file__).parent
 
 
 def write(
-    database: Database, campaign: str, shards_root: Path, output: Path, *, decode: Callable[[int], str] | None = None,
+    database: Database,
+    campaign: str,
+    shards_root: Path,
+    output: Path,
+    *,
+    decode: Callable[[int], str] | None = None,
     most_trajectories: int = sample.MOST_TRAJECTORIES,
 ) -> Path:
     """Write the page of a campaign to `output` and return that path.
@@ -68,18 +73,22 @@ def write(
 def _about(settings: dict[str, Any], rows: list[summary.Row]) -> str:
     judged = sum(row.decision is not None for row in rows)
     promoted = sum(row.decision == "promote" for row in rows)
-    return (f"Environment {settings['environment']}, model {settings['model']}: {judged} of {settings['iterations']} "
-            f"iterations judged, {promoted} promoted.")
+    return (
+        f"Environment {settings['environment']}, model {settings['model']}: {judged} of {settings['iterations']} "
+        f"iterations judged, {promoted} promoted."
+    )
 
 
 def _sample_note(drawn: sample.Sample) -> str:
     shown, left_out = len(drawn.trajectories), drawn.total - len(drawn.trajectories)
     if not left_out:
         return f"All {shown:,} trajectories of the campaign."
-    question = escape('agentloop sql "SELECT * FROM turns WHERE trajectory = \'…\' ORDER BY position"')
-    return (f"{shown:,} of the campaign's {drawn.total:,} trajectories, chosen by a fixed rule: both sides of "
-            f"{len(drawn.flips)} flips first, then failures and successes of every iteration in equal parts. The other "
-            f"{left_out:,} are in the database: <code>{question}</code>")
+    question = escape("agentloop sql \"SELECT * FROM turns WHERE trajectory = '…' ORDER BY position\"")
+    return (
+        f"{shown:,} of the campaign's {drawn.total:,} trajectories, chosen by a fixed rule: both sides of "
+        f"{len(drawn.flips)} flips first, then failures and successes of every iteration in equal parts. The other "
+        f"{left_out:,} are in the database: <code>{question}</code>"
+    )
 
 
 def _embedded_json(value: Any) -> str:

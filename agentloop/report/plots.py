@@ -9,8 +9,8 @@ from typing import Any
 
 from agentloop.records import Interval
 from agentloop.report import query, summary
-from agentloop.report.svg import WIDTH, Canvas, Scale, text_width, ticks
 from agentloop.report.summary import Row
+from agentloop.report.svg import WIDTH, Canvas, Scale, text_width, ticks
 from agentloop.store.database import Database
 
 CURVE_POINTS = 200
@@ -81,8 +81,11 @@ def losses(curves: Sequence[Mapping[str, Any]]) -> Canvas:
     """Training loss; the newest challenger stands out, a control is dashed. `curves`: rows of queries/losses.sql."""
     canvas = Canvas("Training loss by optimizer step", 240)
     shown = sorted({curve["iteration"] for curve in curves})[-NEWEST:]
-    courses = [(curve, _thinned(list(zip(curve["steps"], curve["losses"], strict=True))))
-               for curve in curves if curve["iteration"] in shown]
+    courses = [
+        (curve, _thinned(list(zip(curve["steps"], curve["losses"], strict=True))))
+        for curve in curves
+        if curve["iteration"] in shown
+    ]
     values = [value for _, course in courses for _, value in course]
     last = max(step for _, course in courses for step, _ in course)
     low, high = min(values), max(values)
@@ -218,7 +221,7 @@ def duration(seconds: float) -> str:
 def _thinned(course: list[tuple[int, float]]) -> list[tuple[float, float]]:
     """At most CURVE_POINTS points: the means of equal blocks."""
     block = -(-len(course) // CURVE_POINTS)
-    parts = [course[first:first + block] for first in range(0, len(course), block)]
+    parts = [course[first : first + block] for first in range(0, len(course), block)]
     return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
 
 

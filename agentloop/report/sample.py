@@ -35,8 +35,13 @@ class Sample:
     """Trajectories of the campaign."""
 
 
-def draw(database: Database, campaign: str, shards_root: Path, decode: Callable[[int], str] | None = None,
-         most: int = MOST_TRAJECTORIES) -> Sample:
+def draw(
+    database: Database,
+    campaign: str,
+    shards_root: Path,
+    decode: Callable[[int], str] | None = None,
+    most: int = MOST_TRAJECTORIES,
+) -> Sample:
     """The sample of a campaign. `shards_root`: where shards are looked for that no longer lie where they were ingested.
 
     A trajectory whose shard is in neither place is embedded without its tokens. Raises ShardError where one is damaged.
@@ -48,14 +53,18 @@ def draw(database: Database, campaign: str, shards_root: Path, decode: Callable[
     found = {row["id"]: row for row in query.rows(database, "trajectories", campaign=campaign, ids=chosen)}
     kept = _within(found[name] for name in chosen)
     tokens = _tokens(database, kept, shards_root)
-    actors = {row["adapter"]: "control" if row["role"] == "control" else f"adapter of iteration {row['iteration']}"
-              for row in query.rows(database, "candidates", campaign=campaign)}
+    actors = {
+        row["adapter"]: "control" if row["role"] == "control" else f"adapter of iteration {row['iteration']}"
+        for row in query.rows(database, "candidates", campaign=campaign)
+    }
     names = {row["id"] for row in kept}
     used = {token for ids, _, _ in tokens.values() for token in ids} if decode else set()
     return Sample(
         [_embedded(row, actors, tokens.get(row["id"])) for row in sorted(kept, key=_reading_order)],
         [flip for flip in flips if {flip["champion"], flip["challenger"]} <= names],
-        {token: decode(token) for token in sorted(used)}, drawn[0]["total"] if drawn else 0)
+        {token: decode(token) for token in sorted(used)},
+        drawn[0]["total"] if drawn else 0,
+    )
 
 
 def _alternating(drawn: list[dict[str, Any]]) -> list[str]:
@@ -100,17 +109,37 @@ def _embedded(
     row: dict[str, Any], actors: dict[str | None, str], tokens: tuple[list, list, list] | None
 ) -> dict[str, Any]:
     """As the page's script reads it. mask: one character a token; logprobs: of its 1s alone, in 1/1000 nats."""
-    names = ("id", "iteration", "purpose", "task", "family", "question", "expected", "sample", "status", "answer",
-             "tokens", "tool_errors", "attempts", "turns")
+    names = (
+        "id",
+        "iteration",
+        "purpose",
+        "task",
+        "family",
+        "question",
+        "expected",
+        "sample",
+        "status",
+        "answer",
+        "tokens",
+        "tool_errors",
+        "attempts",
+        "turns",
+    )
     embedded = {name: row[name] for name in names} | {
-        "actor": actors.get(row["adapter"], row["adapter"] or "base model"), "solved": row["success"] >= 0.5,
-        "success": row["success"], "seconds": round(row["seconds"], 2), "trained": row["trained"] or []}
+        "actor": actors.get(row["adapter"], row["adapter"] or "base model"),
+        "solved": row["success"] >= 0.5,
+        "success": row["success"],
+        "seconds": round(row["seconds"], 2),
+        "trained": row["trained"] or [],
+    }
     if tokens is None:
         return embedded
     ids, mask, logprobs = tokens
     return embedded | {
-        "ids": ids, "mask": "".join("1" if own else "0" for own in mask),
-        "logprobs": [round(1000 * value) for value, own in zip(logprobs, mask, strict=True) if own]}
+        "ids": ids,
+        "mask": "".join("1" if own else "0" for own in mask),
+        "logprobs": [round(1000 * value) for value, own in zip(logprobs, mask, strict=True) if own],
+    }
 
 
 def _reading_order(row: dict[str, Any]) -> tuple:

@@ -25,17 +25,28 @@ def headline(result: Headline) -> str:
     tiles = []
     if result.gain:
         verdict, best = result.gain.verdict, "Champion" if result.champion else "Newest challenger"
-        tiles = [("Base model", percent(verdict.champion_success.estimate), _percents(verdict.champion_success)),
-                 (best, percent(verdict.challenger_success.estimate), _percents(verdict.challenger_success)),
-                 (f"{best} over base", f"{points(verdict.difference.estimate)} points",
-                  f"{_points(verdict.difference)}, McNemar p {probability(verdict.mcnemar_p)}")]
+        tiles = [
+            ("Base model", percent(verdict.champion_success.estimate), _percents(verdict.champion_success)),
+            (best, percent(verdict.challenger_success.estimate), _percents(verdict.challenger_success)),
+            (
+                f"{best} over base",
+                f"{points(verdict.difference.estimate)} points",
+                f"{_points(verdict.difference)}, McNemar p {probability(verdict.mcnemar_p)}",
+            ),
+        ]
     if result.over_control:
         verdict = result.over_control.verdict
-        tiles.append(("Over the control", f"{points(verdict.difference.estimate)} points",
-                      f"{_points(verdict.difference)}, control {percent(verdict.champion_success.estimate)}"))
+        tiles.append(
+            (
+                "Over the control",
+                f"{points(verdict.difference.estimate)} points",
+                f"{_points(verdict.difference)}, control {percent(verdict.champion_success.estimate)}",
+            )
+        )
     shown = "".join(
         f'<div class="tile"><dt>{name}</dt><dd class="figure">{figure}</dd><dd class="note">{about}</dd></div>'
-        for name, figure, about in tiles)
+        for name, figure, about in tiles
+    )
     said = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(result))
     return (f'<dl class="tiles">{shown}</dl>' if tiles else "") + f'<ul class="findings">{said}</ul>'
 
@@ -43,15 +54,33 @@ def headline(result: Headline) -> str:
 def iterations(rows: Sequence[Row]) -> str:
     """The summary's rows in full."""
     cells = [
-        (row.decision, [
-            row.name, _number(row.tasks), _number(row.rows), _success(row.before), _success(row.after),
-            "–" if row.difference is None else f"{points(row.difference.estimate)} ({_points(row.difference)})",
-            "–" if row.mcnemar_p is None else probability(row.mcnemar_p),
-            _badge(DECISIONS[row.decision], row.decision) if row.decision else "–",
-            _id(row.adapter or "–"),
-        ]) for row in rows]
-    headers = ("Iteration", "#Tasks", "#Rows", "#Before", "#After", "#Difference, points", "#McNemar p", "Verdict",
-               "Adapter")
+        (
+            row.decision,
+            [
+                row.name,
+                _number(row.tasks),
+                _number(row.rows),
+                _success(row.before),
+                _success(row.after),
+                "–" if row.difference is None else f"{points(row.difference.estimate)} ({_points(row.difference)})",
+                "–" if row.mcnemar_p is None else probability(row.mcnemar_p),
+                _badge(DECISIONS[row.decision], row.decision) if row.decision else "–",
+                _id(row.adapter or "–"),
+            ],
+        )
+        for row in rows
+    ]
+    headers = (
+        "Iteration",
+        "#Tasks",
+        "#Rows",
+        "#Before",
+        "#After",
+        "#Difference, points",
+        "#McNemar p",
+        "Verdict",
+        "Adapter",
+    )
     return table("Iterations", headers, [row for _, row in cells], [decision or "" for decision, _ in cells])
 
 
@@ -61,8 +90,9 @@ def result_figures(database: Database, campaign: str, rows: Sequence[Row], resul
         about = "Percent of samples. Filled: promoted. The control is trained on random trajectories."
         shown.append(("Success on held-out tasks", about, plots.success(rows)))
     if result.gain:
-        before, after = (query.rows(database, "families", evaluation=each.id)
-                         for each in (result.gain.before, result.gain.after))
+        before, after = (
+            query.rows(database, "families", evaluation=each.id) for each in (result.gain.before, result.gain.after)
+        )
         best = "champion" if result.champion else "newest challenger"
         about = f"Percent of held-out samples: base model (grey), {best} (blue)."
         shown.append(("By family of the task", about, plots.families(before, after)))
@@ -104,18 +134,31 @@ def _funnels(database: Database, campaign: str) -> str:
     selections = query.rows(database, "funnels", campaign=campaign)
     if not selections:
         return ""
-    rows = [[f"{each['iteration']}{', control' if each['role'] == 'control' else ''}", each["recipe"],
-             " → ".join(f"{left:,} {rule}" for rule, left in json.loads(each["funnel"])), _id(each["dataset"])]
-            for each in selections]
+    rows = [
+        [
+            f"{each['iteration']}{', control' if each['role'] == 'control' else ''}",
+            each["recipe"],
+            " → ".join(f"{left:,} {rule}" for rule, left in json.loads(each["funnel"])),
+            _id(each["dataset"]),
+        ]
+        for each in selections
+    ]
     shown = table("", ("Iteration", "Recipe", "Left after each rule", "Dataset"), rows)
     return f"<details><summary>All selections</summary>{shown}</details>"
 
 
 def _canaries(database: Database, campaign: str) -> str:
     found = query.rows(database, "canaries", campaign=campaign)
-    rows = [[str(each["iteration"]), _id(each["adapter"] or "base model"),
-             _badge("yes", "good") if each["passed"] else _badge("no", "bad"), _number(each["tokens"]),
-             *(f"{each[name]:.2g}" for name in ("mean_difference", "max_difference", "tolerance"))] for each in found]
+    rows = [
+        [
+            str(each["iteration"]),
+            _id(each["adapter"] or "base model"),
+            _badge("yes", "good") if each["passed"] else _badge("no", "bad"),
+            _number(each["tokens"]),
+            *(f"{each[name]:.2g}" for name in ("mean_difference", "max_difference", "tolerance")),
+        ]
+        for each in found
+    ]
     headers = ("Iteration", "Policy", "As trained", "#Tokens", "#Mean", "#Largest", "#Tolerance")
     shown = table("Canaries: served against trained log probabilities, in nats", headers, rows)
     return f'<div class="wide">{shown}</div>' if rows else ""
@@ -151,10 +194,12 @@ def lineage(database: Database, campaign: str) -> str:
 
 def _story(story: Mapping[str, Any], actors: Mapping[str, str]) -> str:
     dataset = story["dataset"]
-    facts = [("Base", story["base"]),
-             ("Started from", story["parent"]["adapter"] if story["parent"] else "fresh weights"),
-             ("Dataset", f"{dataset['id']}: {dataset['rows']:,} rows by recipe {dataset['recipe']}"),
-             ("Parameters", _flat_text(dataset["parameters"]))]
+    facts = [
+        ("Base", story["base"]),
+        ("Started from", story["parent"]["adapter"] if story["parent"] else "fresh weights"),
+        ("Dataset", f"{dataset['id']}: {dataset['rows']:,} rows by recipe {dataset['recipe']}"),
+        ("Parameters", _flat_text(dataset["parameters"])),
+    ]
     for source in story["sources"]:
         actor = actors.get(source["adapter"], source["adapter"]) or "base model"
         rows = f"{source['rows']:,} rows of {source['tasks']:,} tasks"
@@ -182,16 +227,24 @@ class Markup(str):
 def table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[str]], kinds: Sequence[str] = ()) -> str:
     """A table that scrolls by itself where it is too wide. A header that starts with # is of a column of numbers."""
     numeric = [header.startswith("#") for header in headers]
-    head = "".join(f'<th scope="col"{_class("number" if number else "")}>{escape(header.lstrip("#"))}</th>'
-                   for header, number in zip(headers, numeric, strict=True))
+    head = "".join(
+        f'<th scope="col"{_class("number" if number else "")}>{escape(header.lstrip("#"))}</th>'
+        for header, number in zip(headers, numeric, strict=True)
+    )
     body = "".join(
-        f'<tr{_class(kind)}>' + "".join(
-            f'<td{_class("number" if number else "")}>{cell if isinstance(cell, Markup) else escape(cell)}</td>'
-            for cell, number in zip(row, numeric, strict=True)) + "</tr>"
-        for row, kind in zip(rows, kinds or [""] * len(rows), strict=True))
+        f"<tr{_class(kind)}>"
+        + "".join(
+            f"<td{_class('number' if number else '')}>{cell if isinstance(cell, Markup) else escape(cell)}</td>"
+            for cell, number in zip(row, numeric, strict=True)
+        )
+        + "</tr>"
+        for row, kind in zip(rows, kinds or [""] * len(rows), strict=True)
+    )
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return (f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption or headers[0])}">'
-            f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption or headers[0])}">'
+        f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def _figure(title: str, about: str, canvas: Canvas) -> str:

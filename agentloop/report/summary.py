@@ -47,43 +47,87 @@ class Row:
 def iterations(database: Database, campaign: str) -> list[Row]:
     """A row for each iteration that was begun, in order, and at the end one for the control where there is one."""
     rows = [
-        Row(found["iteration"], False, found["tasks"], found["rows"], _interval(found["champion_success"]),
-            _interval(found["challenger_success"]), _interval(found["difference"]), found["mcnemar_p"],
-            found["decision"], found["adapter"])
+        Row(
+            found["iteration"],
+            False,
+            found["tasks"],
+            found["rows"],
+            _interval(found["champion_success"]),
+            _interval(found["challenger_success"]),
+            _interval(found["difference"]),
+            found["mcnemar_p"],
+            found["decision"],
+            found["adapter"],
+        )
         for found in query.rows(database, "iterations", campaign=campaign)
     ]
     for control in query.rows(database, "control", campaign=campaign):
         compared = compare(database, campaign, None, control["adapter"])
         verdict = compared.verdict if compared else None
-        rows.append(Row(
-            control["iteration"], True, None, control["rows"], verdict and verdict.champion_success,
-            verdict and verdict.challenger_success, verdict and verdict.difference, verdict and verdict.mcnemar_p, None,
-            control["adapter"]))
+        rows.append(
+            Row(
+                control["iteration"],
+                True,
+                None,
+                control["rows"],
+                verdict and verdict.champion_success,
+                verdict and verdict.challenger_success,
+                verdict and verdict.difference,
+                verdict and verdict.mcnemar_p,
+                None,
+                control["adapter"],
+            )
+        )
     return rows
 
 
 def table(rows: Sequence[Row], title: str = "Success on held-out tasks") -> Table:
     """For a terminal of 100 columns."""
-    shown = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title_justify="left",
-                  caption="Success in %, with its 95 % interval.", caption_justify="left")
+    shown = Table(
+        title=title,
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        title_justify="left",
+        caption="Success in %, with its 95 % interval.",
+        caption_justify="left",
+    )
     for header in ("Iteration", "Tasks", "Rows", "Before", "After", "Verdict", "Adapter"):
         number = header in ("Tasks", "Rows", "Before", "After")
         shown.add_column(header, justify="right" if number else "left", no_wrap=True)
     for row in rows:
-        shown.add_row(row.name, _count(row.tasks), _count(row.rows), _success(row.before), _success(row.after),
-                      DECISIONS[row.decision], row.adapter or "–",
-                      style="bold" if row.decision == "promote" else "dim" if row.control else None)
+        shown.add_row(
+            row.name,
+            _count(row.tasks),
+            _count(row.rows),
+            _success(row.before),
+            _success(row.after),
+            DECISIONS[row.decision],
+            row.adapter or "–",
+            style="bold" if row.decision == "promote" else "dim" if row.control else None,
+        )
     return shown
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The same table with differences and p-values, for a Prefect artifact."""
-    lines = ["| Iteration | Tasks | Rows | Before, % | After, % | Difference, points | McNemar p | Verdict | Adapter |",
-             "|---|---:|---:|---:|---:|---:|---:|---|---|"]
+    lines = [
+        "| Iteration | Tasks | Rows | Before, % | After, % | Difference, points | McNemar p | Verdict | Adapter |",
+        "|---|---:|---:|---:|---:|---:|---:|---|---|",
+    ]
     for row in rows:
         p = "–" if row.mcnemar_p is None else probability(row.mcnemar_p)
-        cells = (row.name, _count(row.tasks), _count(row.rows), _success(row.before), _success(row.after),
-                 _difference(row.difference), p, DECISIONS[row.decision], f"`{row.adapter}`" if row.adapter else "–")
+        cells = (
+            row.name,
+            _count(row.tasks),
+            _count(row.rows),
+            _success(row.before),
+            _success(row.after),
+            _difference(row.difference),
+            p,
+            DECISIONS[row.decision],
+            f"`{row.adapter}`" if row.adapter else "–",
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -136,13 +180,20 @@ def status_table(statuses: Sequence[CampaignStatus]) -> Table:
 
 
 def _status(database: Database, found: dict) -> CampaignStatus:
-    steps = [Step(**{name: step[name] for name in Step.__dataclass_fields__})
-             for step in query.rows(database, "steps", campaign=found["name"])]
+    steps = [
+        Step(**{name: step[name] for name in Step.__dataclass_fields__})
+        for step in query.rows(database, "steps", campaign=found["name"])
+    ]
     ended = [step for step in steps if step.status != "started"]
     running = [step for step in steps if step.status == "started"]
     return CampaignStatus(
-        found["name"], found["done"], found["planned"], champions.champion(database, found["name"]),
-        max(ended, key=lambda step: step.finished, default=None), running[-1] if running else None)
+        found["name"],
+        found["done"],
+        found["planned"],
+        champions.champion(database, found["name"]),
+        max(ended, key=lambda step: step.finished, default=None),
+        running[-1] if running else None,
+    )
 
 
 def _interval(value: dict[str, float] | None) -> Interval | None:

@@ -41,14 +41,18 @@ def refuse_partial(name: str, adapter: LoRAModel, manager: LoRAModelManager) -> 
     sizes = _served_sizes(manager)
     dropped = sorted(module for module in adapter.loras if module not in sizes)
     if dropped:
-        raise ValueError(f"adapter {name}: {len(dropped)} of {len(adapter.loras)} modules would be dropped: {_shown(dropped)}")
+        raise ValueError(
+            f"adapter {name}: {len(dropped)} of {len(adapter.loras)} modules would be dropped: {_shown(dropped)}"
+        )
     misfits = []
     for module, weights in sorted(adapter.loras.items()):
         inputs, outputs = sizes[module]
         if weights.lora_a is None or weights.lora_b is None:
             misfits.append(f"{module} lacks lora_{'A' if weights.lora_a is None else 'B'}")
         elif (weights.lora_a.shape[-1], weights.lora_b.shape[0]) != (inputs, outputs):
-            misfits.append(f"{module} maps {weights.lora_a.shape[-1]} to {weights.lora_b.shape[0]}, the base {inputs} to {outputs}")
+            misfits.append(
+                f"{module} maps {weights.lora_a.shape[-1]} to {weights.lora_b.shape[0]}, the base {inputs} to {outputs}"
+            )
     if misfits:
         raise ValueError(f"adapter {name} does not fit the base: {_shown(misfits)}")
 

@@ -59,26 +59,44 @@ async def check(
     served_adapter = [await client.prompt_logprobs(adapter_name, ids) for ids in prompts]
     base = [reference(None, ids) for ids in prompts]
     adapter = [reference(directory, ids) for ids in prompts]
-    report = measure(served_base=served_base, served_adapter=served_adapter, base=base, adapter=adapter, tolerance=tolerance)
+    report = measure(
+        served_base=served_base, served_adapter=served_adapter, base=base, adapter=adapter, tolerance=tolerance
+    )
     others = {} if report.passed else {path.name: [reference(path, ids) for ids in prompts] for path in earlier}
-    return compare(served_base=served_base, served_adapter=served_adapter, base=base, adapter=adapter, tolerance=tolerance,
-                   earlier=others)
+    return compare(
+        served_base=served_base,
+        served_adapter=served_adapter,
+        base=base,
+        adapter=adapter,
+        tolerance=tolerance,
+        earlier=others,
+    )
 
 
 def compare(
-    *, served_base: Rows, served_adapter: Rows, base: Rows, adapter: Rows, tolerance: float, earlier: Mapping[str, Rows] = {}
+    *,
+    served_base: Rows,
+    served_adapter: Rows,
+    base: Rows,
+    adapter: Rows,
+    tolerance: float,
+    earlier: Mapping[str, Rows] = {},
 ) -> CanaryReport:
     """The report where base and adapter are served as trained, within `tolerance` nats per token in the mean.
 
     Raises CanaryError, in one line that says which fault it looks like, where they are not. `earlier`: the trainer's log
     probabilities of the same prompts under other adapters, by name, among which a stale one is recognised.
     """
-    report = measure(served_base=served_base, served_adapter=served_adapter, base=base, adapter=adapter, tolerance=tolerance)
+    report = measure(
+        served_base=served_base, served_adapter=served_adapter, base=base, adapter=adapter, tolerance=tolerance
+    )
     if report.passed:
         return report
     if not report.base_mean <= tolerance:
-        raise CanaryError(f"another base: without the adapter, served and trained differ by {report.base_mean:.2g} nats per "
-                          f"token (tolerance {tolerance:g})")
+        raise CanaryError(
+            f"another base: without the adapter, served and trained differ by {report.base_mean:.2g} nats per "
+            f"token (tolerance {tolerance:g})"
+        )
     served, expected, without = _flat(served_adapter), _flat(adapter), _flat(base)
     gap = f"served and trained differ by {report.adapter_mean:.2g} nats per token (tolerance {tolerance:g})"
     for name, rows in earlier.items():
@@ -91,16 +109,22 @@ def compare(
     if cosine >= _SAME_DIRECTION:
         share = float(moved @ effect) / float(effect @ effect)
         raise CanaryError(f"adapter applied in part: {share:.0%} of its effect is served; {gap}")
-    raise CanaryError(f"stale adapter: what is served has little in common with what was trained (cosine {cosine:.2f}); {gap}")
+    raise CanaryError(
+        f"stale adapter: what is served has little in common with what was trained (cosine {cosine:.2f}); {gap}"
+    )
 
 
 def measure(*, served_base: Rows, served_adapter: Rows, base: Rows, adapter: Rows, tolerance: float) -> CanaryReport:
     """The differences alone, without a judgement. Raises ValueError where prompts or tokens do not match."""
     base_gap, adapter_gap = np.abs(_flat(served_base) - _flat(base)), np.abs(_flat(served_adapter) - _flat(adapter))
     return CanaryReport(
-        base_mean=float(base_gap.mean()), base_max=float(base_gap.max()),
-        adapter_mean=float(adapter_gap.mean()), adapter_max=float(adapter_gap.max()),
-        effect_mean=_distance(_flat(adapter), _flat(base)), tokens=base_gap.size, tolerance=tolerance,
+        base_mean=float(base_gap.mean()),
+        base_max=float(base_gap.max()),
+        adapter_mean=float(adapter_gap.mean()),
+        adapter_max=float(adapter_gap.max()),
+        effect_mean=_distance(_flat(adapter), _flat(base)),
+        tokens=base_gap.size,
+        tolerance=tolerance,
     )
 
 

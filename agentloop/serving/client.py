@@ -86,7 +86,9 @@ class CompletionClient:
 
     async def __aenter__(self) -> CompletionClient:
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60), timeout=aiohttp.ClientTimeout(total=self._timeout))
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            timeout=aiohttp.ClientTimeout(total=self._timeout),
+        )
         return self
 
     async def __aexit__(self, *_: Any) -> None:
@@ -105,17 +107,34 @@ class CompletionClient:
         session: str | None = None,
     ) -> Completion:
         """Continue `prompt_ids` with `model`, which is an adapter's id or ModelServer.model_name. Raises ServerError."""
-        choice = await self._request({
-            "model": model, "prompt": list(prompt_ids), "max_tokens": max_tokens, "temperature": temperature,
-            "top_p": top_p, "seed": seed, "stop_token_ids": list(stop_token_ids), "logprobs": 0, "return_token_ids": True,
-        }, session)
+        choice = await self._request(
+            {
+                "model": model,
+                "prompt": list(prompt_ids),
+                "max_tokens": max_tokens,
+                "temperature": temperature,
+                "top_p": top_p,
+                "seed": seed,
+                "stop_token_ids": list(stop_token_ids),
+                "logprobs": 0,
+                "return_token_ids": True,
+            },
+            session,
+        )
         return Completion(choice["token_ids"], choice["logprobs"]["token_logprobs"], choice["finish_reason"])
 
     async def prompt_logprobs(self, model: str, token_ids: Sequence[int]) -> list[float]:
         """Log probability of each token given those before it. [len(token_ids) - 1]. Raises ServerError."""
-        choice = await self._request({
-            "model": model, "prompt": list(token_ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0,
-        }, None)
+        choice = await self._request(
+            {
+                "model": model,
+                "prompt": list(token_ids),
+                "max_tokens": 1,
+                "temperature": 0.0,
+                "prompt_logprobs": 0,
+            },
+            None,
+        )
         rows = choice["prompt_logprobs"][1:]
         return [row[str(token)]["logprob"] for row, token in zip(rows, token_ids[1:], strict=True)]
 
@@ -133,7 +152,7 @@ class CompletionClient:
                 failure = str(error) or type(error).__name__
             finally:
                 seat.waiting -= 1
-            await asyncio.sleep(min(_FIRST_DELAY * 2 ** attempt, _LONGEST_DELAY) * random.uniform(0.5, 1.0))
+            await asyncio.sleep(min(_FIRST_DELAY * 2**attempt, _LONGEST_DELAY) * random.uniform(0.5, 1.0))
         raise ServerError(f"{seat.url}: {_ATTEMPTS} connections failed, the last: {failure}")
 
     async def _post(self, seat: _Seat, payload: bytes) -> dict[str, Any]:
@@ -171,7 +190,9 @@ class CompletionClient:
     async def _probe(self, seat: _Seat) -> None:
         seat.probe_at = time.monotonic() + seat.probe_delay
         try:
-            async with self._http.get(f"{seat.url}/health", timeout=aiohttp.ClientTimeout(total=_PROBE_TIMEOUT)) as response:
+            async with self._http.get(
+                f"{seat.url}/health", timeout=aiohttp.ClientTimeout(total=_PROBE_TIMEOUT)
+            ) as response:
                 healthy = response.status == 200
         except (aiohttp.ClientConnectionError, TimeoutError):
             healthy = False

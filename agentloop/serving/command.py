@@ -28,24 +28,50 @@ def command(
     serving = settings.serving
     arguments = [
         # `vllm serve` is broken in the CPU wheel; the module works in both.
-        str(installation.python), "-m", "vllm.entrypoints.openai.api_server",
-        "--model", str(model), "--served-model-name", BASE_NAME, "--host", "127.0.0.1", "--port", str(port),
-        "--dtype", serving.dtype, "--max-model-len", str(serving.max_model_len), "--max-num-seqs", str(serving.max_num_seqs),
-        "--seed", str(settings.seed),
+        str(installation.python),
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(model),
+        "--served-model-name",
+        BASE_NAME,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        serving.dtype,
+        "--max-model-len",
+        str(serving.max_model_len),
+        "--max-num-seqs",
+        str(serving.max_num_seqs),
+        "--seed",
+        str(settings.seed),
         # Without it the model's own generation_config.json changes how requests are sampled.
-        "--generation-config", "vllm",
-        "--enable-lora", "--max-loras", str(max_loras),
-        "--max-lora-rank", str(min(rank for rank in LORA_RANKS if rank >= max_lora_rank)),
-        "--lora-target-modules", *LORA_TARGETS,
+        "--generation-config",
+        "vllm",
+        "--enable-lora",
+        "--max-loras",
+        str(max_loras),
+        "--max-lora-rank",
+        str(min(rank for rank in LORA_RANKS if rank >= max_lora_rank)),
+        "--lora-target-modules",
+        *LORA_TARGETS,
         "--disable-uvicorn-access-log",
     ]
     if installation.on_cpu:
         # With a part of a prompt scheduled and a seed in the request, vLLM's CPU sampler ends the engine
         # ("CPU Generator does not use offset"): every prompt is scheduled whole.
-        arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(4096, serving.max_model_len)),
-                      # vLLM's 128 is longer than many a turn, and only whole blocks of a prefix are found again
-                      "--block-size", "32",
-                      "--kv-cache-memory-bytes", str(_CPU_CACHE_BYTES)]
+        arguments += [
+            "--no-enable-chunked-prefill",
+            "--max-num-batched-tokens",
+            str(max(4096, serving.max_model_len)),
+            # vLLM's 128 is longer than many a turn, and only whole blocks of a prefix are found again
+            "--block-size",
+            "32",
+            "--kv-cache-memory-bytes",
+            str(_CPU_CACHE_BYTES),
+        ]
     else:
         arguments += ["--gpu-memory-utilization", str(serving.gpu_memory_utilization)]
     return [*arguments, *serving.extra_arguments]

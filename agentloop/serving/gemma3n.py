@@ -47,7 +47,8 @@ class Gemma3nTextModel(vllm_gemma3n.Gemma3nTextModel):
         if per_layer_inputs is None and input_ids is not None:
             # [tokens, layers * width] -> [tokens, layers, width]
             per_layer_inputs = self.get_per_layer_input_embeddings(input_ids).view(
-                -1, self.config.num_hidden_layers, self.config.hidden_size_per_layer_input)
+                -1, self.config.num_hidden_layers, self.config.hidden_size_per_layer_input
+            )
         return super().forward(input_ids, positions, per_layer_inputs, intermediate_tensors, inputs_embeds, **kwargs)
 
 

@@ -14,7 +14,6 @@ from vllm.sequence import IntermediateTensors
 
 
 class Gemma3nForConditionalGeneration(gemma3n_mm.Gemma3nForConditionalGeneration, SupportsLoRA):
-
     def forward(
         self,
         input_ids: torch.Tensor | None,

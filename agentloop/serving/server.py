@@ -19,7 +19,7 @@ import psutil
 
 from agentloop.child import ChildProcess
 from agentloop.errors import AdapterError, ServerError
-from agentloop.serving import adapters, log, installation
+from agentloop.serving import adapters, installation, log
 from agentloop.serving.client import Endpoint
 from agentloop.serving.command import BASE_NAME, command, environment
 from agentloop.settings import Settings
@@ -36,7 +36,13 @@ class ModelServer:
     """The name by which requests call the base model; an adapter's is its id."""
 
     def __init__(
-        self, settings: Settings, model: Path, *, base: str | None = None, max_lora_rank: int | None = None, max_loras: int = 4
+        self,
+        settings: Settings,
+        model: Path,
+        *,
+        base: str | None = None,
+        max_lora_rank: int | None = None,
+        max_loras: int = 4,
     ) -> None:
         """`base`: the fingerprint of `model` (`base_…`), which adapters that name theirs are checked against.
 
@@ -76,9 +82,17 @@ class ModelServer:
         vllm = installation.find(self.settings.serving.python or Path(sys.executable))
         self.port = _claim(self.settings.serving.port)
         self.log = self.settings.paths.logs / f"vllm-{time.strftime('%Y%m%d-%H%M%S')}-{self.port}.log"
-        arguments = command(self.settings, vllm, model=self.model, port=self.port, max_lora_rank=self.max_lora_rank,
-                            max_loras=self.max_loras)
-        self._child = ChildProcess(arguments, environment=environment(self.settings, vllm, api_key=self.api_key), log=self.log)
+        arguments = command(
+            self.settings,
+            vllm,
+            model=self.model,
+            port=self.port,
+            max_lora_rank=self.max_lora_rank,
+            max_loras=self.max_loras,
+        )
+        self._child = ChildProcess(
+            arguments, environment=environment(self.settings, vllm, api_key=self.api_key), log=self.log
+        )
         try:
             self._wait_until_healthy()
         except BaseException:
@@ -113,7 +127,9 @@ class ModelServer:
         adapters.check_base(directory, fingerprint=self.base, model=self.model)
         digest = adapters.digest(directory)
         if self._known.get(adapter, digest) != digest:
-            raise AdapterError(f"{directory}: {adapter} stood for other weights on this server; a name never changes meaning")
+            raise AdapterError(
+                f"{directory}: {adapter} stood for other weights on this server; a name never changes meaning"
+            )
         if adapter in self._loaded:
             return
         refusal = self._post("/v1/load_lora_adapter", {"lora_name": adapter, "lora_path": str(directory.resolve())})
@@ -144,16 +160,25 @@ class ModelServer:
                     pass  # not listening yet
                 time.sleep(_POLL_SECONDS)
         reason = log.last_line(self.log.read_text(errors="replace"))
-        raise ServerError(f"serving.start_seconds: vLLM was not healthy after {self.settings.serving.start_seconds:g} s; "
-                          f"its last line: {reason} (log: {self.log})")
+        raise ServerError(
+            f"serving.start_seconds: vLLM was not healthy after {self.settings.serving.start_seconds:g} s; "
+            f"its last line: {reason} (log: {self.log})"
+        )
 
     def _post(self, path: str, body: dict[str, str]) -> str | None:
         """None where vLLM agreed, its complaint where it did not."""
         try:
-            answer = httpx.post(self.url + path, json=body, headers={"Authorization": f"Bearer {self.api_key}"},
-                                timeout=_LOAD_SECONDS, trust_env=False)
+            answer = httpx.post(
+                self.url + path,
+                json=body,
+                headers={"Authorization": f"Bearer {self.api_key}"},
+                timeout=_LOAD_SECONDS,
+                trust_env=False,
+            )
         except httpx.TransportError as error:
-            raise ServerError(f"{self.url}{path}: {type(error).__name__} {error} (log: {self.log})".replace("  ", " ")) from None
+            raise ServerError(
+                f"{self.url}{path}: {type(error).__name__} {error} (log: {self.log})".replace("  ", " ")
+            ) from None
         return None if answer.is_success else answer.json()["error"]["message"]
 
 

@@ -24,14 +24,27 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Gemma3nTextConfig:
     """
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (PAD, EOS, BOS, END_OF_TURN)}
     return Gemma3nTextConfig(
-        vocab_size=len(tokenizer), vocab_size_per_layer_input=len(tokenizer),
-        hidden_size=128, hidden_size_per_layer_input=32, intermediate_size=384,
-        num_hidden_layers=5, num_kv_shared_layers=2,
+        vocab_size=len(tokenizer),
+        vocab_size_per_layer_input=len(tokenizer),
+        hidden_size=128,
+        hidden_size_per_layer_input=32,
+        intermediate_size=384,
+        num_hidden_layers=5,
+        num_kv_shared_layers=2,
         layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"],
-        num_attention_heads=4, num_key_value_heads=2, head_dim=32, sliding_window=64, max_position_embeddings=4096,
-        altup_num_inputs=2, laurel_rank=16, activation_sparsity_pattern=[0.95, 0.0, 0.0, 0.0, 0.0],
-        pad_token_id=ids[PAD], bos_token_id=ids[BOS], eos_token_id=[ids[EOS], ids[END_OF_TURN]],
-        architectures=["Gemma3nForCausalLM"], dtype="float32",
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        sliding_window=64,
+        max_position_embeddings=4096,
+        altup_num_inputs=2,
+        laurel_rank=16,
+        activation_sparsity_pattern=[0.95, 0.0, 0.0, 0.0, 0.0],
+        pad_token_id=ids[PAD],
+        bos_token_id=ids[BOS],
+        eos_token_id=[ids[EOS], ids[END_OF_TURN]],
+        architectures=["Gemma3nForCausalLM"],
+        dtype="float32",
     )
 
 
@@ -60,8 +73,11 @@ def initialise(config: Gemma3nTextConfig, seed: int) -> Gemma3nForCausalLM:
 def save(model: Gemma3nForCausalLM, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Write a checkpoint directory as transformers and vLLM read it."""
     model.generation_config = GenerationConfig(
-        bos_token_id=model.config.bos_token_id, eos_token_id=model.config.eos_token_id,
-        pad_token_id=model.config.pad_token_id, do_sample=True, temperature=1.0,
+        bos_token_id=model.config.bos_token_id,
+        eos_token_id=model.config.eos_token_id,
+        pad_token_id=model.config.pad_token_id,
+        do_sample=True,
+        temperature=1.0,
     )
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
@@ -73,7 +89,7 @@ def random_checkpoint(directory: Path, *, seed: int = 0) -> None:
     model = initialise(tiny_config(tokenizer), seed)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             # A scale of exactly one would hide that somebody leaves it out; zero weights would hide a whole branch.
             if parameter.dim() == 1:
                 parameter.mul_(1 + 0.2 * torch.randn(parameter.shape, generator=generator))
@@ -81,6 +97,6 @@ def random_checkpoint(directory: Path, *, seed: int = 0) -> None:
 
 
 _WORDS = (
-    "user\nmodel\nAnswer: calculate(\"1 + 2\") query(\"SELECT count(*) FROM orders WHERE item = 'tea'\")",
+    'user\nmodel\nAnswer: calculate("1 + 2") query("SELECT count(*) FROM orders WHERE item = \'tea\'")',
     "How many apples are left? Compute the sum of the numbers. error: there is no tool named",
 )

@@ -80,15 +80,31 @@ def bootstrap(
     known = [environments.get(name) for name in DEMONSTRATIONS]
     counts = {name: min(count, settings.steps * settings.batch) for name, count in DEMONSTRATIONS.items()}
     tokenizer = teach_tokenizer(known, seed)
-    trajectories = [trajectory for environment in known
-                    for trajectory in act(write(environment, counts[environment.name], seed), environment, tokenizer)]
+    trajectories = [
+        trajectory
+        for environment in known
+        for trajectory in act(write(environment, counts[environment.name], seed), environment, tokenizer)
+    ]
     model = initialise(tiny_config(tokenizer), seed)
-    losses = train(model, trajectories, settings, seed=seed,
-                   progress=lambda step, loss: progress(step, settings.steps, loss) if progress else None)
+    losses = train(
+        model,
+        trajectories,
+        settings,
+        seed=seed,
+        progress=lambda step, loss: progress(step, settings.steps, loss) if progress else None,
+    )
     report = BootstrapReport(
-        seed=seed, settings=settings, demonstrations=counts, config=_config_hash(model, tokenizer),
-        weights=weights_hash(model), first_loss=fmean(losses[:25]), last_loss=fmean(losses[-25:]),
-        measured=tuple(_measure(model, tokenizer, environment, settings.steps * settings.batch) for environment in known))
+        seed=seed,
+        settings=settings,
+        demonstrations=counts,
+        config=_config_hash(model, tokenizer),
+        weights=weights_hash(model),
+        first_loss=fmean(losses[:25]),
+        last_loss=fmean(losses[-25:]),
+        measured=tuple(
+            _measure(model, tokenizer, environment, settings.steps * settings.batch) for environment in known
+        ),
+    )
     _write(directory, model, tokenizer, report)
     return report
 
@@ -111,14 +127,22 @@ def _measure(
     model: Gemma3nForCausalLM, tokenizer: PreTrainedTokenizerFast, environment: environments.Environment, limit: int
 ) -> Measured:
     tasks = environment.tasks("heldout", min(MEASURED_TASKS, limit), seed=0)
-    groups = [[environment.verify(trajectory.task, trajectory.answer) for trajectory in group]
-              for group in sample(model, tokenizer, environment, tasks, MEASURED_SAMPLES, _SAMPLING)]
+    groups = [
+        [environment.verify(trajectory.task, trajectory.answer) for trajectory in group]
+        for group in sample(model, tokenizer, environment, tasks, MEASURED_SAMPLES, _SAMPLING)
+    ]
     return Measured(
-        environment=environment.name, tasks=len(tasks), samples=MEASURED_SAMPLES,
-        success=sum(map(sum, groups)) / (len(tasks) * MEASURED_SAMPLES), solved=sum(map(max, groups)) / len(tasks))
+        environment=environment.name,
+        tasks=len(tasks),
+        samples=MEASURED_SAMPLES,
+        success=sum(map(sum, groups)) / (len(tasks) * MEASURED_SAMPLES),
+        solved=sum(map(max, groups)) / len(tasks),
+    )
 
 
-def _write(directory: Path, model: Gemma3nForCausalLM, tokenizer: PreTrainedTokenizerFast, report: BootstrapReport) -> None:
+def _write(
+    directory: Path, model: Gemma3nForCausalLM, tokenizer: PreTrainedTokenizerFast, report: BootstrapReport
+) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -133,7 +157,9 @@ def _write(directory: Path, model: Gemma3nForCausalLM, tokenizer: PreTrainedToke
 
 
 def _readme(report: BootstrapReport) -> str:
-    rows = "\n".join(f"| {measured.environment} | {measured.success:.1%} | {measured.solved:.1%} |" for measured in report.measured)
+    rows = "\n".join(
+        f"| {measured.environment} | {measured.success:.1%} | {measured.solved:.1%} |" for measured in report.measured
+    )
     return f"""# tiny
 
 A Gemma 3n of about a million parameters, made by `agentloop bootstrap --seed {report.seed}` (docs/tiny-model.md):

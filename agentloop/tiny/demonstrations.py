@@ -56,9 +56,18 @@ async def _act(
     prompt = PromptFormat(tokenizer, describe_tools=False)
     trajectories = []
     for demonstration in demonstrations:
-        trajectories.append(await run_episode(
-            demonstration.task, 0, policy="demonstration", generate=_Script(demonstration.turns, tokenizer, prompt),
-            prompt=prompt, tools=environment.tools(demonstration.task), sampling=_SAMPLING, seed=0))
+        trajectories.append(
+            await run_episode(
+                demonstration.task,
+                0,
+                policy="demonstration",
+                generate=_Script(demonstration.turns, tokenizer, prompt),
+                prompt=prompt,
+                tools=environment.tools(demonstration.task),
+                sampling=_SAMPLING,
+                seed=0,
+            )
+        )
     return trajectories
 
 

@@ -60,20 +60,36 @@ class TorchPolicy:
     @torch.no_grad()
     def _continue(self, batch: Sequence[_Request]) -> list[_Continuation]:
         steps = max(request.max_tokens for request in batch)
-        draws = torch.stack([torch.rand(steps, generator=torch.Generator().manual_seed(request.seed)) for request in batch])
+        draws = torch.stack(
+            [torch.rand(steps, generator=torch.Generator().manual_seed(request.seed)) for request in batch]
+        )
         width = max(len(request.prompt_ids) for request in batch)
         ids = torch.tensor([[0] * (width - len(request.prompt_ids)) + list(request.prompt_ids) for request in batch])
-        mask = torch.tensor([[0] * (width - len(request.prompt_ids)) + [1] * len(request.prompt_ids) for request in batch])
+        mask = torch.tensor(
+            [[0] * (width - len(request.prompt_ids)) + [1] * len(request.prompt_ids) for request in batch]
+        )
         cache = DynamicCache(config=self._model.config)
         tokens: list[list[int]] = [[] for _ in batch]
         logprobs: list[list[float]] = [[] for _ in batch]
         ended = [False] * len(batch)
         for step in range(steps):
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1]:]
-            logits = self._model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                                 use_cache=True, logits_to_keep=1).logits[:, -1].float()
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            logits = (
+                self._model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                .logits[:, -1]
+                .float()
+            )
             cumulative = (logits / self._temperature).softmax(-1).cumsum(-1)
-            chosen = torch.searchsorted(cumulative, draws[:, step:step + 1] * cumulative[:, -1:]).clamp(max=logits.shape[-1] - 1)
+            chosen = torch.searchsorted(cumulative, draws[:, step : step + 1] * cumulative[:, -1:]).clamp(
+                max=logits.shape[-1] - 1
+            )
             scores = logits.log_softmax(-1).gather(-1, chosen)
             for row, request in enumerate(batch):
                 if not ended[row] and step < request.max_tokens:
@@ -83,8 +99,10 @@ class TorchPolicy:
             if all(done or step + 1 >= request.max_tokens for done, request in zip(ended, batch)):
                 break
             ids, mask = chosen, torch.cat([mask, torch.ones_like(chosen)], dim=-1)
-        return [_Continuation(tuple(row_tokens), tuple(row_logprobs), "stop" if done else "length")
-                for row_tokens, row_logprobs, done in zip(tokens, logprobs, ended)]
+        return [
+            _Continuation(tuple(row_tokens), tuple(row_logprobs), "stop" if done else "length")
+            for row_tokens, row_logprobs, done in zip(tokens, logprobs, ended)
+        ]
 
 
 def sample(
@@ -101,10 +119,22 @@ def sample(
     policy = TorchPolicy(model, prompt.stop_token_ids, sampling.temperature)
 
     async def run() -> list[Trajectory]:
-        return await asyncio.gather(*(
-            run_episode(task, index, policy="in-process", generate=policy, prompt=prompt, tools=environment.tools(task),
-                        sampling=sampling, seed=seed)
-            for task in tasks for index in range(samples)))
+        return await asyncio.gather(
+            *(
+                run_episode(
+                    task,
+                    index,
+                    policy="in-process",
+                    generate=policy,
+                    prompt=prompt,
+                    tools=environment.tools(task),
+                    sampling=sampling,
+                    seed=seed,
+                )
+                for task in tasks
+                for index in range(samples)
+            )
+        )
 
     flat = asyncio.run(run())
-    return [flat[first:first + samples] for first in range(0, len(flat), samples)]
+    return [flat[first : first + samples] for first in range(0, len(flat), samples)]

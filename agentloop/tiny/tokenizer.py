@@ -39,10 +39,12 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int = 448) -> PreTrainedTo
 
     Any UTF-8 text is encodable and decodes to itself. Raises ValueError if `vocabulary` has no room for the bytes.
     """
-    pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_CHUNK), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_CHUNK), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     counts = Counter(chunk for text in texts for chunk, _ in pre_tokenizer.pre_tokenize_str(_without_fences(text)))
     words = sorted((chunk for chunk in counts if len(chunk) > 1), key=lambda chunk: (-counts[chunk], chunk))
     fixed = [*SPECIAL_TOKENS, *FENCES, *sorted(pre_tokenizers.ByteLevel.alphabet())]
@@ -59,8 +61,13 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int = 448) -> PreTrainedTo
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in FENCES])
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, bos_token=BOS, unk_token=UNK,
-        clean_up_tokenization_spaces=False, model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        bos_token=BOS,
+        unk_token=UNK,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
     )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped

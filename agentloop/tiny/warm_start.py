@@ -47,7 +47,9 @@ def train(
     vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=settings.peak_learning_rate, betas=(0.9, 0.98))
+        lr=settings.peak_learning_rate,
+        betas=(0.9, 0.98),
+    )
     model.train()
     losses = []
     for step, batch in zip(range(settings.steps), _batches(trajectories, settings.batch, seed)):
@@ -90,8 +92,10 @@ def _batches(trajectories: Sequence[Trajectory], size: int, seed: int) -> Iterat
         order = rng.sample(range(len(trajectories)), len(trajectories))
         batches = []
         for start in range(0, len(order), size * POOL_BATCHES):
-            pool = sorted(order[start:start + size * POOL_BATCHES], key=lambda index: len(trajectories[index].token_ids))
-            cut = [pool[first:first + size] for first in range(0, len(pool), size)]
+            pool = sorted(
+                order[start : start + size * POOL_BATCHES], key=lambda index: len(trajectories[index].token_ids)
+            )
+            cut = [pool[first : first + size] for first in range(0, len(pool), size)]
             rng.shuffle(cut)
             batches += cut
         for batch in batches:

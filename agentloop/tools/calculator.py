@@ -18,8 +18,12 @@ SIGNIFICANT_DIGITS = 12
 """Of a result whose decimals do not end."""
 
 _OPERATORS = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
 }
 
 
@@ -27,7 +31,9 @@ class Calculator:
     name = "calculate"
     description = "Value of an arithmetic expression with + - * / // % ** and parentheses."
     signature = inspect.Signature(
-        [inspect.Parameter("expression", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str)], return_annotation=str)
+        [inspect.Parameter("expression", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str)],
+        return_annotation=str,
+    )
 
     def call(self, *args: Any, **kwargs: Any) -> str:
         """The value as a decimal: exact where its digits end, else to `SIGNIFICANT_DIGITS`. Raises ToolError."""
@@ -72,7 +78,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
         raise ToolError("the number is too large")
     # The parity of an exponent of any size decides the powers of -1, 0 and 1.
     power = exponent.numerator if base not in (-1, 0, 1) else exponent.numerator % 2 + (2 if exponent != 0 else 0)
-    return base ** power
+    return base**power
 
 
 def _bits(number: Fraction) -> int:

@@ -21,13 +21,55 @@ from agentloop.tools.tool import ToolError, bind
 MAX_CHARACTERS = 2000
 MAX_CELL_CHARACTERS = 200
 
-FUNCTIONS = frozenset({
-    "+", "-", "*", "/", "//", "%", "abs", "ceil", "floor", "round", "trunc",
-    "~~", "!~~", "~~*", "!~~*", "lower", "upper", "length", "substr", "substring", "trim", "contains", "starts_with",
-    "nullif", "ifnull", "coalesce", "greatest", "least",
-    "count", "count_star", "sum", "avg", "min", "max", "median", "arg_min", "arg_max", "any_value", "first", "last",
-    "row_number", "rank", "dense_rank", "lag", "lead",
-})
+FUNCTIONS = frozenset(
+    {
+        "+",
+        "-",
+        "*",
+        "/",
+        "//",
+        "%",
+        "abs",
+        "ceil",
+        "floor",
+        "round",
+        "trunc",
+        "~~",
+        "!~~",
+        "~~*",
+        "!~~*",
+        "lower",
+        "upper",
+        "length",
+        "substr",
+        "substring",
+        "trim",
+        "contains",
+        "starts_with",
+        "nullif",
+        "ifnull",
+        "coalesce",
+        "greatest",
+        "least",
+        "count",
+        "count_star",
+        "sum",
+        "avg",
+        "min",
+        "max",
+        "median",
+        "arg_min",
+        "arg_max",
+        "any_value",
+        "first",
+        "last",
+        "row_number",
+        "rank",
+        "dense_rank",
+        "lag",
+        "lead",
+    }
+)
 TYPES = frozenset({"BOOLEAN", "INTEGER", "INT", "BIGINT", "FLOAT", "DOUBLE", "DECIMAL", "VARCHAR", "TEXT", "DATE"})
 
 _CONFIG = {
@@ -44,7 +86,8 @@ _FORBIDDEN_NODES = {"TABLE_FUNCTION": "functions in FROM", "RECURSIVE_CTE_NODE":
 class ReadOnlySQL:
     name = "query"
     signature = inspect.Signature(
-        [inspect.Parameter("sql", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str)], return_annotation=str)
+        [inspect.Parameter("sql", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str)], return_annotation=str
+    )
 
     def __init__(self, script: Sequence[str], schema: str, *, rows: int = 20, seconds: float = 2.0) -> None:
         """`script`: trusted statements that fill the empty database. `schema`: its tables, for the model to read.

@@ -14,7 +14,9 @@ from agentloop.files import atomic
 def write(path: Path, tensors: dict[str, torch.Tensor], *, step: int) -> None:
     """Raises DiskError, naming the file, where it cannot be written."""
     with atomic(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata={"step": str(step)})
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata={"step": str(step)}
+        )
 
 
 def read(path: Path) -> tuple[int, dict[str, torch.Tensor]] | None:

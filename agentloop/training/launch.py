@@ -13,7 +13,9 @@ from agentloop.settings import Settings
 from agentloop.training.run import TrainingRun
 
 
-def launch(run: TrainingRun, settings: Settings, *, on_step: Callable[[dict[str, Any]], None] = lambda metrics: None) -> None:
+def launch(
+    run: TrainingRun, settings: Settings, *, on_step: Callable[[dict[str, Any]], None] = lambda metrics: None
+) -> None:
     """Train in a child process; `on_step` is given the metrics of every optimizer step.
 
     Raises ModelError with the trainer's own line where it refused its input or died. A second call continues from the

@@ -31,8 +31,9 @@ class Reference:
 def write(directory: Path, model: Any, sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> None:
     """Compute and store the logprobs of the first sequences with the trained model (engine.Gemma3n)."""
     prompts = [tuple(ids[:MAX_TOKENS]) for ids, _ in sequences[:PROMPTS]]
-    references = [Reference(ids, *(tuple(model.logprobs(ids, adapter=on).tolist()) for on in (False, True)))
-                  for ids in prompts]
+    references = [
+        Reference(ids, *(tuple(model.logprobs(ids, adapter=on).tolist()) for on in (False, True))) for ids in prompts
+    ]
     (directory / FILE).write_text(json.dumps([asdict(reference) for reference in references]))
 
 
@@ -41,4 +42,7 @@ def read(directory: Path) -> list[Reference]:
     file = directory / FILE
     if not file.is_file():
         raise AdapterError(f"{directory}: no {FILE}; the trainer writes it when it saves an adapter")
-    return [Reference(tuple(row["token_ids"]), tuple(row["base"]), tuple(row["adapted"])) for row in json.loads(file.read_text())]
+    return [
+        Reference(tuple(row["token_ids"]), tuple(row["base"]), tuple(row["adapted"]))
+        for row in json.loads(file.read_text())
+    ]

@@ -22,8 +22,14 @@ def write(path: Path, rows: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
     token_ids, masks = zip(*rows, strict=True)
     offsets = np.cumsum([0, *map(len, token_ids)])
     with atomic(path) as temporary:
-        save_file({"token_ids": np.concatenate(token_ids).astype(np.int32), "mask": np.concatenate(masks).astype(bool),
-                   "offsets": offsets.astype(np.int64)}, temporary)
+        save_file(
+            {
+                "token_ids": np.concatenate(token_ids).astype(np.int32),
+                "mask": np.concatenate(masks).astype(bool),
+                "offsets": offsets.astype(np.int64),
+            },
+            temporary,
+        )
 
 
 def read(path: Path) -> list[tuple[tuple[int, ...], tuple[bool, ...]]]:

@@ -25,8 +25,18 @@ class TrainingRun:
     cache: Path
 
     @classmethod
-    def plan(cls, *, base: str, dataset: str, rows: Path, model: Path, training: Training, seed: int, paths: Paths,
-             parent: str | None = None) -> TrainingRun:
+    def plan(
+        cls,
+        *,
+        base: str,
+        dataset: str,
+        rows: Path,
+        model: Path,
+        training: Training,
+        seed: int,
+        paths: Paths,
+        parent: str | None = None,
+    ) -> TrainingRun:
         settings = training.model_dump(mode="json")
         # how often it is saved does not change what is learnt
         del settings["checkpoint_steps"], settings["continue_adapter"]

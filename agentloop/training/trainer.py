@@ -50,10 +50,18 @@ def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMet
     sequences = rows.read(run.rows)
     batches = plan_batches(sequences, settings, run.adapter.seed)
     model, _ = FastLanguageModel.from_pretrained(
-        str(run.model), max_seq_length=max(batch.max_seqlen for _, batch in batches), load_in_4bit=settings.load_in_4bit,
-        cache_directory=run.cache)
+        str(run.model),
+        max_seq_length=max(batch.max_seqlen for _, batch in batches),
+        load_in_4bit=settings.load_in_4bit,
+        cache_directory=run.cache,
+    )
     model = FastLanguageModel.get_peft_model(
-        model, r=settings.rank, lora_alpha=settings.alpha, target_modules=list(settings.targets), random_state=run.adapter.seed)
+        model,
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=list(settings.targets),
+        random_state=run.adapter.seed,
+    )
     if run.adapter.parent:
         model.load_adapter(run.adapters / run.adapter.parent)
     optimizer = FlatAdamW(model.lora, weight_decay=settings.weight_decay)
@@ -67,13 +75,22 @@ def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMet
         for step in range(done, len(batches)):
             started = time.perf_counter()
             epoch, batch = batches[step]
-            rate = learning_rate(step, len(batches), peak=settings.learning_rate, warmup_fraction=settings.warmup_fraction)
+            rate = learning_rate(
+                step, len(batches), peak=settings.learning_rate, warmup_fraction=settings.warmup_fraction
+            )
             loss = model.loss_and_gradients(batch)
             grad_norm = optimizer.step(learning_rate=rate, max_grad_norm=settings.max_grad_norm)
             metrics = StepMetrics(
-                step=step + 1, steps=len(batches), epoch=epoch, loss=loss.mean,
-                grad_norm=float(grad_norm), learning_rate=rate, tokens=batch.tokens, supervised=loss.supervised,
-                seconds=time.perf_counter() - started)
+                step=step + 1,
+                steps=len(batches),
+                epoch=epoch,
+                loss=loss.mean,
+                grad_norm=float(grad_norm),
+                learning_rate=rate,
+                tokens=batch.tokens,
+                supervised=loss.supervised,
+                seconds=time.perf_counter() - started,
+            )
             log.write(json.dumps(asdict(metrics)) + "\n")
             for name in ("loss", "grad_norm", "learning_rate"):
                 board.add_scalar(f"train/{name}", getattr(metrics, name), metrics.step)
@@ -89,7 +106,9 @@ def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMet
     return run.output
 
 
-def plan_batches(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]], settings: Training, seed: int) -> list[tuple[int, PackedBatch]]:
+def plan_batches(
+    sequences: Sequence[tuple[Sequence[int], Sequence[bool]]], settings: Training, seed: int
+) -> list[tuple[int, PackedBatch]]:
     """(epoch, batch) for every optimizer step. `sequences`: (token_ids, mask); each epoch is another shuffle of them all."""
     batches = []
     for epoch in range(settings.epochs):

@@ -21,7 +21,9 @@ MOST_PROJECTIONS = 3
 """q, k and v."""
 
 
-def write_lora(flat: Tensor, matrix: Tensor, rows: Sequence[slice], *, rank: int, inputs: int, outputs: int, scale: float) -> None:
+def write_lora(
+    flat: Tensor, matrix: Tensor, rows: Sequence[slice], *, rank: int, inputs: int, outputs: int, scale: float
+) -> None:
     """`flat`: the group's part of the LoRA buffer. `rows`: each projection's rows of `matrix`, ascending.
 
     matrix [outputs + tail, inputs + tail]; what is not A or B in its tail stays as it is (zero).
@@ -66,7 +68,9 @@ def triton_write_lora(
 ) -> None:
     heights = [part.stop - part.start for part in rows]
     bounds = [sum(heights[:i]) for i in range(len(rows))] + [sum(heights)] * (MOST_PROJECTIONS - len(rows))
-    shifts = [part.start - bound for part, bound in zip(rows, bounds, strict=False)] + [0] * (MOST_PROJECTIONS - len(rows))
+    shifts = [part.start - bound for part, bound in zip(rows, bounds, strict=False)] + [0] * (
+        MOST_PROJECTIONS - len(rows)
+    )
     size_a, size_b, block = rank * len(rows) * inputs, sum(heights) * rank, 1024
     _write_lora_kernel[(triton.cdiv(size_a + size_b, block),)](
         flat, matrix, matrix.stride(0), size_a, size_b, bounds[1], bounds[2], *shifts, scale, INPUTS=inputs,

@@ -54,9 +54,7 @@ def reference_ple_gate(gate: Tensor, inputs: Tensor, *, out: Tensor | None = Non
     return store(reference_gelu(wide(gate)) * wide(inputs), out, gate.dtype)
 
 
-def reference_ple_gate_backward(
-    dhidden: Tensor, gate: Tensor, inputs: Tensor, *, out: Tensor | None = None
-) -> Tensor:
+def reference_ple_gate_backward(dhidden: Tensor, gate: Tensor, inputs: Tensor, *, out: Tensor | None = None) -> Tensor:
     return store(reference_gelu_backward(wide(dhidden) * wide(inputs), wide(gate)), out, gate.dtype)
 
 

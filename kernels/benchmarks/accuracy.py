@@ -32,8 +32,14 @@ LAYERS = ["sliding_attention", "sliding_attention", "full_attention", "sliding_a
 
 
 def write_checkpoint(directory: Path) -> None:
-    config = Gemma3nTextConfig(vocab_size=8192, vocab_size_per_layer_input=8192, num_hidden_layers=5, num_kv_shared_layers=2,
-                               layer_types=LAYERS, activation_sparsity_pattern=[0.95, 0.0, 0.0, 0.0, 0.0])
+    config = Gemma3nTextConfig(
+        vocab_size=8192,
+        vocab_size_per_layer_input=8192,
+        num_hidden_layers=5,
+        num_kv_shared_layers=2,
+        layer_types=LAYERS,
+        activation_sparsity_pattern=[0.95, 0.0, 0.0, 0.0, 0.0],
+    )
     torch.manual_seed(0)
     model = Gemma3nForCausalLM(config).to(torch.bfloat16)
     with torch.no_grad():
@@ -124,10 +130,19 @@ def main() -> None:
     for name, (loss, gradients) in runs.items():
         errors = {k: float((gradients[k] - g).norm() / g.norm()) for k, g in oracle.items()}
         worst = max(errors, key=errors.get)
-        results[name] = {"loss": loss, "loss_error": abs(loss - oracle_loss), "median": sorted(errors.values())[len(errors) // 2],
-                         "worst": errors[worst], "worst_name": worst, "errors": errors}
-        print(f"{name}: loss {loss:.6f} (fp32 {oracle_loss:.6f}), gradient error median {results[name]['median']:.4f}, "
-              f"worst {errors[worst]:.4f} {worst}", flush=True)
+        results[name] = {
+            "loss": loss,
+            "loss_error": abs(loss - oracle_loss),
+            "median": sorted(errors.values())[len(errors) // 2],
+            "worst": errors[worst],
+            "worst_name": worst,
+            "errors": errors,
+        }
+        print(
+            f"{name}: loss {loss:.6f} (fp32 {oracle_loss:.6f}), gradient error median {results[name]['median']:.4f}, "
+            f"worst {errors[worst]:.4f} {worst}",
+            flush=True,
+        )
     for name in list(results)[1:]:
         ratios = sorted((results[name]["errors"][k] / results["transformers"]["errors"][k], k) for k in oracle)
         print(f"{name}: error / transformers' error: median {ratios[len(ratios) // 2][0]:.3f}, largest {ratios[-1]}")

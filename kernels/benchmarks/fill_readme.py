@@ -1,6 +1,6 @@
 """Write the two measured columns of kernels/README.md from what ops.py recorded.
 
-    python kernels/benchmarks/fill_readme.py [kernels/benchmarks/results/ops.json]
+python kernels/benchmarks/fill_readme.py [kernels/benchmarks/results/ops.json]
 """
 
 from __future__ import annotations

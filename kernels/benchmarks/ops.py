@@ -19,9 +19,6 @@ from pathlib import Path
 
 import torch
 import triton
-from torch import Tensor
-from triton.testing import do_bench
-
 from agentloop_kernels import (
     adamw,
     adamw_8bit,
@@ -39,6 +36,8 @@ from agentloop_kernels import (
     rope,
     sparse_geglu,
 )
+from torch import Tensor
+from triton.testing import do_bench
 
 HIDDEN, INTER, STREAMS, HEADS, KV_HEADS, HEAD_DIM, PLE, LAYERS, WORDS = 2048, 16384, 4, 8, 2, 256, 256, 35, 262_400
 LORA_PARAMETERS = 37_190_000
@@ -171,9 +170,7 @@ def feedforward_cases(tokens: int) -> Iterator[Case]:
     gate_up, dh = normal(tokens, 2 * INTER), normal(tokens, INTER)
     h, dgate_up = torch.empty_like(dh), torch.empty_like(gate_up)
     unit = 2 * INTER * tokens
-    yield Case(
-        "geglu.geglu", 3 * unit, 0, lambda: geglu.geglu(gate_up, out=h), lambda: geglu.reference_geglu(gate_up)
-    )
+    yield Case("geglu.geglu", 3 * unit, 0, lambda: geglu.geglu(gate_up, out=h), lambda: geglu.reference_geglu(gate_up))
     yield Case(
         "geglu.geglu_backward", 6 * unit, 0,
         lambda: geglu.geglu_backward(dh, gate_up, dgate_up=dgate_up, hidden=h),
@@ -313,7 +310,7 @@ def weight_cases() -> Iterator[Case]:
         lambda: loss.linear_cross_entropy(hidden, head, labels, 30.0, logits=logits),
         lambda: torch.mm(torch.mm(hidden, head.T, out=logits), head), "its two GEMMs alone",
     )  # fmt: skip
-    del head
+    del hidden, head
     flat = [torch.zeros(LORA_PARAMETERS, device="cuda") for _ in range(3)] + [normal(LORA_PARAMETERS).float()]
     copy = torch.empty(LORA_PARAMETERS, device="cuda", dtype=torch.bfloat16)
     scalars = {name: torch.ones((), device="cuda") for name in ("lr", "step", "clip")}
@@ -350,9 +347,7 @@ def measure(case: Case, bandwidth: float, peak: float) -> Result:
     time = do_bench(case.ours, return_mode="median")
     peer = do_bench(case.peer, return_mode="median")
     rate, arithmetic = case.bytes / time / 1e6, case.flops / time / 1e9
-    return Result(
-        case.name, time, rate, arithmetic, max(rate / bandwidth, arithmetic / peak), case.peer_name, peer
-    )
+    return Result(case.name, time, rate, arithmetic, max(rate / bandwidth, arithmetic / peak), case.peer_name, peer)
 
 
 def main() -> None:

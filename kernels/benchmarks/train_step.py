@@ -61,9 +61,15 @@ def measure(model: Gemma3n, optimizer: FlatAdamW, batches: list[PackedBatch], wa
     step = statistics.median(times[warmup:])
     tokens = batches[0].tokens
     return {
-        "tokens": tokens, "supervised": batches[-1].supervised, "step_ms": 1e3 * step, "tokens_per_second": tokens / step,
-        "first_step_s": times[0], "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
-        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30, "first_loss": losses[0], "last_loss": losses[-1],
+        "tokens": tokens,
+        "supervised": batches[-1].supervised,
+        "step_ms": 1e3 * step,
+        "tokens_per_second": tokens / step,
+        "first_step_s": times[0],
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
     }
 
 
@@ -79,7 +85,8 @@ def profile(model: Gemma3n, optimizer: FlatAdamW, batch: PackedBatch, rows: int)
     total = sum(e.self_device_time_total for e in events)
     print(f"device time {total / 1e3:.1f} ms in {sum(e.count for e in events)} kernels")
     for e in sorted(events, key=lambda e: -e.self_device_time_total)[:rows]:
-        print(f"{e.self_device_time_total / 1e3:8.2f} ms {e.count:5d} x {e.self_device_time_total / e.count:8.1f} us  {e.key[:110]}")
+        each = e.self_device_time_total / e.count
+        print(f"{e.self_device_time_total / 1e3:8.2f} ms {e.count:5d} x {each:8.1f} us  {e.key[:110]}")
 
 
 def main() -> None:
@@ -99,8 +106,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     start = time.perf_counter()
-    model, _ = FastLanguageModel.from_pretrained(arguments.checkpoint, max_seq_length=arguments.max_seq_length, resident=arguments.resident,
-                                                 graphs=not arguments.eager, cache_directory=arguments.cache)
+    model, _ = FastLanguageModel.from_pretrained(
+        arguments.checkpoint,
+        max_seq_length=arguments.max_seq_length,
+        resident=arguments.resident,
+        graphs=not arguments.eager,
+        cache_directory=arguments.cache,
+    )
     model = FastLanguageModel.get_peft_model(model, r=arguments.rank, lora_alpha=arguments.rank)
     optimizer = FlatAdamW(model.lora, bits=arguments.bits)
     torch.cuda.synchronize()
@@ -112,18 +124,32 @@ def main() -> None:
         for case in arguments.cases.split(","):
             batches = [make_batch(case, arguments.supervised, seed) for seed in range(arguments.steps)]
             try:
-                result = {"case": case, "share": arguments.supervised, "budget": budget, "load_s": load,
-                          "predicted_gib": model.predicted_peak(batches[-1]) / 2**30,
-                          "plan": str(model.step_plan(batches[-1])), **measure(model, optimizer, batches, warmup=3)}
+                result = {
+                    "case": case,
+                    "share": arguments.supervised,
+                    "budget": budget,
+                    "load_s": load,
+                    "predicted_gib": model.predicted_peak(batches[-1]) / 2**30,
+                    "plan": str(model.step_plan(batches[-1])),
+                    **measure(model, optimizer, batches, warmup=3),
+                }
             except torch.OutOfMemoryError:
                 result = {"case": case, "share": arguments.supervised, "budget": budget, "out_of_memory": True}
             results.append(result)
-            print("RES " + " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in result.items()), flush=True)
+            print(
+                "RES " + " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in result.items()),
+                flush=True,
+            )
             if arguments.profile:
                 profile(model, optimizer, batches[-1], arguments.profile)
     if arguments.json:
-        machine = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__,
-                   "python": platform.python_version(), "command": " ".join(sys.argv)}
+        machine = {
+            "gpu": torch.cuda.get_device_name(),
+            "torch": torch.__version__,
+            "triton": triton.__version__,
+            "python": platform.python_version(),
+            "command": " ".join(sys.argv),
+        }
         arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1))
 
 

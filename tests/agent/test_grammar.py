@@ -6,43 +6,83 @@ from hypothesis import strategies as st
 
 from agentloop.agent.grammar import FinalAnswer, GrammarError, ToolCall, parse
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20)
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-                      max_leaves=6)
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
 
 
 def fenced(call):
     return f"```tool_code\n{call}\n```"
 
 
-@given(st.lists(VALUES, max_size=3), st.dictionaries(st.sampled_from(["sql", "limit", "expression"]), VALUES, max_size=3))
+@given(
+    st.lists(VALUES, max_size=3), st.dictionaries(st.sampled_from(["sql", "limit", "expression"]), VALUES, max_size=3)
+)
 def test_reads_back_any_literal_arguments(args, kwargs):
     written = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
     if "```" not in written:
         assert parse(fenced(f"tool({written})")) == ToolCall("tool", tuple(args), kwargs)
 
 
-@pytest.mark.parametrize("text, expected", [
-    (fenced('calculate("1+2")'), ToolCall("calculate", ("1+2",))),
-    ("First the sum.\n" + fenced('calculate("1+2")') + "\n", ToolCall("calculate", ("1+2",))),
-    (fenced('query("""SELECT 1\nFROM t""")'), ToolCall("query", ("SELECT 1\nFROM t",))),
-    (fenced("f((1, 2), x=-1.5)"), ToolCall("f", ([1, 2],), {"x": -1.5})),
-    ("Answer: 46", FinalAnswer("46")),
-    ("So it is 46.\nAnswer: 46 apples \n", FinalAnswer("46 apples")),
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (fenced('calculate("1+2")'), ToolCall("calculate", ("1+2",))),
+        ("First the sum.\n" + fenced('calculate("1+2")') + "\n", ToolCall("calculate", ("1+2",))),
+        (fenced('query("""SELECT 1\nFROM t""")'), ToolCall("query", ("SELECT 1\nFROM t",))),
+        (fenced("f((1, 2), x=-1.5)"), ToolCall("f", ([1, 2],), {"x": -1.5})),
+        ("Answer: 46", FinalAnswer("46")),
+        ("So it is 46.\nAnswer: 46 apples \n", FinalAnswer("46 apples")),
+    ],
+)
 def test_accepts(text, expected):
     assert parse(text) == expected
 
 
-@pytest.mark.parametrize("text", [
-    "", "46", "Answer:", "Answer: ", "Answer:46", "Answer: 46\nI am sure.", "The Answer: 46",
-    fenced("f(1)") + "\nAnswer: 2", fenced("f(1)") + "\n" + fenced("f(1)"), "```\nx\n```\n" + fenced("f(1)"),
-    "```tool_output\n3\n```\nAnswer: 3", "```tool_code\nf(1)", "```tool_code\nf(1)```", "```tool_code\nf(1)\n```.",
-    fenced(""), fenced("f"), fenced("f(x)"), fenced("f(1+1)"), fenced("f(*[1])"), fenced("f(**{'a': 1})"), fenced("f(a=1, a=2)"),
-    fenced("a.f(1)"), fenced("f(1)(2)"), fenced("f(1); g(2)"), fenced("x = f(1)"), fenced("f({1, 2})"), fenced("f(b'1')"),
-    fenced("f(1e999)"), fenced("f({1: 2})"), fenced("f('\0')"), fenced("f(" + "-" * 3000 + "1)"),
-    fenced("f(" + "[" * 1000 + "]" * 1000 + ")"), fenced(f"f('{'x' * 5000}')"), fenced("f(f'{1}')"),
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "46",
+        "Answer:",
+        "Answer: ",
+        "Answer:46",
+        "Answer: 46\nI am sure.",
+        "The Answer: 46",
+        fenced("f(1)") + "\nAnswer: 2",
+        fenced("f(1)") + "\n" + fenced("f(1)"),
+        "```\nx\n```\n" + fenced("f(1)"),
+        "```tool_output\n3\n```\nAnswer: 3",
+        "```tool_code\nf(1)",
+        "```tool_code\nf(1)```",
+        "```tool_code\nf(1)\n```.",
+        fenced(""),
+        fenced("f"),
+        fenced("f(x)"),
+        fenced("f(1+1)"),
+        fenced("f(*[1])"),
+        fenced("f(**{'a': 1})"),
+        fenced("f(a=1, a=2)"),
+        fenced("a.f(1)"),
+        fenced("f(1)(2)"),
+        fenced("f(1); g(2)"),
+        fenced("x = f(1)"),
+        fenced("f({1, 2})"),
+        fenced("f(b'1')"),
+        fenced("f(1e999)"),
+        fenced("f({1: 2})"),
+        fenced("f('\0')"),
+        fenced("f(" + "-" * 3000 + "1)"),
+        fenced("f(" + "[" * 1000 + "]" * 1000 + ")"),
+        fenced(f"f('{'x' * 5000}')"),
+        fenced("f(f'{1}')"),
+    ],
+)
 def test_refuses(text):
     with pytest.raises(GrammarError) as raised:
         parse(text)

@@ -12,8 +12,18 @@ import httpx
 from agentloop import settings as configuration
 from agentloop.store.database import Database
 
-SMALL = ("iterations=2", "collect.tasks=32", "collect.samples=4", "collect.shard_episodes=32", "evaluate.tasks=24",
-         "evaluate.samples=2", "training.epochs=2", "training.checkpoint_steps=2", "gate.control=false", "gate.resamples=1000")
+SMALL = (
+    "iterations=2",
+    "collect.tasks=32",
+    "collect.samples=4",
+    "collect.shard_episodes=32",
+    "evaluate.tasks=24",
+    "evaluate.samples=2",
+    "training.epochs=2",
+    "training.checkpoint_steps=2",
+    "gate.control=false",
+    "gate.resamples=1000",
+)
 """A campaign of a minute: every step happens, nothing is learnt that could be measured."""
 
 
@@ -33,12 +43,23 @@ class Home:
     @property
     def environment(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("AGENTLOOP_", "PREFECT_"))}
-        return clean | {"AGENTLOOP_PATHS__DATA": str(self.root), "AGENTLOOP_PATHS__CACHE": str(self.root / "cache"),
-                        "AGENTLOOP_PREFECT_PORT": str(self.port), "COLUMNS": "160"}
+        return clean | {
+            "AGENTLOOP_PATHS__DATA": str(self.root),
+            "AGENTLOOP_PATHS__CACHE": str(self.root / "cache"),
+            "AGENTLOOP_PREFECT_PORT": str(self.port),
+            "COLUMNS": "160",
+        }
 
     def start(self, *words: str) -> subprocess.Popen:
-        return subprocess.Popen([sys.executable, "-m", "agentloop", *words], env=self.environment, text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(
+            [sys.executable, "-m", "agentloop", *words],
+            env=self.environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def run(self, *words: str, code: int = 0, seconds: float = 400) -> str:
         """Standard output and error of a command that must end with this exit code."""
@@ -58,7 +79,9 @@ class Home:
             return database.execute(query)
 
     def settings(self, *words: str) -> configuration.Settings:
-        return configuration.load([*SMALL, *words, f"paths.data={self.root}", f"paths.cache={self.root / 'cache'}"], profile="demo")
+        return configuration.load(
+            [*SMALL, *words, f"paths.data={self.root}", f"paths.cache={self.root / 'cache'}"], profile="demo"
+        )
 
     def flow_runs(self) -> list[dict]:
         oldest_first = {"limit": 200, "sort": "START_TIME_ASC"}

@@ -19,12 +19,15 @@ def told(output):
     return line
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["model=/nowhere/gemma"], "error: model: '/nowhere/gemma' is not a model directory"),
-    (["environment=chess"], "error: environment: "),
-    (["training.rnk=8"], "error: training.rnk: unknown setting"),
-    (["serving.python=/nowhere/python"], "error: serving.python: "),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model=/nowhere/gemma"], "error: model: '/nowhere/gemma' is not a model directory"),
+        (["environment=chess"], "error: environment: "),
+        (["training.rnk=8"], "error: training.rnk: unknown setting"),
+        (["serving.python=/nowhere/python"], "error: serving.python: "),
+    ],
+)
 def test_settings(home, words, message):
     assert told(home.improve(*words, code=2)).startswith(message)
 

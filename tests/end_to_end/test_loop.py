@@ -14,8 +14,12 @@ from agentloop.campaign.campaign import Campaign
 def test_every_planned_trajectory_is_there_once(home):
     campaign = Campaign.open(home.settings())
     champions = dict(home.rows("SELECT iteration, champion FROM iterations"))
-    planned = {trajectory for iteration in (1, 2) for shard in rollouts.plan_collection(campaign, iteration, champions[iteration])
-               for trajectory in shard.trajectories}
+    planned = {
+        trajectory
+        for iteration in (1, 2)
+        for shard in rollouts.plan_collection(campaign, iteration, champions[iteration])
+        for trajectory in shard.trajectories
+    }
     collected = [name for (name,) in home.rows("SELECT trajectory FROM collected WHERE purpose = 'collect'")]
     assert len(collected) == len(set(collected)) == 2 * 32 * 4
     assert set(collected) == planned
@@ -31,9 +35,9 @@ def test_tokens_are_stored_as_they_were_sampled(home):
         assert len(trajectory.token_ids) == len(trajectory.mask) == len(trajectory.logprobs)
         assert trajectory.turns[0].start == 0 and trajectory.turns[-1].end == len(trajectory.token_ids)
         for turn in trajectory.turns:
-            assert all(produced == (turn.role == "model") for produced in trajectory.mask[turn.start:turn.end])
+            assert all(produced == (turn.role == "model") for produced in trajectory.mask[turn.start : turn.end])
             if turn.role == "model":
-                assert campaign.prompt.decode(trajectory.token_ids[turn.start:turn.end]) == turn.text
+                assert campaign.prompt.decode(trajectory.token_ids[turn.start : turn.end]) == turn.text
     assert any(turn.tool and turn.role == "tool" for trajectory in trajectories for turn in trajectory.turns)
 
 
@@ -42,7 +46,9 @@ def test_success_is_what_the_verifier_says(home):
 
     environment = environments.get("arithmetic")
     tasks = {task.id: task for split in ("train", "heldout") for task in environment.tasks(split, 64, 0)}
-    rows = home.rows("SELECT t.task, t.answer, s.value FROM trajectories t JOIN scores s ON s.trajectory = t.id AND s.scorer = 'success'")
+    rows = home.rows(
+        "SELECT t.task, t.answer, s.value FROM trajectories t JOIN scores s ON s.trajectory = t.id AND s.scorer = 'success'"
+    )
     evaluated = home.rows("SELECT count(DISTINCT policy) FROM evaluations")[0][0]
     assert len(rows) == 2 * 32 * 4 + 24 * 2 * evaluated
     assert all(value == environment.verify(tasks[task], answer) for task, answer, value in rows)
@@ -82,7 +88,10 @@ def test_the_same_command_again_has_nothing_to_do(home):
     before = home.rows("SELECT id FROM trajectories ORDER BY id"), home.rows("SELECT id FROM datasets ORDER BY id")
     logs = {path: path.stat().st_size for path in (home.root / "logs").glob("*vllm*")}
     output = home.improve(seconds=120)
-    assert (home.rows("SELECT id FROM trajectories ORDER BY id"), home.rows("SELECT id FROM datasets ORDER BY id")) == before
+    assert (
+        home.rows("SELECT id FROM trajectories ORDER BY id"),
+        home.rows("SELECT id FROM datasets ORDER BY id"),
+    ) == before
     assert {path: path.stat().st_size for path in (home.root / "logs").glob("*vllm*")} == logs
     assert "improve-demo" in output
 
@@ -95,12 +104,32 @@ def test_evaluate_measures_the_champion(home):
 
 def test_the_deployment_runs_by_hand(home):
     home.run("up")
-    parameters = {"profile": "demo", "overrides": {**configuration.parse_overrides(SMALL), "paths": {
-        "data": str(home.root), "cache": str(home.root / "cache")}}}
+    parameters = {
+        "profile": "demo",
+        "overrides": {
+            **configuration.parse_overrides(SMALL),
+            "paths": {"data": str(home.root), "cache": str(home.root / "cache")},
+        },
+    }
     before = home.rows("SELECT id FROM trajectories ORDER BY id")
-    command = [sys.executable, "-m", "prefect", "deployment", "run", "self-improve/demo", "--watch", "--params", json.dumps(parameters)]
-    done = subprocess.run(command, env=home.environment | {"PREFECT_API_URL": f"http://127.0.0.1:{home.port}/api"}, text=True,
-                          capture_output=True, timeout=180)
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "deployment",
+        "run",
+        "self-improve/demo",
+        "--watch",
+        "--params",
+        json.dumps(parameters),
+    ]
+    done = subprocess.run(
+        command,
+        env=home.environment | {"PREFECT_API_URL": f"http://127.0.0.1:{home.port}/api"},
+        text=True,
+        capture_output=True,
+        timeout=180,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "finished successfully" in done.stdout
     assert home.rows("SELECT id FROM trajectories ORDER BY id") == before

@@ -37,6 +37,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def fill_adapter() -> Callable[[Gemma3n], None]:
     """Random weights in B too: with B at zero half of the gradients would vanish."""
+
     def fill(model: Gemma3n) -> None:
         generator = torch.Generator().manual_seed(0)
         model.lora.parameters.copy_(torch.randn(model.lora.parameters.shape, generator=generator) * 0.05)
@@ -69,7 +70,9 @@ class Oracle:
             logp = torch.log_softmax(logits, -1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
             total = total - (logp * torch.tensor(mask[1:], dtype=torch.float64)).sum()
         (total / count).backward()
-        return float(total.detach()), {_plain(n): p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+        return float(total.detach()), {
+            _plain(n): p.grad for n, p in self.model.named_parameters() if p.grad is not None
+        }
 
 
 def _plain(name: str) -> str:

@@ -20,7 +20,9 @@ def test_equal_to_autograd(trainable, oracle, sequences, packed, skip):
     expected, gradients = oracle.loss_and_gradients(sequences)
     batches = [join(sequences)] if packed else [join([row]) for row in sequences]
     supervised = sum(batch.supervised for batch in batches)
-    total = sum(float(trainable.loss_and_gradients(batch, weight=1 / supervised, skip=skip).loss_sum) for batch in batches)
+    total = sum(
+        float(trainable.loss_and_gradients(batch, weight=1 / supervised, skip=skip).loss_sum) for batch in batches
+    )
     assert total == pytest.approx(expected, rel=1e-7)  # transformers keeps its embedding scale in fp32
     ours = trainable.lora.named_gradients()
     assert ours.keys() == gradients.keys()

@@ -16,12 +16,18 @@ CPU = torch.device("cpu")
 
 def group_with(targets: tuple[str, ...]) -> tuple[ProjectionGroup, LoraBuffer, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
-    weights = {f"layers.0.{name}": torch.randn(rows, 64, dtype=torch.float64)
-               for name, rows in (("q_proj", 48), ("k_proj", 16), ("v_proj", 16), ("linear_left", 8))}
+    weights = {
+        f"layers.0.{name}": torch.randn(rows, 64, dtype=torch.float64)
+        for name, rows in (("q_proj", 48), ("k_proj", 16), ("v_proj", 16), ("linear_left", 8))
+    }
     group = ProjectionGroup("query", list(weights.items()))
     settings = LoraSettings(rank=8, alpha=24, targets=targets)
-    lora = LoraBuffer(settings, [[(n, 64, w.shape[0]) for n, w in weights.items() if settings.covers(0, n.rpartition(".")[2])]],
-                      device=CPU, dtype=torch.float64)
+    lora = LoraBuffer(
+        settings,
+        [[(n, 64, w.shape[0]) for n, w in weights.items() if settings.covers(0, n.rpartition(".")[2])]],
+        device=CPU,
+        dtype=torch.float64,
+    )
     lora.parameters.normal_()
     group.attach(lora, CPU)
     return group, lora, weights
@@ -39,7 +45,9 @@ def test_one_product_computes_weight_and_adapter():
         for name, weight in weights.items():
             expected = x[:, :64] @ weight.T
             if f"{name}.lora_A.weight" in named:
-                expected = expected + 3.0 * x[:, :64] @ named[f"{name}.lora_A.weight"].T @ named[f"{name}.lora_B.weight"].T
+                expected = (
+                    expected + 3.0 * x[:, :64] @ named[f"{name}.lora_A.weight"].T @ named[f"{name}.lora_B.weight"].T
+                )
             torch.testing.assert_close(y[:, group.rows[name]], expected)
 
 

@@ -15,21 +15,28 @@ def scripts(request):
     name, count = request.param
     environment = environments.get(name)
     rng = random.Random(0)
-    return environment, [environment.demonstration(task, rng) for task in environment.tasks("demonstration", count, seed=0)]
+    return environment, [
+        environment.demonstration(task, rng) for task in environment.tasks("demonstration", count, seed=0)
+    ]
 
 
 def test_expert_is_right_in_every_family(scripts):
     environment, demonstrations = scripts
     experts = [demonstration for demonstration in demonstrations if demonstration.kind == "right"]
-    assert {demonstration.task.family for demonstration in experts} == {demonstration.task.family for demonstration in demonstrations}
+    assert {demonstration.task.family for demonstration in experts} == {
+        demonstration.task.family for demonstration in demonstrations
+    }
     for demonstration in experts:
         assert environment.verify(demonstration.task, parse(demonstration.turns[-1]).text) == 1.0, demonstration
 
 
 def test_habit_is_wrong(scripts):
     environment, demonstrations = scripts
-    verified = [environment.verify(demonstration.task, parse(demonstration.turns[-1]).text)
-                for demonstration in demonstrations if demonstration.kind == "habit"]
+    verified = [
+        environment.verify(demonstration.task, parse(demonstration.turns[-1]).text)
+        for demonstration in demonstrations
+        if demonstration.kind == "habit"
+    ]
     assert verified and not any(verified)
 
 

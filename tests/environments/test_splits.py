@@ -13,8 +13,10 @@ COUNTS = {"arithmetic": 1500, "database": 200}
 def streams(request):
     environment = environments.get(request.param)
     # Two seeds, so that a question that one stream holds could turn up in another split's.
-    return environment, {split: environment.tasks(split, COUNTS[request.param], seed=0) + environment.tasks(split, 100, seed=1)
-                         for split in ("demonstration", "train", "heldout")}
+    return environment, {
+        split: environment.tasks(split, COUNTS[request.param], seed=0) + environment.tasks(split, 100, seed=1)
+        for split in ("demonstration", "train", "heldout")
+    }
 
 
 def test_unknown_name_lists_the_known_ones():
@@ -34,7 +36,7 @@ def test_no_question_is_in_two_splits(streams):
 def test_no_question_twice_in_a_stream(streams):
     environment, by_split = streams
     for tasks in by_split.values():
-        first = tasks[:COUNTS[environment.name]]
+        first = tasks[: COUNTS[environment.name]]
         assert len({task.question for task in first}) == len({task.id for task in first}) == len(first)
 
 

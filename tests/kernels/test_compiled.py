@@ -138,9 +138,7 @@ def specialised(kernel: JITFunction, args: tuple, kwargs: dict) -> tuple[dict, d
     return signature, constants, attributes, options
 
 
-def usage(
-    kernel: JITFunction, parts: tuple[dict, dict, dict, dict], architecture: int, cubin: Path
-) -> tuple[int, int]:
+def usage(kernel: JITFunction, parts: tuple[dict, dict, dict, dict], architecture: int, cubin: Path) -> tuple[int, int]:
     """(bytes of shared memory, bytes of stack a thread) of the compiled kernel. Spilled registers lie on the stack."""
     signature, constants, attributes, options = parts
     source = ASTSource(kernel, signature, constants, attributes)

@@ -19,7 +19,16 @@ from agentloop.evaluation.verdict import judge
 from agentloop.records import Adapter, Policy, Sampling, Task, Trajectory, Turn
 from agentloop.settings import Settings
 from agentloop.store import (
-    adapters, campaigns, canaries, champions, evaluations, gpu_phases, policies, scoring, tasks, training_runs,
+    adapters,
+    campaigns,
+    canaries,
+    champions,
+    evaluations,
+    gpu_phases,
+    policies,
+    scoring,
+    tasks,
+    training_runs,
     verdicts,
 )
 from agentloop.store.database import Database
@@ -63,7 +72,7 @@ def scripted(policy: str, task: Task, sample: int, skill: float) -> Trajectory:
         new = tokenizer().encode(f"<start_of_turn>{role}\n{text}<end_of_turn>\n", add_special_tokens=False)
         turns.append(Turn(role, text, len(ids), len(ids) + len(new), **about))
         ids.extend(new)
-        logprobs.extend(-rng.expovariate(3) ** 2 if role == "model" else 0.0 for _ in new)
+        logprobs.extend(-(rng.expovariate(3) ** 2) if role == "model" else 0.0 for _ in new)
 
     append("user", task.question)
     answer = None
@@ -87,8 +96,20 @@ def scripted(policy: str, task: Task, sample: int, skill: float) -> Trajectory:
         except ToolError as error:
             append("tool", f"error: {error}", tool=parsed.name, error=f"error: {error}")
     mask = tuple(turn.role == "model" for turn in turns for _ in range(turn.start, turn.end))
-    return Trajectory(policy, task, sample, SAMPLING, SEED, "answered" if answer else "turn_limit", answer, tuple(ids),
-                      mask, tuple(logprobs), tuple(turns), rng.uniform(0.2, 2))
+    return Trajectory(
+        policy,
+        task,
+        sample,
+        SAMPLING,
+        SEED,
+        "answered" if answer else "turn_limit",
+        answer,
+        tuple(ids),
+        mask,
+        tuple(logprobs),
+        tuple(turns),
+        rng.uniform(0.2, 2),
+    )
 
 
 @cache
@@ -135,8 +156,12 @@ class Recorder:
         fresh = ARITHMETIC.tasks("train", self.training_tasks, SEED, skip=(iteration - 1) * self.training_tasks)
         self.roll_out(database, champion, fresh, skill, iteration, "collect")
         before = self._evaluate(database, champion, skill, iteration, "champion")
-        chosen = self._step(database, iteration, "select",
-                            lambda: select(database, "rejection", CAMPAIGN, iteration, self.settings.selection).dataset)
+        chosen = self._step(
+            database,
+            iteration,
+            "select",
+            lambda: select(database, "rejection", CAMPAIGN, iteration, self.settings.selection).dataset,
+        )
         adapter = self._train(database, chosen.id, iteration, "challenger")
         after = self._evaluate(database, adapter, SKILLS[iteration], iteration, "challenger")
         verdict = judge(before, after, self.settings.gate)
@@ -156,12 +181,18 @@ class Recorder:
         policies.save(database, policy)
         return policy.id
 
-    def roll_out(self, database: Database, adapter: str | None, which: Sequence[Task], skill: float, iteration: int,
-                  purpose: str) -> None:
+    def roll_out(
+        self, database: Database, adapter: str | None, which: Sequence[Task], skill: float, iteration: int, purpose: str
+    ) -> None:
         policy = self._policy(database, adapter)
         shard = self.root / "shards" / f"{iteration}-{purpose}-{adapter}.parquet"
-        write_shard(shard, [scripted(policy, task, sample, skill) for task in which for sample in range(SAMPLES)],
-                    purpose=purpose, campaign=CAMPAIGN, iteration=iteration)
+        write_shard(
+            shard,
+            [scripted(policy, task, sample, skill) for task in which for sample in range(SAMPLES)],
+            purpose=purpose,
+            campaign=CAMPAIGN,
+            iteration=iteration,
+        )
         ingest(database, [shard])
         scoring.score(database, {"arithmetic": ARITHMETIC.verify})
         self._phase(database, iteration, purpose, 24)
@@ -169,8 +200,13 @@ class Recorder:
     def _evaluate(self, database: Database, adapter: str | None, skill: float, iteration: int, role: str):
         self.roll_out(database, adapter, self.heldout, skill, iteration, "evaluate")
         measured = evaluations.measure(
-            database, policy=self._policy(database, adapter), tasks=[task.id for task in self.heldout], samples=SAMPLES,
-            seed=SEED, sampling=SAMPLING)
+            database,
+            policy=self._policy(database, adapter),
+            tasks=[task.id for task in self.heldout],
+            samples=SAMPLES,
+            seed=SEED,
+            sampling=SAMPLING,
+        )
         evaluations.save(database, measured, campaign=CAMPAIGN, iteration=iteration, role=role)
         return measured
 
@@ -179,20 +215,31 @@ class Recorder:
         about = {"campaign": CAMPAIGN, "iteration": iteration}
         training_runs.begin(database, adapter.id, dataset=dataset, **about)
         rng = random.Random(f"{iteration} {role}")
-        metrics = [{"step": step, "loss": 0.2 + 0.6 / (1 + step / (6 + iteration)) + rng.gauss(0, 0.02), "tokens": 1500}
-                   for step in range(1, 31 + 10 * iteration)]
+        metrics = [
+            {"step": step, "loss": 0.2 + 0.6 / (1 + step / (6 + iteration)) + rng.gauss(0, 0.02), "tokens": 1500}
+            for step in range(1, 31 + 10 * iteration)
+        ]
         training_runs.log(database, adapter.id, metrics)
         training_runs.finish(database, adapter.id, seconds=31.5, tokens=1500 * len(metrics))
         adapters.save(database, adapter, path=self.root / "adapters" / adapter.id, role=role, **about)
-        canaries.save(database, policy=self._policy(database, adapter.id), passed=True, tokens=512,
-                      mean_difference=2e-5, max_difference=4.1e-4, tolerance=5e-3, **about)
+        canaries.save(
+            database,
+            policy=self._policy(database, adapter.id),
+            passed=True,
+            tokens=512,
+            mean_difference=2e-5,
+            max_difference=4.1e-4,
+            tolerance=5e-3,
+            **about,
+        )
         self._phase(database, iteration, "train", 31.5)
         return adapter.id
 
     def _phase(self, database: Database, iteration: int, name: str, seconds: float) -> None:
         ended = self.clock + timedelta(seconds=seconds)
-        gpu_phases.save(database, campaign=CAMPAIGN, iteration=iteration, phase=name, started=self.clock,
-                        finished=ended)
+        gpu_phases.save(
+            database, campaign=CAMPAIGN, iteration=iteration, phase=name, started=self.clock, finished=ended
+        )
         self.clock = ended
 
     def _step(self, database: Database, iteration: int, name: str, work: Callable):

@@ -101,7 +101,8 @@ def test_the_headline_and_the_iterations_are_the_databases(recorded, written):
             JOIN policies p ON p.id = e.policy
             WHERE p.adapter IS NULL OR p.adapter = (SELECT arg_max(adapter, number) FROM champions)
             GROUP BY p.adapter ORDER BY p.adapter NULLS FIRST
-            """)
+            """
+        )
     assert f"Base model {percent(base)}" in text and f"Champion {percent(champion)}" in text
     assert f"Champion over base {points(champion - base)} points" in text
     for row in rows:
@@ -113,7 +114,8 @@ def test_funnel_canaries_flips_and_settings_are_the_databases(recorded, written)
     text = Page(written).text
     with Database.open(recorded.database, read_only=True) as database:
         ((funnel,),) = database.execute(
-            "SELECT s.funnel FROM selections s JOIN v_iterations v ON v.dataset = s.dataset WHERE v.iteration = 2")
+            "SELECT s.funnel FROM selections s JOIN v_iterations v ON v.dataset = s.dataset WHERE v.iteration = 2"
+        )
         flips = database.execute("SELECT flip, count(*) FROM v_flips WHERE iteration = 3 GROUP BY flip ORDER BY flip")
         datasets = database.execute("SELECT id FROM datasets")
     assert " → ".join(f"{left:,} {rule}" for rule, left in json.loads(funnel)) in text
@@ -225,12 +227,16 @@ def test_it_opens_without_a_fault_and_fits(browser, written, width, scheme):
     browser.run(f"{button('Next flip')}.click(), {button('Tokens')}.click()")
     assert browser.run("document.documentElement.scrollWidth") <= width
     assert browser.run("document.querySelectorAll('.pane').length") == 2
-    assert browser.run(
-        """[...document.querySelectorAll('main *')].filter(each => {
+    assert (
+        browser.run(
+            """[...document.querySelectorAll('main *')].filter(each => {
             const box = each.getBoundingClientRect();
             const outside = box.right > innerWidth + 1 || box.left < -1;
             return box.width && outside && !each.closest('.scroll') && !each.closest('svg');
-        }).map(each => each.outerHTML.slice(0, 80))""") == []
+        }).map(each => each.outerHTML.slice(0, 80))"""
+        )
+        == []
+    )
     assert browser.faults == []
 
 

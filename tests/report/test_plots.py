@@ -26,7 +26,8 @@ def test_the_figures_for_prefect_hold_the_databases_numbers(recorded):
         figures = plots.plots(database, CAMPAIGN)
         rows = summary.iterations(database, CAMPAIGN)
         ((funnel,),) = database.execute(
-            "SELECT s.funnel FROM selections s JOIN v_iterations v ON v.dataset = s.dataset WHERE v.iteration = 3")
+            "SELECT s.funnel FROM selections s JOIN v_iterations v ON v.dataset = s.dataset WHERE v.iteration = 3"
+        )
     assert set(figures) == {"success", "selection"}
     shown = texts(figures["success"])
     for share in (rows[0].before, *(row.after for row in rows)):

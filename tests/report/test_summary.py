@@ -39,7 +39,8 @@ def test_a_row_for_each_iteration_says_what_its_verdict_says(recorded, database)
     assert [row.name for row in rows] == ["1", "2", "3", "control"]
     for row in rows[:3]:
         ((verdict, adapter),) = database.execute(
-            "SELECT id, adapter FROM verdicts WHERE iteration = ?", [row.iteration])
+            "SELECT id, adapter FROM verdicts WHERE iteration = ?", [row.iteration]
+        )
         said = verdicts.load(database, verdict)
         assert (row.before, row.after) == (said.champion_success, said.challenger_success)
         assert row.difference == said.difference
@@ -51,11 +52,14 @@ def test_a_row_for_each_iteration_says_what_its_verdict_says(recorded, database)
 
 def test_the_control_is_compared_with_the_base_model(database):
     control = summary.iterations(database, CAMPAIGN)[-1]
-    shares = dict(database.execute(
-        """
+    shares = dict(
+        database.execute(
+            """
         SELECT u.role, avg(r.solved::INTEGER) FROM evaluation_uses u JOIN evaluation_results r USING (evaluation)
         WHERE (u.role = 'champion' AND u.iteration = 1) OR u.role = 'control' GROUP BY u.role
-        """))
+        """
+        )
+    )
     assert control.before.estimate == pytest.approx(shares["champion"])
     assert control.after.estimate == pytest.approx(shares["control"])
     assert control.difference.estimate == pytest.approx(shares["control"] - shares["champion"])
@@ -134,7 +138,9 @@ def test_the_headline_compares_base_and_champion_on_the_stored_results(database)
         SELECT avg(b.share), avg(c.share), avg((b.share > 0)::INTEGER), count(*) FILTER (b.share = 0 AND c.share > 0),
                count(*) FILTER (b.share = 0)
         FROM results b JOIN results c ON c.task = b.task AND c.adapter IS NOT NULL WHERE b.adapter IS NULL
-        """, [champion])[0]
+        """,
+        [champion],
+    )[0]
     verdict = result.gain.verdict
     assert verdict.champion_success.estimate == pytest.approx(base)
     assert verdict.challenger_success.estimate == pytest.approx(best)
@@ -161,4 +167,5 @@ def test_a_campaign_without_measurements_claims_nothing(fresh):
     result = comparison.headline(fresh, CAMPAIGN)
     assert (result.champion, result.gain, result.over_control) == (None, None, None)
     assert comparison.findings(result) == [
-        "The base model and a challenger have not been measured on the same tasks yet: no gain can be stated."]
+        "The base model and a challenger have not been measured on the same tasks yet: no gain can be stated."
+    ]

@@ -69,10 +69,12 @@ def largest_gap(left, right) -> float:
 
 
 def serving_settings(root: Path, **serving):
-    return agentloop_settings.load({
-        "paths": {"data": str(root / "data"), "cache": str(root / "cache")},
-        "serving": {"dtype": "float32", "max_model_len": 512, "start_seconds": 300, **serving},
-    })
+    return agentloop_settings.load(
+        {
+            "paths": {"data": str(root / "data"), "cache": str(root / "cache")},
+            "serving": {"dtype": "float32", "max_model_len": 512, "start_seconds": 300, **serving},
+        }
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

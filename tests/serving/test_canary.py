@@ -24,8 +24,16 @@ def look(server, settings):
     def run(name, directory, reference, **options):
         async def with_client():
             async with CompletionClient([server.endpoint], settings.serving) as client:
-                return await canary.check(client, base_name="base", adapter_name=name, directory=directory, prompts=PROMPTS,
-                                          reference=reference, tolerance=TOLERANCE, **options)
+                return await canary.check(
+                    client,
+                    base_name="base",
+                    adapter_name=name,
+                    directory=directory,
+                    prompts=PROMPTS,
+                    reference=reference,
+                    tolerance=TOLERANCE,
+                    **options,
+                )
 
         return asyncio.run(with_client())
 
@@ -40,7 +48,10 @@ def test_what_is_served_rightly_passes(look, adapters, reference):
 
 def test_adapter_not_applied(look, server, adapters, reference, copied):
     empty = copied(adapters["adapter_0"])
-    save_file({name: tensor * (0 if "lora_B" in name else 1) for name, tensor in load_file(empty / WEIGHTS).items()}, empty / WEIGHTS)
+    save_file(
+        {name: tensor * (0 if "lora_B" in name else 1) for name, tensor in load_file(empty / WEIGHTS).items()},
+        empty / WEIGHTS,
+    )
     server.load_adapter("adapter_without_effect", empty)
     with pytest.raises(CanaryError, match="^adapter not applied: the base answers in its place"):
         look("adapter_without_effect", adapters["adapter_0"], reference)

@@ -88,7 +88,9 @@ def test_a_session_stays_and_new_ones_spread(server):
             assert sorted((left.requests, right.requests)) == [0, 4]
             # Eight sessions at once go where least is in flight: half to each.
             before = left.requests, right.requests
-            await asyncio.gather(*(client.complete("base", PROMPT, max_tokens=8, session=f"s{number}") for number in range(8)))
+            await asyncio.gather(
+                *(client.complete("base", PROMPT, max_tokens=8, session=f"s{number}") for number in range(8))
+            )
             assert (left.requests - before[0], right.requests - before[1]) == (4, 4)
 
     with_relays(server, 2, test)
@@ -137,7 +139,9 @@ def test_no_endpoint(server):
     async def test(relay):
         async with client_of(relay.endpoint) as client:
             await relay.cut()
-            with pytest.raises(ServerError, match=f"no endpoint answers: http://127.0.0.1:{relay.port}|connections failed"):
+            with pytest.raises(
+                ServerError, match=f"no endpoint answers: http://127.0.0.1:{relay.port}|connections failed"
+            ):
                 await client.complete("base", PROMPT, max_tokens=1)
 
     with_relays(server, 1, test)
@@ -166,13 +170,19 @@ async def running_requests(server) -> float:
 def test_cancelling_frees_the_request_on_the_server(server):
     async def run():
         async with client_of(server.endpoint) as client:
-            tasks = [asyncio.create_task(client.complete("base", PROMPT[:2], max_tokens=500, stop_token_ids=[])) for _ in range(8)]
+            tasks = [
+                asyncio.create_task(client.complete("base", PROMPT[:2], max_tokens=500, stop_token_ids=[]))
+                for _ in range(8)
+            ]
             deadline = time.monotonic() + 10
             while await running_requests(server) == 0 and time.monotonic() < deadline:
                 await asyncio.sleep(0.02)
             for task in tasks:
                 task.cancel()
-            assert all(isinstance(result, asyncio.CancelledError) for result in await asyncio.gather(*tasks, return_exceptions=True))
+            assert all(
+                isinstance(result, asyncio.CancelledError)
+                for result in await asyncio.gather(*tasks, return_exceptions=True)
+            )
             deadline = time.monotonic() + 10
             while await running_requests(server) > 0:
                 assert time.monotonic() < deadline, "the server goes on with requests that nobody waits for"

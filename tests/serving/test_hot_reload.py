@@ -46,7 +46,7 @@ def test_ten_adapters_in_a_row_under_load(server, ask, reference, checkpoint, tm
     ask(question)
     assert {name for name, _, _ in answers} == {"base", *names}
     for name, ids, completion in answers:
-        expected = reference(paths.get(name), [*ids, *completion.token_ids])[len(ids) - 1:]
+        expected = reference(paths.get(name), [*ids, *completion.token_ids])[len(ids) - 1 :]
         assert largest_gap(completion.logprobs, expected) < TOLERANCE, name
 
 

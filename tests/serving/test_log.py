@@ -18,22 +18,28 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
 """
 
 
-@pytest.mark.parametrize("text, cause", [
-    (CHAIN, "There is no module or parameter named 'foo'"),
-    (PYDANTIC, "Value error, max_model_len (99999) is greater than the derived max_model_len"),
-    ("usage: x\napi_server.py: error: unrecognized arguments: --nonsense\n", "unrecognized arguments: --nonsense"),
-    ("(APIServer pid=1) INFO 11-21 10:00:00 [x.py:1] loading\n\n", "loading"),
-    ("", "the log is empty"),
-])
+@pytest.mark.parametrize(
+    "text, cause",
+    [
+        (CHAIN, "There is no module or parameter named 'foo'"),
+        (PYDANTIC, "Value error, max_model_len (99999) is greater than the derived max_model_len"),
+        ("usage: x\napi_server.py: error: unrecognized arguments: --nonsense\n", "unrecognized arguments: --nonsense"),
+        ("(APIServer pid=1) INFO 11-21 10:00:00 [x.py:1] loading\n\n", "loading"),
+        ("", "the log is empty"),
+    ],
+)
 def test_reason(text, cause):
     assert reason(text) == cause
 
 
-@pytest.mark.parametrize("message", [
-    "Call to add_lora method failed: Worker failed with error 'adapter a: dropped: m', please check the stack trace above for the root cause",
-    "Call to add_lora method failed: adapter a: dropped: m",
-    "adapter a:\n  dropped: m",
-])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Call to add_lora method failed: Worker failed with error 'adapter a: dropped: m', please check the stack trace above for the root cause",
+        "Call to add_lora method failed: adapter a: dropped: m",
+        "adapter a:\n  dropped: m",
+    ],
+)
 def test_complaint(message):
     assert complaint(message) == "adapter a: dropped: m"
 

@@ -30,12 +30,18 @@ def test_sum_of_base_and_each_token_s_adapter(slots, dtype):
     expected = y.double()
     for row, slot in enumerate(slots):
         if slot >= 0:
-            deltas = [b[part][slot, 0].double() @ (a[part][slot, 0].double() @ x[row].double()) for part in range(len(SLICES))]
+            deltas = [
+                b[part][slot, 0].double() @ (a[part][slot, 0].double() @ x[row].double()) for part in range(len(SLICES))
+            ]
             expected[row] += 0.5 * torch.cat(deltas)
 
     wrapper = GroupedPunicaWrapper(max_num_batched_tokens=64, max_batches=8, device="cpu")
     # vLLM numbers adapters from 1, and 0 stands for none; slot i holds adapter i + 1.
-    mapping = LoRAMapping(index_mapping=tuple(slot + 1 for slot in slots), prompt_mapping=tuple(slot + 1 for slot in slots), is_prefill=True)
+    mapping = LoRAMapping(
+        index_mapping=tuple(slot + 1 for slot in slots),
+        prompt_mapping=tuple(slot + 1 for slot in slots),
+        is_prefill=True,
+    )
     wrapper.update_metadata(mapping, [1, 2, 3], SLOTS + 1, 100)
     wrapper.add_lora_linear(y, x, a, b, 0.5, SLICES)
     tolerance = 1e-4 if dtype == torch.float32 else 0.2

@@ -27,8 +27,17 @@ def rewrite(directory, change):
 
 def test_projections_that_shared_layers_do_not_have(server, adapters, copied):
     damaged = copied(adapters["adapter_0"])
-    rewrite(damaged, lambda tensors: tensors | {
-        name.replace("layers.2.", "layers.4."): tensor.clone() for name, tensor in tensors.items() if "layers.2.self_attn.k_proj" in name})
+    rewrite(
+        damaged,
+        lambda tensors: (
+            tensors
+            | {
+                name.replace("layers.2.", "layers.4."): tensor.clone()
+                for name, tensor in tensors.items()
+                if "layers.2.self_attn.k_proj" in name
+            }
+        ),
+    )
     with pytest.raises(AdapterError, match=r"would be dropped: model\.layers\.4\.self_attn\.k_proj$") as refused:
         server.load_adapter("adapter_shared_keys", damaged)
     assert "\n" not in str(refused.value)
@@ -36,30 +45,58 @@ def test_projections_that_shared_layers_do_not_have(server, adapters, copied):
 
 def test_layers_that_the_base_does_not_have(server, adapters, copied):
     damaged = copied(adapters["adapter_0"])
-    rewrite(damaged, lambda tensors: tensors | {
-        name.replace("layers.0.", "layers.9."): tensor.clone() for name, tensor in tensors.items() if "layers.0." in name})
-    with pytest.raises(AdapterError, match=r"7 of \d+ modules would be dropped: model\.layers\.9\.mlp\.down_proj.* and 3 more"):
+    rewrite(
+        damaged,
+        lambda tensors: (
+            tensors
+            | {
+                name.replace("layers.0.", "layers.9."): tensor.clone()
+                for name, tensor in tensors.items()
+                if "layers.0." in name
+            }
+        ),
+    )
+    with pytest.raises(
+        AdapterError, match=r"7 of \d+ modules would be dropped: model\.layers\.9\.mlp\.down_proj.* and 3 more"
+    ):
         server.load_adapter("adapter_deep", damaged)
 
 
 @pytest.mark.parametrize("target", ["laurel.linear_left", "per_layer_input_gate", "altup_projections.0", "lm_head"])
 def test_modules_beyond_the_seven_projections(server, checkpoint, tmp_path, target):
-    directory = write_adapter(tmp_path / "extra", checkpoint, seed=1, targets=rf".*\.({'|'.join(PROJECTIONS)})|.*{target}")
-    with pytest.raises(AdapterError, match=target.rpartition(".")[2] if target != "altup_projections.0" else "altup_projections"):
+    directory = write_adapter(
+        tmp_path / "extra", checkpoint, seed=1, targets=rf".*\.({'|'.join(PROJECTIONS)})|.*{target}"
+    )
+    with pytest.raises(
+        AdapterError, match=target.rpartition(".")[2] if target != "altup_projections.0" else "altup_projections"
+    ):
         server.load_adapter("adapter_extra", directory)
 
 
 def test_matrices_of_a_smaller_model(server, adapters, copied):
     damaged = copied(adapters["adapter_0"])
-    rewrite(damaged, lambda tensors: {
-        name: tensor[:, :100].contiguous() if "layers.1.mlp.down_proj.lora_A" in name else tensor for name, tensor in tensors.items()})
-    with pytest.raises(AdapterError, match=r"does not fit the base: model\.layers\.1\.mlp\.down_proj maps 100 to 128, the base 384 to 128"):
+    rewrite(
+        damaged,
+        lambda tensors: {
+            name: tensor[:, :100].contiguous() if "layers.1.mlp.down_proj.lora_A" in name else tensor
+            for name, tensor in tensors.items()
+        },
+    )
+    with pytest.raises(
+        AdapterError,
+        match=r"does not fit the base: model\.layers\.1\.mlp\.down_proj maps 100 to 128, the base 384 to 128",
+    ):
         server.load_adapter("adapter_small", damaged)
 
 
 def test_half_a_pair(server, adapters, copied):
     damaged = copied(adapters["adapter_0"])
-    rewrite(damaged, lambda tensors: {name: tensor for name, tensor in tensors.items() if "layers.3.self_attn.o_proj.lora_B" not in name})
+    rewrite(
+        damaged,
+        lambda tensors: {
+            name: tensor for name, tensor in tensors.items() if "layers.3.self_attn.o_proj.lora_B" not in name
+        },
+    )
     with pytest.raises(AdapterError, match=r"layers\.3\.self_attn\.o_proj lacks lora_B"):
         server.load_adapter("adapter_half", damaged)
 
@@ -68,8 +105,12 @@ def test_rank_above_the_server_s(server, checkpoint, tmp_path, adapters, copied)
     damaged = copied(adapters["adapter_0"])
     config = json.loads((damaged / "adapter_config.json").read_text())
     (damaged / "adapter_config.json").write_text(json.dumps(config | {"r": 64}))
-    rewrite(damaged, lambda tensors: {
-        name: torch.cat([tensor] * 4, dim=0 if "lora_A" in name else 1) for name, tensor in tensors.items()})
+    rewrite(
+        damaged,
+        lambda tensors: {
+            name: torch.cat([tensor] * 4, dim=0 if "lora_A" in name else 1) for name, tensor in tensors.items()
+        },
+    )
     with pytest.raises(AdapterError, match="rank 64"):
         server.load_adapter("adapter_rank", damaged)
 
@@ -84,7 +125,9 @@ def test_fingerprint_of_another_base(server, adapters, copied):
 def test_name_of_another_base(server, adapters, copied):
     other = copied(adapters["adapter_0"])
     config = json.loads((other / "adapter_config.json").read_text())
-    (other / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "google/gemma-3n-E2B-it"}))
+    (other / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": "google/gemma-3n-E2B-it"})
+    )
     with pytest.raises(AdapterError, match="trained on gemma-3n-E2B-it, but tiny is served"):
         server.load_adapter("adapter_other", other)
 

@@ -26,14 +26,19 @@ def test_adapter_prompts(ask, reference, adapters):
 def test_generated_tokens_of_base_and_adapters_in_one_batch(ask, reference, adapters):
     """Tokens without an adapter stay without one beside others, and every adapter gets its own tokens."""
     names = {"base": None, **adapters}
-    jobs = [(name, random_prompt(10 * number + index, 20 + 7 * index)) for index in range(4) for number, name in enumerate(names)]
+    jobs = [
+        (name, random_prompt(10 * number + index, 20 + 7 * index))
+        for index in range(4)
+        for number, name in enumerate(names)
+    ]
 
     async def question(client):
-        return await asyncio.gather(*(client.complete(name, ids, max_tokens=40, seed=index)
-                                      for index, (name, ids) in enumerate(jobs)))
+        return await asyncio.gather(
+            *(client.complete(name, ids, max_tokens=40, seed=index) for index, (name, ids) in enumerate(jobs))
+        )
 
     for (name, ids), completion in zip(jobs, ask(question), strict=True):
-        expected = reference(names[name], [*ids, *completion.token_ids])[len(ids) - 1:]
+        expected = reference(names[name], [*ids, *completion.token_ids])[len(ids) - 1 :]
         assert largest_gap(completion.logprobs, expected) < TOLERANCE, name
 
 
@@ -43,14 +48,15 @@ def test_logprobs_are_raw_and_stop_tokens_are_included(ask, reference):
     async def question(client):
         free = await client.complete("base", ids, max_tokens=20, temperature=0.7, top_p=0.9, seed=3)
         # The third produced token as a stop token: the same draws end there.
-        stopped = await client.complete("base", ids, max_tokens=20, temperature=0.7, top_p=0.9, seed=3,
-                                        stop_token_ids=[free.token_ids[2]])
+        stopped = await client.complete(
+            "base", ids, max_tokens=20, temperature=0.7, top_p=0.9, seed=3, stop_token_ids=[free.token_ids[2]]
+        )
         return free, stopped
 
     free, stopped = ask(question)
-    assert largest_gap(free.logprobs, reference(None, [*ids, *free.token_ids])[len(ids) - 1:]) < TOLERANCE
+    assert largest_gap(free.logprobs, reference(None, [*ids, *free.token_ids])[len(ids) - 1 :]) < TOLERANCE
     first = free.token_ids.index(free.token_ids[2])
-    assert stopped.token_ids == free.token_ids[:first + 1]
+    assert stopped.token_ids == free.token_ids[: first + 1]
     assert stopped.finish_reason == "stop"
     assert len(stopped.logprobs) == len(stopped.token_ids)
 
@@ -59,7 +65,9 @@ def test_same_seed_same_tokens(ask, adapters):
     ids = random_prompt(6, 30)
 
     async def question(client):
-        return await asyncio.gather(*(client.complete("adapter_0", ids, max_tokens=30, seed=seed) for seed in (1, 1, 2)))
+        return await asyncio.gather(
+            *(client.complete("adapter_0", ids, max_tokens=30, seed=seed) for seed in (1, 1, 2))
+        )
 
     first, again, other = ask(question)
     assert first.token_ids == again.token_ids

@@ -64,7 +64,9 @@ def test_interpreter_without_vllm(checkpoint, tmp_path):
 
 def test_a_server_that_dies_says_why(checkpoint, tmp_path):
     server = ModelServer(serving_settings(tmp_path, extra_arguments=["--nonsense"]), checkpoint)
-    with pytest.raises(ServerError, match=r"vLLM ended with exit code 2: unrecognized arguments: --nonsense \(log: .*\.log\)"):
+    with pytest.raises(
+        ServerError, match=r"vLLM ended with exit code 2: unrecognized arguments: --nonsense \(log: .*\.log\)"
+    ):
         server.start()
     assert server.log.is_file() and not server.alive()
 
@@ -97,7 +99,9 @@ def as_transformers_4(checkpoint: Path, directory: Path) -> Path:
     for layer in (3, 4):
         for name in ("k_proj", "v_proj", "k_norm"):
             assert f"model.layers.{layer}.self_attn.{name}.weight" not in tensors
-            tensors[f"model.layers.{layer}.self_attn.{name}.weight"] = tensors[f"model.layers.2.self_attn.{name}.weight"] + 1
+            tensors[f"model.layers.{layer}.self_attn.{name}.weight"] = (
+                tensors[f"model.layers.2.self_attn.{name}.weight"] + 1
+            )
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
 
@@ -118,8 +122,12 @@ def test_a_killed_parent_leaves_no_process(checkpoint, reference, tmp_path):
     parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     url, key, group = parent.stdout.readline().split()
     ids = random_prompt(3, 90)
-    answer = httpx.post(f"{url}/v1/completions", headers={"Authorization": f"Bearer {key}"}, timeout=60, json={
-        "model": "base", "prompt": ids, "max_tokens": 1, "prompt_logprobs": 0})
+    answer = httpx.post(
+        f"{url}/v1/completions",
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=60,
+        json={"model": "base", "prompt": ids, "max_tokens": 1, "prompt_logprobs": 0},
+    )
     rows = answer.json()["choices"][0]["prompt_logprobs"][1:]
     served = [row[str(token)]["logprob"] for row, token in zip(rows, ids[1:], strict=True)]
     assert largest_gap(served, reference(None, ids)) < 1e-3

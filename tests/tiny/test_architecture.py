@@ -21,7 +21,7 @@ def test_shape():
     assert own[-2:] == ["sliding_attention", "full_attention"]
     assert config.num_kv_shared_layers > 0 and config.altup_num_inputs > 1 and config.activation_sparsity_pattern[0] > 0
     assert config.num_key_value_heads < config.num_attention_heads
-    assert set(config.layer_types[len(own):]) == {"sliding_attention", "full_attention"}
+    assert set(config.layer_types[len(own) :]) == {"sliding_attention", "full_attention"}
     assert 1_000_000 < sum(parameter.numel() for parameter in initialise(config, 0).parameters()) < 3_000_000
 
 

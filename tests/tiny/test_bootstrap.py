@@ -29,7 +29,9 @@ def built(tmp_path_factory):
     patch.setattr(demonstrations, "VOCABULARY_DEMONSTRATIONS", 100)
     root = tmp_path_factory.mktemp("models")
     seen = []
-    report = bootstrap(root / "tiny", seed=5, steps=STEPS, progress=lambda step, steps, loss: seen.append((step, steps, loss)))
+    report = bootstrap(
+        root / "tiny", seed=5, steps=STEPS, progress=lambda step, steps, loss: seen.append((step, steps, loss))
+    )
     again = bootstrap(root / "again", seed=5, steps=STEPS)
     patch.undo()
     return root, report, again, seen
@@ -66,8 +68,9 @@ def test_demonstrations_are_episodes_of_the_demonstration_split(built):
         assert trajectory.task.split == "demonstration" and trajectory.status == "answered"
         spoken = [token for token, own in zip(trajectory.token_ids, trajectory.mask) if own]
         end = prompt.stop_token_ids[0]
-        assert spoken == [token for turn in demonstration.turns
-                          for token in (*tokenizer.encode(turn, add_special_tokens=False), end)]
+        assert spoken == [
+            token for turn in demonstration.turns for token in (*tokenizer.encode(turn, add_special_tokens=False), end)
+        ]
         assert trajectory.answer == demonstration.turns[-1].removeprefix("Answer: ")
         assert len(trajectory.token_ids) < 200
 

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from agentloop.tiny.tokenizer import FENCES, SPECIAL_TOKENS, build_tokenizer
 
-TEXTS = ["user\n", "model\n", 'How many apples are left?', '```tool_code\ncalculate("12+34")\n```', "Answer: 46"]
+TEXTS = ["user\n", "model\n", "How many apples are left?", '```tool_code\ncalculate("12+34")\n```', "Answer: 46"]
 TOKENIZER = build_tokenizer(TEXTS)
 
 
@@ -23,7 +23,16 @@ def test_any_text_is_spelled_and_read_back(text):
 
 def test_words_calls_and_fences_are_single_tokens():
     assert tokens('```tool_code\ncalculate("12+34")\n```') == [
-        "```tool_code\n", 'calculate("', "1", "2", "+", "3", "4", '")Ċ', "```"]
+        "```tool_code\n",
+        'calculate("',
+        "1",
+        "2",
+        "+",
+        "3",
+        "4",
+        '")Ċ',
+        "```",
+    ]
     assert tokens("Answer: 46") == ["Answer:Ġ", "4", "6"]
     assert tokens("How many apples") == ["How", "Ġmany", "Ġapples"]
     assert len(tokens("zebra")) == len("zebra")
@@ -41,5 +50,7 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     assert loaded.get_vocab() == TOKENIZER.get_vocab()
     text = "How many? 12 ü\n```tool_output\n3\n```<end_of_turn>"
     assert loaded.encode(text) == TOKENIZER.encode(text)
-    assert loaded.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True) == \
-        "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n"
+    assert (
+        loaded.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
+        == "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n"
+    )

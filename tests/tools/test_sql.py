@@ -18,16 +18,19 @@ def sql():
     return ReadOnlySQL(SCRIPT, "pets(name TEXT, kind TEXT, age INTEGER)", seconds=0.5)
 
 
-@pytest.mark.parametrize("query, result", [
-    ("SELECT count(*) FROM pets", "3"),
-    ("SELECT name FROM pets WHERE kind = 'cat' ORDER BY name", "name\nKim\nTom"),
-    ("SELECT name, age FROM pets WHERE age IS NULL", "name | age\nKim | NULL"),
-    ("SELECT name FROM pets WHERE age > 100", "no rows"),
-    ("SELECT kind, sum(age) AS total FROM pets GROUP BY kind HAVING count(*) > 1", "kind | total\ncat | 3"),
-    ("WITH old AS (SELECT * FROM pets WHERE age BETWEEN 5 AND 9) SELECT name FROM old", "Rex"),
-    ("SELECT 46 - 12", "34"),
-    ("SELECT CAST(age AS DOUBLE) / 2 FROM pets WHERE name LIKE 'R%'", "3.5"),
-])
+@pytest.mark.parametrize(
+    "query, result",
+    [
+        ("SELECT count(*) FROM pets", "3"),
+        ("SELECT name FROM pets WHERE kind = 'cat' ORDER BY name", "name\nKim\nTom"),
+        ("SELECT name, age FROM pets WHERE age IS NULL", "name | age\nKim | NULL"),
+        ("SELECT name FROM pets WHERE age > 100", "no rows"),
+        ("SELECT kind, sum(age) AS total FROM pets GROUP BY kind HAVING count(*) > 1", "kind | total\ncat | 3"),
+        ("WITH old AS (SELECT * FROM pets WHERE age BETWEEN 5 AND 9) SELECT name FROM old", "Rex"),
+        ("SELECT 46 - 12", "34"),
+        ("SELECT CAST(age AS DOUBLE) / 2 FROM pets WHERE name LIKE 'R%'", "3.5"),
+    ],
+)
 def test_answers(sql, query, result):
     assert sql.call(query) == result
     assert sql.call(sql=query) == result
@@ -43,19 +46,22 @@ def test_cuts_long_cells(sql):
     assert cell == "x" * MAX_CELL_CHARACTERS + "…"
 
 
-@pytest.mark.parametrize("query", [
-    "DROP TABLE pets",
-    "INSERT INTO pets VALUES ('Bo', 'dog', 1)",
-    "UPDATE pets SET age = 1",
-    "WITH new AS (INSERT INTO pets VALUES ('Bo', 'dog', 1) RETURNING *) SELECT * FROM new",
-    "SELECT nextval('counter')",
-    "SELECT 1; DROP TABLE pets",
-    "SET memory_limit = '8GB'",
-    "ATTACH 'other.db'",
-    "INSTALL httpfs",
-    "PRAGMA version",
-    "",
-])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "DROP TABLE pets",
+        "INSERT INTO pets VALUES ('Bo', 'dog', 1)",
+        "UPDATE pets SET age = 1",
+        "WITH new AS (INSERT INTO pets VALUES ('Bo', 'dog', 1) RETURNING *) SELECT * FROM new",
+        "SELECT nextval('counter')",
+        "SELECT 1; DROP TABLE pets",
+        "SET memory_limit = '8GB'",
+        "ATTACH 'other.db'",
+        "INSTALL httpfs",
+        "PRAGMA version",
+        "",
+    ],
+)
 def test_changes_nothing(sql, query):
     before = sql.call("SELECT count(*), sum(age) FROM pets")
     with pytest.raises(ToolError):
@@ -67,39 +73,55 @@ def test_reaches_nothing_outside(sql, tmp_path):
     secret = tmp_path / "secret.csv"
     secret.write_text("word\nxyzzy\n")
     python_list = [1, 2, 3]  # noqa: F841  a table to DuckDB, if it may look at Python's variables
-    for query in (f"SELECT * FROM read_csv('{secret}')", f"SELECT * FROM '{secret}'", f"SELECT * FROM read_text('{secret}')",
-                  f"SELECT * FROM glob('{tmp_path}/*')", f"COPY pets TO '{tmp_path}/out.csv'", "SELECT * FROM python_list",
-                  "SELECT getenv('HOME')"):
+    for query in (
+        f"SELECT * FROM read_csv('{secret}')",
+        f"SELECT * FROM '{secret}'",
+        f"SELECT * FROM read_text('{secret}')",
+        f"SELECT * FROM glob('{tmp_path}/*')",
+        f"COPY pets TO '{tmp_path}/out.csv'",
+        "SELECT * FROM python_list",
+        "SELECT getenv('HOME')",
+    ):
         with pytest.raises(ToolError):
             sql.call(query)
     assert list(tmp_path.iterdir()) == [secret]
 
 
-@pytest.mark.parametrize("query, complaint", [
-    ("SELECT count(*) FROM many a, many b, many c, many d, many e, many f, many g", "longer than 0.5 seconds"),
-    ("SELECT DISTINCT a.number + b.number * 100 + c.number * 10000 + d.number * 1000000 FROM many a, many b, many c, many d",
-     "Out of Memory|longer than"),
-    # DuckDB's limits on memory and time do not reach inside a scalar function: these are refused before they run.
-    ("SELECT repeat('x', 4000000000)", "repeat is not allowed"),
-    ("SELECT lpad('x', 2000000000, 'y')", "lpad is not allowed"),
-    ("SELECT 'a' || 'b'", "is not allowed"),
-    ("SELECT list_sum(range(1000000000))", "is not allowed"),
-    ("SELECT name.repeat(1000000000) FROM pets", "repeat is not allowed"),
-    ("SELECT age::INTEGER[100000] FROM pets", "type array is not allowed"),
-    ("SELECT * FROM range(10)", "functions in FROM"),
-    ("WITH RECURSIVE r AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM r) SELECT count(*) FROM r", "recursive"),
-    ("SELECT " + "- " * 900 + "age FROM pets", "nested too deeply"),
-    ("SELECT 1 -- " + "x" * 2000, "longer than 2000 characters"),
-])
+@pytest.mark.parametrize(
+    "query, complaint",
+    [
+        ("SELECT count(*) FROM many a, many b, many c, many d, many e, many f, many g", "longer than 0.5 seconds"),
+        (
+            "SELECT DISTINCT a.number + b.number * 100 + c.number * 10000 + d.number * 1000000 FROM many a, many b, many c, many d",
+            "Out of Memory|longer than",
+        ),
+        # DuckDB's limits on memory and time do not reach inside a scalar function: these are refused before they run.
+        ("SELECT repeat('x', 4000000000)", "repeat is not allowed"),
+        ("SELECT lpad('x', 2000000000, 'y')", "lpad is not allowed"),
+        ("SELECT 'a' || 'b'", "is not allowed"),
+        ("SELECT list_sum(range(1000000000))", "is not allowed"),
+        ("SELECT name.repeat(1000000000) FROM pets", "repeat is not allowed"),
+        ("SELECT age::INTEGER[100000] FROM pets", "type array is not allowed"),
+        ("SELECT * FROM range(10)", "functions in FROM"),
+        ("WITH RECURSIVE r AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM r) SELECT count(*) FROM r", "recursive"),
+        ("SELECT " + "- " * 900 + "age FROM pets", "nested too deeply"),
+        ("SELECT 1 -- " + "x" * 2000, "longer than 2000 characters"),
+    ],
+)
 def test_is_bounded(sql, query, complaint):
     with pytest.raises(ToolError, match=complaint):
         sql.call(query)
     assert sql.call("SELECT count(*) FROM pets") == "3"
 
 
-@pytest.mark.parametrize("query, complaint", [
-    ("SELECT FROM", "syntax error"), ("SELECT size FROM pets", "size"), ("SELECT name FROM plants", "plants"),
-])
+@pytest.mark.parametrize(
+    "query, complaint",
+    [
+        ("SELECT FROM", "syntax error"),
+        ("SELECT size FROM pets", "size"),
+        ("SELECT name FROM plants", "plants"),
+    ],
+)
 def test_says_what_is_wrong_in_one_line(sql, query, complaint):
     with pytest.raises(ToolError, match=complaint) as raised:
         sql.call(query)

@@ -30,8 +30,12 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def settings(tmp_path):
-    return configuration.load({"paths": {"data": str(tmp_path / "data"), "cache": str(tmp_path / "cache")},
-                               "training": {"epochs": 2, "batch_tokens": 256, "checkpoint_steps": 2, "learning_rate": 1e-3}})
+    return configuration.load(
+        {
+            "paths": {"data": str(tmp_path / "data"), "cache": str(tmp_path / "cache")},
+            "training": {"epochs": 2, "batch_tokens": 256, "checkpoint_steps": 2, "learning_rate": 1e-3},
+        }
+    )
 
 
 def plan(settings, base, seed=0):
@@ -39,11 +43,23 @@ def plan(settings, base, seed=0):
     sequences = []
     for _ in range(16):
         length = draw.randrange(20, 60)
-        sequences.append((np.array([draw.randrange(10, 200) for _ in range(length)]), np.array([draw.random() < 0.4 for _ in range(length)])))
+        sequences.append(
+            (
+                np.array([draw.randrange(10, 200) for _ in range(length)]),
+                np.array([draw.random() < 0.4 for _ in range(length)]),
+            )
+        )
     path = settings.paths.data / "datasets" / "data_0.safetensors"
     rows.write(path, sequences)
-    return TrainingRun.plan(base=base_fingerprint(base, settings.paths.cache), dataset="data_0", rows=path, model=base,
-                            training=settings.training, seed=seed, paths=settings.paths)
+    return TrainingRun.plan(
+        base=base_fingerprint(base, settings.paths.cache),
+        dataset="data_0",
+        rows=path,
+        model=base,
+        training=settings.training,
+        seed=seed,
+        paths=settings.paths,
+    )
 
 
 def weights(run):
@@ -58,8 +74,11 @@ def test_killed_run_continues_exactly(settings, base):
     steps = len(read_metrics(undisturbed))
     assert steps >= 5
 
-    again = dataclasses.replace(undisturbed, adapters=settings.paths.data / "again" / "adapters",
-                                checkpoints=settings.paths.data / "again" / "checkpoints")
+    again = dataclasses.replace(
+        undisturbed,
+        adapters=settings.paths.data / "again" / "adapters",
+        checkpoints=settings.paths.data / "again" / "checkpoints",
+    )
     killed = []
 
     def kill_trainer_at_step_4(metrics):
@@ -89,7 +108,11 @@ def trains(pid, run):
             command = file.read().split(b"\0")
     except OSError:
         return False
-    return b"agentloop.training.worker" in command and str(run.checkpoints).encode() in b" ".join(command) and b"agentloop.child" not in command
+    return (
+        b"agentloop.training.worker" in command
+        and str(run.checkpoints).encode() in b" ".join(command)
+        and b"agentloop.child" not in command
+    )
 
 
 def test_adapter_holds_the_trainers_own_logprobs(settings, base):

@@ -83,9 +83,7 @@ def test_advance_predict(agree, n, width, in_place):
 @SIZES
 def test_advance_backward(agree, n, width):
     def call(op, t, out):
-        return [
-            op(t["dstreams"], t["projected"], ple_norm=t["ple_norm"], eps=EPS, dprojected=out(TOKENS, width))
-        ]
+        return [op(t["dstreams"], t["projected"], ple_norm=t["ple_norm"], eps=EPS, dprojected=out(TOKENS, width))]
 
     agree(*pair("advance_backward"), call, inputs(n, width), WIDE)
 

@@ -77,9 +77,7 @@ def test_flash_attention_and_own_kernels_agree(dtype, window, head_dim):
     truth_out, truth_lse = attention.reference_attention(*deep[:3], host, **options)
     truth = attention.reference_attention_backward(deep[3], *deep[:3], truth_out, truth_lse, host, **options)
     flash_out, flash_lse = attention.flash_attention(q, k, v, plan, scale=options["scale"])
-    flash = attention.flash_attention_backward(
-        dout, q, k, v, flash_out, flash_lse, plan, scale=options["scale"]
-    )
+    flash = attention.flash_attention_backward(dout, q, k, v, flash_out, flash_lse, plan, scale=options["scale"])
     own_out, own_lse = attention_triton.triton_attention(q, k, v, plan, out=None, **options)
     own = attention_triton.triton_attention_backward(
         dout, q, k, v, own_out, own_lse, plan, dquery=None, dkey=None, dvalue=None, accumulate=False, **options
