@@ -1,0 +1,44 @@
+"""The commands of `agentloop`, a module for each kind of thing that people do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from agentloop import settings as configuration
+from agentloop.settings import Settings
+
+if TYPE_CHECKING:
+    from agentloop.store.database import Database
+
+# Tables are made for 100 columns; where the output is no terminal there is no narrower one to respect.
+console = Console(width=None if sys.stdout.isatty() else 120)
+
+Profile = Annotated[str | None, typer.Option("--profile", "-p", help="Named defaults: demo, rtx3090.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, for example training.rank=32.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved settings and what would be done; do nothing.")
+]
+
+
+def load(profile: str | None, overrides: list[str] | None) -> Settings:
+    """The settings, with the paths that libraries read from the environment fixed: call it before importing these."""
+    settings = configuration.load(overrides or [], profile=profile)
+    settings.export()
+    return settings
+
+
+@contextmanager
+def reading(settings: Settings) -> Iterator[Database]:
+    """A snapshot of the database: works while a run is writing."""
+    from agentloop.store.database import Database, snapshot
+
+    with Database.open(snapshot(settings.paths.database), read_only=True) as database:
+        yield database

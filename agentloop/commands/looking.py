@@ -1,0 +1,63 @@
+"""Commands that show what there is, while a run is writing as well."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from agentloop.commands import Overrides, Profile, console, load, reading
+from agentloop.errors import StoreError
+
+
+def status(overrides: Overrides = None) -> None:
+    """Campaigns, their champions, and the step that is running."""
+    from agentloop.report import summary
+
+    settings = load(None, overrides)
+    with reading(settings) as database:
+        console.print(summary.status_table(summary.status(database)))
+
+
+def sql(
+    query: str,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+) -> None:
+    """Query a snapshot of the database; works while a run is writing."""
+    import duckdb
+
+    settings = load(None, overrides)
+    with reading(settings) as database:
+        try:
+            result = database.arrow(query)
+        except duckdb.Error as error:
+            raise StoreError(f"sql: {str(error).splitlines()[0]}") from None
+    if as_json:
+        for row in result.to_pylist():
+            print(json.dumps(row, default=str))
+        return
+    table = Table(*result.column_names, box=None)
+    for row in result.to_pylist():
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    console.print(table)
+
+
+def report(profile: Profile = None, overrides: Overrides = None) -> None:
+    """Write a campaign's report and print its path."""
+    from agentloop.campaign import reporting
+    from agentloop.campaign.campaign import Campaign
+
+    settings = load(profile, overrides)
+    print(reporting.write(Campaign.open(settings)))
+
+
+def lineage(adapter: str, overrides: Overrides = None) -> None:
+    """What made an adapter: base, dataset, rows, policies, settings, evaluations, verdict."""
+    from agentloop.store.lineage import lineage as trace
+
+    settings = load(None, overrides)
+    with reading(settings) as database:
+        console.print_json(json.dumps(trace(database, adapter), default=str))

@@ -1,0 +1,38 @@
+"""Commands about the machine and the models on it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from agentloop.commands import Overrides, Profile, console, load
+
+
+def doctor(overrides: Overrides = None, profile: Profile = None) -> None:
+    """Versions, paths, memory, GPU, ports: what is missing and how to get it."""
+    from agentloop import doctor as checks
+
+    settings = load(profile, overrides)
+    table = Table("", "what", "found", "to do", box=None)
+    results = checks.examine(settings)
+    for check in results:
+        table.add_row(
+            "[green]ok" if check.ok else "[red]missing", check.what, check.found, "" if check.ok else check.remedy or ""
+        )
+    console.print(table)
+    sys.exit(0 if all(check.ok for check in results) else 1)
+
+
+def bootstrap(
+    directory: Annotated[Path | None, typer.Argument(help="Default: tiny, under the models' root.")] = None,
+    seed: int = 0,
+) -> None:
+    """Make the tiny base model again, from nothing."""
+    settings = load(None, None)
+    from agentloop.tiny.bootstrap import bootstrap as make
+
+    console.print(make(directory or settings.paths.models / "tiny", seed=seed))

@@ -1,0 +1,80 @@
+"""Commands that run campaigns, here or on the local Prefect server."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from agentloop import settings as configuration
+from agentloop.commands import DryRun, Overrides, Profile, console, load, reading
+from agentloop.settings import Settings
+
+
+def demo(
+    new: Annotated[bool, typer.Option("--new", help="Start another campaign instead of continuing.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Run the deployment self-improve/demo on the local Prefect server and watch it."""
+    from flows import demonstration, services
+
+    settings = load("demo", overrides)
+    for line in services.up(settings):
+        console.print(line)
+    sys.exit(demonstration.run(settings, console, overrides=configuration.parse_overrides(overrides or []), new=new))
+
+
+def run(profile: Profile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Run a campaign in this process, or continue it."""
+    settings = load(profile, overrides)
+    from agentloop.campaign.outline import outline
+
+    planned = outline(settings)
+    if dry_run:
+        console.print_json(settings.model_dump_json())
+        console.print(planned)
+        return
+    from flows import foreground
+
+    foreground.self_improve(settings, profile, overrides)
+    _summary(settings)
+
+
+def evaluate(profile: Profile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Measure the champion of a campaign on its held-out tasks."""
+    settings = load(profile, overrides)
+    if dry_run:
+        console.print_json(settings.model_dump_json())
+        return
+    from flows import foreground
+
+    measured = foreground.evaluate(settings, profile, overrides)
+    success = measured["success"]
+    console.print(
+        f"{measured['champion'] or 'base model'}: {success['estimate']:.1%} ({success['low']:.1%} to {success['high']:.1%})"
+    )
+
+
+def up(overrides: Overrides = None) -> None:
+    """Start the local Prefect server and worker and deploy prefect.yaml."""
+    from flows import services
+
+    for line in services.up(load(None, overrides)):
+        console.print(line)
+
+
+def down(overrides: Overrides = None) -> None:
+    """End the Prefect server and worker that `up` or `demo` started, and nothing else."""
+    from flows import services
+
+    for line in services.down(load(None, overrides)):
+        console.print(line)
+
+
+def _summary(settings: Settings) -> None:
+    from agentloop.report import summary
+
+    with reading(settings) as database:
+        console.print(summary.table(summary.iterations(database, settings.campaign)))
+    console.print(f"Report: {settings.paths.reports / settings.campaign}.html")
