@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
-from agentloop.environments.environment import Demonstration, Environment, Question
+from agentloop.environments.environment import Demonstration, Question, ScriptedEnvironment
 from agentloop.records import Task
 from agentloop.tools import Tool
 from agentloop.tools.calculator import Calculator
@@ -101,7 +101,7 @@ FAMILIES = (
 _BY_NAME = {family.name: family for family in FAMILIES}
 
 
-class Arithmetic(Environment):
+class Arithmetic(ScriptedEnvironment):
     name = "arithmetic"
 
     def draw(self, rng: random.Random) -> Question:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentloop.environments.arithmetic import EASY, HARD, NAMES, call_text, same_number
-from agentloop.environments.environment import Demonstration, Environment, Question
+from agentloop.environments.environment import Demonstration, Question, ScriptedEnvironment
 from agentloop.records import Task
 from agentloop.tools import Tool
 from agentloop.tools.sql import ReadOnlySQL
@@ -144,7 +144,7 @@ FAMILIES = (
 _BY_NAME = {family.name: family for family in FAMILIES}
 
 
-class Database(Environment):
+class Database(ScriptedEnvironment):
     name = "database"
 
     def draw(self, rng: random.Random) -> Question:

@@ -1,7 +1,7 @@
-"""What an environment is: a seeded stream of tasks, their tools, their verifier and scripted demonstrations.
+"""What an environment is: a seeded stream of tasks, their tools and their verifier.
 
-The split of a task is decided by the hash of its question alone. Whatever the seed, the order or the number of tasks
-asked for, no question can be in two splits.
+Unless its source says otherwise, the split of a task is decided by the hash of its question alone. Whatever the seed,
+the order or the number of tasks asked for, no question can be in two splits.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 from agentloop.errors import SettingError
@@ -37,6 +38,8 @@ class Question:
     text: str
     answer: str
     payload: dict[str, Any]
+    split: Split | None = None
+    """Where its source has splits of its own; None: decided by the hash of the text."""
 
 
 @dataclass(frozen=True)
@@ -61,35 +64,37 @@ class Environment(ABC):
     def tasks(self, split: Split, count: int, seed: int, skip: int = 0) -> list[Task]:
         """Tasks `skip` .. `skip + count` of the split's stream for this seed; no question occurs twice in a stream.
 
-        Raises SettingError if the environment does not have so many.
+        Training tasks that are used up begin again: a later policy meets them anew. Raises SettingError where the
+        split has fewer than `count`.
         """
-        stream = self._stream(split, seed)
-        tasks = []
-        for index, task in enumerate(stream):
-            if index >= skip + count:
-                break
-            if index >= skip:
-                tasks.append(task)
-        if len(tasks) < count:
-            raise SettingError(f"environment: {self.name} has fewer than the {skip + count} {split} tasks asked for")
-        return tasks
+        stream = list(islice(self._stream(split, seed), skip + count))
+        needed = count if split == "train" else skip + count
+        if len(stream) < needed:
+            raise SettingError(
+                f"environment: {self.name} has {len(stream)} {split} tasks, fewer than the {needed} asked for"
+            )
+        return [stream[index % len(stream)] for index in range(skip, skip + count)]
 
     def _stream(self, split: Split, seed: int) -> Iterator[Task]:
-        rng = random.Random(f"{self.name}/{split}/{seed}")
         seen: set[str] = set()
         misses = 0
-        while misses < _PATIENCE:
-            question = self.draw(rng)
-            if question.text in seen or split_of(question.text) != split:
+        for question in self.questions(random.Random(f"{self.name}/{split}/{seed}")):
+            if question.text in seen or (question.split or self.split_of(question.text)) != split:
                 misses += 1
+                if misses >= _PATIENCE:
+                    return
                 continue
             seen.add(question.text)
             misses = 0
             yield Task(self.name, question.family, question.text, question.answer, split, question.payload)
 
+    def split_of(self, question: str) -> Split:
+        """Four fifths are trained on."""
+        return "heldout" if split_of(question) == "heldout" else "train"
+
     @abstractmethod
-    def draw(self, rng: random.Random) -> Question:
-        """A question of any family and any split."""
+    def questions(self, rng: random.Random) -> Iterator[Question]:
+        """Questions of every split, in an order that `rng` decides; endless or not."""
 
     @abstractmethod
     def tools(self, task: Task) -> dict[str, Tool]:
@@ -98,6 +103,21 @@ class Environment(ABC):
     @abstractmethod
     def verify(self, task: Task, answer: str | None) -> float:
         """1.0 for a right answer, else 0.0."""
+
+
+class ScriptedEnvironment(Environment):
+    """One that makes up its questions and knows how they are solved: what the tiny model is first taught on."""
+
+    def split_of(self, question: str) -> Split:
+        return split_of(question)
+
+    def questions(self, rng: random.Random) -> Iterator[Question]:
+        while True:
+            yield self.draw(rng)
+
+    @abstractmethod
+    def draw(self, rng: random.Random) -> Question:
+        """A question of any family and any split."""
 
     @abstractmethod
     def demonstration(self, task: Task, rng: random.Random) -> Demonstration:

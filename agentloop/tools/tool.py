@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Protocol
+from typing import Any, Protocol, get_origin
 
 
 class ToolError(Exception):
@@ -30,6 +30,8 @@ def bind(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, 
     bound.apply_defaults()
     for name, value in bound.arguments.items():
         expected = signature.parameters[name].annotation
-        if not isinstance(value, expected):
-            raise ToolError(f"{name} must be of type {expected.__name__}")
+        if expected is float and type(value) is int:
+            bound.arguments[name] = float(value)
+        elif expected is not inspect.Parameter.empty and not isinstance(value, get_origin(expected) or expected):
+            raise ToolError(f"{name} must be of type {getattr(expected, '__name__', expected)}")
     return bound.arguments

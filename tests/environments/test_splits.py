@@ -67,5 +67,5 @@ def test_asking_for_more_than_there_are_is_refused(streams, monkeypatch):
     environment, _ = streams
     question = environment.draw(__import__("random").Random(0))
     monkeypatch.setattr(environment, "draw", lambda rng: question)
-    with pytest.raises(SettingError, match=f"{environment.name} has fewer than the 3 "):
+    with pytest.raises(SettingError, match=f"{environment.name} has 1 .* tasks, fewer than the 3 "):
         environment.tasks(split_of(question.text), 3, seed=0)
