@@ -18,7 +18,7 @@ $(VENV)/.installed: requirements/cpu.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null \
 	  || $(BIN)/pip install --quiet --no-deps "torch==2.13.0+cpu" 2>/dev/null \
-	  || { $(BIN)/pip install --quiet uv && $(BIN)/uv pip install --python $(BIN)/python --torch-backend cpu --no-deps torch==2.13.0; }
+	  || { $(BIN)/pip install --quiet uv && $(BIN)/uv pip install --python $(BIN)/python --torch-backend cpu --compile-bytecode --no-deps torch==2.13.0; }
 	$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
