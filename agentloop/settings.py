@@ -171,13 +171,28 @@ class Evaluate(Section):
     temperature: PositiveFloat = 1.0
 
 
+class Guard(Section):
+    """Held-out tasks of another environment, at which the challenger must not be worse."""
+
+    tasks: PositiveInt = 200
+    samples: PositiveInt = 4
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """A loss of less than this is not held against the challenger."""
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Chance of passing a challenger that is worse by the margin."""
+
+
 class Gate(Section):
-    """When the challenger replaces the champion."""
+    """When the challenger replaces the champion. See docs/gate.md."""
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
-    """Significance level of the exact McNemar test."""
+    """Significance level of the exact McNemar test, all looks at the results together."""
     min_gain: Fraction = 0.0
-    """The lower end of the difference's interval must exceed this."""
+    """The gain must surely exceed this."""
+    max_tasks: PositiveInt | None = None
+    """Where the verdict asks for more data the held-out tasks are doubled, up to so many; by default they never are."""
+    guards: dict[str, Guard] = {}
+    """By environment: what must not get worse. Measured only for a challenger that would be promoted."""
     resamples: PositiveInt = 10_000
     """Of the paired bootstrap."""
     control: bool = True
