@@ -24,6 +24,9 @@ ENV_PREFIX = "AGENTLOOP_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 """Names the TOML file to read; by default `agentloop.toml` in the project's root, if it is there."""
 
+RECIPES = ("rejection", "replay", "random")
+"""Built-in selections for training. `pairs` is for preference trainers: see `agentloop select`."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -32,6 +35,12 @@ def _servable_rank(rank: int) -> int:
     if rank not in (8, 16, 32, 64, 128, 256):
         raise ValueError("must be 8, 16, 32, 64, 128 or 256")
     return rank
+
+
+def _known_recipe(recipe: str) -> str:
+    if recipe not in RECIPES and not (recipe.endswith(".sql") and (PROJECT_ROOT / recipe).is_file()):
+        raise ValueError(f"must be {', '.join(RECIPES)} or the path of a .sql file")
+    return recipe
 
 
 class Section(BaseModel):
@@ -97,6 +106,9 @@ class Serving(Section):
     """0 picks a free one."""
     base: Literal["dequantised", "original"] = "dequantised"
     """Serve the base that 4-bit training sees, so that served equals trained, or the original weights."""
+    policy: Literal["restart", "sleep"] = "restart"
+    """While the trainer has the card: vLLM ends and starts again, or it sleeps (quicker; keeps some 2 GiB of the card and
+    the weights in host memory). On the CPU an idle vLLM is in nobody's way and stays."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: PositiveInt = 4096
     max_num_seqs: PositiveInt = 64
@@ -128,13 +140,18 @@ class Collect(Section):
 class Selection(Section):
     """Which trajectories are trained on. See agentloop/store/selection/*.sql."""
 
-    recipe: Literal["rejection", "replay", "random"] = "rejection"
+    recipe: Annotated[str, AfterValidator(_known_recipe)] = "rejection"
+    """One of RECIPES, or the path of a .sql file; a relative one is relative to the project's root."""
     per_task: PositiveInt = 2
     """At most so many distinct successes of one task."""
+    min_success_rate: Fraction = 0.0
+    """Tasks solved less often than this are left out."""
     max_success_rate: Fraction = 0.99
     """Tasks solved more often than this teach nothing and are left out."""
     max_tokens: PositiveInt = 2048
     """Longer trajectories are left out."""
+    max_overlap: Fraction = 0.8
+    """Of two rows whose questions and whose answers share more of their runs of five words, the later is left out."""
     accumulate: bool = True
     """Choose from all iterations of the campaign instead of the newest only."""
     replay: Annotated[float, Field(ge=0)] = 1.0
