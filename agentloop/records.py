@@ -199,6 +199,26 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class GuardResult:
+    """Champion against challenger on held-out tasks of another environment, at which it must not be worse."""
+
+    environment: str
+    champion: str
+    """Evaluation id."""
+    challenger: str
+    """Evaluation id."""
+    difference: Interval
+    bound: float
+    """What the difference surely exceeds."""
+    margin: float
+    """A loss of less than this is not held against the challenger."""
+
+    @property
+    def passed(self) -> bool:
+        return self.bound > -self.margin
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Champion against challenger on the same tasks and seeds."""
 
@@ -213,3 +233,11 @@ class Verdict:
     mcnemar_p: float
     reason: str
     """One sentence for a person."""
+    look: int = 1
+    """Which look at the results of this challenger it was, from 1."""
+    looks: int = 1
+    """How many there might have been."""
+    alpha: float | None = None
+    """Level of this look's test; None in verdicts of a time without looks."""
+    guards: tuple[GuardResult, ...] = ()
+    """What was examined beside the campaign's own tasks."""

@@ -11,6 +11,7 @@ from uuid import UUID
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from agentloop.campaign import standing
 from agentloop.report import summary
 from agentloop.settings import Settings
 from agentloop.store import campaigns
@@ -42,7 +43,7 @@ def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], n
         return 1
     campaign = overrides["campaign"]
     with Database.open(snapshot(settings.paths.database), read_only=True) as database:
-        rows = summary.iterations(database, campaign)
+        rows = standing.iterations(database, campaign)
     console.print(summary.table(rows))
     console.print(f"Prefect UI: {url}\nReport:     {settings.paths.reports / campaign}.html")
     console.print("The Prefect server and worker stay up; `agentloop down` ends them.")
@@ -63,7 +64,7 @@ def _choose_campaign(settings: Settings, console: Console, *, new: bool) -> dict
         if not known:
             return first
         newest = known[0]
-        done = len(summary.iterations(database, newest))
+        done = len(standing.iterations(database, newest))
     if new:
         number = len(known) + 1
         console.print(f"Starting a new campaign beside {', '.join(sorted(known))}.")

@@ -11,9 +11,11 @@ from typing import Any
 from prefect import flow
 
 from agentloop import settings as configuration
-from agentloop.campaign import learning, rollouts
+from agentloop.agent.collection import ShardPlan
+from agentloop.campaign import judgement, learning, rollouts
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
+from agentloop.campaign.suites import HELDOUT, Suite
 from flows import artifacts, steps
 
 
@@ -37,47 +39,75 @@ def improve(campaign: Campaign, server: PolicyServer, iteration: int) -> dict[st
     champion = campaign.begin(iteration)
     server.retire(keep=champion)
 
-    roll_out(campaign, server, champion, iteration, purpose="collect")
-    before = evaluate(campaign, server, champion, iteration, role="champion")
-
+    collect(campaign, server, champion, iteration)
     dataset = steps.select(campaign, iteration)
     artifacts.publish_funnel(iteration, dataset["funnel"])
     run = learning.plan_training(campaign, dataset["dataset"], parent=champion)
     server.make_room()
     trained = steps.train(campaign, iteration, run)
-
     steps.canary(campaign, iteration, server, run)
-    after = evaluate(campaign, server, run.adapter.id, iteration, role="challenger")
 
-    verdict = steps.decide(campaign, iteration, champion=before, challenger=after, adapter=run.adapter.id)
-    artifacts.publish_verdict(iteration, verdict)
+    contest = hold_contest(campaign, server, champion, run.adapter.id, iteration)
     campaign.finish(iteration)
-    return {
-        "iteration": iteration,
-        "champion": champion,
-        "dataset": dataset,
-        "trained": trained,
-        "before": before,
-        "after": after,
-        "verdict": verdict,
-    }
+    return {"iteration": iteration, "champion": champion, "dataset": dataset, "trained": trained, **contest}
+
+
+def hold_contest(
+    campaign: Campaign, server: PolicyServer, champion: str | None, challenger: str, iteration: int
+) -> dict[str, Any]:
+    """Champion against challenger, on more held-out tasks as long as the verdict asks for them and there are any."""
+
+    def measure_both(suite: Suite) -> tuple[dict[str, Any], dict[str, Any]]:
+        return (
+            evaluate(campaign, server, champion, iteration, role="champion", suite=suite),
+            evaluate(campaign, server, challenger, iteration, role="challenger", suite=suite),
+        )
+
+    for look in campaign.looks:
+        before, after = measure_both(campaign.heldout(look))
+        measured = {HELDOUT: (before["evaluation"], after["evaluation"])}
+        if judgement.would_promote(campaign, look, champion=before["evaluation"], challenger=after["evaluation"]):
+            for guard in campaign.guards(look):
+                measured[guard.name] = tuple(each["evaluation"] for each in measure_both(guard))
+        verdict = steps.decide(campaign, iteration, measured, look, adapter=challenger)
+        artifacts.publish_verdict(iteration, verdict)
+        if verdict["decision"] != "needs_more_data":
+            break
+    return {"before": before, "after": after, "verdict": verdict}
+
+
+def collect(campaign: Campaign, server: PolicyServer, adapter: str | None, iteration: int) -> None:
+    """Fresh training tasks, rolled out by a policy."""
+    planned = rollouts.plan_collection(campaign, iteration, adapter)
+    roll_out(campaign, server, planned, adapter, iteration, purpose="collect")
 
 
 def evaluate(
-    campaign: Campaign, server: PolicyServer, adapter: str | None, iteration: int, *, role: str
+    campaign: Campaign,
+    server: PolicyServer,
+    adapter: str | None,
+    iteration: int,
+    *,
+    role: str,
+    suite: Suite | None = None,
 ) -> dict[str, Any]:
-    """Success of a policy on the held-out tasks."""
-    roll_out(campaign, server, adapter, iteration, purpose="evaluate")
-    return steps.measure(campaign, iteration, adapter, role=role)
+    """Success of a policy on held-out tasks, by default on those of the gate's first look."""
+    suite = suite or campaign.heldout()
+    planned = rollouts.plan_evaluation(campaign, adapter, suite)
+    roll_out(campaign, server, planned, adapter, iteration, purpose="evaluate")
+    return steps.measure(campaign, iteration, adapter, suite, role=role)
 
 
-def roll_out(campaign: Campaign, server: PolicyServer, adapter: str | None, iteration: int, *, purpose: str) -> None:
+def roll_out(
+    campaign: Campaign,
+    server: PolicyServer,
+    planned: list[ShardPlan],
+    adapter: str | None,
+    iteration: int,
+    *,
+    purpose: str,
+) -> None:
     """Run the episodes that are missing, one Prefect task a shard, and take them into the database."""
-    planned = (
-        rollouts.plan_collection(campaign, iteration, adapter)
-        if purpose == "collect"
-        else rollouts.plan_evaluation(campaign, adapter)
-    )
     steps.collect(campaign, iteration, server, planned, adapter=adapter, purpose=purpose)
     steps.ingest(campaign, iteration, planned, adapter=adapter, purpose=purpose)
 
@@ -86,7 +116,7 @@ def measure_control(campaign: Campaign, server: PolicyServer, last: dict[str, An
     """Was it the selection? An adapter from as many randomly chosen trajectories, trained and measured the same way."""
     iteration = last["iteration"]
     dataset = steps.select(campaign, iteration, recipe="random", size=last["dataset"]["rows"])
-    run = learning.plan_training(campaign, dataset["dataset"])
+    run = learning.plan_training(campaign, dataset["dataset"], parent=last["champion"])
     server.make_room()
     steps.train(campaign, iteration, run, role="control")
     steps.canary(campaign, iteration, server, run)

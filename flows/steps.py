@@ -19,7 +19,9 @@ from agentloop.campaign import canary as canaries
 from agentloop.campaign import judgement, learning, reporting, rollouts
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
+from agentloop.campaign.suites import Suite
 from agentloop.errors import AgentloopError, ServerError
+from agentloop.evaluation.looks import Look
 from agentloop.training.run import TrainingRun
 from flows import artifacts
 from flows.progress import Progress, progress
@@ -135,21 +137,15 @@ def canary(campaign: Campaign, iteration: int, server: PolicyServer, run: Traini
 
 
 @step(name="measure", task_run_name="iteration {iteration}: success of the {role}")
-def measure(campaign: Campaign, iteration: int, adapter: str | None, role: str) -> dict[str, Any]:
-    return judgement.measure(campaign, adapter, iteration=iteration, role=role)
+def measure(campaign: Campaign, iteration: int, adapter: str | None, suite: Suite, role: str) -> dict[str, Any]:
+    return judgement.measure(campaign, adapter, suite, iteration=iteration, role=role)
 
 
 @step(name="decide", task_run_name="iteration {iteration}: verdict")
 def decide(
-    campaign: Campaign, iteration: int, *, champion: dict[str, Any], challenger: dict[str, Any], adapter: str
+    campaign: Campaign, iteration: int, measured: dict[str, tuple[str, str]], look: Look, *, adapter: str
 ) -> dict[str, Any]:
-    return judgement.decide(
-        campaign,
-        champion=champion["evaluation"],
-        challenger=challenger["evaluation"],
-        adapter=adapter,
-        iteration=iteration,
-    )
+    return judgement.decide(campaign, measured, look, adapter=adapter, iteration=iteration)
 
 
 @step(name="report", task_run_name="report")

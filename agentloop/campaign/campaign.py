@@ -14,8 +14,12 @@ from typing import Any
 
 from agentloop import environments
 from agentloop.agent.prompt import PromptFormat
+from agentloop.campaign import suites
+from agentloop.campaign.suites import Suite
 from agentloop.environments import Environment
 from agentloop.errors import AgentloopError, StoreError
+from agentloop.evaluation import looks
+from agentloop.evaluation.looks import Look
 from agentloop.records import Policy, Sampling, Task, content_id
 from agentloop.settings import Settings
 from agentloop.store import campaigns, champions, gpu_phases
@@ -37,6 +41,7 @@ class Campaign:
         """Check what the settings name. Raises SettingError or ModelError before anything is written."""
         model = settings.model_directory()
         environment = environments.get(settings.environment)
+        suites.check_guards(settings)
         settings.export()
         # only now: libraries read their cache paths from the environment when they are imported
         from agentloop.engine.fingerprint import base_fingerprint
@@ -82,17 +87,26 @@ class Campaign:
         )
 
     def tools(self, task: Task) -> Mapping[str, Tool]:
-        return self.environment.tools(task)
+        guard = task.environment != self.environment.name
+        return (environments.get(task.environment) if guard else self.environment).tools(task)
 
     def training_tasks(self, iteration: int) -> list[Task]:
         """Fresh ones in each iteration."""
         count = self.settings.collect.tasks
         return self.environment.tasks("train", count, self.settings.seed, skip=(iteration - 1) * count)
 
-    @cached_property
-    def heldout_tasks(self) -> list[Task]:
-        """The same ones throughout: champion and challenger are compared task by task."""
-        return self.environment.tasks("heldout", self.settings.evaluate.tasks, self.settings.seed)
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        """How often the gate may look at a challenger's results."""
+        return looks.plan(self.settings.evaluate.tasks, self.settings.gate)
+
+    def heldout(self, look: Look | None = None) -> Suite:
+        """The same tasks throughout: champion and challenger are compared task by task."""
+        return suites.heldout(self.settings, look or self.looks[0])
+
+    def guards(self, look: Look) -> list[Suite]:
+        """What a challenger must not get worse at."""
+        return suites.guards(self.settings, look)
 
     def database(self) -> Database:
         """The one database, opened for writing. Hold it briefly."""

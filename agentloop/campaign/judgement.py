@@ -2,43 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.suites import HELDOUT, Suite
+from agentloop.evaluation import guard
+from agentloop.evaluation.looks import Look
 from agentloop.evaluation.statistics import clustered_interval
 from agentloop.evaluation.verdict import judge
+from agentloop.records import GuardResult
 from agentloop.store import champions, evaluations, verdicts
+from agentloop.store.database import Database
 
 
-def measure(campaign: Campaign, adapter: str | None, *, iteration: int, role: str) -> dict[str, Any]:
-    """Evaluate the ingested held-out rollouts of a policy: `{evaluation, success: {estimate, low, high}}`."""
+def measure(campaign: Campaign, adapter: str | None, suite: Suite, *, iteration: int, role: str) -> dict[str, Any]:
+    """Evaluate the ingested rollouts of a policy on a suite: `{evaluation, success: {estimate, low, high}}`."""
     evaluate = campaign.settings.evaluate
     policy = campaign.policy(adapter).id
+    about = [policy, role, evaluate.model_dump(mode="json"), suite.name, len(suite.tasks), suite.samples]
 
     def work() -> dict[str, Any]:
         with campaign.database() as database:
             evaluation = evaluations.measure(
                 database,
                 policy=policy,
-                tasks=[task.id for task in campaign.heldout_tasks],
-                samples=evaluate.samples,
+                tasks=[task.id for task in suite.tasks],
+                samples=suite.samples,
                 seed=campaign.settings.seed,
                 sampling=campaign.sampling(evaluate.temperature),
             )
-            evaluations.save(database, evaluation, campaign=campaign.name, iteration=iteration, role=role)
+            evaluations.save(
+                database, evaluation, campaign=campaign.name, iteration=iteration, role=role, suite=suite.name
+            )
         return {"evaluation": evaluation.id, "success": asdict(clustered_interval(evaluation.successes))}
 
-    return campaign.step("measure", iteration, [policy, role, evaluate.model_dump(mode="json")], work)
+    return campaign.step("measure", iteration, about, work)
 
 
-def decide(campaign: Campaign, *, champion: str, challenger: str, adapter: str, iteration: int) -> dict[str, Any]:
-    """Compare two evaluations and move the champion pointer on a significant gain. Returns the verdict."""
+def would_promote(campaign: Campaign, look: Look, *, champion: str, challenger: str) -> bool:
+    """Whether only the guards are left to ask. Both: evaluation ids."""
+    with campaign.database() as database:
+        pair = evaluations.load(database, champion), evaluations.load(database, challenger)
+    return judge(*pair, campaign.settings.gate, look=look).decision == "promote"
+
+
+def decide(
+    campaign: Campaign, measured: Mapping[str, tuple[str, str]], look: Look, *, adapter: str, iteration: int
+) -> dict[str, Any]:
+    """Compare champion and challenger and move the champion pointer on a significant gain. Returns the verdict.
+
+    `measured`: their evaluation ids by suite, the campaign's own and those of the guards that were asked.
+    """
     gate = campaign.settings.gate
+    champion, challenger = measured[HELDOUT]
 
     def work() -> dict[str, Any]:
         with campaign.database() as database:
-            verdict = judge(evaluations.load(database, champion), evaluations.load(database, challenger), gate)
+            verdict = judge(
+                evaluations.load(database, champion),
+                evaluations.load(database, challenger),
+                gate,
+                look=look,
+                guards=_guards(campaign, database, measured, look),
+            )
             with database.transaction():
                 verdict_id = verdicts.save(
                     database, verdict, campaign=campaign.name, iteration=iteration, adapter=adapter
@@ -47,4 +75,22 @@ def decide(campaign: Campaign, *, champion: str, challenger: str, adapter: str, 
                     champions.promote(database, campaign.name, adapter, iteration=iteration, verdict=verdict_id)
         return {"verdict": verdict_id, **asdict(verdict)}
 
-    return campaign.step("decide", iteration, [champion, challenger, adapter, gate.model_dump(mode="json")], work)
+    inputs = [sorted(measured.items()), adapter, gate.model_dump(mode="json"), asdict(look)]
+    return campaign.step("decide", iteration, inputs, work)
+
+
+def _guards(
+    campaign: Campaign, database: Database, measured: Mapping[str, tuple[str, str]], look: Look
+) -> list[GuardResult]:
+    gate = campaign.settings.gate
+    return [
+        guard.examine(
+            name,
+            *(evaluations.load(database, evaluation) for evaluation in measured[name]),
+            gate.guards[name],
+            look=look,
+            resamples=gate.resamples,
+        )
+        for name in gate.guards
+        if name in measured
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentloop import environments
+from agentloop.campaign.suites import check_guards
 from agentloop.errors import SettingError
 from agentloop.settings import Settings
 
@@ -10,7 +10,7 @@ from agentloop.settings import Settings
 def outline(settings: Settings) -> str:
     """A few lines for a person. Raises SettingError for a model, an environment or an interpreter that does not exist."""
     model = settings.model_directory()
-    environments.get(settings.environment)
+    check_guards(settings)
     if settings.serving.python and not settings.serving.python.is_file():
         raise SettingError(f"serving.python: there is no interpreter at {settings.serving.python}")
     collect, evaluate, training = settings.collect, settings.evaluate, settings.training

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agentloop.campaign import standing
 from agentloop.campaign.campaign import Campaign
 from agentloop.report import page
 from agentloop.report import plots as figures
@@ -17,6 +18,7 @@ def write(campaign: Campaign) -> Path:
         return page.write(
             database,
             campaign.name,
+            standing.headline(database, campaign.name),
             paths.shards,
             paths.reports / f"{campaign.name}.html",
             decode=lambda token: campaign.tokenizer.decode([token]),
@@ -26,4 +28,4 @@ def write(campaign: Campaign) -> Path:
 def plots(campaign: Campaign) -> dict[str, bytes]:
     """The campaign's figures as SVG, by name."""
     with Database.open(snapshot(campaign.settings.paths.database), read_only=True) as database:
-        return figures.plots(database, campaign.name)
+        return figures.plots(database, campaign.name, standing.headline(database, campaign.name))

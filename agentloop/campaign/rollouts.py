@@ -10,6 +10,7 @@ from agentloop import environments
 from agentloop.agent.collection import ShardPlan, plan, run_shard
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
+from agentloop.campaign.suites import Suite
 from agentloop.errors import ShardError
 from agentloop.records import Trajectory
 from agentloop.store import policies, scoring
@@ -30,17 +31,20 @@ def plan_collection(campaign: Campaign, iteration: int, adapter: str | None) -> 
     )
 
 
-def plan_evaluation(campaign: Campaign, adapter: str | None) -> list[ShardPlan]:
+def plan_evaluation(campaign: Campaign, adapter: str | None, suite: Suite) -> list[ShardPlan]:
     """The shards of held-out rollouts of the policy with this adapter: the same tasks, samples and seeds for every policy."""
-    evaluate = campaign.settings.evaluate
-    return plan(
-        campaign.heldout_tasks,
-        evaluate.samples,
-        policy=campaign.policy(adapter).id,
-        sampling=campaign.sampling(evaluate.temperature),
-        seed=campaign.settings.seed,
-        shard_episodes=campaign.settings.collect.shard_episodes,
-    )
+    return [
+        shard
+        for block in suite.blocks
+        for shard in plan(
+            block,
+            suite.samples,
+            policy=campaign.policy(adapter).id,
+            sampling=campaign.sampling(campaign.settings.evaluate.temperature),
+            seed=campaign.settings.seed,
+            shard_episodes=campaign.settings.collect.shard_episodes,
+        )
+    ]
 
 
 def is_collected(campaign: Campaign, shard: ShardPlan) -> bool:

@@ -73,8 +73,9 @@ def down(overrides: Overrides = None) -> None:
 
 
 def _summary(settings: Settings) -> None:
+    from agentloop.campaign import standing
     from agentloop.report import summary
 
     with reading(settings) as database:
-        console.print(summary.table(summary.iterations(database, settings.campaign)))
+        console.print(summary.table(standing.iterations(database, settings.campaign)))
     console.print(f"Report: {settings.paths.reports / settings.campaign}.html")

@@ -1,25 +1,25 @@
-"""What a campaign shows: the champion against the base model and against the control, on the same held-out tasks."""
+"""What two policies of a campaign show on the same held-out tasks, in figures and in sentences."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agentloop.evaluation.verdict import judge
-from agentloop.records import Evaluation, Interval, Verdict
-from agentloop.report import query
-from agentloop.settings import Gate
-from agentloop.store import campaigns, champions, evaluations
-from agentloop.store.database import Database
+from agentloop.records import Evaluation, Interval
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two policies of a campaign on the same tasks, samples and seed."""
+    """Two policies on the same tasks, samples and seed. Made by agentloop.campaign.standing."""
 
     before: Evaluation
     after: Evaluation
-    verdict: Verdict
-    """Of the gate's statistics; its decision counts only where it was the gate that asked."""
+    before_success: Interval
+    after_success: Interval
+    difference: Interval
+    """After less before."""
+    mcnemar_p: float
+    pass_at: tuple[tuple[int, float, float], ...]
+    """(k, before, after): the chance that at least one of k samples solves a task."""
 
     @property
     def reached_before(self) -> float:
@@ -33,48 +33,28 @@ class Comparison:
         return [any(after) for before, after in pairs if not any(before)]
 
 
-def compare(database: Database, campaign: str, before: str | None, after: str | None) -> Comparison | None:
-    """Compare two adapters, None being the base model. None where they were not measured on the same tasks."""
-    pairs = query.rows(database, "comparable", campaign=campaign, before=before, after=after)
-    if not pairs:
-        return None
-    measured = [evaluations.load(database, pairs[0][which]) for which in ("before", "after")]
-    gate = Gate(**campaigns.settings_json(database, campaign)["gate"])
-    return Comparison(*measured, judge(*measured, gate))
-
-
 @dataclass(frozen=True)
 class Headline:
     champion: str | None
     """Adapter; None while the base model is champion."""
     gain: Comparison | None
     """Base against champion; while the base model is champion, against the newest challenger that was measured."""
+    control: Comparison | None
+    """Base against the control."""
     over_control: Comparison | None
     """Control against the challenger that it is matched to."""
-
-
-def headline(database: Database, campaign: str) -> Headline:
-    """The comparisons that a campaign is judged by, as far as they can be made yet."""
-    champion = champions.champion(database, campaign)
-    made = query.rows(database, "candidates", campaign=campaign)
-    challengers = [row["adapter"] for row in made if row["role"] == "challenger"]
-    best = champion or (challengers[-1] if challengers else None)
-    gain = compare(database, campaign, None, best) if best else None
-    control = query.rows(database, "control", campaign=campaign)
-    matched = compare(database, campaign, control[0]["adapter"], control[0]["challenger"]) if control else None
-    return Headline(champion, gain, matched)
 
 
 def findings(result: Headline) -> list[str]:
     """What the figures show and what they do not, one sentence each."""
     if result.gain is None:
         return ["The base model and a challenger have not been measured on the same tasks yet: no gain can be stated."]
-    gain, verdict = result.gain, result.gain.verdict
+    gain = result.gain
     best = "champion" if result.champion else "newest challenger"
     sentences = [
         f"On {len(gain.before.tasks)} held-out tasks, {gain.before.samples} samples each, the {best} solves "
-        f"{percent(verdict.challenger_success.estimate)} where the base model solves "
-        f"{percent(verdict.champion_success.estimate)}: {span(verdict.difference)}.",
+        f"{percent(gain.after_success.estimate)} where the base model solves "
+        f"{percent(gain.before_success.estimate)}: {span(gain.difference)}.",
         f"The base model solved {percent(gain.reached_before)} of these tasks in at least one of its samples: there a "
         f"gain is reliability, not a new ability. Of the {len(gain.never_before)} tasks that it never solved, the "
         f"{best} solves {sum(gain.never_before)} at least once.",
@@ -82,7 +62,7 @@ def findings(result: Headline) -> list[str]:
     if result.champion is None:
         sentences.insert(0, "No challenger has been significantly better, so the base model is still champion.")
     if result.over_control:
-        control = result.over_control.verdict
+        control = result.over_control
         beyond = (
             "the choice of trajectories matters beyond training as such"
             if control.difference.low > 0
@@ -90,7 +70,7 @@ def findings(result: Headline) -> list[str]:
         )
         sentences.append(
             f"A control trained on as many randomly chosen trajectories solves "
-            f"{percent(control.champion_success.estimate)}; the challenger that it is matched to differs from it by "
+            f"{percent(control.before_success.estimate)}; the challenger that it is matched to differs from it by "
             f"{span(control.difference)}: {beyond}."
         )
     sentences.append("All of this is about tasks of the training tasks' own generator; others were not measured.")

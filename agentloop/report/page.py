@@ -18,7 +18,7 @@ from typing import Any
 from agentloop import __version__
 from agentloop.files import atomic
 from agentloop.report import sample, sections, summary
-from agentloop.report.comparison import headline
+from agentloop.report.comparison import Headline
 from agentloop.store import campaigns
 from agentloop.store.database import Database, now
 
@@ -28,6 +28,7 @@ FILES = Path(__file__).parent
 def write(
     database: Database,
     campaign: str,
+    result: Headline,
     shards_root: Path,
     output: Path,
     *,
@@ -42,8 +43,7 @@ def write(
     damaged shard, DiskError where `output` cannot be written.
     """
     settings = campaigns.settings_json(database, campaign)
-    rows = summary.iterations(database, campaign)
-    result = headline(database, campaign)
+    rows = summary.iterations(database, campaign, result.control)
     drawn = sample.draw(database, campaign, shards_root, decode, most_trajectories)
     script = (FILES / "page.js").read_text()
     page = Template((FILES / "page.html").read_text()).substitute(

@@ -9,6 +9,7 @@ from typing import Any
 
 from agentloop.records import Interval
 from agentloop.report import query, summary
+from agentloop.report.comparison import Headline
 from agentloop.report.summary import Row
 from agentloop.report.svg import WIDTH, Canvas, Scale, text_width, ticks
 from agentloop.store.database import Database
@@ -22,9 +23,9 @@ NEWEST = 12
 """Iterations that a figure with a row or a curve for each of them shows."""
 
 
-def plots(database: Database, campaign: str) -> dict[str, bytes]:
+def plots(database: Database, campaign: str, result: Headline) -> dict[str, bytes]:
     """SVG files (image/svg+xml) by name: success by iteration and, once something was selected, the newest funnel."""
-    rows = summary.iterations(database, campaign)
+    rows = summary.iterations(database, campaign, result.control)
     figures = {"success": success(rows)} if any(row.after for row in rows) else {}
     for found in query.rows(database, "funnels", campaign=campaign):
         if found["role"] == "challenger":

@@ -24,23 +24,23 @@ def headline(result: Headline) -> str:
     """The campaign in four figures and a few sentences."""
     tiles = []
     if result.gain:
-        verdict, best = result.gain.verdict, "Champion" if result.champion else "Newest challenger"
+        gain, best = result.gain, "Champion" if result.champion else "Newest challenger"
         tiles = [
-            ("Base model", percent(verdict.champion_success.estimate), _percents(verdict.champion_success)),
-            (best, percent(verdict.challenger_success.estimate), _percents(verdict.challenger_success)),
+            ("Base model", percent(gain.before_success.estimate), _percents(gain.before_success)),
+            (best, percent(gain.after_success.estimate), _percents(gain.after_success)),
             (
                 f"{best} over base",
-                f"{points(verdict.difference.estimate)} points",
-                f"{_points(verdict.difference)}, McNemar p {probability(verdict.mcnemar_p)}",
+                f"{points(gain.difference.estimate)} points",
+                f"{_points(gain.difference)}, McNemar p {probability(gain.mcnemar_p)}",
             ),
         ]
     if result.over_control:
-        verdict = result.over_control.verdict
+        over = result.over_control
         tiles.append(
             (
                 "Over the control",
-                f"{points(verdict.difference.estimate)} points",
-                f"{_points(verdict.difference)}, control {percent(verdict.champion_success.estimate)}",
+                f"{points(over.difference.estimate)} points",
+                f"{_points(over.difference)}, control {percent(over.before_success.estimate)}",
             )
         )
     shown = "".join(

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from agentloop.records import Decision, Interval
 from agentloop.report import query
-from agentloop.report.comparison import compare, points, probability
+from agentloop.report.comparison import Comparison, points, probability
 from agentloop.store import champions
 from agentloop.store.database import Database
 
@@ -44,8 +44,11 @@ class Row:
         return "control" if self.control else str(self.iteration)
 
 
-def iterations(database: Database, campaign: str) -> list[Row]:
-    """A row for each iteration that was begun, in order, and at the end one for the control where there is one."""
+def iterations(database: Database, campaign: str, control: Comparison | None) -> list[Row]:
+    """A row for each iteration that was begun, in order, and at the end one for the control where there is one.
+
+    `control`: the base model against it, as far as both are measured.
+    """
     rows = [
         Row(
             found["iteration"],
@@ -61,21 +64,19 @@ def iterations(database: Database, campaign: str) -> list[Row]:
         )
         for found in query.rows(database, "iterations", campaign=campaign)
     ]
-    for control in query.rows(database, "control", campaign=campaign):
-        compared = compare(database, campaign, None, control["adapter"])
-        verdict = compared.verdict if compared else None
+    for made in query.rows(database, "control", campaign=campaign):
         rows.append(
             Row(
-                control["iteration"],
+                made["iteration"],
                 True,
                 None,
-                control["rows"],
-                verdict and verdict.champion_success,
-                verdict and verdict.challenger_success,
-                verdict and verdict.difference,
-                verdict and verdict.mcnemar_p,
+                made["rows"],
+                control and control.before_success,
+                control and control.after_success,
+                control and control.difference,
+                control and control.mcnemar_p,
                 None,
-                control["adapter"],
+                made["adapter"],
             )
         )
     return rows

@@ -5,31 +5,40 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from agentloop.errors import StoreError
-from agentloop.records import Interval, Verdict, content_id
+from agentloop.records import GuardResult, Interval, Verdict, content_id
 from agentloop.store.database import Database, now
 
 
 def save(database: Database, verdict: Verdict, *, campaign: str, iteration: int, adapter: str) -> str:
     """Store the verdict on an adapter; once only. Returns its id (`verdict_…`)."""
     verdict_id = content_id("verdict", [campaign, iteration, adapter, asdict(verdict)])
-    database.execute(
-        "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        [
-            verdict_id,
-            campaign,
-            iteration,
-            adapter,
-            verdict.decision,
-            verdict.champion,
-            verdict.challenger,
-            asdict(verdict.champion_success),
-            asdict(verdict.challenger_success),
-            asdict(verdict.difference),
-            verdict.mcnemar_p,
-            verdict.reason,
-            now(),
-        ],
-    )
+    with database.transaction():
+        database.execute(
+            "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            [
+                verdict_id,
+                campaign,
+                iteration,
+                adapter,
+                verdict.decision,
+                verdict.champion,
+                verdict.challenger,
+                asdict(verdict.champion_success),
+                asdict(verdict.challenger_success),
+                asdict(verdict.difference),
+                verdict.mcnemar_p,
+                verdict.reason,
+                now(),
+                verdict.look,
+                verdict.looks,
+                verdict.alpha,
+            ],
+        )
+        for position, guard in enumerate(verdict.guards):
+            database.execute(
+                "INSERT INTO verdict_guards VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [verdict_id, position, *asdict(guard).values()],
+            )
     return verdict_id
 
 
@@ -37,12 +46,30 @@ def load(database: Database, verdict_id: str) -> Verdict:
     """Raises StoreError for an unknown id."""
     rows = database.execute(
         """
-        SELECT decision, champion, challenger, champion_success, challenger_success, difference, mcnemar_p, reason
+        SELECT decision, champion, challenger, champion_success, challenger_success, difference, mcnemar_p, reason,
+               look, looks, alpha
         FROM verdicts WHERE id = ?
         """,
         [verdict_id],
     )
     if not rows:
         raise StoreError(f"{database.path}: no verdict {verdict_id}")
-    decision, champion, challenger, *intervals, p, reason = rows[0]
-    return Verdict(decision, champion, challenger, *(Interval(**interval) for interval in intervals), p, reason)
+    decision, champion, challenger, *intervals, p, reason, look, looks, alpha = rows[0]
+    measured = (Interval(**interval) for interval in intervals)
+    return Verdict(
+        decision, champion, challenger, *measured, p, reason, look, looks, alpha, _guards(database, verdict_id)
+    )
+
+
+def _guards(database: Database, verdict_id: str) -> tuple[GuardResult, ...]:
+    rows = database.execute(
+        """
+        SELECT environment, champion, challenger, difference, bound, margin
+        FROM verdict_guards WHERE verdict = ? ORDER BY position
+        """,
+        [verdict_id],
+    )
+    return tuple(
+        GuardResult(environment, champion, challenger, Interval(**difference), bound, margin)
+        for environment, champion, challenger, difference, bound, margin in rows
+    )

@@ -13,6 +13,7 @@ from agentloop.evaluation.statistics import (
     binomial_p,
     clustered_interval,
     detectable_difference,
+    lower_bound,
     mcnemar,
     paired_bootstrap,
     pass_at_k,
@@ -97,6 +98,26 @@ def test_the_bootstrap_is_the_same_in_chunks(monkeypatch):
     whole = paired_bootstrap(champion, challenger, resamples=1001, seed=1)
     monkeypatch.setattr("agentloop.evaluation.statistics.CHUNK", 500)
     assert paired_bootstrap(champion, challenger, resamples=1001, seed=1) == whole
+
+
+@pytest.mark.parametrize("tasks", [10, 40, 200])
+@pytest.mark.parametrize("lost", [0, 1, 4])
+@pytest.mark.parametrize("alpha", [0.05, 0.005])
+def test_the_bound_is_about_the_exact_one_where_losses_are_a_binomial_count(tasks, lost, alpha):
+    champion = np.ones((tasks, 1), bool)
+    challenger = champion.copy()
+    challenger[:lost] = False
+    exact = -stats.binomtest(lost, tasks, alternative="less").proportion_ci(1 - alpha, method="exact").high
+    bound = lower_bound(champion, challenger, alpha=alpha, resamples=20_000)
+    # the bootstrap's mean is a whole number of tasks, and its binomial has no continuity correction
+    assert abs(bound - exact) <= 2.5 / tasks
+
+
+@settings(max_examples=25, deadline=None)
+@given(pair=pairs(st.integers(1, 20), st.integers(1, 3)))
+def test_the_bound_is_below_the_difference_and_falls_with_alpha(pair):
+    bounds = [lower_bound(*pair, alpha=alpha, resamples=500) for alpha in (0.2, 0.05, 0.01)]
+    assert paired_bootstrap(*pair, resamples=10).estimate >= bounds[0] >= bounds[1] >= bounds[2] >= -1
 
 
 @given(solved=st.integers(0, 60), trials=st.integers(1, 60), level=st.sampled_from([0.8, 0.95, 0.99]))

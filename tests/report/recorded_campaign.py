@@ -15,6 +15,7 @@ import pytest
 
 from agentloop import environments
 from agentloop.agent.grammar import GrammarError, ToolCall, parse
+from agentloop.evaluation.looks import Look
 from agentloop.evaluation.verdict import judge
 from agentloop.records import Adapter, Policy, Sampling, Task, Trajectory, Turn
 from agentloop.settings import Settings
@@ -164,7 +165,7 @@ class Recorder:
         )
         adapter = self._train(database, chosen.id, iteration, "challenger")
         after = self._evaluate(database, adapter, SKILLS[iteration], iteration, "challenger")
-        verdict = judge(before, after, self.settings.gate)
+        verdict = judge(before, after, self.settings.gate, look=Look(1, 1))
         name = verdicts.save(database, verdict, campaign=CAMPAIGN, iteration=iteration, adapter=adapter)
         if verdict.decision == "promote":
             champions.promote(database, CAMPAIGN, adapter, iteration=iteration, verdict=name)

@@ -10,9 +10,10 @@ import pytest
 from browser import EXECUTABLE, Browser
 from recorded_campaign import CAMPAIGN, HOSTILE, Recorder, decode, recorded  # noqa: F401  (a fixture)
 
+from agentloop.campaign import standing
 from agentloop.errors import ShardError, StoreError
-from agentloop.report import page, sample, summary
-from agentloop.report.comparison import percent, points
+from agentloop.report import page, sample
+from agentloop.report.comparison import Headline, percent, points
 from agentloop.store import campaigns
 from agentloop.store.database import Database
 from agentloop.store.shards import read_shard
@@ -65,7 +66,11 @@ class Page(HTMLParser):
 
 def write(recorder: Recorder, output: Path, **options) -> Page:
     with Database.open(recorder.database, read_only=True) as database:
-        return Page(page.write(database, CAMPAIGN, recorder.root / "shards", output, **options))
+        return Page(
+            page.write(
+                database, CAMPAIGN, standing.headline(database, CAMPAIGN), recorder.root / "shards", output, **options
+            )
+        )
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +99,7 @@ def test_what_a_model_wrote_is_never_markup(written):
 def test_the_headline_and_the_iterations_are_the_databases(recorded, written):
     text = Page(written).text
     with Database.open(recorded.database, read_only=True) as database:
-        rows = summary.iterations(database, CAMPAIGN)
+        rows = standing.iterations(database, CAMPAIGN)
         (base,), (champion,) = database.execute(
             """
             SELECT avg(r.solved::INTEGER) FROM evaluation_results r JOIN evaluations e ON e.id = r.evaluation
@@ -184,7 +189,7 @@ def test_a_campaign_at_its_beginning_has_a_page(tmp_path):
     found = write(recorder, tmp_path / "begun.html")
     assert "All 16 trajectories of the campaign." in found.text and "no gain can be stated" in found.text
     with Database.open(recorder.database, read_only=True) as database, pytest.raises(StoreError, match="no-such"):
-        page.write(database, "no-such", tmp_path, tmp_path / "none.html")
+        page.write(database, "no-such", Headline(None, None, None, None), tmp_path, tmp_path / "none.html")
     assert not (tmp_path / "none.html").exists()
 
 
@@ -196,12 +201,18 @@ def test_shards_that_moved_are_found_and_lost_ones_left_out(tmp_path):
     shutil.move(recorder.root / "shards", tmp_path / "moved")
     assert not any("ids" in each for each in write(recorder, tmp_path / "lost.html").data["trajectories"])
     with Database.open(recorder.database, read_only=True) as database:
-        found = Page(page.write(database, CAMPAIGN, tmp_path / "moved", tmp_path / "found.html"))
+        found = Page(
+            page.write(
+                database, CAMPAIGN, standing.headline(database, CAMPAIGN), tmp_path / "moved", tmp_path / "found.html"
+            )
+        )
         assert all(each["ids"] for each in found.data["trajectories"])
         (shard,) = (tmp_path / "moved").glob("*.parquet")
         shard.write_bytes(shard.read_bytes()[:-100])
         with pytest.raises(ShardError, match=shard.name):
-            page.write(database, CAMPAIGN, tmp_path / "moved", tmp_path / "damaged.html")
+            page.write(
+                database, CAMPAIGN, standing.headline(database, CAMPAIGN), tmp_path / "moved", tmp_path / "damaged.html"
+            )
     assert not (tmp_path / "damaged.html").exists()
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded_campaign import CAMPAIGN, recorded  # noqa: F401  (a fixture)
 
+from agentloop.campaign import standing
 from agentloop.records import Interval
 from agentloop.report import plots, summary
 from agentloop.report.summary import Row
@@ -23,8 +24,9 @@ def texts(figure: bytes) -> list[str]:
 
 def test_the_figures_for_prefect_hold_the_databases_numbers(recorded):
     with Database.open(recorded.database, read_only=True) as database:
-        figures = plots.plots(database, CAMPAIGN)
-        rows = summary.iterations(database, CAMPAIGN)
+        result = standing.headline(database, CAMPAIGN)
+        figures = plots.plots(database, CAMPAIGN, result)
+        rows = summary.iterations(database, CAMPAIGN, result.control)
         ((funnel,),) = database.execute(
             "SELECT s.funnel FROM selections s JOIN v_iterations v ON v.dataset = s.dataset WHERE v.iteration = 3"
         )

@@ -6,6 +6,7 @@ import pytest
 from recorded_campaign import CAMPAIGN, Recorder, recorded  # noqa: F401  (a fixture)
 from rich.console import Console
 
+from agentloop.campaign import standing
 from agentloop.records import Interval
 from agentloop.report import comparison, summary
 from agentloop.store import campaigns, champions, verdicts
@@ -35,7 +36,7 @@ def text_of(table) -> str:
 
 
 def test_a_row_for_each_iteration_says_what_its_verdict_says(recorded, database):
-    rows = summary.iterations(database, CAMPAIGN)
+    rows = standing.iterations(database, CAMPAIGN)
     assert [row.name for row in rows] == ["1", "2", "3", "control"]
     for row in rows[:3]:
         ((verdict, adapter),) = database.execute(
@@ -51,7 +52,7 @@ def test_a_row_for_each_iteration_says_what_its_verdict_says(recorded, database)
 
 
 def test_the_control_is_compared_with_the_base_model(database):
-    control = summary.iterations(database, CAMPAIGN)[-1]
+    control = standing.iterations(database, CAMPAIGN)[-1]
     shares = dict(
         database.execute(
             """
@@ -67,7 +68,7 @@ def test_the_control_is_compared_with_the_base_model(database):
 
 
 def test_the_table_fits_100_columns_without_cutting_anything(database):
-    rows = summary.iterations(database, CAMPAIGN)
+    rows = standing.iterations(database, CAMPAIGN)
     shown = text_of(summary.table(rows))
     assert "…" not in shown
     for row in rows:
@@ -85,7 +86,7 @@ def test_the_table_fits_with_the_widest_values():
 
 
 def test_markdown_has_the_same_rows(database):
-    rows = summary.iterations(database, CAMPAIGN)
+    rows = standing.iterations(database, CAMPAIGN)
     head, rule, *lines = summary.markdown(rows).splitlines()
     assert len(lines) == len(rows)
     assert {line.count("|") for line in (head, rule, *lines)} == {10}
@@ -94,9 +95,9 @@ def test_markdown_has_the_same_rows(database):
 
 
 def test_an_iteration_that_has_only_begun_has_a_row(fresh):
-    assert summary.iterations(fresh, CAMPAIGN) == []
+    assert standing.iterations(fresh, CAMPAIGN) == []
     campaigns.begin_iteration(fresh, CAMPAIGN, 1, champion=None)
-    (row,) = summary.iterations(fresh, CAMPAIGN)
+    (row,) = standing.iterations(fresh, CAMPAIGN)
     assert row == summary.Row(1, False, None, None, None, None, None, None, None, None)
     assert "1" in text_of(summary.table([row])) and summary.markdown([row]).count("\n") == 2
 
@@ -125,7 +126,7 @@ def test_status_of_a_finished_campaign(database):
 
 
 def test_the_headline_compares_base_and_champion_on_the_stored_results(database):
-    result = comparison.headline(database, CAMPAIGN)
+    result = standing.headline(database, CAMPAIGN)
     champion = champions.champion(database, CAMPAIGN)
     assert result.champion == champion
     base, best, reached, new, never = database.execute(
@@ -141,10 +142,10 @@ def test_the_headline_compares_base_and_champion_on_the_stored_results(database)
         """,
         [champion],
     )[0]
-    verdict = result.gain.verdict
-    assert verdict.champion_success.estimate == pytest.approx(base)
-    assert verdict.challenger_success.estimate == pytest.approx(best)
-    assert verdict.difference.low <= best - base <= verdict.difference.high
+    gain = result.gain
+    assert gain.before_success.estimate == pytest.approx(base)
+    assert gain.after_success.estimate == pytest.approx(best)
+    assert gain.difference.low <= best - base <= gain.difference.high
     assert result.gain.reached_before == pytest.approx(reached)
     assert (sum(result.gain.never_before), len(result.gain.never_before)) == (new, never)
     said = " ".join(comparison.findings(result))
@@ -157,15 +158,15 @@ def test_without_a_promotion_the_findings_say_so_first(tmp_path):
     recorder = Recorder(tmp_path, training_tasks=10, heldout_tasks=12)
     recorder.record(iterations=1, control=False)
     with Database.open(recorder.database, read_only=True) as database:
-        result = comparison.headline(database, CAMPAIGN)
+        result = standing.headline(database, CAMPAIGN)
     assert result.champion is None and result.over_control is None
     assert comparison.findings(result)[0].startswith("No challenger has been significantly better")
     assert "newest challenger" in comparison.findings(result)[1]
 
 
 def test_a_campaign_without_measurements_claims_nothing(fresh):
-    result = comparison.headline(fresh, CAMPAIGN)
-    assert (result.champion, result.gain, result.over_control) == (None, None, None)
+    result = standing.headline(fresh, CAMPAIGN)
+    assert result == comparison.Headline(None, None, None, None)
     assert comparison.findings(result) == [
         "The base model and a challenger have not been measured on the same tasks yet: no gain can be stated."
     ]

@@ -1,0 +1,41 @@
+"""Looks: how often the gate may look at the results of one challenger, and on how many tasks.
+
+Whoever looks again whenever the result is not clear yet finds a difference in the end, also where there is none. So the
+looks are planned before the first, and each is a test at its equal share of the level: by Bonferroni's inequality all of
+them together are wrong no more often than the level says, whatever decides that another one is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentloop.settings import Gate
+
+
+@dataclass(frozen=True)
+class Look:
+    number: int
+    """From 1."""
+    of: int
+    """Looks that there may be."""
+
+    @property
+    def scale(self) -> int:
+        """How many times as many tasks as at the first look."""
+        return 2 ** (self.number - 1)
+
+    @property
+    def last(self) -> bool:
+        return self.number == self.of
+
+    def share(self, alpha: float) -> float:
+        """What this look may spend of a level."""
+        return alpha / self.of
+
+
+def plan(tasks: int, gate: Gate) -> tuple[Look, ...]:
+    """`tasks` at the first look, twice as many at each further one, while `gate.max_tasks` allows it."""
+    count, scaled = 1, 2 * tasks
+    while gate.max_tasks is not None and scaled <= gate.max_tasks:
+        count, scaled = count + 1, 2 * scaled
+    return tuple(Look(number, count) for number in range(1, count + 1))
