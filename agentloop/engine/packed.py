@@ -66,15 +66,22 @@ def packed_weights(
 def quantised(shape: Architecture, checkpoint: Checkpoint, device: torch.device) -> dict[str, Nf4]:
     """Every layer linear whose width is a multiple of the NF4 block, packed on `device`."""
     linears = {}
-    for layer in range(shape.layers):
-        for name in LINEARS:
-            if layer >= shape.first_shared and name in ("self_attn.k_proj", "self_attn.v_proj"):
-                continue
-            full = f"layers.{layer}.{name}"
-            weight = checkpoint.tensor(f"{full}.weight")
-            if weight.shape[1] % BLOCK == 0:
-                linears[full] = quantise(weight.to(device))
+    for name in linear_names(shape):
+        weight = checkpoint.tensor(f"{name}.weight")
+        if weight.shape[1] % BLOCK == 0:
+            linears[name] = quantise(weight.to(device))
     return linears
+
+
+def linear_names(shape: Architecture) -> list[str]:
+    """Every linear inside the layers."""
+    shared = ("self_attn.k_proj", "self_attn.v_proj")
+    return [
+        f"layers.{layer}.{name}"
+        for layer in range(shape.layers)
+        for name in LINEARS
+        if layer < shape.first_shared or name not in shared
+    ]
 
 
 def _write(path: Path, linears: dict[str, Nf4]) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from agentloop.engine.lora import LoraBuffer, LoraSlot
 
-ALIGNMENT = {"cuda": 64, "cpu": 8}
+ALIGNMENT = {"cuda": 64, "meta": 64, "cpu": 8}
 """R is a multiple of this. On CUDA rows then start at multiples of 128 bytes, which the tensor cores' loads want."""
 
 

@@ -16,10 +16,10 @@ class EmbeddingTable:
     """`weight` [rows, width] on the CPU; moved to `device` unless `on_host`."""
 
     def __init__(self, weight: Tensor, device: torch.device, *, on_host: bool) -> None:
-        self.on_host = on_host and device.type == "cuda"
+        self.on_host = on_host and device.type != "cpu"
         self._host = weight.contiguous() if self.on_host else None
         self._dtype = weight.dtype
-        self._weight = _mapped(self._host) if self.on_host else weight.to(device)
+        self._weight = _mapped(self._host) if self.on_host and not weight.is_meta else weight.to(device)
 
     def rows(self, ids: Tensor) -> Tensor:
         """[tokens, width] of int64 ids on the model's device."""

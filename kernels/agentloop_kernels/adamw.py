@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.tiles import PRECISE
 
 CLIP_EPS = 1e-6
@@ -61,7 +62,7 @@ def adamw(
 
     `compute_copy` [n], bf16 or fp16, receives the new parameters.
     """
-    op = triton_adamw if params.is_cuda else reference_adamw
+    op = triton_adamw if takes_kernels(params) else reference_adamw
     op(
         params, grads, moment, variance, lr=lr, step=step, clip=clip, beta1=beta1, beta2=beta2, eps=eps,
         weight_decay=weight_decay, compute_copy=compute_copy,

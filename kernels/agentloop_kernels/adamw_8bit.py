@@ -14,6 +14,7 @@ from torch import Tensor
 
 from agentloop_kernels.adamw import bias_correction, reference_adamw
 from agentloop_kernels.blockwise import dynamic_bounds, dynamic_code, quantise_blocks
+from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.tiles import PRECISE
 
 BLOCK = 256
@@ -42,7 +43,7 @@ def adamw_8bit(
     compute_copy: Tensor | None = None,
 ) -> None:
     """One step in place. `levels` and `scales` are `new_state`'s; everything else as in `adamw`."""
-    op = triton_adamw_8bit if weights.is_cuda else reference_adamw_8bit
+    op = triton_adamw_8bit if takes_kernels(weights) else reference_adamw_8bit
     op(
         weights, grads, levels, scales, lr=lr, step=step, clip=clip, beta1=beta1, beta2=beta2, eps=eps,
         weight_decay=weight_decay, compute_copy=compute_copy,

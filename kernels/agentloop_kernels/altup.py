@@ -35,6 +35,7 @@ from agentloop_kernels.altup_triton_backward import (
     triton_correct_backward,
     triton_predict_backward,
 )
+from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.precision import wide
 
 
@@ -55,7 +56,7 @@ def predict(
     normed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """streams [n, tokens, hidden] -> (c fp32 [tokens, n * n], P_0 [tokens, hidden], x [tokens, hidden])."""
-    op = triton_predict if streams.is_cuda else reference_predict
+    op = triton_predict if takes_kernels(streams) else reference_predict
     return op(
         streams, router=router, prediction=prediction, input_norm=input_norm, eps=eps, coefs=coefs, active=active,
         normed=normed,
@@ -82,7 +83,7 @@ def correct(
     `scale` [hidden] is correct_output_scale (ones where altup_correct_scale is off). `feedforward_eps` as
     `attention_eps` in norm.py. `activated` may be `merged` or `feedforward_out`.
     """
-    op = triton_correct if merged.is_cuda else reference_correct
+    op = triton_correct if takes_kernels(merged) else reference_correct
     return op(
         merged, feedforward_out, active, router=router, correction=correction, feedforward_norm=feedforward_norm,
         scale=scale, eps=eps, feedforward_eps=feedforward_eps, activated=activated, gains=gains, first=first,
@@ -104,7 +105,7 @@ def advance(
 
     `out` may be `streams`.
     """
-    op = triton_advance if streams.is_cuda else reference_advance
+    op = triton_advance if takes_kernels(streams) else reference_advance
     return op(streams, coefs, activated, gains, projected, ple_norm=ple_norm, eps=eps, out=out)
 
 
@@ -129,7 +130,7 @@ def advance_predict(
 
     Returns (C, next c, next P_0, next x). `streams_out` may be `streams`, `coefs_out` may be `coefs`.
     """
-    op = triton_advance_predict if streams.is_cuda else reference_advance_predict
+    op = triton_advance_predict if takes_kernels(streams) else reference_advance_predict
     return op(
         streams, coefs, activated, gains, projected, ple_norm=ple_norm, router=router, prediction=prediction,
         input_norm=input_norm, eps=eps, streams_out=streams_out, coefs_out=coefs_out, active_out=active_out,
@@ -144,7 +145,7 @@ def advance_backward(
 
     `dstreams` [n, tokens, hidden] stays as it is; `correct_backward` turns it into dP.
     """
-    op = triton_advance_backward if dstreams.is_cuda else reference_advance_backward
+    op = triton_advance_backward if takes_kernels(dstreams) else reference_advance_backward
     return op(dstreams, projected, ple_norm=ple_norm, eps=eps, dprojected=dprojected)
 
 
@@ -171,7 +172,7 @@ def correct_backward(
     the others are their own gradient. dA is the gradient of `merged` past the feed-forward. `dactivated` may be
     `dfirst`.
     """
-    op = triton_correct_backward if dstreams.is_cuda else reference_correct_backward
+    op = triton_correct_backward if takes_kernels(dstreams) else reference_correct_backward
     return op(
         dstreams, dfirst, feedforward_out, active, activated, gains, router=router, correction=correction,
         feedforward_norm=feedforward_norm, scale=scale, eps=eps, feedforward_eps=feedforward_eps,
@@ -205,7 +206,7 @@ def predict_backward(
     With `projected` (the layer before's o) and its `ple_norm` the result of `advance_backward` on dS is made in the
     same pass and returned; else None.
     """
-    op = triton_predict_backward if dstreams.is_cuda else reference_predict_backward
+    op = triton_predict_backward if takes_kernels(dstreams) else reference_predict_backward
     return op(
         dstreams, streams, coefs, dnormed, dsum, router=router, prediction=prediction, input_norm=input_norm, eps=eps,
         projected=projected, ple_norm=ple_norm, dprojected=dprojected,

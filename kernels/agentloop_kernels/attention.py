@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from agentloop_kernels.attention_triton import triton_attention, triton_attention_backward
+from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.precision import store, wide
 from agentloop_kernels.tiles import capability
 
@@ -121,7 +122,7 @@ def attention(
     if _flash(query, plan, softcap):
         result, lse = flash_attention(query, key, value, plan, scale=scale)
         return (result if out is None else out.copy_(result)), lse
-    op = triton_attention if query.is_cuda else reference_attention
+    op = triton_attention if takes_kernels(query) else reference_attention
     return op(query, key, value, plan, scale=scale, softcap=softcap, out=out)
 
 
@@ -153,7 +154,7 @@ def attention_backward(
             dvalue.add_(grads[2])
             return store(grads[0], dquery, query.dtype), dkey, dvalue
         return tuple(g if to is None else to.copy_(g) for g, to in zip(grads, (dquery, dkey, dvalue), strict=True))
-    op = triton_attention_backward if query.is_cuda else reference_attention_backward
+    op = triton_attention_backward if takes_kernels(query) else reference_attention_backward
     return op(
         dout, query, key, value, out, lse, plan, scale=scale, softcap=softcap, dquery=dquery, dkey=dkey,
         dvalue=dvalue, accumulate=accumulate,
@@ -162,7 +163,7 @@ def attention_backward(
 
 def _flash(query: Tensor, plan: AttentionPlan, softcap: float | None) -> bool:
     """Whether torch's FlashAttention-2 can do it."""
-    if not query.is_cuda or not plan.all_rows or softcap is not None or query.element_size() != 2:
+    if not takes_kernels(query) or not plan.all_rows or softcap is not None or query.element_size() != 2:
         return False
     return query.shape[2] <= 256 and query.shape[2] % 8 == 0 and capability(query.device) >= (8, 0)
 

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.tiles import PRECISE
 
 MOST_PROJECTIONS = 3
@@ -28,7 +29,7 @@ def write_lora(
 
     matrix [outputs + tail, inputs + tail]; what is not A or B in its tail stays as it is (zero).
     """
-    op = triton_write_lora if flat.is_cuda else reference_write_lora
+    op = triton_write_lora if takes_kernels(flat) else reference_write_lora
     op(flat, matrix, rows, rank=rank, inputs=inputs, outputs=outputs, scale=scale)
 
 
@@ -45,21 +46,24 @@ def reference_write_lora(
         start += height * rank
 
 
-@triton.jit(do_not_specialize=["size_a", "size_b", "bound_1", "bound_2", "shift_0", "shift_1", "shift_2"])
+# Sizes are no constants: one compilation serves every group of projections.
+@triton.jit(
+    do_not_specialize=["outputs", "size_a", "size_b", "bound_1", "bound_2", "shift_0", "shift_1", "shift_2"]
+)  # fmt: skip
 def _write_lora_kernel(
-    flat, matrix, stride, size_a, size_b, bound_1, bound_2, shift_0, shift_1, shift_2, scale,
-    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr,
+    flat, matrix, stride, inputs, outputs, rank, size_a, size_b, bound_1, bound_2, shift_0, shift_1, shift_2, scale,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(flat + at, at < size_a + size_b, 0.0)
     in_a = at < size_a
-    a_to = (OUTPUTS + at // INPUTS).to(tl.int64) * stride + at % INPUTS
+    a_to = (outputs + at // inputs).to(tl.int64) * stride + at % inputs
     tl.store(matrix + a_to, (value.to(tl.float32) * scale).to(matrix.dtype.element_ty), in_a)
     b = at - size_a
-    line = b // RANK
+    line = b // rank
     index = (line >= bound_1).to(tl.int32) + (line >= bound_2).to(tl.int32)
     row = line + tl.where(index == 0, shift_0, tl.where(index == 1, shift_1, shift_2))
-    b_to = row.to(tl.int64) * stride + INPUTS + index * RANK + b % RANK
+    b_to = row.to(tl.int64) * stride + inputs + index * rank + b % rank
     tl.store(matrix + b_to, value, (b >= 0) & (b < size_b))
 
 
@@ -73,6 +77,6 @@ def triton_write_lora(
     )
     size_a, size_b, block = rank * len(rows) * inputs, sum(heights) * rank, 1024
     _write_lora_kernel[(triton.cdiv(size_a + size_b, block),)](
-        flat, matrix, matrix.stride(0), size_a, size_b, bounds[1], bounds[2], *shifts, scale, INPUTS=inputs,
-        OUTPUTS=outputs, RANK=rank, BLOCK=block, num_warps=4, **PRECISE,
+        flat, matrix, matrix.stride(0), inputs, outputs, rank, size_a, size_b, bounds[1], bounds[2], *shifts, scale,
+        BLOCK=block, num_warps=4, **PRECISE,
     )  # fmt: skip

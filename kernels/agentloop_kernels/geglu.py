@@ -10,13 +10,14 @@ import triton.language as tl
 from torch import Tensor
 
 from agentloop_kernels.activation import gelu, gelu_and_slope, reference_gelu, reference_gelu_backward
+from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.precision import buffer, store, wide
 from agentloop_kernels.tiles import PRECISE, elementwise_block
 
 
 def geglu(gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
     """gelu_tanh(gate) * up. gate_up [tokens, 2 * inter] -> [tokens, inter]."""
-    return (triton_geglu if gate_up.is_cuda else reference_geglu)(gate_up, out=out)
+    return (triton_geglu if takes_kernels(gate_up) else reference_geglu)(gate_up, out=out)
 
 
 def geglu_backward(
@@ -27,7 +28,7 @@ def geglu_backward(
     `dgate_up` may be `gate_up` itself. `hidden`, if given, receives the forward's output [tokens, inter] as well (the
     gradient of down_proj's A needs it) and may be `dhidden` itself: everything then happens in place.
     """
-    op = triton_geglu_backward if gate_up.is_cuda else reference_geglu_backward
+    op = triton_geglu_backward if takes_kernels(gate_up) else reference_geglu_backward
     return op(dhidden, gate_up, dgate_up=dgate_up, hidden=hidden)
 
 

@@ -11,12 +11,15 @@ fused_linear_cross_entropy.py, with chunks large enough that the head is not re-
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from agentloop_kernels.activation import tanh
+from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.precision import buffer, wide
 from agentloop_kernels.tiles import PRECISE, next_power_of_2
 
@@ -24,6 +27,7 @@ IGNORED = -100
 """A row with this label has loss 0 and gradient 0."""
 CHUNK_ROWS = 1024
 """2.6 MB of bf16 logits a row at 262,400 words: 1,024 rows are 0.54 GB and keep the GEMMs above 95 % of their rate."""
+Observe = Callable[[Tensor, slice], None]
 
 
 def softcap_cross_entropy(
@@ -33,7 +37,7 @@ def softcap_cross_entropy(
 
     With `gradient` the logits become dlogits in place.
     """
-    op = triton_softcap_cross_entropy if logits.is_cuda else reference_softcap_cross_entropy
+    op = triton_softcap_cross_entropy if takes_kernels(logits) else reference_softcap_cross_entropy
     return op(logits, labels, softcap, losses=losses, gradient=gradient)
 
 
@@ -46,10 +50,12 @@ def linear_cross_entropy(
     dhidden: Tensor | None = None,
     chunk_rows: int = CHUNK_ROWS,
     logits: Tensor | None = None,
+    observe: Observe | None = None,
 ) -> tuple[Tensor, Tensor]:
     """hidden [rows, width], weight [words, width], labels [rows] -> (losses fp32 [rows], dhidden [rows, width]).
 
     Neither is divided by anything. `dhidden` may be `hidden`. `logits` [>= chunk_rows, words] is the scratch buffer.
+    `observe` is shown every chunk's logits, before the soft-cap, and their rows.
     Gather the supervised rows first: an ignored row costs as much as any other.
     """
     rows = hidden.shape[0]
@@ -60,6 +66,8 @@ def linear_cross_entropy(
     for start in range(0, rows, chunk_rows):
         part = slice(start, min(start + chunk_rows, rows))
         scores = torch.mm(hidden[part], weight.T, out=logits[: part.stop - start])
+        if observe is not None:
+            observe(scores, part)
         softcap_cross_entropy(scores, labels[part], softcap, losses=losses[part])
         torch.mm(scores, weight, out=dhidden[part])
     return losses, dhidden
@@ -73,8 +81,9 @@ def linear_logprobs(
     *,
     chunk_rows: int = CHUNK_ROWS,
     logits: Tensor | None = None,
+    observe: Observe | None = None,
 ) -> Tensor:
-    """log p(label) fp32 [rows], without a gradient; 0 for ignored rows."""
+    """log p(label) fp32 [rows], without a gradient; 0 for ignored rows. `observe` as above."""
     rows = hidden.shape[0]
     losses = torch.empty(rows, dtype=wide(hidden[:0]).dtype, device=hidden.device)
     if logits is None:
@@ -82,6 +91,8 @@ def linear_logprobs(
     for start in range(0, rows, chunk_rows):
         part = slice(start, min(start + chunk_rows, rows))
         scores = torch.mm(hidden[part], weight.T, out=logits[: part.stop - start])
+        if observe is not None:
+            observe(scores, part)
         softcap_cross_entropy(scores, labels[part], softcap, losses=losses[part], gradient=False)
     return losses.neg_()
 

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.norm import normalise, normalise_backward, put_row, rms, rms_backward, row_of
 from agentloop_kernels.precision import buffer, store, wide
 from agentloop_kernels.tiles import PRECISE, next_power_of_2, row_warps
@@ -27,14 +28,14 @@ def embed_streams(first: Tensor, projected: Tensor, *, out: Tensor | None = None
 
     `out[0]` may be `first` and `out[1:]` may be `projected`.
     """
-    return (triton_embed_streams if first.is_cuda else reference_embed_streams)(first, projected, out=out)
+    return (triton_embed_streams if takes_kernels(first) else reference_embed_streams)(first, projected, out=out)
 
 
 def unembed_streams(
     first: Tensor, projected: Tensor, weight: Tensor, eps: float, *, out: Tensor | None = None
 ) -> Tensor:
     """C_0 [tokens, hidden], projected [n - 1, tokens, hidden], final norm's weight -> y [tokens, hidden]."""
-    op = triton_unembed_streams if first.is_cuda else reference_unembed_streams
+    op = triton_unembed_streams if takes_kernels(first) else reference_unembed_streams
     return op(first, projected, weight, eps, out=out)
 
 
@@ -52,7 +53,7 @@ def unembed_streams_backward(
 
     `dprojected` may be `projected`.
     """
-    op = triton_unembed_streams_backward if first.is_cuda else reference_unembed_streams_backward
+    op = triton_unembed_streams_backward if takes_kernels(first) else reference_unembed_streams_backward
     return op(dy, first, projected, weight, eps, dfirst=dfirst, dprojected=dprojected)
 
 

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from agentloop_kernels.blockwise import dynamic_code, quantise_blocks
+from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.precision import buffer
 from agentloop_kernels.tiles import BIT_EXACT
 
@@ -87,7 +88,7 @@ def quantise(weight: Tensor) -> Nf4:
 
 def dequantise(weight: Nf4, *, dtype: torch.dtype = torch.bfloat16, out: Tensor | None = None) -> Tensor:
     """-> [rows, columns]. `out` may be a corner of a larger buffer (any row stride); its dtype wins over `dtype`."""
-    op = triton_dequantise if weight.packed.is_cuda else reference_dequantise
+    op = triton_dequantise if takes_kernels(weight.packed) else reference_dequantise
     return op(weight, dtype=dtype, out=out)
 
 

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.precision import buffer, store, wide
 from agentloop_kernels.tiles import PRECISE, next_power_of_2, row_warps
 
@@ -20,7 +21,9 @@ def rms_norm(
     x: Tensor, weight: Tensor | None, eps: float, *, unit_offset: bool = False, out: Tensor | None = None
 ) -> Tensor:
     """RMS(x; weight) over the last dimension. x [rows, width], weight [width] or None for 1."""
-    return (triton_rms_norm if x.is_cuda else reference_rms_norm)(x, weight, eps, unit_offset=unit_offset, out=out)
+    return (triton_rms_norm if takes_kernels(x) else reference_rms_norm)(
+        x, weight, eps, unit_offset=unit_offset, out=out
+    )
 
 
 def rms_norm_backward(
@@ -34,7 +37,7 @@ def rms_norm_backward(
     out: Tensor | None = None,
 ) -> Tensor:
     """dx = RMS'(dy) (+ residual). All [rows, width]; `out` may be `dy` or `residual`."""
-    op = triton_rms_norm_backward if x.is_cuda else reference_rms_norm_backward
+    op = triton_rms_norm_backward if takes_kernels(x) else reference_rms_norm_backward
     return op(dy, x, weight, eps, unit_offset=unit_offset, residual=residual, out=out)
 
 

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from agentloop_kernels.activation import gelu, gelu_and_slope, reference_gelu, reference_gelu_backward
+from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.norm import normalise
 from agentloop_kernels.precision import buffer, store, wide
 from agentloop_kernels.tiles import PRECISE, next_power_of_2
@@ -23,12 +24,12 @@ from agentloop_kernels.tiles import PRECISE, next_power_of_2
 
 def ple_gate(gate: Tensor, inputs: Tensor, *, out: Tensor | None = None) -> Tensor:
     """gelu(gate) * inputs, both [tokens, width]; `inputs` may be a slice of [tokens, layers, width]."""
-    return (triton_ple_gate if gate.is_cuda else reference_ple_gate)(gate, inputs, out=out)
+    return (triton_ple_gate if takes_kernels(gate) else reference_ple_gate)(gate, inputs, out=out)
 
 
 def ple_gate_backward(dhidden: Tensor, gate: Tensor, inputs: Tensor, *, out: Tensor | None = None) -> Tensor:
     """dgate = dh * inputs * gelu'(gate); `out` may be `dhidden` or `gate`."""
-    op = triton_ple_gate_backward if gate.is_cuda else reference_ple_gate_backward
+    op = triton_ple_gate_backward if takes_kernels(gate) else reference_ple_gate_backward
     return op(dhidden, gate, inputs, out=out)
 
 
@@ -46,7 +47,7 @@ def ple_inputs(
 
     `scale` is hidden^-1/2, `table_scale` is width^1/2 (the scaled embedding). `out` may be either input.
     """
-    op = triton_ple_inputs if projection.is_cuda else reference_ple_inputs
+    op = triton_ple_inputs if takes_kernels(projection) else reference_ple_inputs
     return op(projection, table_rows, weight, scale=scale, table_scale=table_scale, eps=eps, out=out)
 
 

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.norm import normalise, normalise_backward, put_row, rms, rms_backward, row_of
 from agentloop_kernels.precision import buffer, store, wide
 from agentloop_kernels.tiles import PRECISE, next_power_of_2, row_warps
@@ -39,7 +40,7 @@ def merge_attention(
     o_proj's output was scaled down to fit fp16: with attention_out * s pass eps * s^2, and the result is exactly the
     same.
     """
-    op = triton_merge_attention if active.is_cuda else reference_merge_attention
+    op = triton_merge_attention if takes_kernels(active) else reference_merge_attention
     return op(
         active, attention_out, laurel_out, input_norm=input_norm, attention_norm=attention_norm,
         laurel_norm=laurel_norm, feedforward_norm=feedforward_norm, eps=eps, attention_eps=attention_eps,
@@ -69,7 +70,7 @@ def merge_attention_backward(
     gradient of the bracket: it belongs to P and to x alike, and `altup.predict_backward` adds both.
     Outputs may be any of the gradients that come in.
     """
-    op = triton_merge_attention_backward if merged.is_cuda else reference_merge_attention_backward
+    op = triton_merge_attention_backward if takes_kernels(merged) else reference_merge_attention_backward
     return op(
         dmerged, dnormed, merged, attention_out, laurel_out, attention_norm=attention_norm, laurel_norm=laurel_norm,
         feedforward_norm=feedforward_norm, eps=eps, attention_eps=attention_eps, dsum=dsum, dattention=dattention,

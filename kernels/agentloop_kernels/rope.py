@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.norm import normalise, normalise_backward
 from agentloop_kernels.precision import buffer, store, wide
 from agentloop_kernels.tiles import PRECISE, next_power_of_2
@@ -46,7 +47,7 @@ def qkv_rope(
     `table` is `rope_table`'s, `positions` int32 [tokens] index it (position within the segment). Norm weights
     [head_dim], None for those that have no heads. With 0 heads the result has 0 in that dimension.
     """
-    op = triton_qkv_rope if qkv.is_cuda else reference_qkv_rope
+    op = triton_qkv_rope if takes_kernels(qkv) else reference_qkv_rope
     return op(
         qkv, table, positions, heads=heads, kv_heads=kv_heads, query_norm=query_norm, key_norm=key_norm, eps=eps,
         query=query, key=key, value=value,
@@ -69,7 +70,7 @@ def qkv_rope_backward(
     out: Tensor | None = None,
 ) -> Tensor:
     """Gradient of `qkv_rope` -> dqkv like `qkv`. `out` may be `qkv`. The gradients that come in may be fp32."""
-    op = triton_qkv_rope_backward if qkv.is_cuda else reference_qkv_rope_backward
+    op = triton_qkv_rope_backward if takes_kernels(qkv) else reference_qkv_rope_backward
     return op(
         dquery, dkey, dvalue, qkv, table, positions, heads=heads, kv_heads=kv_heads, query_norm=query_norm,
         key_norm=key_norm, eps=eps, out=out,

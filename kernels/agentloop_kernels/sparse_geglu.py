@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from agentloop_kernels.activation import gelu, gelu_and_slope, reference_gelu, reference_gelu_backward
+from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.precision import buffer, store, wide
 from agentloop_kernels.tiles import PRECISE, next_power_of_2
 
@@ -30,7 +31,7 @@ def sparse_geglu(
     gate_up: Tensor, threshold: float, *, out: Tensor | None = None, statistics: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """gate_up [tokens, 2 * inter] -> (h [tokens, inter], statistics fp32 [tokens, 2] = (mu, sigma) of each row)."""
-    op = triton_sparse_geglu if gate_up.is_cuda else reference_sparse_geglu
+    op = triton_sparse_geglu if takes_kernels(gate_up) else reference_sparse_geglu
     return op(gate_up, threshold, out=out, statistics=statistics)
 
 
@@ -44,7 +45,7 @@ def sparse_geglu_backward(
     hidden: Tensor | None = None,
 ) -> Tensor:
     """Gradient of `sparse_geglu` -> dgate_up [tokens, 2 * inter]; in-place rules as in `geglu_backward`."""
-    op = triton_sparse_geglu_backward if gate_up.is_cuda else reference_sparse_geglu_backward
+    op = triton_sparse_geglu_backward if takes_kernels(gate_up) else reference_sparse_geglu_backward
     return op(dhidden, gate_up, statistics, threshold, dgate_up=dgate_up, hidden=hidden)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+import triton
 
 PRECISE = {"enable_fp_fusion": True}
 """Given to every launch but one: Triton 3.6 to 3.9 fuse multiply and add by default, 3.10 will not."""
@@ -76,7 +77,11 @@ def attention_tile(kernel: str, capability: tuple[int, int] | None, head_dim: in
     return _ATTENTION[known][kernel]
 
 
-@cache
 def capability(device: torch.device) -> tuple[int, int] | None:
-    """(major, minor) of a CUDA device, None for the CPU."""
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    """(major, minor) of a CUDA device, or of the card that meta tensors are planned for; None for the CPU."""
+    if device.type == "meta":
+        return divmod(triton.runtime.driver.active.get_current_target().arch, 10)
+    return _capability(device) if device.type == "cuda" else None
+
+
+_capability = cache(torch.cuda.get_device_capability)
