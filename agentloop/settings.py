@@ -150,7 +150,7 @@ class Selection(Section):
     """Tasks solved more often than this teach nothing and are left out."""
     max_tokens: PositiveInt = 2048
     """Longer trajectories are left out."""
-    max_overlap: Fraction = 0.8
+    max_overlap: Fraction = 0.7
     """Of two rows whose questions and whose answers share more of their runs of five words, the later is left out."""
     accumulate: bool = True
     """Choose from all iterations of the campaign instead of the newest only."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from agentloop.campaign.campaign import Campaign
 from agentloop.settings import Selection
-from agentloop.store import adapters, datasets, training_runs
+from agentloop.store import adapters, datasets, recipes, training_runs
 from agentloop.store.selection import select
 from agentloop.training import rows
 from agentloop.training.launch import launch, read_metrics
@@ -37,7 +37,8 @@ def choose(campaign: Campaign, iteration: int, *, recipe: str | None = None, siz
             "funnel": [list(rule) for rule in chosen.funnel],
         }
 
-    return campaign.step("select", iteration, [parameters.model_dump(mode="json"), size], work)
+    query = recipes.load(parameters.recipe).digest
+    return campaign.step("select", iteration, [parameters.model_dump(mode="json"), query, size], work)
 
 
 def plan_training(campaign: Campaign, dataset: str, *, parent: str | None = None) -> TrainingRun:

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from agentloop import settings as configuration
+from agentloop.errors import StoreError
 from agentloop.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,4 +42,15 @@ def reading(settings: Settings) -> Iterator[Database]:
     from agentloop.store.database import Database, snapshot
 
     with Database.open(snapshot(settings.paths.database), read_only=True) as database:
+        yield database
+
+
+@contextmanager
+def writing(settings: Settings) -> Iterator[Database]:
+    """The database itself, which has to be there. Nobody else can have it meanwhile."""
+    from agentloop.store.database import Database
+
+    if not settings.paths.database.is_file():
+        raise StoreError(f"{settings.paths.database}: no database here yet")
+    with Database.open(settings.paths.database) as database:
         yield database

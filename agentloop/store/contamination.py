@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agentloop.errors import ContaminationError, StoreError
+from agentloop.settings import PROJECT_ROOT
 from agentloop.store.database import Database
 
 QUERIES = Path(__file__).parent / "contamination"
@@ -24,8 +25,8 @@ NAMED = 10
 def refuse(database: Database, benchmarks: Path | None = None) -> None:
     """Check the rows in the temporary tables `chosen` and `pool` of a selection.
 
-    `benchmarks`: a text file with one prompt a line. Raises ContaminationError naming the rows, StoreError where the
-    file cannot be read.
+    `benchmarks`: a text file with one prompt a line; a relative path is relative to the project's root. Raises
+    ContaminationError naming the rows, StoreError where the file cannot be read.
     """
     rows = database.execute(_query("heldout"))
     if rows:
@@ -44,7 +45,7 @@ def refuse(database: Database, benchmarks: Path | None = None) -> None:
 
 def _prompts(file: Path) -> dict[str, str]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = (PROJECT_ROOT / file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"selection.benchmarks: {file} cannot be read ({error})") from None
     return {f"line {number} of {file.name}": line for number, line in enumerate(lines, 1) if line.strip()}

@@ -19,10 +19,15 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from agentloop.errors import DiskError, StoreError
+from agentloop.files import atomic
+from agentloop.store.shards import SCHEMA
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+NO_SHARDS = ".no-shards.parquet"
+"""A file without rows beside the database: what v_tokens reads while no shard is ingested."""
 POLL_SECONDS = 0.02
 SNAPSHOT_SECONDS = 10.0
 FILE_FAULTS = (duckdb.IOException, duckdb.SerializationException, duckdb.FatalException)
@@ -230,6 +235,10 @@ def _migrate(connection: duckdb.DuckDBPyConnection, path: Path, read_only: bool)
     missing = [name for name in texts if name not in applied]
     if missing and read_only:
         raise StoreError(f"{path}: has an older schema (without {missing[0]}); any command that writes will update it")
+    if missing:
+        with atomic(path.with_name(NO_SHARDS)) as temporary:
+            pq.write_table(SCHEMA.empty_table(), temporary)
+        connection.execute("SET VARIABLE shards = [$none]", {"none": str(path.with_name(NO_SHARDS))})
     for name in missing:
         connection.execute("BEGIN TRANSACTION")
         connection.execute(
@@ -246,15 +255,15 @@ def _digest(sql: str) -> str:
 
 
 def _locate_shards(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Set the variable `shards`, which the macro `tokens` takes, to the files of all ingested shards."""
+    """Set the variable `shards`, which v_tokens reads, to the files of all ingested shards."""
     connection.execute(
         """
         SET VARIABLE shards = (
-            SELECT list(CASE WHEN starts_with(path, '/') THEN path ELSE $root || '/' || path END)
+            SELECT coalesce(list(CASE WHEN starts_with(path, '/') THEN path ELSE $root || '/' || path END), [$none])
             FROM shards WHERE status = 'ingested'
         )
         """,
-        {"root": str(path.parent)},
+        {"root": str(path.parent), "none": str(path.with_name(NO_SHARDS))},
     )
 
 

@@ -63,24 +63,30 @@ def load(database: Database, dataset_id: str) -> Dataset:
 def rows(database: Database, dataset_id: str) -> Iterator[TokenRow]:
     """The rows in dataset order, read from the shards: each shard once, so all rows are in memory (9 bytes a token).
 
-    The database may be closed as soon as this returns. Raises StoreError for an unknown dataset or a row that was never
-    ingested, ShardError naming the file where a shard is missing, damaged or holds other rows.
+    The database may be closed as soon as this returns. Raises StoreError for an unknown dataset, and as `tokens` does.
     """
-    load(database, dataset_id)
+    return tokens(database, load(database, dataset_id).trajectories)
+
+
+def tokens(database: Database, trajectories: Sequence[str]) -> Iterator[TokenRow]:
+    """The tokens of trajectories, in their order.
+
+    Raises StoreError for one that was never ingested, ShardError naming the file where a shard is missing, damaged or
+    holds other rows.
+    """
     places = database.execute(
         """
         SELECT r.trajectory, h.path, t.position
-        FROM dataset_rows r
+        FROM (SELECT unnest($names) AS trajectory, generate_subscripts($names, 1) AS place) r
         LEFT JOIN trajectories t ON t.id = r.trajectory
         LEFT JOIN shards h ON h.number = t.shard
-        WHERE r.dataset = ?
-        ORDER BY r.position
+        ORDER BY r.place
         """,
-        [dataset_id],
+        {"names": list(trajectories)},
     )
     for trajectory, path, _ in places:
         if path is None:
-            raise StoreError(f"{database.path}: {trajectory} of {dataset_id} is not in the database")
+            raise StoreError(f"{database.path}: {trajectory} is not in the database")
     return _read([(trajectory, database.resolve(path), position) for trajectory, path, position in places])
 
 

@@ -1,6 +1,7 @@
 """Forgetting: trajectories that must not be trained on any more, and what has been trained on them already.
 
-A forgotten trajectory stays in the database and in its shard, so that lineage stays true, but no selection takes it.
+A forgotten trajectory stays in the database and in its shard, so that lineage stays true, but no selection takes it. Of a
+forgotten task that also holds for what is collected later.
 """
 
 from __future__ import annotations
@@ -48,16 +49,21 @@ def forget(
             f"INSERT INTO forgotten SELECT id, $reason, $now {where} ON CONFLICT DO NOTHING",
             named | {"reason": reason, "now": now()},
         )
+        database.execute(
+            "INSERT INTO forgotten_tasks SELECT unnest($tasks), $reason, $now ON CONFLICT DO NOTHING",
+            {"tasks": list(tasks), "reason": reason, "now": now()},
+        )
         rows = [name for (name,) in database.execute(f"SELECT id {where} ORDER BY id", named)]
     touched = _names(database, "SELECT DISTINCT dataset FROM dataset_rows WHERE trajectory IN (SELECT unnest(?))", rows)
     trained = _names(database, "SELECT id FROM adapters WHERE dataset IN (SELECT unnest(?))", touched)
     return Forgotten(tuple(rows), tuple(touched), tuple(trained), tuple(_descendants(database, trained)))
 
 
-def rebuild(database: Database, dataset_id: str, *, campaign: str, iteration: int) -> Dataset:
-    """The dataset without its forgotten rows, stored under its own name; the same dataset where none is forgotten.
+def rebuild(database: Database, dataset_id: str) -> Dataset | None:
+    """The dataset without its forgotten rows, stored under its own name for the iterations that had chosen it.
 
-    Raises StoreError for an unknown dataset and where no row is left.
+    Of a preference pair both rows go. The same dataset where none is forgotten, None where nothing is left. Raises
+    StoreError for an unknown dataset.
     """
     dataset = datasets.load(database, dataset_id)
     gone = set(
@@ -67,17 +73,23 @@ def rebuild(database: Database, dataset_id: str, *, campaign: str, iteration: in
             list(dataset.trajectories),
         )
     )
-    left = tuple(trajectory for trajectory in dataset.trajectories if trajectory not in gone)
+    together = 2 if dataset.parameters.get("pairs") else 1
+    rows = dataset.trajectories
+    groups = [rows[first : first + together] for first in range(0, len(rows), together)]
+    left = tuple(row for group in groups if gone.isdisjoint(group) for row in group)
     if not left:
-        raise StoreError(f"{database.path}: all rows of {dataset_id} are forgotten")
+        return None
     rebuilt = Dataset(left, dataset.recipe, dataset.parameters)
-    datasets.save(
-        database,
-        rebuilt,
-        campaign=campaign,
-        iteration=iteration,
-        funnel=((dataset_id, len(dataset.trajectories)), ("not forgotten", len(left))),
-    )
+    for campaign, iteration in database.execute(
+        "SELECT campaign, iteration FROM selections WHERE dataset = ? ORDER BY ALL", [dataset_id]
+    ):
+        datasets.save(
+            database,
+            rebuilt,
+            campaign=campaign,
+            iteration=iteration,
+            funnel=((dataset_id, len(rows)), ("not forgotten", len(left))),
+        )
     return rebuilt
 
 

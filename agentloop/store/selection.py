@@ -1,29 +1,25 @@
 """Selection: which trajectories are trained on, by a recipe in SQL (selection/*.sql) with typed parameters.
 
 A recipe is one query over the table `pool` (selection/pool.sql) that returns every row of it as (trajectory, failed,
-place): the first rule that the row failed, NULL where it is chosen, and its place in the dataset. Its comment
-`-- rules: …` names the rules in their order. Parameters are written `$per_task`; they are the fields of
-settings.Selection, `$iteration`, `$seed` and `$size`.
+place): the first rule that the row failed, NULL where it is chosen, and its place in the dataset. Parameters are
+written `$per_task`; they are the fields of settings.Selection, `$iteration`, `$seed` and `$size`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from agentloop import settings
 from agentloop.errors import StoreError
 from agentloop.records import Dataset
-from agentloop.store import contamination, datasets
+from agentloop.store import contamination, datasets, duplicates, recipes
 from agentloop.store.database import Database
-
-RECIPES = Path(__file__).parent / "selection"
-POOL = RECIPES / "pool.sql"
+from agentloop.store.recipes import NEAR_DUPLICATES, Recipe
 
 Funnel = tuple[tuple[str, int], ...]
 """(rule, trajectories left after it); the first is ("collected", all of the pool)."""
@@ -33,6 +29,8 @@ Funnel = tuple[tuple[str, int], ...]
 class Selected:
     dataset: Dataset
     funnel: Funnel
+    near_duplicates: tuple[tuple[str, str], ...] = ()
+    """(row that was left out, row of the dataset's earlier places that it is nearly the same as)"""
 
 
 def select(
@@ -55,82 +53,68 @@ def select(
     (store/contamination.py), StoreError where a recipe cannot be used, a trajectory has no success score, or nothing
     is left.
     """
-    name, sql = _recipe(recipe)
-    rules = _rules(name, sql)
-    values = _values(name, sql, parameters.model_dump() | {"iteration": iteration, "seed": seed, "size": size})
+    loaded = recipes.load(recipe)
+    values = loaded.parameters(parameters.model_dump() | {"iteration": iteration, "seed": seed, "size": size})
+    used = values | {"accumulate": parameters.accumulate, "sql": loaded.digest}
+    used |= {"pairs": True} if loaded.paired else {}
     with database.transaction():
         _fill_pool(database, campaign, 0 if parameters.accumulate else iteration, iteration)
-        chosen, funnel = _choose(database, name, sql, rules, values)
+        _run(database, loaded, values)
+        repeated: list[tuple[str, str]] = []
+        if loaded.removes_near_duplicates:
+            repeated = duplicates.find(database, parameters.max_overlap)
+            _leave_out(database, [row for row, _ in repeated])
+            used |= {"max_overlap": parameters.max_overlap}
+        funnel = _funnel(database, loaded)
         contamination.refuse(database, parameters.benchmarks)
-        used = values | {"accumulate": parameters.accumulate, "sql": hashlib.sha256(sql.encode()).hexdigest()[:16]}
-        selected = Selected(Dataset(chosen, name, used), funnel)
+        chosen = tuple(row for (row,) in database.execute("SELECT trajectory FROM chosen ORDER BY place"))
+        selected = Selected(Dataset(chosen, loaded.name, used), funnel, tuple(repeated))
         if save:
             datasets.save(database, selected.dataset, campaign=campaign, iteration=iteration, funnel=funnel)
     return selected
 
 
-def _choose(
-    database: Database, name: str, sql: str, rules: list[str], values: Mapping[str, object]
-) -> tuple[tuple[str, ...], Funnel]:
-    """Run the recipe; the chosen rows are in the table `chosen` too."""
-    try:
-        database.execute(f"CREATE OR REPLACE TEMP TABLE choice AS {sql}", values)
-    except duckdb.Error as error:
-        raise StoreError(f"recipe {name}: {str(error).splitlines()[0]}") from None
-    database.execute("CREATE OR REPLACE TEMP TABLE chosen AS SELECT trajectory, place FROM choice WHERE failed IS NULL")
-    funnel = _funnel(database, name, rules)
-    chosen = tuple(row for (row,) in database.execute("SELECT trajectory FROM chosen ORDER BY place"))
-    if not chosen:
-        emptied = next(rule for rule, left in funnel if not left)
-        raise StoreError(f"recipe {name}: nothing is left of {funnel[0][1]} trajectories after the rule {emptied!r}")
-    return chosen, funnel
-
-
-def _recipe(recipe: str | Path) -> tuple[str, str]:
-    built_in = sorted(file.stem for file in RECIPES.glob("*.sql") if file != POOL)
-    if recipe in built_in:
-        return str(recipe), (RECIPES / f"{recipe}.sql").read_text()
-    path = Path(recipe)
-    if path.suffix != ".sql" or not path.is_file():
-        raise StoreError(f"recipe {recipe}: neither built in ({', '.join(built_in)}) nor a .sql file")
-    return path.stem, path.read_text()
-
-
-def _rules(name: str, sql: str) -> list[str]:
-    line = re.search(r"^-- rules: (.+)$", sql, re.MULTILINE)
-    if not line:
-        raise StoreError(f"recipe {name}: has no comment '-- rules: …' that names its rules in their order")
-    return [rule.strip() for rule in line[1].split(",")]
-
-
-def _values(name: str, sql: str, offered: Mapping[str, object]) -> dict[str, object]:
-    """Those parameters that the recipe mentions: the others must not be part of the dataset's name."""
-    try:
-        (statement,) = duckdb.extract_statements(sql)
-    except (duckdb.Error, ValueError):
-        raise StoreError(f"recipe {name}: is not one SQL query") from None
-    for parameter in sorted(statement.named_parameters):
-        if offered.get(parameter) is None:
-            known = ", ".join(f"${each}" for each, value in offered.items() if value is not None)
-            raise StoreError(f"recipe {name}: needs ${parameter}, which is not given (given are {known})")
-    return {parameter: offered[parameter] for parameter in sorted(statement.named_parameters)}
-
-
 def _fill_pool(database: Database, campaign: str, first: int, last: int) -> None:
-    database.execute(POOL.read_text(), {"campaign": campaign, "first": first, "last": last})
+    database.execute(recipes.POOL.read_text(), {"campaign": campaign, "first": first, "last": last})
     unscored = database.execute("SELECT trajectory FROM pool WHERE success IS NULL ORDER BY trajectory LIMIT 1")
     if unscored:
         raise StoreError(f"{database.path}: {unscored[0][0]} has no success score yet, score before selecting")
 
 
-def _funnel(database: Database, name: str, rules: list[str]) -> Funnel:
+def _run(database: Database, recipe: Recipe, values: Mapping[str, object]) -> None:
+    """The recipe's answer goes into the table `choice`, what it chose into `chosen`."""
+    try:
+        database.execute(f"CREATE OR REPLACE TEMP TABLE choice AS {recipe.sql}", values)
+    except duckdb.Error as error:
+        raise StoreError(f"recipe {recipe.name}: {str(error).splitlines()[0]}") from None
+    database.execute("CREATE OR REPLACE TEMP TABLE chosen AS SELECT trajectory, place FROM choice WHERE failed IS NULL")
+
+
+def _leave_out(database: Database, repeated: list[str]) -> None:
+    database.connection.register("repeated", pa.table({"trajectory": pa.array(repeated, pa.string())}))
+    database.execute(
+        "UPDATE choice SET failed = ? WHERE trajectory IN (SELECT trajectory FROM repeated)", [NEAR_DUPLICATES]
+    )
+    database.execute("DELETE FROM chosen WHERE trajectory IN (SELECT trajectory FROM repeated)")
+    database.connection.unregister("repeated")
+
+
+def _funnel(database: Database, recipe: Recipe) -> Funnel:
+    """Raises StoreError where a row failed an unknown rule, or nothing is left."""
     removed = dict(database.execute("SELECT failed, count(*) FROM choice WHERE failed IS NOT NULL GROUP BY failed"))
-    unknown = removed.keys() - set(rules)
+    unknown = removed.keys() - set(recipe.rules)
     if unknown:
-        raise StoreError(f"recipe {name}: removes rows by {sorted(unknown)[0]!r}, which its '-- rules:' does not name")
+        raise StoreError(
+            f"recipe {recipe.name}: removes rows by {sorted(unknown)[0]!r}, which its '-- rules:' does not name"
+        )
     (left,) = database.execute("SELECT count(*) FROM pool")[0]
     funnel = [("collected", left)]
-    for rule in rules:
+    for rule in recipe.rules:
         left -= removed.get(rule, 0)
         funnel.append((rule, left))
+    emptied = next((rule for rule, left in funnel if not left), None)
+    if emptied is not None:
+        raise StoreError(
+            f"recipe {recipe.name}: nothing is left of {funnel[0][1]} trajectories after the rule {emptied!r}"
+        )
     return tuple(funnel)

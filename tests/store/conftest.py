@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -65,8 +66,17 @@ def episode(
     )
 
 
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory) -> Path:
+    """The file of an empty database: to copy it takes less time than to make one."""
+    path = tmp_path_factory.mktemp("new") / "agentloop.duckdb"
+    Database.open(path).close()
+    return path
+
+
 @pytest.fixture
-def database(tmp_path: Path):
+def database(tmp_path: Path, new_database: Path):
+    shutil.copytree(new_database.parent, tmp_path / "data")
     with Database.open(tmp_path / "data" / "agentloop.duckdb") as database:
         yield database
 

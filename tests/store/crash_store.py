@@ -1,14 +1,15 @@
 """Writers and an ingest that are killed at random while a reader reads: nothing acknowledged is lost or counted twice.
 
-    python tests/store/crash_store.py DIRECTORY [--kills 20] [--seconds 60] [--writers 8]
+    python tests/store/crash_store.py DIRECTORY [--rounds 20] [--kills 20] [--seconds 60] [--writers 8]
 
-A writer acknowledges a shard by naming it on its standard output after `write_shard` has returned.
+Each round begins with nothing, with another seed. A writer acknowledges a shard by naming it on its standard output after `write_shard` has returned.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,34 +83,42 @@ def run(root: Path, *, kills: int, seconds: float, writers: int, seed: int = 0) 
     Database.open(root / "agentloop.duckdb").close()
     logs: list[Path] = []
 
-    def start(code: str, *arguments: object) -> subprocess.Popen:
+    def start(kind: str, code: str, *arguments: object) -> tuple[str, subprocess.Popen, Path]:
         logs.append(root / f"{len(logs)}.log")
         with open(logs[-1], "w") as log:
             command = [sys.executable, "-c", f"import sys\nsys.path.insert(0, {str(HERE)!r})\n{code}", str(root)]
-            return subprocess.Popen([*command, *map(str, arguments)], stdout=log, stderr=subprocess.STDOUT)
+            process = subprocess.Popen([*command, *map(str, arguments)], stdout=log, stderr=subprocess.STDOUT)
+        return kind, process, logs[-1]
 
-    running = [("writer", start(WRITER, life)) for life in range(writers)] + [("ingest", start(INGEST))]
-    reader_log = root / f"{len(logs)}.log"
-    reader = start(READER)
+    running = [start("writer", WRITER, life) for life in range(writers)] + [start("ingest", INGEST)]
+    _, reader, reader_log = start("reader", READER)
     counts: Counter[str] = Counter()
     try:
         for life in range(writers, writers + kills):
             time.sleep(rng.uniform(0.5, 1.5) * seconds / kills)
             # The ingest is one of nine, but what it interrupts is what matters most.
             slot = len(running) - 1 if rng.random() < 0.4 else rng.randrange(len(running) - 1)
-            kind, process = running[slot]
-            assert process.poll() is None, f"{kind} ended by itself: {logs[slot].read_text()[-500:]}"
+            kind, process, log = running[slot]
+            _wait_for_output(log)
+            assert process.poll() is None, f"{kind} ended by itself: {log.read_text()[-500:]}"
             process.send_signal(signal.SIGKILL)
             process.wait()
             counts[kind] += 1
-            running[slot] = (kind, start(INGEST) if kind == "ingest" else start(WRITER, life))
+            running[slot] = start(kind, INGEST) if kind == "ingest" else start(kind, WRITER, life)
     finally:
         reader_failed = reader.poll() is not None
-        for _, process in [*running, ("reader", reader)]:
+        for process in [*(each for _, each, _ in running), reader]:
             process.kill()
             process.wait()
     written = {line for log in logs for line in log.read_text().splitlines() if line.endswith(".parquet")}
     return _judge(root, written, reader_failed, len(reader_log.read_text().splitlines()), counts)
+
+
+def _wait_for_output(log: Path, seconds: float = 60) -> None:
+    """Until a process has begun its work: to kill one that is still importing shows nothing."""
+    deadline = time.monotonic() + seconds
+    while not log.stat().st_size and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def _judge(root: Path, written: set[str], reader_failed: bool, reads: int, kills: Counter[str]) -> Outcome:
@@ -131,12 +140,20 @@ def _judge(root: Path, written: set[str], reader_failed: bool, reads: int, kills
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the first round")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--writers", type=int, default=8)
     arguments = parser.parse_args()
-    arguments.directory.mkdir(parents=True)
-    print(run(arguments.directory, kills=arguments.kills, seconds=arguments.seconds, writers=arguments.writers))
+    for seed in range(arguments.seed, arguments.seed + arguments.rounds):
+        root = arguments.directory / str(seed)
+        root.mkdir(parents=True)
+        outcome = run(root, kills=arguments.kills, seconds=arguments.seconds, writers=arguments.writers, seed=seed)
+        print(outcome, flush=True)
+        shutil.rmtree(root)
+        if outcome.lost or outcome.repeated or outcome.reader_failed:
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,8 @@ def test_the_tasks_of_the_environments_are_not_near_copies(database, tmp_path, n
     )
     ingest(database, [tmp_path / "a.parquet"])
     score(database, {name: lambda task, answer: 1.0})
-    assert len(select(database, "rejection", "main", 1, Selection(max_success_rate=1.0)).dataset.trajectories) == 300
+    parameters = Selection(max_success_rate=1, max_overlap=1)
+    assert len(select(database, "rejection", "main", 1, parameters).dataset.trajectories) == 300
 
 
 def test_a_benchmark_prompt_is_named(database, tmp_path):

@@ -47,10 +47,10 @@ def test_a_forgotten_trajectory_is_never_chosen_again_and_what_it_went_into_is_l
     without = select(database, "rejection", "main", 1, Selection())
     assert without.funnel[0] == ("collected", 19)
     assert set(without.dataset.trajectories) == set(with_it.trajectories) - {target.id}
-    rebuilt = rebuild(database, with_it.id, campaign="main", iteration=1)
+    rebuilt = rebuild(database, with_it.id)
     assert rebuilt.trajectories == tuple(name for name in with_it.trajectories if name != target.id)
     assert datasets.load(database, rebuilt.id) == rebuilt
-    assert rebuild(database, rebuilt.id, campaign="main", iteration=1) == rebuilt
+    assert rebuild(database, rebuilt.id) == rebuilt
     assert forget(database, trajectories=[target.id], reason="again").adapters == (trained,)
     assert database.execute("SELECT trajectory, reason FROM forgotten") == [(target.id, "a person asked")]
 
@@ -69,8 +69,24 @@ def test_what_is_not_there_is_named_and_nothing_is_forgotten(database, collected
     assert database.execute("SELECT count(*) FROM forgotten") == [(0,)]
 
 
-def test_a_dataset_of_nothing_is_refused(database, collected):
+def test_of_a_dataset_nothing_may_be_left(database, collected):
     chosen = select(database, "rejection", "main", 1, Selection()).dataset
     forget(database, trajectories=chosen.trajectories, reason="all")
-    with pytest.raises(StoreError, match=chosen.id):
-        rebuild(database, chosen.id, campaign="main", iteration=1)
+    assert rebuild(database, chosen.id) is None
+    with pytest.raises(StoreError, match="data_0"):
+        rebuild(database, "data_0")
+
+
+def test_of_a_pair_both_rows_go(database, collected):
+    pairs = select(database, "pairs", "main", 1, Selection()).dataset
+    forget(database, trajectories=[pairs.trajectories[3]], reason="wrong")
+    assert rebuild(database, pairs.id).trajectories == pairs.trajectories[:2] + pairs.trajectories[4:]
+
+
+def test_a_forgotten_task_stays_forgotten_when_it_is_collected_again(database, collected, tmp_path):
+    forget(database, tasks=[sum_task(3).id], reason="wrong answer")
+    path = tmp_path / "again.parquet"
+    write_shard(path, [episode(sum_task(3), 9)], purpose="collect", campaign="main", iteration=1)
+    ingest(database, [path])
+    score(database, {"arithmetic": lambda task, answer: 1.0})
+    assert select(database, "rejection", "main", 1, Selection()).funnel[0] == ("collected", 18)

@@ -75,7 +75,7 @@ def test_an_adapter_is_traced_to_its_rows_and_forward_to_its_verdict(database, h
         first.id: (4, 4),
     }
     assert [(use["campaign"], use["iteration"], use["role"], use["funnel"][-1]) for use in story["uses"]] == [
-        ("main", 2, "challenger", ["first of the task", 8])
+        ("main", 2, "challenger", ["no near duplicate", 8])
     ]
     assert [(e["role"], e["success"]) for e in story["evaluations"]] == [("challenger", 1.0)]
     assert [(v["decision"], v["difference"]["low"]) for v in story["verdicts"]] == [("promote", 0.4)]

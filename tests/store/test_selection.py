@@ -15,6 +15,7 @@ from agentloop.settings import Selection
 from agentloop.store import datasets
 from agentloop.store.database import Database
 from agentloop.store.ingest import ingest
+from agentloop.store.recipes import NEAR_DUPLICATES
 from agentloop.store.scoring import score
 from agentloop.store.selection import select
 from agentloop.store.shards import write_shard
@@ -85,10 +86,11 @@ def rejection(pool: list[Row], parameters: Selection) -> list[tuple[str, list[Ro
         steps.append((rule, [row for row in steps[-1][1] if test(row)]))
 
     keep("solved", lambda row: row.success >= 0.5)
-    keep(
-        "not always solved",
-        lambda row: sum(group[row.policy, row.task]) / len(group[row.policy, row.task]) <= parameters.max_success_rate,
-    )
+
+    def rate(row: Row) -> float:
+        return sum(group[row.policy, row.task]) / len(group[row.policy, row.task])
+
+    keep("difficulty band", lambda row: parameters.min_success_rate <= rate(row) <= parameters.max_success_rate)
     keep("short enough", lambda row: row.tokens <= parameters.max_tokens)
     left = sorted(steps[-1][1], key=lambda row: (row.tokens, row.id))
     keep("distinct actions", lambda row: row == next(r for r in left if (r.task, r.actions) == (row.task, row.actions)))
@@ -100,6 +102,7 @@ def rejection(pool: list[Row], parameters: Selection) -> list[tuple[str, list[Ro
 parameters = st.builds(
     Selection,
     per_task=st.integers(1, 3),
+    min_success_rate=st.sampled_from([0.0, 0.25, 0.5]),
     max_success_rate=st.sampled_from([0.5, 0.75, 0.99, 1.0]),
     max_tokens=st.integers(1, 6),
     accumulate=st.booleans(),
@@ -126,6 +129,7 @@ def test_rejection_is_what_it_says(database, pool, parameters, iteration):
             select(database, "rejection", "main", iteration, parameters)
         return
     selected = select(database, "rejection", "main", iteration, parameters)
+    steps.append((NEAR_DUPLICATES, steps[-1][1]))  # the rows of these pools have no text
     assert selected.funnel == tuple((rule, len(rows)) for rule, rows in steps)
     assert selected.dataset.trajectories == tuple(row.id for row in order)
     assert datasets.load(database, selected.dataset.id) == selected.dataset
@@ -205,10 +209,11 @@ def test_a_dry_run_stores_nothing_and_works_on_a_reader(database, collected):
         assert selected.funnel == (
             ("collected", 20),
             ("solved", 10),
-            ("not always solved", 10),
+            ("difficulty band", 10),
             ("short enough", 10),
             ("distinct actions", 10),
             ("first of the task", 10),
+            ("no near duplicate", 10),
         )
         assert reader.execute("SELECT count(*) FROM datasets") == [(0,)]
 

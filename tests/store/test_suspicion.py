@@ -72,16 +72,3 @@ def test_drift_shows_what_changed_between_iterations(database, tmp_path):
         1.0,
         0.0,
     )  # half of the family needs no tool: not suspicious, but seen to drift
-
-
-def test_tokens_are_read_from_the_shards(database, collected):
-    path = database.path
-    database.close()
-    with Database.open(path, read_only=True) as reader:
-        rows = reader.execute(
-            "SELECT token_ids, mask, logprobs FROM tokens(getvariable('shards')) WHERE trajectory = ?",
-            [collected[3].id],
-        )
-    assert [tuple(map(tuple, row)) for row in rows] == [
-        (collected[3].token_ids, collected[3].mask, collected[3].logprobs)
-    ]

@@ -1,5 +1,6 @@
 -- Preference pairs: of each task a success and a failure of the same policy, the shortest of each first, at most
 -- $per_task pairs. The rows of the dataset alternate: success, failure, success, failure, …
+-- rows: pairs
 -- rules: short enough, paired
 WITH eligible AS (
     SELECT *, success >= 0.5 AS solved, CASE WHEN tokens > $max_tokens THEN 'short enough' END AS failed

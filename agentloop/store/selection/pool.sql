@@ -1,4 +1,5 @@
--- What a recipe chooses from: one row for each trajectory that the campaign collected and that is not forgotten.
+-- What a recipe chooses from: one row for each trajectory that the campaign collected and that is not forgotten, nor its
+-- task.
 -- success: newest score; rate: mean success of the samples that the same policy took at the same task
 -- $campaign, $first, $last: iterations
 CREATE OR REPLACE TEMP TABLE pool AS
@@ -20,4 +21,5 @@ SELECT g.trajectory, g.iteration, t.policy, t.task, t.sample, t.status, t.tokens
        avg(s.success) OVER (PARTITION BY t.policy, t.task) AS rate
 FROM gathered g
 JOIN trajectories t ON t.id = g.trajectory
-LEFT JOIN scored s ON s.trajectory = g.trajectory;
+LEFT JOIN scored s ON s.trajectory = g.trajectory
+WHERE t.task NOT IN (SELECT task FROM forgotten_tasks);

@@ -1,10 +1,10 @@
 -- Rejection sampling: of each task the shortest successes that differ in what the model did.
--- rules: solved, not always solved, short enough, distinct actions, first of the task
+-- rules: solved, difficulty band, short enough, distinct actions, first of the task, no near duplicate
 WITH eligible AS (
     SELECT *,
            CASE
                WHEN success < 0.5 THEN 'solved'
-               WHEN rate > $max_success_rate THEN 'not always solved'
+               WHEN rate NOT BETWEEN $min_success_rate AND $max_success_rate THEN 'difficulty band'
                WHEN tokens > $max_tokens THEN 'short enough'
            END AS failed
     FROM pool

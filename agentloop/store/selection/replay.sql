@@ -1,11 +1,11 @@
 -- Rejection sampling on the newest iteration, with some of what earlier ones would have given: at most $replay rows for
 -- each row of the newest, drawn by seed.
--- rules: solved, not always solved, short enough, distinct actions, first of the task, replayed
+-- rules: solved, difficulty band, short enough, distinct actions, first of the task, replayed, no near duplicate
 WITH eligible AS (
     SELECT *,
            CASE
                WHEN success < 0.5 THEN 'solved'
-               WHEN rate > $max_success_rate THEN 'not always solved'
+               WHEN rate NOT BETWEEN $min_success_rate AND $max_success_rate THEN 'difficulty band'
                WHEN tokens > $max_tokens THEN 'short enough'
            END AS failed
     FROM pool

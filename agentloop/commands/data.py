@@ -1,0 +1,150 @@
+"""Commands about stored trajectories: choose what is trained on, score again, forget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from agentloop.commands import Overrides, Profile, console, load, reading, writing
+from agentloop.errors import StoreError
+
+if TYPE_CHECKING:
+    from agentloop.store.database import Database
+    from agentloop.store.selection import Funnel
+
+BAR = 30
+NAMED = 10
+"""Near duplicates that are printed."""
+
+
+def select(
+    profile: Profile = None,
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="rejection, replay, random, pairs or a .sql file; else selection.recipe.")
+    ] = None,
+    iteration: Annotated[int | None, typer.Option(help="Default: the newest that collected.")] = None,
+    size: Annotated[int | None, typer.Option(help="Rows, where the recipe asks for $size.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the rows to a .jsonl or .parquet file for another trainer.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the funnel as an .svg file.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the funnel; store no dataset.")] = False,
+) -> None:
+    """Choose trajectories of a campaign, show what each rule removed, and store the dataset."""
+    settings = load(profile, overrides)
+    from agentloop.store import exporting, recipes
+    from agentloop.store import selection as selecting
+
+    chosen_recipe = str(Path(recipe).absolute()) if recipe and recipe.endswith(".sql") else recipe
+    loaded = recipes.load(chosen_recipe or settings.selection.recipe)
+    if export:
+        exporting.check(export)
+    with reading(settings) if dry_run else writing(settings) as database:
+        selected = selecting.select(
+            database,
+            chosen_recipe or settings.selection.recipe,
+            settings.campaign,
+            _newest_iteration(database, settings.campaign) if iteration is None else iteration,
+            settings.selection,
+            seed=settings.seed,
+            size=size,
+            save=not dry_run,
+        )
+    console.print(_funnel_table(selected.funnel))
+    for trajectory, earlier in selected.near_duplicates[:NAMED]:
+        console.print(f"near duplicate: {trajectory} is nearly {earlier}")
+    rows = len(selected.dataset.trajectories)
+    console.print(f"{selected.dataset.id}: {rows:,} rows{', not stored (dry run)' if dry_run else ''}")
+    if export:
+        with reading(settings) as database:
+            written = exporting.export(database, selected.dataset.trajectories, export, paired=loaded.paired)
+        console.print(f"{export}: {written:,} {'pairs' if loaded.paired else 'rows'}")
+    if plot:
+        from agentloop.files import atomic
+        from agentloop.report import plots
+
+        with atomic(plot) as temporary:
+            temporary.write_bytes(plots.funnel(selected.funnel).file())
+        console.print(f"{plot}: the funnel")
+
+
+def rescore(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SCORER]... [SECTION.NAME=VALUE]...",
+            help="success, tokens, …, a registered verifier's name, a .sql or .py file; default: success and all SQL.",
+        ),
+    ] = None,
+    profile: Profile = None,
+) -> None:
+    """Apply scorers to all stored trajectories, without any inference."""
+    settings = load(profile, [word for word in words or () if "=" in word])
+    from agentloop import environments
+    from agentloop.store import scoring
+
+    environments.get(settings.environment)  # a user's own is known by name from then on
+    scorers = [
+        str(Path(word).absolute()) if Path(word).suffix in (".sql", ".py") else word
+        for word in words or ()
+        if "=" not in word
+    ]
+    with writing(settings) as database:
+        results = scoring.rescore(database, lambda name: environments.get(name).verify, scorers)
+    table = Table("scorer", "version", "scored", "changed", "mean before", "mean now", box=None)
+    for result in results:
+        means = ("" if mean is None else f"{mean:.4g}" for mean in (result.before, result.after))
+        table.add_row(result.scorer, str(result.version), f"{result.scored:,}", f"{result.changed:,}", *means)
+    console.print(table)
+
+
+def forget(
+    reason: Annotated[str, typer.Option(help="Kept with the rows.")],
+    task: Annotated[list[str] | None, typer.Option(help="Task id: all of its trajectories, later ones too.")] = None,
+    trajectory: Annotated[list[str] | None, typer.Option(help="Trajectory id.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Keep rows out of training from now on, list what was trained on them, rebuild the datasets without them."""
+    settings = load(None, overrides)
+    from agentloop.store import forgetting
+
+    if not task and not trajectory:
+        raise StoreError("forget: name at least one --task or --trajectory")
+    with writing(settings) as database, database.transaction():
+        forgotten = forgetting.forget(database, trajectories=trajectory or (), tasks=task or (), reason=reason)
+        rebuilt = {name: forgetting.rebuild(database, name) for name in forgotten.datasets}
+    console.print(f"{len(forgotten.trajectories):,} trajectories are kept out of training")
+    table = Table("touched", "", "", box=None)
+    for name, dataset in rebuilt.items():
+        left = f"without them: {dataset.id}, {len(dataset.trajectories):,} rows" if dataset else "nothing is left"
+        table.add_row(name, "dataset", left)
+    for name in forgotten.adapters:
+        table.add_row(name, "adapter", "trained on such a dataset")
+    for name in forgotten.descendants:
+        table.add_row(name, "descendant", "continues such an adapter, or was trained on what it produced")
+    console.print(table if table.row_count else "no dataset holds them")
+
+
+def _newest_iteration(database: Database, campaign: str) -> int:
+    ((newest,),) = database.execute(
+        "SELECT max(iteration) FROM collected WHERE campaign = ? AND purpose = 'collect'", [campaign]
+    )
+    if newest is None:
+        known = ", ".join(name for (name,) in database.execute("SELECT DISTINCT campaign FROM collected ORDER BY 1"))
+        raise StoreError(f"campaign: {campaign!r} has collected nothing yet (there are: {known or 'none'})")
+    return newest
+
+
+def _funnel_table(funnel: Funnel) -> Table:
+    table = Table("rule", "removed", "left", "", box=None)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    everything, before = max(funnel[0][1], 1), funnel[0][1]
+    for rule, left in funnel:
+        removed = f"{before - left:,}" if before > left else ""
+        table.add_row(rule, removed, f"{left:,}", "█" * round(BAR * left / everything))
+        before = left
+    return table

@@ -1,0 +1,33 @@
+-- Texts that are nearly the same as an earlier one of their block, and the earliest such.
+-- Each text is compared with the first of those that have one of its $sketch smallest hashes.
+-- texts: (name, block, place, text); $words, $sketch, $max_overlap
+CREATE OR REPLACE TEMP TABLE near AS
+WITH worded AS (
+    SELECT name, block, place, regexp_extract_all(lower(text), '[\p{L}\p{N}]+') AS words FROM texts
+),
+hashed AS (
+    SELECT name, block, place, list_distinct(list_transform(
+        range(greatest(len(words) - $words, 0) + 1),
+        lambda i: hash(words[i + 1:i + $words]))) AS runs
+    FROM worded
+    WHERE len(words) > 0
+),
+sketched AS (
+    SELECT name, block, place, unnest(list_sort(runs)[:$sketch]) AS run FROM hashed
+),
+met AS (
+    SELECT name, first_value(name) OVER same AS earlier
+    FROM sketched
+    WINDOW same AS (PARTITION BY block, run ORDER BY place, name)
+),
+compared AS (
+    SELECT m.name, m.earlier, mine.place, theirs.place AS first,
+           len(list_intersect(mine.runs, theirs.runs)) AS common, len(mine.runs) + len(theirs.runs) AS total
+    FROM (SELECT DISTINCT name, earlier FROM met WHERE name <> earlier) m
+    JOIN hashed mine ON mine.name = m.name
+    JOIN hashed theirs ON theirs.name = m.earlier
+)
+SELECT name, arg_min(earlier, first) AS earlier, any_value(place) AS place
+FROM compared
+WHERE common > $max_overlap * (total - common)
+GROUP BY name;

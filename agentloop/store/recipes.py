@@ -1,0 +1,78 @@
+"""Recipes of selection: one SQL query each, built in (selection/*.sql) or a user's file.
+
+Comments of the file say what the query cannot: `-- rules: …` names the rules in their order, and `-- rows: pairs` says
+that the rows alternate between what is to be preferred and what is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from agentloop.errors import StoreError
+from agentloop.settings import PROJECT_ROOT
+
+RECIPES = Path(__file__).parent / "selection"
+POOL = RECIPES / "pool.sql"
+
+NEAR_DUPLICATES = "no near duplicate"
+"""The rule that a recipe may name last and that is not the query's: see store/duplicates.py."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    sql: str
+    rules: tuple[str, ...]
+    """In their order, as the funnel shows them."""
+    paired: bool
+    """Rows alternate: preferred, not preferred, preferred, …"""
+
+    @property
+    def removes_near_duplicates(self) -> bool:
+        return self.rules[-1] == NEAR_DUPLICATES
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.sql.encode()).hexdigest()[:16]
+
+    def parameters(self, offered: Mapping[str, object]) -> dict[str, object]:
+        """Those of `offered` that the query mentions: the others must not be part of the dataset's name.
+
+        Raises StoreError where one is missing or the file is not one query.
+        """
+        try:
+            (statement,) = duckdb.extract_statements(self.sql)
+        except (duckdb.Error, ValueError):
+            raise StoreError(f"recipe {self.name}: is not one SQL query") from None
+        mentioned = sorted(statement.named_parameters)
+        for parameter in mentioned:
+            if offered.get(parameter) is None:
+                known = ", ".join(f"${each}" for each, value in offered.items() if value is not None)
+                raise StoreError(f"recipe {self.name}: needs ${parameter}, which is not given (given are {known})")
+        return {parameter: offered[parameter] for parameter in mentioned}
+
+
+def load(recipe: str | Path) -> Recipe:
+    """A built-in recipe by name, or one from a .sql file (a relative path is relative to the project's root).
+
+    Raises StoreError, naming the recipe, where there is none or it names no rules.
+    """
+    built_in = sorted(file.stem for file in RECIPES.glob("*.sql") if file != POOL)
+    path = RECIPES / f"{recipe}.sql" if recipe in built_in else PROJECT_ROOT / recipe
+    if path.suffix != ".sql" or not path.is_file():
+        raise StoreError(f"recipe {recipe}: neither built in ({', '.join(built_in)}) nor a .sql file")
+    try:
+        sql = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"recipe {recipe}: cannot be read ({error})") from None
+    rules = re.search(r"^-- rules: (.+)$", sql, re.MULTILINE)
+    if not rules:
+        raise StoreError(f"recipe {path.stem}: has no comment '-- rules: …' that names its rules in their order")
+    paired = re.search(r"^-- rows: pairs$", sql, re.MULTILINE) is not None
+    return Recipe(path.stem, sql, tuple(rule.strip() for rule in rules[1].split(",")), paired)

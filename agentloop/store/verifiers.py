@@ -1,0 +1,91 @@
+"""Verifiers in Python, registered by name: scores of an answer beside the success that its environment gives.
+
+    from agentloop.store.verifiers import register
+
+    @register("short", version=2)
+    def short(task: Task, answer: str) -> float:
+        return float(len(answer) <= 10)
+
+A file with such functions is given to `agentloop rescore` by its path. `closeness` is built in.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentloop.errors import StoreError
+from agentloop.records import Task
+
+Verify = Callable[[Task, str], float]
+"""(task, answer as parsed) -> 1.0 for right, 0.0 for wrong, between for partly right. Pure."""
+
+
+@dataclass(frozen=True)
+class Verifier:
+    name: str
+    version: int
+    """Raise it with any change of the function: stored trajectories are then scored again."""
+    verify: Verify
+
+    def __call__(self, task: Task, answer: str) -> float:
+        """Raises StoreError, naming the verifier and the task, where the function fails or leaves 0 to 1."""
+        try:
+            value = float(self.verify(task, answer))
+        except Exception as error:
+            raise StoreError(f"verifier {self.name}: {type(error).__name__} at {task.id}: {error}") from error
+        if not 0 <= value <= 1:
+            raise StoreError(f"verifier {self.name}: says {value} of {answer!r} to {task.id}, not 0 to 1")
+        return value
+
+
+_REGISTERED: dict[str, Verifier] = {}
+
+
+def register(name: str, *, version: int = 1) -> Callable[[Verify], Verify]:
+    """Make a function known by this name, instead of an earlier one of the same name."""
+
+    def remember(verify: Verify) -> Verify:
+        _REGISTERED[name] = Verifier(name, version, verify)
+        return verify
+
+    return remember
+
+
+def names() -> list[str]:
+    return sorted(_REGISTERED)
+
+
+def get(name: str) -> Verifier | None:
+    return _REGISTERED.get(name)
+
+
+def from_file(path: Path) -> list[Verifier]:
+    """The verifiers that a Python file registers. Raises StoreError, naming it, where it fails or registers none."""
+    spec = importlib.util.spec_from_file_location(f"agentloop_verifiers_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise StoreError(f"scorer {path}: no such file")
+    before = dict(_REGISTERED)
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except Exception as error:
+        raise StoreError(f"scorer {path}: {type(error).__name__}: {error}") from error
+    found = [verifier for name, verifier in _REGISTERED.items() if before.get(name) is not verifier]
+    if not found:
+        raise StoreError(f"scorer {path}: registers no verifier (agentloop.store.verifiers.register)")
+    return found
+
+
+@register("closeness")
+def closeness(task: Task, answer: str) -> float:
+    """A shaped reward for numbers: 1 where it is the expected one, less by its relative error, at least 0."""
+    try:
+        given, expected = float(answer), float(task.answer)
+    except ValueError:
+        return float(answer.strip() == task.answer.strip())
+    if not math.isfinite(given) or not math.isfinite(expected):
+        return 0.0
+    return max(0.0, 1 - abs(given - expected) / max(abs(expected), 1.0))
