@@ -16,8 +16,11 @@ PREFIX = "base_model.model.model."
 """Before the names of a text-only checkpoint's modules, in PEFT and in vLLM."""
 
 
-def save(lora: LoraBuffer, directory: Path, *, base: str) -> None:
-    """Write `directory`, whole or not at all. Raises DiskError."""
+def save(lora: LoraBuffer, directory: Path, *, base: str, model: Path | None) -> None:
+    """Write the files of `directory`, each whole or not at all, over those of an earlier adapter if there are any.
+
+    `base` is the base's fingerprint, `model` its directory, from which PEFT loads it. Raises DiskError.
+    """
     settings = lora.settings
     config = {
         "peft_type": "LORA",
@@ -31,14 +34,14 @@ def save(lora: LoraBuffer, directory: Path, *, base: str) -> None:
         "fan_in_fan_out": False,
         "target_modules": sorted({name.rpartition(".")[2] for name in lora.slots}),
         "layers_to_transform": None if settings.layers is None else list(settings.layers),
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base if model is None else str(model),
     }
     tensors = {PREFIX + name: view.detach().float().cpu().contiguous() for name, view in lora.named().items()}
-    with atomic(directory) as temporary:
-        temporary.mkdir()
-        save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
-        (temporary / "adapter_config.json").write_text(json.dumps(config, indent=2))
-        (temporary / "agentloop.json").write_text(json.dumps({"base": base}, indent=2))
+    for name, value in (("agentloop.json", {"base": base}), ("adapter_config.json", config)):
+        with atomic(directory / name) as file:
+            file.write_text(json.dumps(value, indent=2))
+    with atomic(directory / "adapter_model.safetensors") as file:
+        save_file(tensors, file, metadata={"format": "pt"})
 
 
 def load(lora: LoraBuffer, directory: Path, *, base: str) -> None:

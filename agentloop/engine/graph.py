@@ -15,6 +15,7 @@ from torch import Tensor
 
 from agentloop.engine.context import StepInputs
 from agentloop.engine.memory import StepPlan
+from agentloop.engine.results import TokenResults
 
 LIMIT = 24
 """Graphs kept; the one unused for longest goes first."""
@@ -25,26 +26,28 @@ class CapturedStep:
     graph: torch.cuda.CUDAGraph
     inputs: StepInputs
     scale: Tensor
-    loss: Tensor
+    results: TokenResults
 
 
 class StepGraphs:
-    """`step(inputs, scale, plan) -> loss` must wait for nothing and reach the same memory whenever it is called."""
+    """`step(inputs, scale, plan, observe)` must wait for nothing and reach the same memory whenever it is called."""
 
-    def __init__(self, step: Callable[[StepInputs, Tensor, StepPlan], Tensor], device: torch.device) -> None:
+    def __init__(
+        self, step: Callable[[StepInputs, Tensor, StepPlan, bool], TokenResults], device: torch.device
+    ) -> None:
         self._step, self._device = step, device
         self._seen: set[tuple] = set()
         self._captured: OrderedDict[tuple, CapturedStep] = OrderedDict()
         self._pool = None
 
-    def run(self, inputs: StepInputs, scale: Tensor, plan: StepPlan) -> Tensor:
-        """The step's loss, []. `inputs` on the host, padded."""
-        key = (*inputs.size, plan)
+    def run(self, inputs: StepInputs, scale: Tensor, plan: StepPlan, observe: bool) -> TokenResults:
+        """The step's results. `inputs` on the host, padded."""
+        key = (*inputs.size, plan, observe)
         if key not in self._seen:
             self._seen.add(key)
-            return self._step(inputs.to(self._device), scale, plan)
+            return self._step(inputs.to(self._device), scale, plan, observe)
         if key not in self._captured:
-            self._captured[key] = self._capture(inputs, scale, plan)
+            self._captured[key] = self._capture(inputs, scale, plan, observe)
             if len(self._captured) > LIMIT:
                 self._captured.popitem(last=False)
         self._captured.move_to_end(key)
@@ -52,15 +55,15 @@ class StepGraphs:
         step.inputs.copy_(inputs)
         step.scale.copy_(scale)
         step.graph.replay()
-        return step.loss.clone()
+        return step.results.clone()
 
-    def _capture(self, inputs: StepInputs, scale: Tensor, plan: StepPlan) -> CapturedStep:
+    def _capture(self, inputs: StepInputs, scale: Tensor, plan: StepPlan, observe: bool) -> CapturedStep:
         static, static_scale = inputs.to(self._device), scale.clone()
         torch.cuda.synchronize()
         # What the first run left in the allocator would lie idle beside the graphs' own pool.
         torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            loss = self._step(static, static_scale, plan)
+            results = self._step(static, static_scale, plan, observe)
         self._pool = self._pool or graph.pool()
-        return CapturedStep(graph, static, static_scale, loss)
+        return CapturedStep(graph, static, static_scale, results)

@@ -1,4 +1,8 @@
-"""A Gemma 3n language model with frozen weights and a trainable adapter: what callers hold in their hands."""
+"""A Gemma 3n language model with frozen weights and a trainable adapter: what callers hold in their hands.
+
+The project's own train loop calls `loss_and_gradients`; transformers' and TRL's trainers use the same object as the
+nn.Module that its base class makes of it (facade.py).
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from agentloop.engine import adapter
+from agentloop.engine import adapter, merged
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.batch import PackedBatch, join
-from agentloop.engine.context import StepInputs, make_context, step_inputs
+from agentloop.engine.context import StepContext, StepInputs, make_context, step_inputs
+from agentloop.engine.facade import TrainerFacade
 from agentloop.engine.graph import StepGraphs
 from agentloop.engine.lora import LoraBuffer, LoraSettings
 from agentloop.engine.memory import GIB, Keep, StepPlan, StepSize, choose, peak_bytes
 from agentloop.engine.network import Network
 from agentloop.engine.projection import Workspace
+from agentloop.engine.results import TokenResults
 from agentloop.engine.weights import ModelWeights
-from agentloop.errors import ModelError
+from agentloop.errors import ModelError, SettingError
+
+if TYPE_CHECKING:
+    from agentloop.engine.compilation import Compilation
 
 AUTO_SHARE = 0.9
 """Of the free device memory; the rest is for fragmentation."""
@@ -39,7 +48,7 @@ class LossSum:
         return float(self.loss_sum) / max(self.supervised, 1)
 
 
-class Gemma3n:
+class Gemma3n(TrainerFacade):
     def __init__(
         self,
         shape: Architecture,
@@ -52,7 +61,11 @@ class Gemma3n:
         memory_budget: float | Literal["auto"],
         resident: bool,
         graphs: bool,
+        directory: Path | None = None,
+        cache_directory: Path | None = None,
     ) -> None:
+        super().__init__(directory)
+        self.cache_directory = cache_directory
         self.shape, self.weights, self.fingerprint = shape, weights, fingerprint
         self.device, self.dtype, self.max_seq_length = device, dtype, max_seq_length
         self.memory_budget = memory_budget
@@ -62,6 +75,8 @@ class Gemma3n:
         self.workspace = Workspace(device, dtype, resident=resident)
         self.network = Network(shape, weights, self.workspace, device=device, dtype=dtype)
         self.graphs = graphs
+        self.compilation: Compilation | None = None
+        """Of the kernels, while it is under way: the first step waits for it."""
         self._lora: LoraBuffer | None = None
 
     @property
@@ -93,6 +108,8 @@ class Gemma3n:
         for layer in self.weights.layers:
             for group in layer.groups:
                 group.attach(self._lora, self.device)
+        self.adapter = torch.nn.Parameter(self._lora.parameters)
+        """[size] fp32: the LoRA buffer itself, where trainers look for it."""
 
     def loss_and_gradients(
         self, batch: PackedBatch, *, scale: float = 1.0, weight: float | None = None, skip: bool | None = None
@@ -102,35 +119,74 @@ class Gemma3n:
         `weight` is 1 / supervised tokens of the whole optimizer step (of this batch where None). `skip` forces
         upper-layer skipping on or off. Raises ModelError where a segment is longer than max_seq_length.
         """
-        self._check(batch)
-        wide = self.lora.gradients.dtype
         count = batch.supervised
         if not count:
-            return LossSum(torch.zeros((), dtype=wide, device=self.device), 0)
-        factor = torch.full((1, 1), scale * (1 / count if weight is None else weight), dtype=wide, device=self.device)
+            self._prepare(batch)
+            return LossSum(torch.zeros((), dtype=self.lora.gradients.dtype, device=self.device), 0)
+        results = self.results_and_gradients(batch, scale * (1 / count if weight is None else weight), skip=skip)
+        return LossSum(results.losses.sum(), count)
+
+    def results_and_gradients(
+        self, batch: PackedBatch, weight: float | Tensor, *, observe: bool = False, skip: bool | None = None
+    ) -> TokenResults:
+        """Add weight * d(summed cross-entropy) to `lora.gradients`; a tensor [supervised] weighs each token by itself.
+
+        `observe` asks for entropy and top too. Raises ModelError as above.
+        """
+        self._prepare(batch)
+        count, wide = batch.supervised, self.lora.gradients.dtype
+        if not count:
+            return self._no_results(observe)
         plan = self.step_plan(batch, skip=skip)
+        if isinstance(weight, Tensor):
+            inputs = step_inputs(batch, skip=skip).to(self.device)
+            return self._step(inputs, weight.to(self.device, wide).unsqueeze(1), plan, observe)
+        factor = torch.full((1, 1), weight, dtype=wide, device=self.device)
         inputs = step_inputs(batch, skip=skip, padded=self.graphs)
         if self.graphs:
-            return LossSum(self._graphs.run(inputs, factor, plan), count)
-        return LossSum(self._step(inputs.to(self.device), factor, plan), count)
+            return self._graphs.run(inputs, factor, plan, observe).first(count)
+        return self._step(inputs.to(self.device), factor, plan, observe)
 
-    def _step(self, inputs: StepInputs, factor: Tensor, plan: StepPlan) -> Tensor:
+    def _step(self, inputs: StepInputs, factor: Tensor, plan: StepPlan, observe: bool = False) -> TokenResults:
         # A captured step must not rely on what the step before it left in the workspace.
         self.workspace.begin_step()
-        return self.network.gradients(make_context(self.shape, inputs), plan, factor)
+        return self.network.gradients(make_context(self.shape, inputs), plan, factor, observe=observe)
+
+    def token_results(self, batch: PackedBatch, *, observe: bool = False) -> TokenResults:
+        """`results_and_gradients` without gradients. Raises ModelError as above."""
+        if not batch.supervised:
+            return self._no_results(observe)
+        return self.network.results(self._context(batch), self._inference_plan, observe=observe)
+
+    def logits(self, batch: PackedBatch) -> Tensor:
+        """What follows each position that has a label (whichever): [supervised, vocab]. Raises ModelError as above."""
+        return self.network.logits(self._context(batch), self._inference_plan)
 
     def logprobs(self, token_ids: Sequence[int], *, adapter: bool = True) -> Tensor:
         """log p of every token given those before it, [len(token_ids) - 1] on the CPU; `adapter=False` asks the base."""
         batch = join([(list(token_ids), [True] * len(token_ids))])
-        self._check(batch)
-        self.workspace.begin_step()
         self.workspace.adapter_enabled = adapter
-        context = make_context(self.shape, step_inputs(batch, skip=False).to(self.device))
-        result = self.network.logprobs(context, StepPlan((Keep.STREAMS,) * self.shape.layers)).cpu()
+        result = self.network.logprobs(self._context(batch), self._inference_plan).cpu()
         self.workspace.adapter_enabled = True
         return result
 
-    def _check(self, batch: PackedBatch) -> None:
+    def _context(self, batch: PackedBatch) -> StepContext:
+        self._prepare(batch)
+        self.workspace.begin_step()
+        return make_context(self.shape, step_inputs(batch).to(self.device))
+
+    @property
+    def _inference_plan(self) -> StepPlan:
+        return StepPlan((Keep.STREAMS,) * self.shape.layers)
+
+    def _no_results(self, observe: bool) -> TokenResults:
+        none = torch.zeros(0, device=self.device)
+        return TokenResults(none, none, none.bool()) if observe else TokenResults(none)
+
+    def _prepare(self, batch: PackedBatch) -> None:
+        if self.compilation:
+            self.compilation.wait()
+            self.compilation = None
         if batch.max_seqlen > self.max_seq_length:
             raise ModelError(
                 f"max_seq_length: a sequence has {batch.max_seqlen} tokens, the model was loaded for {self.max_seq_length}"
@@ -183,8 +239,35 @@ class Gemma3n:
     # adapters
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write the adapter in PEFT's format, whole or not at all. Raises DiskError."""
-        adapter.save(self.lora, Path(directory), base=self.fingerprint)
+        """Write the adapter in PEFT's format. Raises DiskError."""
+        adapter.save(self.lora, Path(directory), base=self.fingerprint, model=self.directory)
+
+    def save_pretrained_merged(
+        self,
+        directory: str | Path,
+        tokenizer: Any = None,
+        save_method: str = "merged_16bit",
+        *,
+        base: merged.Base = "bf16",
+    ) -> None:
+        """Write the adapter merged onto the base's original weights ("bf16") or onto the dequantised NF4 that it was
+        trained on: a checkpoint like any other (merged.py). The base's tokenizer comes along; `tokenizer` replaces it.
+
+        Raises SettingError where `directory` exists or an argument is not supported, DiskError.
+        """
+        if save_method not in ("merged_16bit", "lora"):
+            raise SettingError(f"save_method: {save_method!r} is not supported, only 'merged_16bit' and 'lora'")
+        if base not in merged.ONTO:
+            raise SettingError(f"base: {base!r} is neither 'bf16' nor 'dequantised'")
+        if save_method == "lora":
+            self.save_pretrained(directory)
+        else:
+            merged.write_merged(
+                self.lora, Path(directory), base=base, model=self.directory, cache=self.cache_directory,
+                fingerprint=self.fingerprint,
+            )  # fmt: skip
+        if tokenizer is not None:
+            tokenizer.save_pretrained(directory)
 
     def load_adapter(self, directory: str | Path) -> None:
         """Replace the adapter's weights. Raises AdapterError where it belongs to another base or has other modules."""

@@ -20,6 +20,7 @@ from agentloop.engine.layer import Activations, BoundaryKeys, Keys, Layer, Layer
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.offload import HostStore
 from agentloop.engine.projection import Workspace
+from agentloop.engine.results import LogitsObserver, TokenResults
 from agentloop.engine.weights import ModelWeights
 
 
@@ -41,29 +42,55 @@ class Network:
         self._embedding_scale = float(torch.tensor(shape.hidden**0.5, dtype=dtype))
         self._host = HostStore(device)
 
-    def gradients(self, context: StepContext, plan: StepPlan, scale: Tensor) -> Tensor:
-        """Add scale * d(summed cross-entropy) to the LoRA gradients; returns the sum, []. `scale` [1, 1]."""
+    def gradients(self, context: StepContext, plan: StepPlan, scale: Tensor, *, observe: bool = False) -> TokenResults:
+        """Add the gradient of the cross-entropies, each times `scale`, to LoRA's. `scale` [1, 1] or [supervised, 1].
+
+        `observe` asks for entropy and top as well.
+        """
         inputs = context.inputs
+        observer = self._observer(inputs.labels) if observe else None
         streams, ple = self.embed(inputs.token_ids)
         keys: Keys = {}
         streams, kept, below = self.forward(streams, ple, context, keys, plan)
         if context.rows is None:
             streams = streams[:, inputs.supervised]
-        losses, dstreams = self.head(streams, inputs.labels, scale, plan)
+        losses, dstreams = self.head(streams, inputs.labels, scale, plan, observer)
         del streams
         if context.rows is None:
             dstreams = _scattered(dstreams, inputs.supervised, context.tokens)
         self.backward(dstreams, kept, below, ple, context, keys, plan)
-        return losses.sum()
+        return _results(losses, observer)
+
+    def results(self, context: StepContext, plan: StepPlan, *, observe: bool = False) -> TokenResults:
+        """`gradients` without the gradients."""
+        labels = context.inputs.labels
+        observer = self._observer(labels) if observe else None
+        hidden = self.hidden(context, plan)
+        logprobs = linear_logprobs(
+            hidden, self.weights.head, labels, self.shape.softcap, chunk_rows=plan.head_rows, observe=observer
+        )
+        return _results(logprobs.neg_(), observer)
 
     def logprobs(self, context: StepContext, plan: StepPlan) -> Tensor:
         """log p of every label, [supervised]."""
+        return self.results(context, plan).losses.neg_()
+
+    def logits(self, context: StepContext, plan: StepPlan) -> Tensor:
+        """Soft-capped logits of the supervised rows, all at once: [supervised, vocab]."""
+        logits = self.hidden(context, plan) @ self.weights.head.t()
+        return logits.div_(self.shape.softcap).tanh_().mul_(self.shape.softcap)
+
+    def hidden(self, context: StepContext, plan: StepPlan) -> Tensor:
+        """The head's input, without anything kept: [supervised, hidden]."""
         streams, ple = self.embed(context.inputs.token_ids)
         streams, _, _ = self.forward(streams, ple, context, {}, plan, training=False)
-        hidden, _ = self.unembed(streams[:, context.inputs.supervised])
-        return linear_logprobs(
-            hidden, self.weights.head, context.inputs.labels, self.shape.softcap, chunk_rows=plan.head_rows
-        )
+        if context.rows is None:
+            streams = streams[:, context.inputs.supervised]
+        return self.unembed(streams)[0]
+
+    def _observer(self, labels: Tensor) -> LogitsObserver:
+        wide = torch.float64 if self.workspace.dtype == torch.float64 else torch.float32
+        return LogitsObserver(labels, self.shape.softcap, wide)
 
     def embed(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """-> streams [n, tokens, hidden] and the per-layer inputs [tokens, layers * ple]."""
@@ -120,12 +147,14 @@ class Network:
         projected = torch.bmm(streams[1:], self.weights.unembed.transpose(1, 2))
         return unembed_streams(streams[0], projected, self.weights.final_norm, self.shape.eps), projected
 
-    def head(self, streams: Tensor, labels: Tensor, scale: Tensor, plan: StepPlan) -> tuple[Tensor, Tensor]:
+    def head(
+        self, streams: Tensor, labels: Tensor, scale: Tensor, plan: StepPlan, observer: LogitsObserver | None
+    ) -> tuple[Tensor, Tensor]:
         """[n, rows, hidden] -> losses [rows] and the streams' gradient times `scale`."""
         w = self.weights
         hidden, projected = self.unembed(streams)
         losses, dhidden = linear_cross_entropy(
-            hidden, w.head, labels, self.shape.softcap, dhidden=hidden, chunk_rows=plan.head_rows
+            hidden, w.head, labels, self.shape.softcap, dhidden=hidden, chunk_rows=plan.head_rows, observe=observer
         )
         # [1, 1] and not []: torch then multiplies in fp32 and rounds once.
         torch.mul(dhidden, scale, out=dhidden)
@@ -175,6 +204,10 @@ class Network:
     def _sources(self) -> set[int]:
         """Layers whose K and V others read: they live until their own backward."""
         return {self.shape.kv_source(index) for index in range(self.shape.boundary, self.shape.layers)}
+
+
+def _results(losses: Tensor, observer: LogitsObserver | None) -> TokenResults:
+    return TokenResults(losses) if observer is None else TokenResults(losses, observer.entropy, observer.top)
 
 
 def _scattered(values: Tensor, rows: Tensor, tokens: int) -> Tensor:

@@ -1,0 +1,79 @@
+"""The adapter merged into its base: a checkpoint that transformers and vLLM read like any other, without LoRA.
+
+Each covered weight becomes W + s B A, summed in fp32 and rounded once to the dtype in which the base is stored. W is either
+the original weight or what NF4 made of it: the adapter was trained on the latter and corrects its errors, the former has
+none. Which one it is stands in the directory's README.md and config.json.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from agentloop_kernels.precision import wide
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from agentloop.engine.checkpoint import Checkpoint
+from agentloop.engine.dequantised import dequantised_checkpoint
+from agentloop.engine.lora import LoraBuffer, LoraSlot
+from agentloop.errors import SettingError
+from agentloop.files import atomic
+
+Base = Literal["bf16", "dequantised"]
+ONTO = {
+    "bf16": "the base's original weights, which the adapter was not trained on if the base was in 4 bit",
+    "dequantised": "the base's weights after NF4 quantisation and back, which the adapter was trained on",
+}
+
+
+def write_merged(lora: LoraBuffer, directory: Path, *, base: Base, model: Path, cache: Path, fingerprint: str) -> None:
+    """Write `directory`, whole or not at all. `model` is the base's directory, `fingerprint` its name.
+
+    `cache` is where the dequantised base is, or is put. Raises SettingError where `directory` exists, DiskError.
+    """
+    if directory.exists():
+        raise SettingError(f"{directory}: exists already; a merged model is written to a directory of its own")
+    source = model if base == "bf16" else dequantised_checkpoint(model, cache)
+    prefix = Checkpoint(source).prefix
+    slots = {f"{prefix}{name}.weight": slot for name, slot in lora.slots.items()}
+    description = {"base": fingerprint, "onto": base, "adapter": asdict(lora.settings)}
+    with atomic(directory) as temporary:
+        temporary.mkdir()
+        for file in source.iterdir():
+            if file.suffix == ".safetensors":
+                _merge_file(file, temporary / file.name, lora, slots, {"merged_onto": base, "base": fingerprint})
+            elif file.is_file():
+                shutil.copy(file, temporary / file.name)
+        config = json.loads((source / "config.json").read_text())
+        (temporary / "config.json").write_text(json.dumps(config | {"agentloop_merged": description}, indent=2))
+        (temporary / "README.md").write_text(_readme(model.name, base, description))
+
+
+def _merge_file(
+    source: Path, target: Path, lora: LoraBuffer, slots: dict[str, LoraSlot], metadata: dict[str, str]
+) -> None:
+    with safe_open(source, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        metadata = (file.metadata() or {"format": "pt"}) | metadata
+    for name in tensors.keys() & slots.keys():
+        tensors[name] = merged(tensors[name], lora, slots[name])
+    save_file(tensors, target, metadata=metadata)
+
+
+def merged(weight: Tensor, lora: LoraBuffer, slot: LoraSlot) -> Tensor:
+    """`weight` [outputs, inputs] with the slot's adapter, on the CPU in its own dtype."""
+    b, a = slot.view_b(lora.parameters), slot.view_a(lora.parameters)
+    return wide(weight).add((b @ a).cpu().to(wide(weight).dtype), alpha=lora.settings.scale).to(weight.dtype)
+
+
+def _readme(name: str, base: Base, description: dict) -> str:
+    kind = "original weights" if base == "bf16" else "dequantised NF4 weights"
+    return (
+        f"# {name} with an adapter merged onto its {kind}\n\nMade by agentloop from LoRA and {ONTO[base]}.\n\n"
+        f"```json\n{json.dumps(description, indent=2)}\n```\n"
+    )

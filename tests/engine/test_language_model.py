@@ -1,0 +1,90 @@
+"""The arguments of FastLanguageModel: each does what it says, or is refused in one line that names it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from agentloop.engine import FastLanguageModel
+from agentloop.engine.batch import join
+from agentloop.errors import ModelError, SettingError
+
+
+@pytest.fixture(scope="module")
+def base(checkpoint, cache):
+    return FastLanguageModel.from_pretrained(checkpoint, cache_directory=cache)[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"r": 12}, {"r": 0}, {"target_modules": ["q_proj", "lm_head"]}, {"target_modules": "q_proj"}, {"lora_alpha": 0},
+        {"lora_dropout": 0.1}, {"bias": "all"}, {"layers_to_transform": [0, 5]}, {"modules_to_save": ["lm_head"]},
+        {"use_dora": True},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)  # fmt: skip
+def test_refused(base, arguments):
+    with pytest.raises(SettingError) as error:
+        FastLanguageModel.get_peft_model(base, **arguments)
+    assert str(error.value).startswith(f"{next(iter(arguments))}: ") and "\n" not in str(error.value)
+
+
+def test_what_carries_an_adapter(base):
+    """Layers 3 and 4 of five have no keys and values of their own."""
+    model = FastLanguageModel.get_peft_model(
+        base, r=8, target_modules=["k_proj", "down_proj"], layers_to_transform=[1, 4], loftq_config=None
+    )
+    assert sorted(model.lora.slots) == [
+        "layers.1.mlp.down_proj", "layers.1.self_attn.k_proj", "layers.4.mlp.down_proj",
+    ]  # fmt: skip
+    assert len(FastLanguageModel.get_peft_model(base, r=8, target_modules="all-linear").lora.slots) == 5 * 7 - 2 * 2
+    assert len(FastLanguageModel.get_peft_model(base, r=8, layers_to_transform=3).lora.slots) == 5
+    with pytest.raises(ModelError, match="target_modules"):
+        FastLanguageModel.get_peft_model(base, r=8, target_modules=["v_proj"], layers_to_transform=[4])
+
+
+def test_scale_and_seed(base):
+    model = FastLanguageModel.get_peft_model(base, r=16, lora_alpha=32)
+    first = model.lora.parameters.clone()
+    assert model.lora.settings.scale == 2
+    model = FastLanguageModel.get_peft_model(base, r=16, lora_alpha=32, use_rslora=True, random_state=1)
+    assert model.lora.settings.scale == 8
+    assert not torch.equal(model.lora.parameters, first)
+    model = FastLanguageModel.get_peft_model(base, r=16, use_gradient_checkpointing=False)
+    assert torch.equal(model.lora.parameters, first)
+
+
+def test_loading(checkpoint, cache, tmp_path):
+    with pytest.raises(ModelError, match="google/gemma-3n-E4B-it: no such directory"):
+        FastLanguageModel.from_pretrained("google/gemma-3n-E4B-it")
+    with pytest.raises(SettingError, match="load_in_8bit"):
+        FastLanguageModel.from_pretrained(checkpoint, load_in_8bit=True)
+    model, _ = FastLanguageModel.from_pretrained(checkpoint, load_in_4bit=False, token=None, cache_directory=cache)
+    with pytest.raises(ModelError, match="no adapter"):
+        model.loss_and_gradients(join([([5, 6, 7], [True] * 3)]))
+
+
+def test_an_adapters_directory_brings_its_base(checkpoint, cache, fill_adapter, tmp_path):
+    model, _ = FastLanguageModel.from_pretrained(checkpoint, cache_directory=cache)
+    model = FastLanguageModel.get_peft_model(model, r=8, lora_alpha=24, layers_to_transform=[0, 1], use_rslora=True)
+    fill_adapter(model)
+    for _ in range(2):  # the second replaces the first
+        model.lora.parameters.mul_(2)
+        model.save_pretrained(tmp_path / "adapter")
+    again, tokenizer = FastLanguageModel.from_pretrained(tmp_path / "adapter", cache_directory=cache)
+    assert torch.equal(again.lora.parameters, model.lora.parameters)
+    assert again.lora.settings.scale == model.lora.settings.scale and tokenizer.eos_token
+
+
+def test_a_module_that_stays_where_it_is(base):
+    model = FastLanguageModel.get_peft_model(base, r=8)
+    assert model.to("cpu") is model and FastLanguageModel.for_training(model).training
+    assert not FastLanguageModel.for_inference(model).training
+    for move in (model.half, lambda: model.to("meta")):
+        with pytest.raises(ModelError, match="cannot be moved"):
+            move()
+    with pytest.raises(SettingError, match="inputs_embeds"):
+        model(torch.tensor([[5, 6]]), inputs_embeds=torch.zeros(1, 2, 128))
+    with pytest.raises(SettingError, match="num_beams"):
+        model.generate(torch.tensor([[5, 6]]), num_beams=4)
