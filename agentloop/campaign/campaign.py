@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +13,10 @@ from typing import Any
 from agentloop import environments
 from agentloop.agent.prompt import PromptFormat
 from agentloop.campaign import suites
+from agentloop.campaign.ownership import owned
 from agentloop.campaign.suites import Suite
 from agentloop.environments import Environment
-from agentloop.errors import AgentloopError, StoreError
+from agentloop.errors import AgentloopError
 from agentloop.evaluation import looks
 from agentloop.evaluation.looks import Look
 from agentloop.records import Policy, Sampling, Task, content_id
@@ -118,8 +117,12 @@ class Campaign:
             return champions.champion(database, self.name)
 
     def begin(self, iteration: int) -> str | None:
-        """The champion that the iteration began with, also when it is run again."""
-        champion = self.step("begin", iteration, [], lambda: {"champion": self.champion()})["champion"]
+        """The champion that the iteration began with, also when it is run again; after a rollback, what was gone back to."""
+        with self.database() as database:
+            rollbacks = champions.rollbacks(database, self.name, iteration)
+        champion = self.step("begin", iteration, [rollbacks] * (rollbacks > 0), lambda: {"champion": self.champion()})[
+            "champion"
+        ]
         with self.database() as database:
             campaigns.begin_iteration(database, self.name, iteration, champion=champion)
         return champion
@@ -145,19 +148,8 @@ class Campaign:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Own the data root while the campaign runs. Raises StoreError, with the other's process id, where one is at work."""
-        path = self.settings.paths.data / "run.lock"
-        with open(path, "a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                raise StoreError(
-                    f"{self.settings.paths.data}: owned by another run (process {lock.read().strip()})"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+        """Own the data root while the campaign runs. Raises StoreError where another run does."""
+        with owned(self.settings.paths.data):
             with self.database() as database:
                 campaigns.register(database, self.settings)
             yield

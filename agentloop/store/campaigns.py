@@ -73,9 +73,12 @@ def settings_json(database: Database, campaign: str) -> dict[str, Any]:
 
 
 def begin_iteration(database: Database, campaign: str, iteration: int, *, champion: str | None) -> None:
-    """Note that an iteration begins with this champion (adapter id, None for the base); once only."""
+    """Note that an iteration begins with this champion (adapter id, None for the base), or begins again after a rollback."""
     database.execute(
-        "INSERT INTO iterations VALUES (?, ?, ?, ?, NULL) ON CONFLICT DO NOTHING",
+        """
+        INSERT INTO iterations VALUES (?, ?, ?, ?, NULL)
+        ON CONFLICT DO UPDATE SET champion = excluded.champion WHERE iterations.finished IS NULL
+        """,
         [campaign, iteration, champion, now()],
     )
 

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
+
 from agentloop.errors import StoreError
 from agentloop.store import verdicts
 from agentloop.store.database import Database, now
+
+
+@dataclass(frozen=True)
+class Move:
+    """One entry of the history."""
+
+    number: int
+    """From 1."""
+    iteration: int
+    adapter: str | None
+    """None: the base."""
+    verdict: str | None
+    """None: a rollback."""
+    reason: str
+    moved: datetime
+    """UTC."""
 
 
 def champion(database: Database, campaign: str) -> str | None:
@@ -39,6 +58,37 @@ def history(database: Database, campaign: str) -> list[tuple[int, str | None, st
     return database.execute(
         "SELECT iteration, adapter, reason FROM champions WHERE campaign = ? ORDER BY number", [campaign]
     )
+
+
+def moves(database: Database, campaign: str) -> list[Move]:
+    """The history in full, oldest first."""
+    rows = database.execute(
+        "SELECT number, iteration, adapter, verdict, reason, moved FROM champions WHERE campaign = ? ORDER BY number",
+        [campaign],
+    )
+    return [Move(*row) for row in rows]
+
+
+def predecessor(database: Database, campaign: str) -> str | None:
+    """Whom the champion replaced when it was promoted; None for the base. Raises StoreError where the base is champion."""
+    entries = moves(database, campaign)
+    if not entries or entries[-1].adapter is None:
+        raise StoreError(f"the base model is champion of campaign {campaign!r}: there is none before it")
+    promoted = max(place for place, each in enumerate(entries) if each.adapter == entries[-1].adapter and each.verdict)
+    return entries[promoted - 1].adapter if promoted else None
+
+
+def rollbacks(database: Database, campaign: str, iteration: int) -> int:
+    """Rollbacks that reach this iteration: all that were made before it was complete."""
+    ((count,),) = database.execute(
+        """
+        SELECT count(*) FROM champions c
+        LEFT JOIN iterations i ON i.campaign = c.campaign AND i.iteration = $iteration
+        WHERE c.campaign = $campaign AND c.verdict IS NULL AND (i.finished IS NULL OR c.moved < i.finished)
+        """,
+        {"campaign": campaign, "iteration": iteration},
+    )
+    return count
 
 
 def _move(

@@ -1,0 +1,123 @@
+"""Reproduction: an adapter trained again from what is stored about it, and compared with the one that is there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from agentloop.engine.fingerprint import base_fingerprint
+from agentloop.errors import AdapterError, ModelError
+from agentloop.records import Adapter
+from agentloop.settings import Settings
+from agentloop.store import adapters, campaigns, datasets
+from agentloop.store.database import Database, snapshot
+from agentloop.training import CODE_VERSION, rows
+from agentloop.training.launch import launch
+from agentloop.training.run import TrainingRun
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    adapter: Adapter
+    rows: int
+    """Trained on."""
+    tensors: int
+    different: tuple[str, ...]
+    """Tensors that are not the same bit for bit."""
+    largest: float
+    """Absolute difference of two weights."""
+    scale: float
+    """Absolute value of the largest weight."""
+
+    @property
+    def same(self) -> bool:
+        return not self.different
+
+    @property
+    def other_code(self) -> bool:
+        """Whether this version of the training code is another than that which made the adapter."""
+        return self.adapter.code != CODE_VERSION
+
+
+def reproduce(
+    settings: Settings, adapter_id: str, *, on_step: Callable[[dict[str, Any]], None] = lambda metrics: None
+) -> Reproduction:
+    """Train the adapter again, from the dataset's rows in the shards and the stored settings, in a directory of its own.
+
+    Of `settings` only the paths and the model count. Nothing is stored. Raises ModelError where no model is the adapter's
+    base, StoreError for an unknown adapter, ShardError where a row is gone, AdapterError where the adapter's
+    own weights are.
+    """
+    with Database.open(snapshot(settings.paths.database), read_only=True) as database:
+        adapter = adapters.load(database, adapter_id)
+        stored = _weights(adapters.directory(database, adapter_id))
+        parent = adapter.parent and adapters.directory(database, adapter.parent)
+        token_rows = [(row.token_ids, row.mask) for row in datasets.rows(database, adapter.dataset)]
+        model = _base_directory(settings, database, adapter)
+    with tempfile.TemporaryDirectory(prefix="reproduce-", dir=settings.paths.data) as directory:
+        scratch = Path(directory)
+        run = TrainingRun(
+            adapter,
+            model,
+            rows=scratch / "rows.safetensors",
+            adapters=scratch / "adapters",
+            checkpoints=scratch / "checkpoints",
+            tensorboard=scratch / "tensorboard",
+            cache=settings.paths.cache,
+        )
+        rows.write(run.rows, token_rows)
+        run.adapters.mkdir()
+        if parent:
+            (run.adapters / adapter.parent).symlink_to(parent)
+        launch(run, settings, on_step=on_step)
+        made = _weights(run.output)
+    return compare(adapter, len(token_rows), stored, made)
+
+
+def _base_directory(settings: Settings, database: Database, adapter: Adapter) -> Path:
+    """The adapter's base: the model of the settings, or that of a campaign which made the adapter."""
+    found = {}
+    for model in dict.fromkeys([settings.model, *_recorded_models(database, adapter)]):
+        directory = settings.model_copy(update={"model": model}).model_directory()
+        fingerprint = base_fingerprint(directory, settings.paths.cache)
+        if fingerprint == adapter.base:
+            return directory
+        found[directory] = fingerprint
+    seen = ", ".join(f"{directory} is {fingerprint}" for directory, fingerprint in found.items())
+    raise ModelError(f"model: {adapter.id} was trained on {adapter.base}, but {seen}")
+
+
+def _recorded_models(database: Database, adapter: Adapter) -> list[str]:
+    made_by = database.execute("SELECT campaign FROM candidates WHERE adapter = ? ORDER BY campaign", [adapter.id])
+    return [campaigns.settings_json(database, campaign)["model"] for (campaign,) in made_by]
+
+
+def _weights(directory: Path) -> dict[str, torch.Tensor]:
+    if not (directory / WEIGHTS).is_file():
+        raise AdapterError(f"{directory}: no {WEIGHTS}")
+    return load_file(directory / WEIGHTS)
+
+
+def compare(
+    adapter: Adapter, trained_on: int, stored: dict[str, torch.Tensor], made: dict[str, torch.Tensor]
+) -> Reproduction:
+    """What became of an adapter that was made again. Raises AdapterError where the two have other modules."""
+    if stored.keys() != made.keys():
+        (name, *_) = sorted(stored.keys() ^ made.keys())
+        raise AdapterError(f"{adapter.id}: has other modules than its settings give ({name})")
+    return Reproduction(
+        adapter,
+        trained_on,
+        len(stored),
+        tuple(name for name in stored if not torch.equal(stored[name], made[name])),
+        max(float((stored[name] - made[name]).abs().max()) for name in stored),
+        max(float(tensor.abs().max()) for tensor in stored.values()),
+    )
