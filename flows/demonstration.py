@@ -25,8 +25,12 @@ POLL_SECONDS = 1.0
 def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], new: bool) -> int:
     """Run or continue the demo campaign; with `new` begin another one. Returns the exit code."""
     os.environ.update(services.environment(settings))
+    chosen, complete = _choose_campaign(settings, console, new=new)
+    if complete:
+        _show(settings, console, chosen["campaign"], services.address(settings))
+        return 0
     # the worker's environment is not this one: what decides where things lie is handed over
-    overrides = {**overrides, "paths": _paths(settings), **_choose_campaign(settings, console, new=new)}
+    overrides = {**overrides, "paths": _paths(settings), **chosen}
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -41,20 +45,27 @@ def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], n
         console.print(f"[red]error:[/red] {state.message or state.name}")
         console.print(f"The same command continues. Logs: {url}")
         return 1
-    campaign = overrides["campaign"]
+    _show(settings, console, overrides["campaign"], url)
+    return 0
+
+
+def _show(settings: Settings, console: Console, campaign: str, url: str) -> None:
+    """The campaign's table, and where more is to be seen."""
     with Database.open(snapshot(settings.paths.database), read_only=True) as database:
         rows = standing.iterations(database, campaign)
     console.print(summary.table(rows))
     console.print(f"Prefect UI: {url}\nReport:     {settings.paths.reports / campaign}.html")
     console.print("The Prefect server and worker stay up; `agentloop down` ends them.")
-    return 0
 
 
-def _choose_campaign(settings: Settings, console: Console, *, new: bool) -> dict[str, Any]:
-    """Settings that name the campaign: the newest demo campaign, or with `new` the next one with a seed of its own."""
+def _choose_campaign(settings: Settings, console: Console, *, new: bool) -> tuple[dict[str, Any], bool]:
+    """Settings that name the campaign, and whether it is complete.
+
+    It is the newest demo campaign, or with `new` the next one with a seed of its own.
+    """
     first = {"campaign": settings.campaign, "seed": settings.seed}
     if not settings.paths.database.exists():
-        return first
+        return first, False
     with Database.open(snapshot(settings.paths.database), read_only=True) as database:
         known = [
             name
@@ -62,19 +73,22 @@ def _choose_campaign(settings: Settings, console: Console, *, new: bool) -> dict
             if name == settings.campaign or name.startswith(f"{settings.campaign}-")
         ]
         if not known:
-            return first
+            return first, False
         newest = known[0]
-        done = len(standing.iterations(database, newest))
+        rows = standing.iterations(database, newest)
+    done = sum(row.decision is not None for row in rows)
+    controlled = any(row.control and row.after is not None for row in rows)
+    complete = done >= settings.iterations and (controlled or not settings.gate.control)
     if new:
         number = len(known) + 1
         console.print(f"Starting a new campaign beside {', '.join(sorted(known))}.")
-        return {"campaign": f"{settings.campaign}-{number}", "seed": settings.seed + number - 1}
+        return {"campaign": f"{settings.campaign}-{number}", "seed": settings.seed + number - 1}, False
     console.print(
-        f"Campaign {newest} is there with {done} of {settings.iterations} iterations; what is missing is done now. "
-        "`make demo NEW=1` starts a new one."
+        f"Campaign {newest} is there with {done} of {settings.iterations} iterations"
+        f"{'' if complete else '; what is missing is done now'}. `make demo NEW=1` starts a new one."
     )
     number = int(newest.removeprefix(settings.campaign).lstrip("-") or 1)
-    return {"campaign": newest, "seed": settings.seed + number - 1}
+    return {"campaign": newest, "seed": settings.seed + number - 1}, complete
 
 
 def _paths(settings: Settings) -> dict[str, str]:
