@@ -8,8 +8,9 @@ BIN    := $(VENV)/bin
 demo: install
 	$(BIN)/agentloop demo $(if $(NEW),--new)
 
+# Two processes: much of the time goes into waiting for servers to start.
 test: install
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 2 --dist loadgroup
 
 install: $(VENV)/.installed
 
