@@ -1,8 +1,10 @@
 """How long the store takes for 10,000 to 1,000,000 trajectories of 6 turns and 600 tokens, and pandas for the same.
 
-    python tests/store/benchmark_store.py DIRECTORY [COUNT …] [--keep]
+    python tests/store/benchmark_store.py DIRECTORY [COUNT …] [--pandas] [--generate]
 
-Two threads, 4 GB for DuckDB. Shards that are there from an earlier run are used again. Not a test: it asserts nothing.
+Two threads, 4 GB for DuckDB; prints a Markdown table, times in seconds. Shards that are there from an earlier run are
+used again; their generation and what pandas leaves out (near duplicates, contamination, storing) is not in its times.
+Not a test: it asserts nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import argparse
 import resource
 import shutil
 import time
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -60,25 +61,24 @@ def store(path: Path, shards: list[Path]) -> dict[str, float]:
 
     with Database.open(path, read_only=True, **LIMITS) as database:
         seconds["v_lineage"], rows = timed(lambda: trace(database))
-    print(
-        f"  dataset of {rows:,} rows; database {path.stat().st_size / 2**20:,.0f} MiB, "
-        f"shards {sum(shard.stat().st_size for shard in shards) / 2**20:,.0f} MiB"
-    )
+    seconds["rows"] = rows
     return seconds
 
 
 def pandas(shards: list[Path]) -> dict[str, float]:
-    """The same scores and the same choice from the same files, all in memory."""
+    """The same scores and the same choice from the same files, all in memory but the texts, which go as they come."""
     columns = ["id", "policy", "task", "expected", "answer", "tokens", "model_tokens", "turns"]
 
-    def load() -> pd.DataFrame:
-        return pd.concat((pd.read_parquet(shard, columns=columns) for shard in shards), ignore_index=True)
+    def load(shard: Path) -> pd.DataFrame:
+        frame = pd.read_parquet(shard, columns=columns)
+        frame["actions"] = [
+            str([(turn["tool"], turn["arguments"]) for turn in turns if turn["role"] == "model"])
+            for turns in frame.turns
+        ]
+        return frame.drop(columns="turns")
 
     def rate(frame: pd.DataFrame) -> None:
         frame["success"] = (frame.answer == frame.expected).astype(float)
-        frame["actions"] = [
-            str([(t["tool"], t["arguments"]) for t in turns if t["role"] == "model"]) for turns in frame.turns
-        ]
 
     def choose(frame: pd.DataFrame) -> pd.DataFrame:
         frame["rate"] = frame.groupby(["policy", "task"]).success.transform("mean")
@@ -87,42 +87,41 @@ def pandas(shards: list[Path]) -> dict[str, float]:
         return left.groupby("task").head(2)
 
     seconds: dict[str, float] = {}
-    seconds["load"], frame = timed(load)
+    seconds["ingest"], frame = timed(lambda: pd.concat(map(load, shards), ignore_index=True))
     seconds["score"], _ = timed(lambda: rate(frame))
     seconds["select"], chosen = timed(lambda: choose(frame))
-    print(f"  pandas: dataset of {len(chosen):,} rows")
+    seconds["rows"] = len(chosen)
     return seconds
+
+
+COLUMNS = ("ingest", "ingest again", "score", "select", "v_lineage")
+
+
+def line(name: str, count: int, seconds: dict[str, float]) -> str:
+    cells = [f"{seconds[column]:.2f}" if column in seconds else "" for column in COLUMNS]
+    rate = count / seconds["ingest"]
+    return f"| {name} | {count:,} | {' | '.join(cells)} | {rate:,.0f} | {seconds['rows']:,} | {peak():.1f} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("counts", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument(
-        "--pandas", action="store_true", help="also measure pandas, which needs about 10 GB for a million"
-    )
+    parser.add_argument("--pandas", action="store_true", help="measure pandas instead of the store")
     parser.add_argument("--generate", action="store_true", help="only write the shards")
     arguments = parser.parse_args()
+    print(f"| | trajectories | {' | '.join(COLUMNS)} | ingested a second | rows | peak GiB |", flush=True)
+    print(f"|---|{'---|' * (len(COLUMNS) + 4)}", flush=True)
     for count in arguments.counts:
         root = arguments.directory / str(count)
-        seconds, shards = timed(partial(list, write_shards(root / "shards", count)))
-        print(f"{count:,} trajectories written in {seconds:.1f} s")
+        shards = list(write_shards(root / "shards", count))
         if arguments.generate:
             continue
-        shutil.rmtree(root / "data", ignore_errors=True)
-        seconds = store(root / "data" / "agentloop.duckdb", shards)
-        print(
-            f"{count:>10,}",
-            "  ".join(f"{name} {value:.2f} s" for name, value in seconds.items()),
-            f"| {count / seconds['ingest']:,.0f} trajectories/s, peak {peak():.1f} GiB",
-        )
         if arguments.pandas:
-            seconds = pandas(shards)
-            print(
-                f"{'pandas':>10}",
-                "  ".join(f"{name} {value:.2f} s" for name, value in seconds.items()),
-                f"| peak {peak():.1f} GiB",
-            )
+            print(line("pandas", count, pandas(shards)), flush=True)
+        else:
+            shutil.rmtree(root / "data", ignore_errors=True)
+            print(line("agentloop", count, store(root / "data" / "agentloop.duckdb", shards)), flush=True)
 
 
 if __name__ == "__main__":

@@ -99,14 +99,14 @@ def test_readers_of_another_process_work_while_a_run_writes(path, start_python):
 from agentloop.store.database import snapshot
 seen = []
 print("ready", flush=True)
-while not seen or seen[-1] < 40:
+while not seen or seen[-1] < 15:
     with Database.open(snapshot(path), read_only=True) as database:
         seen.append(database.execute("SELECT count(*) FROM numbers")[0][0])
 assert seen == sorted(seen)
 print(len(seen))
 """)
     assert reader.stdout.readline() == "ready\n"
-    for n in range(40):
+    for n in range(15):
         with Database.open(path) as database:
             database.execute("INSERT INTO numbers VALUES (?)", [n])
     output, errors = reader.communicate(timeout=60)

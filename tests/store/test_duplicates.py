@@ -4,6 +4,7 @@ import random
 import re
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from conftest import episode
 from hypothesis import HealthCheck, given, settings
@@ -120,9 +121,9 @@ def runs(text: str) -> set[tuple[str, ...]]:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given_texts=texts(), max_overlap=st.sampled_from([0.5, 0.8, 0.9]))
 def test_what_is_named_is_near_and_what_is_the_same_is_named(database, given_texts, max_overlap):
-    database.execute("CREATE OR REPLACE TEMP TABLE texts (name VARCHAR, block VARCHAR, place INTEGER, text VARCHAR)")
-    for place, (block, text) in enumerate(given_texts):
-        database.execute("INSERT INTO texts VALUES (?, ?, ?, ?)", [str(place), block, place, text])
+    rows = [{"name": str(n), "block": block, "place": n, "text": text} for n, (block, text) in enumerate(given_texts)]
+    database.connection.register("given", pa.Table.from_pylist(rows))
+    database.execute("CREATE OR REPLACE TEMP TABLE texts AS FROM given")
     named = duplicates.near(database, max_overlap)
     for later, earlier in ((int(later), int(earlier)) for later, earlier in named):
         (block, text), (other_block, other) = given_texts[later], given_texts[earlier]

@@ -1,4 +1,5 @@
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,15 +53,15 @@ def test_everything_arrives(database, shards):
     ]
 
 
-def test_any_order_any_number_of_times_gives_the_same_content(tmp_path, shards, monkeypatch):
-    with Database.open(tmp_path / "once.duckdb") as database:
-        ingest(database, shards)
-        expected = content(database)
-    for seed in range(4):
+def test_any_order_any_number_of_times_gives_the_same_content(tmp_path, database, shards, new_database, monkeypatch):
+    ingest(database, shards)
+    expected = content(database)
+    for seed in range(3):
         monkeypatch.setattr(ingest_module, "BATCH_ROWS", 1 + 9 * seed)
         plan = [path for path in shards for _ in range(3)]
         random.Random(seed).shuffle(plan)
-        with Database.open(tmp_path / f"often-{seed}.duckdb") as database:
+        shutil.copytree(new_database.parent, tmp_path / str(seed))
+        with Database.open(tmp_path / str(seed) / "agentloop.duckdb") as database:
             reports = [ingest(database, plan[:5]), ingest(database, plan[5:])]
             assert content(database) == expected
             assert sum(report.shards for report in reports) == 4
@@ -156,35 +157,47 @@ KILLED = """
 import signal
 from agentloop.store import ingest as ingest_module
 ingest_module.BATCH_ROWS = 1
-left = {statements}
 execute = Database.execute
 
-def counted(self, *arguments):
-    global left
-    left -= 1
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return execute(self, *arguments)
+def killed_after(statements):
+    def counted(self, *arguments):
+        nonlocal statements
+        statements -= 1
+        if not statements:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return execute(self, *arguments)
 
-Database.execute = counted
-with Database.open(path) as database:
-    ingest_module.ingest(database, sorted((path.parent / "shards").glob("*.parquet")))
+    Database.execute = counted
+    with Database.open(path) as database:
+        ingest_module.ingest(database, sorted((path.parent / "shards").glob("*.parquet")))
+
+def count():
+    with Database.open(path) as database:
+        print(database.execute("SELECT count(*) FROM trajectories")[0][0], flush=True)
+
+for statements in (3, 9, 12, 15, 20, 31):  # before, within and after transactions
+    for work in (lambda: killed_after(statements), count):
+        child = os.fork()
+        if not child:
+            work()
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def test_an_ingest_killed_anywhere_is_made_up_by_the_next(tmp_path, start_python):
-    paths = [write(tmp_path / "data" / "shards" / f"{n}.parquet", range(8 * n, 8 * n + 10)) for n in range(6)]
-    with Database.open(tmp_path / "undisturbed.duckdb") as database:
-        ingest(database, paths)
-        expected = content(database)
-    database_path = tmp_path / "data" / "agentloop.duckdb"
-    seen = []
-    for statements in (3, 9, 12, 15, 20, 31):  # before, within and after transactions
-        killed = start_python(KILLED.format(statements=statements))
-        assert killed.wait() == -9, killed.stderr.read()
-        with Database.open(database_path) as database:
-            seen += database.execute("SELECT count(*) FROM trajectories")[0]
-    assert seen[0] < seen[-1] < 50
-    with Database.open(database_path) as database:
-        ingest(database, paths)
-        assert content(database) == expected
+def test_an_ingest_killed_anywhere_is_made_up_by_the_next(tmp_path, database, start_python):
+    paths = [write(tmp_path / "shards" / f"{n}.parquet", range(8 * n, 8 * n + 10)) for n in range(6)]
+    ingest(database, paths)
+    expected = content(database)
+    database.close()
+    shutil.rmtree(database.path.parent)
+    shutil.move(tmp_path / "shards", tmp_path / "data" / "shards")
+    Database.open(database.path).close()
+    output, errors = start_python(KILLED).communicate()
+    outcomes = list(map(int, output.split()))
+    assert outcomes[::3] == [-9] * 6 and outcomes[2::3] == [0] * 6, errors
+    seen = outcomes[1::3]
+    assert seen == sorted(seen) and seen[0] < seen[-1] < 50
+    with Database.open(database.path) as later:
+        ingest(later, sorted((tmp_path / "data" / "shards").glob("*.parquet")))
+        assert content(later) == expected

@@ -2,6 +2,8 @@
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -61,18 +63,23 @@ def pools(draw) -> list[Row]:
     ]
 
 
-def fill(database: Database, pool: list[Row]) -> None:
-    rows = pa.Table.from_pylist([vars(row) for row in pool])
-    database.connection.register("given", rows)
-    with database.transaction():
-        for table in ("trajectories", "collected", "scores", "datasets", "dataset_rows", "selections"):
-            database.execute(f"DELETE FROM {table}")
+class _Over(Exception):
+    pass
+
+
+@contextmanager
+def filled(database: Database, pool: list[Row]) -> Iterator[None]:
+    """The database with these rows, and without them afterwards."""
+    database.connection.register("given", pa.Table.from_pylist([vars(row) for row in pool]))
+    with suppress(_Over), database.transaction():
         database.execute(
             "INSERT INTO trajectories SELECT id, policy, task, 0, 0, '{}', 'answered', '1', tokens, tokens, 1, 0, 0, "
             "actions, 0, 0, 1, 0 FROM given"
         )
         database.execute("INSERT INTO collected SELECT 'main', iteration, 'collect', id FROM given")
         database.execute("INSERT INTO scores SELECT id, 'success', 1, success FROM given")
+        yield
+        raise _Over
 
 
 def rejection(pool: list[Row], parameters: Selection) -> list[tuple[str, list[Row]]]:
@@ -121,18 +128,18 @@ def draw(seed: int, row: Row) -> str:
 @shared
 @given(pool=pools(), parameters=parameters, iteration=st.integers(1, 3))
 def test_rejection_is_what_it_says(database, pool, parameters, iteration):
-    fill(database, pool)
-    steps = rejection(in_scope(pool, iteration, parameters.accumulate), parameters)
-    order = sorted(steps[-1][1], key=lambda row: (row.iteration, row.task, row.tokens, row.id))
-    if not order:
-        with pytest.raises(StoreError, match="nothing is left"):
-            select(database, "rejection", "main", iteration, parameters)
-        return
-    selected = select(database, "rejection", "main", iteration, parameters)
-    steps.append((NEAR_DUPLICATES, steps[-1][1]))  # the rows of these pools have no text
-    assert selected.funnel == tuple((rule, len(rows)) for rule, rows in steps)
-    assert selected.dataset.trajectories == tuple(row.id for row in order)
-    assert datasets.load(database, selected.dataset.id) == selected.dataset
+    with filled(database, pool):
+        steps = rejection(in_scope(pool, iteration, parameters.accumulate), parameters)
+        order = sorted(steps[-1][1], key=lambda row: (row.iteration, row.task, row.tokens, row.id))
+        if not order:
+            with pytest.raises(StoreError, match="nothing is left"):
+                select(database, "rejection", "main", iteration, parameters)
+            return
+        selected = select(database, "rejection", "main", iteration, parameters)
+        steps.append((NEAR_DUPLICATES, steps[-1][1]))  # the rows of these pools have no text
+        assert selected.funnel == tuple((rule, len(rows)) for rule, rows in steps)
+        assert selected.dataset.trajectories == tuple(row.id for row in order)
+        assert datasets.load(database, selected.dataset.id) == selected.dataset
 
 
 @shared
@@ -140,56 +147,58 @@ def test_rejection_is_what_it_says(database, pool, parameters, iteration):
     pool=pools(), parameters=parameters, iteration=st.integers(1, 3), seed=st.integers(0, 5), size=st.integers(1, 10)
 )
 def test_random_draws_what_its_seed_says(database, pool, parameters, iteration, seed, size):
-    fill(database, pool)
-    short = [row for row in in_scope(pool, iteration, parameters.accumulate) if row.tokens <= parameters.max_tokens]
-    drawn = sorted(short, key=lambda row: draw(seed, row))[:size]
-    if not drawn:
-        with pytest.raises(StoreError, match="nothing is left"):
-            select(database, "random", "main", iteration, parameters, seed=seed, size=size)
-        return
-    selected = select(database, "random", "main", iteration, parameters, seed=seed, size=size)
-    assert selected.dataset.trajectories == tuple(row.id for row in drawn)
+    with filled(database, pool):
+        short = [row for row in in_scope(pool, iteration, parameters.accumulate) if row.tokens <= parameters.max_tokens]
+        drawn = sorted(short, key=lambda row: draw(seed, row))[:size]
+        if not drawn:
+            with pytest.raises(StoreError, match="nothing is left"):
+                select(database, "random", "main", iteration, parameters, seed=seed, size=size)
+            return
+        selected = select(database, "random", "main", iteration, parameters, seed=seed, size=size)
+        assert selected.dataset.trajectories == tuple(row.id for row in drawn)
 
 
 @shared
 @given(pool=pools(), parameters=parameters, replay=st.sampled_from([0.0, 0.5, 1.0, 2.0]), iteration=st.integers(1, 3))
 def test_replay_adds_so_many_earlier_rows_to_the_newest(database, pool, parameters, replay, iteration):
     parameters = parameters.model_copy(update={"replay": replay, "accumulate": True})
-    fill(database, pool)
-    left = rejection(in_scope(pool, iteration, True), parameters)[-1][1]
-    newest = [row for row in left if row.iteration == iteration]
-    earlier = sorted((row for row in left if row.iteration < iteration), key=lambda row: draw(0, row))
-    chosen = newest + earlier[: int(replay * len(newest))]
-    if not chosen:
-        with pytest.raises(StoreError, match="nothing is left"):
-            select(database, "replay", "main", iteration, parameters)
-        return
-    selected = select(database, "replay", "main", iteration, parameters)
-    order = sorted(chosen, key=lambda row: (row.iteration, row.task, row.tokens, row.id))
-    assert selected.dataset.trajectories == tuple(row.id for row in order)
+    with filled(database, pool):
+        left = rejection(in_scope(pool, iteration, True), parameters)[-1][1]
+        newest = [row for row in left if row.iteration == iteration]
+        earlier = sorted((row for row in left if row.iteration < iteration), key=lambda row: draw(0, row))
+        chosen = newest + earlier[: int(replay * len(newest))]
+        if not chosen:
+            with pytest.raises(StoreError, match="nothing is left"):
+                select(database, "replay", "main", iteration, parameters)
+            return
+        selected = select(database, "replay", "main", iteration, parameters)
+        order = sorted(chosen, key=lambda row: (row.iteration, row.task, row.tokens, row.id))
+        assert selected.dataset.trajectories == tuple(row.id for row in order)
 
 
 @shared
 @given(pool=pools(), parameters=parameters)
 def test_pairs_are_of_one_policy_at_one_task_shortest_first(database, pool, parameters):
-    fill(database, pool)
-    expected: set[tuple[str, str]] = set()
-    short = [row for row in in_scope(pool, 2, parameters.accumulate) if row.tokens <= parameters.max_tokens]
-    for group in {(row.policy, row.task) for row in short}:
-        sides = [
-            sorted(
-                (row for row in short if (row.policy, row.task) == group and (row.success >= 0.5) == solved),
-                key=lambda row: (row.tokens, row.id),
-            )
-            for solved in (True, False)
-        ]
-        expected |= {(right.id, wrong.id) for right, wrong in list(zip(*sides, strict=False))[: parameters.per_task]}
-    if not expected:
-        with pytest.raises(StoreError, match="nothing is left"):
-            select(database, "pairs", "main", 2, parameters)
-        return
-    rows = select(database, "pairs", "main", 2, parameters).dataset.trajectories
-    assert set(zip(rows[::2], rows[1::2], strict=True)) == expected
+    with filled(database, pool):
+        expected: set[tuple[str, str]] = set()
+        short = [row for row in in_scope(pool, 2, parameters.accumulate) if row.tokens <= parameters.max_tokens]
+        for group in {(row.policy, row.task) for row in short}:
+            sides = [
+                sorted(
+                    (row for row in short if (row.policy, row.task) == group and (row.success >= 0.5) == solved),
+                    key=lambda row: (row.tokens, row.id),
+                )
+                for solved in (True, False)
+            ]
+            expected |= {
+                (right.id, wrong.id) for right, wrong in list(zip(*sides, strict=False))[: parameters.per_task]
+            }
+        if not expected:
+            with pytest.raises(StoreError, match="nothing is left"):
+                select(database, "pairs", "main", 2, parameters)
+            return
+        rows = select(database, "pairs", "main", 2, parameters).dataset.trajectories
+        assert set(zip(rows[::2], rows[1::2], strict=True)) == expected
 
 
 def test_the_same_choice_has_the_same_name_and_another_has_another(database, collected):

@@ -52,7 +52,7 @@ def trajectories(draw):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(written=st.lists(trajectories(), max_size=4))
 def test_every_field_comes_back(written, tmp_path_factory):
     path = tmp_path_factory.mktemp("shards") / "a.parquet"
