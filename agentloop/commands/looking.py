@@ -54,10 +54,25 @@ def report(profile: Profile = None, overrides: Overrides = None) -> None:
     print(reporting.write(Campaign.open(settings)))
 
 
-def lineage(adapter: str, overrides: Overrides = None) -> None:
-    """What made an adapter: base, dataset, rows, policies, settings, evaluations, verdict."""
-    from agentloop.store.lineage import lineage as trace
+def lineage(
+    adapter: str,
+    overrides: Overrides = None,
+    rows: Annotated[bool, typer.Option("--rows", help="Every trajectory that it was trained on, a line each.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """What made an adapter and what became of it: base, dataset, policies, settings, evaluations, verdict."""
+    from agentloop.report import story
+    from agentloop.store import lineage as stored
 
     settings = load(None, overrides)
     with reading(settings) as database:
-        console.print_json(json.dumps(trace(database, adapter), default=str))
+        told = stored.rows(database, adapter) if rows else stored.lineage(database, adapter)
+    if as_json:
+        print(json.dumps(told, default=str, indent=None if rows else 2))
+    elif rows:
+        for row in told:
+            print(
+                *(row[name] or story.BASE for name in ("trajectory", "task", "adapter", "shard", "question")), sep="\t"
+            )
+    else:
+        console.print(story.tree(told))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from agentloop.records import Interval
 from agentloop.report import plots, query
 from agentloop.report.comparison import Headline, findings, percent, points, probability
+from agentloop.report.story import facts, flat
 from agentloop.report.summary import DECISIONS, Row
 from agentloop.report.svg import Canvas
 from agentloop.store import champions
@@ -82,6 +83,51 @@ def iterations(rows: Sequence[Row]) -> str:
         "Adapter",
     )
     return table("Iterations", headers, [row for _, row in cells], [decision or "" for decision, _ in cells])
+
+
+def judgements(database: Database, campaign: str, result: Headline) -> str:
+    """What the iterations' table leaves out: pass@k, and every look of the gate with its guards."""
+    return _pass_at(result) + _looks(database, campaign)
+
+
+def _pass_at(result: Headline) -> str:
+    if result.gain is None or len(result.gain.pass_at) < 2:
+        return ""
+    best = "Champion" if result.champion else "Newest challenger"
+    rows = [
+        [name, *(percent(shares[which]) for _, *shares in result.gain.pass_at)]
+        for which, name in enumerate(("Base model", best))
+    ]
+    headers = ("", *(f"#{k} sample{'s' * (k > 1)}" for k, _, _ in result.gain.pass_at))
+    return table("Tasks solved by at least one of k samples (pass@k)", headers, rows)
+
+
+def _looks(database: Database, campaign: str) -> str:
+    found = query.rows(database, "looks", campaign=campaign)
+    if not any(each["looks"] > 1 or each["guards"] for each in found):
+        return ""  # one look without guards: the iterations' table says it all
+    rows = [
+        [
+            str(each["iteration"]),
+            f"{each['look']} of {each['looks']}",
+            _number(each["tasks"]),
+            f"{points(each['difference']['estimate'])} ({_points(Interval(**each['difference']))})",
+            probability(each["mcnemar_p"]),
+            "–" if each["alpha"] is None else f"{each['alpha']:.2g}",
+            Markup(" ".join(_guard(guard) for guard in each["guards"] or ()) or "–"),
+            _badge(DECISIONS[each["decision"]], each["decision"]),
+        ]
+        for each in found
+    ]
+    headers = ("Iteration", "Look", "#Tasks", "#Difference, points", "#McNemar p", "#Level", "Guards", "Verdict")
+    return table("The gate's looks", headers, rows, [each["decision"] for each in found])
+
+
+def _guard(guard: Mapping[str, Any]) -> Markup:
+    """Name and what the difference there surely exceeds."""
+    passed = guard["bound"] > -guard["margin"]
+    asked = f"{guard['environment']}: over {points(guard['bound'])}, asked {points(-guard['margin'])}"
+    return _badge(asked, "good" if passed else "bad")
 
 
 def result_figures(database: Database, campaign: str, rows: Sequence[Row], result: Headline) -> str:
@@ -188,35 +234,17 @@ def lineage(database: Database, campaign: str) -> str:
         badge = _badge("became champion", "promote") if reigned else ""
         title = f"{escape(actors[row['adapter']].capitalize())} {_id(row['adapter'])} {badge}"
         opened = " open" if row["adapter"] == champion else ""
-        parts.append(f"<details{opened}><summary>{title}</summary>{_story(story, actors)}</details>")
+        parts.append(f"<details{opened}><summary>{title}</summary>{_facts(story, actors)}</details>")
     return "".join(parts)
 
 
-def _story(story: Mapping[str, Any], actors: Mapping[str, str]) -> str:
-    dataset = story["dataset"]
-    facts = [
-        ("Base", story["base"]),
-        ("Started from", story["parent"]["adapter"] if story["parent"] else "fresh weights"),
-        ("Dataset", f"{dataset['id']}: {dataset['rows']:,} rows by recipe {dataset['recipe']}"),
-        ("Parameters", _flat_text(dataset["parameters"])),
-    ]
-    for source in story["sources"]:
-        actor = actors.get(source["adapter"], source["adapter"]) or "base model"
-        rows = f"{source['rows']:,} rows of {source['tasks']:,} tasks"
-        facts.append(("Rows from", f"{actor}: {rows} ({source['policy']})"))
-    facts += [("Training", _flat_text(story["settings"])), ("Seed, code", f"{story['seed']}, version {story['code']}")]
-    for measured in story["evaluations"]:
-        share = f"{percent(measured['success'])} of {measured['tasks']} tasks × {measured['samples']} samples"
-        purpose = f"{measured['role']} of iteration {measured['iteration']}"
-        facts.append(("Evaluation", f"{share}, as {purpose} ({measured['id']})"))
-    facts += [("Verdict", each["reason"]) for each in story["verdicts"]]
-    facts += [("Champion", f"since {each['moved']}, iteration {each['iteration']}") for each in story["champion"]]
-    facts.append(("Files", story["path"]))
-    return f'<dl class="facts">{"".join(f"<dt>{name}</dt><dd>{escape(str(value))}</dd>" for name, value in facts)}</dl>'
+def _facts(story: Mapping[str, Any], actors: Mapping[str, str]) -> str:
+    told = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts(story, actors))
+    return f'<dl class="facts">{told}</dl>'
 
 
 def settings(values: Mapping[str, Any]) -> str:
-    pairs = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in _flat(values))
+    pairs = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in flat(values))
     return f'<details><summary>Show all</summary><dl class="columns">{pairs}</dl></details>'
 
 
@@ -279,15 +307,3 @@ def _success(interval: Interval | None) -> str:
     if interval is None:
         return "–"
     return f"{percent(interval.estimate)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _flat_text(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in _flat(values))

@@ -6,6 +6,7 @@ The rows themselves are in the view `v_lineage`, one line each.
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,24 @@ def lineage(database: Database, adapter_id: str) -> dict[str, Any]:
 
     Keys: adapter, base, seed, code, settings (of training), path; uses [{campaign, iteration, role, funnel}]; dataset
     {id, recipe, parameters, rows}; sources [{policy, adapter, rows, tasks}], the policies that produced the rows;
-    evaluations, verdicts, champion (each a list); parent, the lineage of the adapter that training started from;
-    ancestors {adapter: lineage of an adapter whose trajectories it was trained on, without its own parent and
-    ancestors}. Raises StoreError for an unknown id.
+    training (the run), evaluations, verdicts, champion (each a list); parent, the lineage of the adapter that training
+    started from; ancestors {adapter: lineage of an adapter whose trajectories it was trained on, without its own parent
+    and ancestors}. Raises StoreError for an unknown id.
     """
     story = _story(database, adapter_id)
     parent = adapters.load(database, adapter_id).parent
     story["parent"] = None if parent is None else lineage(database, parent)
     story["ancestors"] = {name: _story(database, name) for name in _ancestors(database, adapter_id)}
     return story
+
+
+def rows(database: Database, adapter_id: str) -> list[dict[str, Any]]:
+    """Every row that an adapter was trained on: position, trajectory, task, question, policy, adapter, shard.
+
+    Raises StoreError for an unknown id.
+    """
+    adapters.load(database, adapter_id)
+    return _records(database, "rows", adapter_id)
 
 
 def _story(database: Database, adapter_id: str) -> dict[str, Any]:
@@ -50,11 +60,9 @@ def _story(database: Database, adapter_id: str) -> dict[str, Any]:
         },
         "sources": _records(database, "sources", adapter_id),
         "evaluations": _records(database, "evaluations", adapter_id),
+        "training": [_readable(run) for run in _records(database, "training", adapter_id)],
         "verdicts": _records(database, "verdicts", adapter_id),
-        "champion": [
-            reign | {"moved": f"{reign['moved']:%Y-%m-%d %H:%M:%S}"}
-            for reign in _records(database, "reigns", adapter_id)
-        ],
+        "champion": [_readable(reign) for reign in _records(database, "reigns", adapter_id)],
     }
 
 
@@ -67,6 +75,13 @@ def _ancestors(database: Database, adapter_id: str) -> list[str]:
         frontier = sorted(sources - {None, adapter_id, *found})
         found += frontier
     return found
+
+
+def _readable(record: dict[str, Any]) -> dict[str, Any]:
+    """Times as text."""
+    return {
+        name: f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else value for name, value in record.items()
+    }
 
 
 def _records(database: Database, name: str, adapter_id: str) -> list[dict[str, Any]]:

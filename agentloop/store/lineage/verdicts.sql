@@ -1,5 +1,5 @@
--- What the gate said of an adapter. $adapter
-SELECT id, campaign, iteration, decision, difference, mcnemar_p, reason
+-- What the gate said of an adapter, at every look. $adapter
+SELECT id, campaign, iteration, look, looks, decision, difference, mcnemar_p, reason
 FROM verdicts
 WHERE adapter = $adapter
-ORDER BY judged, id
+ORDER BY judged, look, id
