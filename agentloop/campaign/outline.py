@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agentloop.campaign.suites import check_guards
 from agentloop.errors import SettingError
+from agentloop.evaluation import looks
 from agentloop.settings import Settings
 
 
@@ -13,7 +14,9 @@ def outline(settings: Settings) -> str:
     check_guards(settings)
     if settings.serving.python and not settings.serving.python.is_file():
         raise SettingError(f"serving.python: there is no interpreter at {settings.serving.python}")
-    collect, evaluate, training = settings.collect, settings.evaluate, settings.training
+    collect, evaluate, training, gate = settings.collect, settings.evaluate, settings.training, settings.gate
+    *_, last = looks.plan(evaluate.tasks, gate)
+    guards = " and ".join(gate.guards)
     return (
         f"Campaign {settings.campaign}: {settings.iterations} iterations of the environment {settings.environment} "
         f"with {model}\n"
@@ -23,7 +26,9 @@ def outline(settings: Settings) -> str:
         f"{', from all iterations so far' if settings.selection.accumulate else ''}\n"
         f"  train     LoRA rank {training.rank}, {training.epochs} epochs at {training.learning_rate:g}, "
         f"{'from the champion' if training.continue_adapter else 'from the base'}\n"
-        f"  evaluate  {evaluate.tasks} held-out tasks x {evaluate.samples} episodes, champion and challenger\n"
-        f"  promote   on McNemar p < {settings.gate.alpha:g}\n"
-        f"  control   {'as many random trajectories, at the end' if settings.gate.control else 'none'}"
+        f"  evaluate  {evaluate.tasks} held-out tasks x {evaluate.samples} episodes, champion and challenger"
+        f"{f', up to {evaluate.tasks * last.scale} where it is not clear' if last.scale > 1 else ''}\n"
+        f"  promote   on McNemar p < {last.share(gate.alpha):.2g}"
+        f"{f', if no worse at {guards}' if guards else ''}\n"
+        f"  control   {'as many random trajectories, at the end' if gate.control else 'none'}"
     )

@@ -49,7 +49,7 @@ def check_guards(settings: Settings) -> None:
         try:
             guard = environments.get(name)
         except SettingError as error:
-            raise SettingError(f"gate.guards: {error}") from None
+            raise SettingError(f"gate.guards: {str(error).removeprefix('environment: ')}") from None
         if guard.name == own:
             raise SettingError(f"gate.guards: {name} is the campaign's own environment, which the gate judges anyway")
 

@@ -157,8 +157,9 @@ def phases(spent: Sequence[Mapping[str, Any]]) -> Canvas:
     canvas = Canvas("Seconds by iteration and phase", top + 30 * len(iterations))
     for place, line in enumerate(lines):
         canvas.legend(line, 12 + 18 * place)
-    longest = max(sum(row["seconds"] for row in spent if row["iteration"] == iteration) for iteration in iterations)
-    along = Scale(0, longest, 0, WIDTH - 96)
+    sums = [sum(row["seconds"] for row in spent if row["iteration"] == iteration) for iteration in iterations]
+    widest = max(1.2 * text_width(duration(seconds)) for seconds in sums)  # set in bold
+    along = Scale(0, max(sums), 0, WIDTH - 34 - widest)
     for place, iteration in enumerate(iterations):
         y, seconds = top + 30 * place, 0.0
         parts = [row for row in spent if row["iteration"] == iteration]

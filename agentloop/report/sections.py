@@ -86,8 +86,8 @@ def iterations(rows: Sequence[Row]) -> str:
 
 
 def judgements(database: Database, campaign: str, result: Headline) -> str:
-    """What the iterations' table leaves out: pass@k, and every look of the gate with its guards."""
-    return _pass_at(result) + _looks(database, campaign)
+    """What the iterations' table leaves out: pass@k, every look of the gate with its guards, and moves made by hand."""
+    return _pass_at(result) + _looks(database, campaign) + _moves(database, campaign)
 
 
 def _pass_at(result: Headline) -> str:
@@ -121,6 +121,23 @@ def _looks(database: Database, campaign: str) -> str:
     ]
     headers = ("Iteration", "Look", "#Tasks", "#Difference, points", "#McNemar p", "#Level", "Guards", "Verdict")
     return table("The gate's looks", headers, rows, [each["decision"] for each in found])
+
+
+def _moves(database: Database, campaign: str) -> str:
+    moves = champions.moves(database, campaign)
+    if all(move.verdict for move in moves):
+        return ""  # promotions alone: the iterations' table says them
+    rows = [
+        [
+            f"{move.moved:%Y-%m-%d %H:%M}",
+            str(move.iteration),
+            _id(move.adapter or "base model"),
+            "gate" if move.verdict else "rollback",
+            move.reason,
+        ]
+        for move in moves
+    ]
+    return table("Who was champion", ("Since", "Iteration", "Champion", "By", "Reason"), rows)
 
 
 def _guard(guard: Mapping[str, Any]) -> Markup:

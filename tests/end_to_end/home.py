@@ -22,6 +22,7 @@ SMALL = (
     "training.epochs=2",
     "training.checkpoint_steps=2",
     "gate.control=false",
+    "gate.max_tasks=24",
     "gate.resamples=1000",
 )
 """A campaign of a minute: every step happens, nothing is learnt that could be measured."""

@@ -59,6 +59,11 @@ def decode(token: int) -> str:
     return tokenizer().decode([token])
 
 
+@cache
+def encode(text: str) -> tuple[int, ...]:
+    return tuple(tokenizer().encode(text, add_special_tokens=False))
+
+
 def scripted(policy: str, task: Task, sample: int, skill: float) -> Trajectory:
     """One episode that is right with probability `skill`, otherwise of the family's bad habit or noise."""
     rng = random.Random(f"{policy} {task.id} {sample}")
@@ -70,7 +75,7 @@ def scripted(policy: str, task: Task, sample: int, skill: float) -> Trajectory:
     turns: list[Turn] = []
 
     def append(role: str, text: str, **about: str | None) -> None:
-        new = tokenizer().encode(f"<start_of_turn>{role}\n{text}<end_of_turn>\n", add_special_tokens=False)
+        new = encode(f"<start_of_turn>{role}\n{text}<end_of_turn>\n")
         turns.append(Turn(role, text, len(ids), len(ids) + len(new), **about))
         ids.extend(new)
         logprobs.extend(-(rng.expovariate(3) ** 2) if role == "model" else 0.0 for _ in new)
