@@ -12,6 +12,7 @@ from agentloop_kernels.sparse_geglu import sparse_geglu, sparse_geglu_backward, 
 from torch import Tensor
 
 from agentloop.engine.architecture import Architecture
+from agentloop.engine.precision import Precision
 from agentloop.engine.projection import Workspace
 from agentloop.engine.weights import LayerWeights
 
@@ -25,6 +26,7 @@ class FeedForward:
         self.inter = shape.intermediate[weights.index]
         share = shape.sparsity[weights.index]
         self.threshold = sparsity_threshold(share, workspace.dtype) if share else None
+        self.precision = Precision.of(workspace.dtype)
 
     def forward(self, act: Activations, chunk: int, *, keep_gate_up: bool) -> None:
         """`act.feedforward_in` -> `act.down_out`, with `down_tail` and a sparse layer's `statistics`.
@@ -45,6 +47,7 @@ class FeedForward:
             size = part.stop - part.start
             products = gate_up[part] if whole else gate_up[:size]
             w.gate_up.multiply(gate_up_matrix, x[part], out=products[:, : w.gate_up.outputs])
+            self._lower_up(products)
             inner = hidden[:size]
             self._activate(products[:, : w.gate_up.outputs], inner[:, : self.inter], act, part)
             w.down.fill_tail(down_matrix, inner)
@@ -68,6 +71,7 @@ class FeedForward:
             pair = products[:, : w.gate_up.outputs]
             if not kept:
                 w.gate_up.multiply(gate_up_matrix, x[part], out=pair)
+                self._lower_up(products)
             w.down.fill_output_tail(down_matrix, ddown[part])
             dhidden = w.down.multiply_left(down_matrix, ddown[part], out=inner[:size])
             # In place: gate and up become their gradients, the gradient of the product becomes the product.
@@ -77,10 +81,16 @@ class FeedForward:
                 sparse_geglu_backward(
                     dhidden, pair, act.statistics[part], self.threshold, dgate_up=pair, hidden=dhidden
                 )
+            self._lower_up(products)
             w.down.accumulate(ddown[part], dhidden, act.down_tail[part])
             w.gate_up.backward(gate_up_matrix, products, x[part], out=dx[part])
         act.gate_up = act.feedforward_in = None
         return dx
+
+    def _lower_up(self, products: Tensor) -> None:
+        """Scale up, and with it the product with gate and down_proj's output; or the gradient that came through it."""
+        if self.precision.scaled:
+            products[:, self.inter : 2 * self.inter] *= self.precision.branch
 
     def _activate(self, pair: Tensor, out: Tensor, act: Activations, part: slice) -> None:
         if self.threshold is None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.feedforward import FeedForward
 from agentloop.engine.memory import Keep
+from agentloop.engine.precision import Precision
 from agentloop.engine.projection import Workspace
 from agentloop.engine.weights import LayerWeights
 
@@ -96,6 +97,10 @@ class Layer:
         self.source = shape.kv_source(self.index)
         self.own_keys = weights.key_norm is not None and weights.key_value is None
         self.query_width = shape.heads * shape.head_dim
+        self.precision = Precision.of(workspace.dtype)
+        self.branch_eps = shape.eps * self.precision.branch**2
+        self.scale = weights.scale.to(self.precision.streams) * self.precision.branch
+        """[hidden]: correct_output_scale, which leads into the per-layer input's branch."""
 
     def forward(self, act: Activations, given: LayerInput, keys: Keys, keep: Keep, chunk: int) -> Tensor:
         """`act.streams` [n, tokens, hidden] -> the next layer's. `act` then holds what `keep` says; `chunk` tokens pass the
@@ -103,7 +108,7 @@ class Layer:
         w = self.weights
         self._compute(act, given, keys, keep, chunk)
         streams = advance(
-            act.streams, act.coefs, act.activated, act.gains, act.projected, ple_norm=w.ple_norm, eps=self.shape.eps
+            act.streams, act.coefs, act.activated, act.gains, act.projected, ple_norm=w.ple_norm, eps=self.branch_eps
         )
         act.drop(keep)
         return streams
@@ -111,7 +116,8 @@ class Layer:
     def _compute(self, act: Activations, given: LayerInput, keys: Keys, keep: Keep, chunk: int) -> None:
         """Everything up to `projected` that `act` lacks."""
         w, shape, matrix = self.weights, self.shape, self.workspace.matrix
-        act.normed = w.query.new_input(act.streams.shape[1], act.streams)
+        tokens = act.streams.shape[1]
+        act.normed = w.query.new_input(tokens, self.workspace)
         act.coefs, act.active, _ = predict(
             act.streams,
             router=w.router,
@@ -131,7 +137,7 @@ class Layer:
             w.output.fill_tail(matrix(w.output), act.attended)
             act.attention_out = w.output.multiply(matrix(w.output), act.attended)
         act.laurel_out = w.laurel.multiply(matrix(w.laurel), act.raw[:, -shape.laurel_rank :])
-        act.feedforward_in = w.gate_up.new_input(act.active.shape[0], act.active)
+        act.feedforward_in = w.gate_up.new_input(tokens, self.workspace)
         act.merged, _ = merge_attention(
             act.active,
             act.attention_out,
@@ -153,11 +159,14 @@ class Layer:
             router=w.router,
             correction=w.correction,
             feedforward_norm=w.post_feedforward_norm,
-            scale=w.scale,
+            scale=self.scale,
             eps=shape.eps,
+            feedforward_eps=self.branch_eps,
+            first=self.workspace.new_empty(tokens, shape.hidden),
         )
-        act.gate = w.ple_gate.multiply(matrix(w.ple_gate), first)
-        act.projected = w.ple_projection.multiply(matrix(w.ple_projection), ple_gate(act.gate, given.ple))
+        act.gate = self.precision.restore(w.ple_gate.multiply(matrix(w.ple_gate), first))
+        gated = self.precision.lower(ple_gate(act.gate, given.ple))
+        act.projected = w.ple_projection.multiply(matrix(w.ple_projection), gated)
 
     def _queries(self, act: Activations, given: LayerInput, keys: Keys) -> None:
         w, shape = self.weights, self.shape
@@ -184,9 +193,16 @@ class Layer:
         """
         w, shape, matrix = self.weights, self.shape, self.workspace.matrix
         self._compute(act, given, keys, Keep.STREAMS, chunk)
-        dprojected = advance_backward(dstreams, act.projected, ple_norm=w.ple_norm, eps=shape.eps)
-        dhidden = w.ple_projection.multiply_left(matrix(w.ple_projection), dprojected)
-        dgate = ple_gate_backward(dhidden, act.gate, given.ple)
+        dprojected = advance_backward(
+            dstreams,
+            act.projected,
+            ple_norm=w.ple_norm,
+            eps=self.branch_eps,
+            dprojected=torch.empty_like(act.projected),
+        )
+        dgated = w.ple_projection.multiply_left(matrix(w.ple_projection), dprojected)
+        # Scaled as `gated` is: what gate's scale takes, that of its input gives back.
+        dgate = ple_gate_backward(dgated, act.gate, given.ple, out=dgated)
         dfirst = w.ple_gate.multiply_left(matrix(w.ple_gate), dgate)
         ddown = w.down.new_output(dfirst.shape[0], dfirst)
         dactivated, _ = correct_backward(
@@ -199,9 +215,10 @@ class Layer:
             router=w.router,
             correction=w.correction,
             feedforward_norm=w.post_feedforward_norm,
-            scale=w.scale,
+            scale=self.scale,
             eps=shape.eps,
-            dactivated=dfirst,
+            feedforward_eps=self.branch_eps,
+            dactivated=dfirst if dfirst.dtype == dstreams.dtype else None,
             dfeedforward=ddown[:, : shape.hidden],
         )
         act.activated = act.projected = act.gate = act.down_out = None
@@ -333,7 +350,7 @@ class BoundaryKeys:
 
     def _normed(self, streams: Tensor) -> tuple[Tensor, Tensor]:
         w, shape = self.weights, self.shape
-        normed = w.key_value.new_input(streams.shape[1], streams)
+        normed = w.key_value.new_input(streams.shape[1], self.workspace)
         coefs, _, _ = predict(
             streams,
             router=w.router,

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agentloop.engine.precision import Precision
+
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEEDFORWARD = ("gate_proj", "up_proj", "down_proj")
 TARGETS = ATTENTION + FEEDFORWARD
@@ -96,6 +98,9 @@ class LoraBuffer:
         """[size] fp32: `loss_and_gradients` adds to it, the optimizer's step clears it."""
         self.compute = self.parameters if dtype == precision else torch.zeros(end, dtype=dtype, device=device)
         """[size]: the weights as the GEMMs read them."""
+        self._loss_scale = Precision.of(dtype).loss
+        self.unscale = torch.ones((), dtype=precision, device=device) if Precision.of(dtype).scaled else None
+        """[]: what gradients are still to be multiplied by when a projection adds them here."""
         self.version = 0
         """Raised by `refresh`: whoever holds a copy of the compute weights compares it."""
         self.optimizer_bytes = 2 * self.parameters.nbytes
@@ -115,6 +120,15 @@ class LoraBuffer:
         if self.compute is not self.parameters:
             self.compute.copy_(self.parameters)
         self.version += 1
+
+    def backward_weights(self, weights: Tensor) -> Tensor:
+        """The weights of the tokens' losses as the backward pass takes them: in fp16 the largest is a constant, and
+        `unscale` holds what was taken out."""
+        if self.unscale is None:
+            return weights
+        largest = weights.abs().amax().clamp_min(torch.finfo(weights.dtype).tiny)
+        self.unscale.copy_(largest / self._loss_scale)
+        return weights / largest * self._loss_scale
 
     def named(self) -> dict[str, Tensor]:
         """Views of the parameters by PEFT's names inside the model: `layers.N.….lora_A.weight`."""

@@ -150,7 +150,8 @@ class Gemma3n(TrainerFacade):
     def _step(self, inputs: StepInputs, factor: Tensor, plan: StepPlan, observe: bool = False) -> TokenResults:
         # A captured step must not rely on what the step before it left in the workspace.
         self.workspace.begin_step()
-        return self.network.gradients(make_context(self.shape, inputs), plan, factor, observe=observe)
+        weights = self.lora.backward_weights(factor)
+        return self.network.gradients(make_context(self.shape, inputs), plan, weights, observe=observe)
 
     def token_results(self, batch: PackedBatch, *, observe: bool = False) -> TokenResults:
         """`results_and_gradients` without gradients. Raises ModelError as above."""

@@ -19,6 +19,7 @@ from agentloop.engine.context import StepContext
 from agentloop.engine.layer import Activations, BoundaryKeys, Keys, Layer, LayerInput
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.offload import HostStore
+from agentloop.engine.precision import Precision
 from agentloop.engine.projection import Workspace
 from agentloop.engine.results import LogitsObserver, TokenResults
 from agentloop.engine.weights import ModelWeights
@@ -38,6 +39,7 @@ class Network:
         self.layers = [Layer(shape, w, workspace, weights.rope[shape.layer_types[w.index]]) for w in weights.layers]
         boundary = weights.layers[shape.boundary]
         self.boundary_keys = BoundaryKeys(shape, boundary, workspace, weights.rope[shape.layer_types[boundary.index]])
+        self.precision = Precision.of(dtype)
         # Rounded to the weights' dtype, as transformers does.
         self._embedding_scale = float(torch.tensor(shape.hidden**0.5, dtype=dtype))
         self._host = HostStore(device)
@@ -107,7 +109,8 @@ class Network:
             eps=shape.eps,
             out=projection,
         )
-        return embed_streams(first, torch.matmul(first, w.altup.transpose(1, 2))), ple
+        streams = first.new_empty(shape.streams, *first.shape, dtype=self.precision.streams)
+        return embed_streams(first, torch.matmul(first, w.altup.transpose(1, 2)), out=streams), ple
 
     def forward(
         self, streams: Tensor, ple: Tensor, context: StepContext, keys: Keys, plan: StepPlan, *, training: bool = True
@@ -144,8 +147,10 @@ class Network:
 
     def unembed(self, streams: Tensor) -> tuple[Tensor, Tensor]:
         """[n, rows, hidden] -> the head's input [rows, hidden], and the other streams projected."""
-        projected = torch.bmm(streams[1:], self.weights.unembed.transpose(1, 2))
-        return unembed_streams(streams[0], projected, self.weights.final_norm, self.shape.eps), projected
+        projected = torch.bmm(self.precision.lower(streams[1:]), self.weights.unembed.transpose(1, 2))
+        projected = self.precision.restore(projected)
+        hidden = self.workspace.new_empty(*streams.shape[1:])
+        return unembed_streams(streams[0], projected, self.weights.final_norm, self.shape.eps, out=hidden), projected
 
     def head(
         self, streams: Tensor, labels: Tensor, scale: Tensor, plan: StepPlan, observer: LogitsObserver | None
@@ -162,7 +167,10 @@ class Network:
         _, dprojected = unembed_streams_backward(
             dhidden, streams[0], projected, w.final_norm, self.shape.eps, dfirst=dstreams[0], dprojected=projected
         )
-        torch.bmm(dprojected, w.unembed, out=dstreams[1:])
+        if dprojected.dtype == w.unembed.dtype:
+            torch.bmm(dprojected, w.unembed, out=dstreams[1:])
+        else:
+            dstreams[1:] = torch.bmm(dprojected.to(w.unembed.dtype), w.unembed)
         return losses, dstreams
 
     def backward(

@@ -75,7 +75,7 @@ class ProjectionGroup:
         """The group's A, one below the other, in a flat LoRA buffer: [used_rank, inputs]."""
         return flat[self.branches[0].slot.a.start : self.branches[-1].slot.a.stop].view(self.used_rank, self.inputs)
 
-    def new_input(self, tokens: int, like: Tensor) -> Tensor:
+    def new_input(self, tokens: int, like: Tensor | Workspace) -> Tensor:
         """Room for [X | X (sA)']: [tokens, inputs + rank]."""
         return like.new_empty(tokens, self.inputs + self.rank)
 
@@ -105,11 +105,11 @@ class ProjectionGroup:
         """Add the LoRA gradients: dy [tokens, outputs + rank] and `tail` [tokens, rank] filled, x [tokens, >= inputs]."""
         if not self.branches:
             return
-        gradients = self.lora.gradients
+        gradients, unscale = self.lora.gradients, self.lora.unscale
         p = dy[:, self.outputs : self.outputs + self.used_rank]
-        add_product(self.flat_a(gradients), p.t(), x[:, : self.inputs], self.lora.settings.scale)
+        add_product(self.flat_a(gradients), p.t(), x[:, : self.inputs], self.lora.settings.scale, unscale)
         for branch in self.branches:
-            add_product(branch.slot.view_b(gradients), dy[:, branch.rows].t(), tail[:, branch.tail], 1.0)
+            add_product(branch.slot.view_b(gradients), dy[:, branch.rows].t(), tail[:, branch.tail], 1.0, unscale)
 
     def backward(
         self, matrix: Tensor, dy: Tensor, x: Tensor, *, input_gradient: bool = True, out: Tensor | None = None
@@ -120,9 +120,12 @@ class ProjectionGroup:
         return self.multiply_left(matrix, dy, out=out) if input_gradient else None
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
-    """total += scale * a b, summed in total's dtype (fp32) also where a and b are bf16."""
-    if total.dtype == a.dtype:
+def add_product(total: Tensor, a: Tensor, b: Tensor, scale: float, factor: Tensor | None = None) -> None:
+    """total += scale * factor * a b, summed in total's dtype (fp32) also where a and b are 16 bit. `factor` []."""
+    if factor is not None:
+        product = torch.mm(a, b, out_dtype=total.dtype) if total.is_cuda else a.to(total.dtype) @ b.to(total.dtype)
+        total.addcmul_(product, factor, value=scale)
+    elif total.dtype == a.dtype:
         total.addmm_(a, b, alpha=scale)
     elif total.is_cuda:
         torch.addmm(total, a, b, alpha=scale, out_dtype=total.dtype, out=total)
@@ -142,6 +145,10 @@ class Workspace:
         self.adapter_enabled = True
         self._matrices: dict[tuple, Tensor] = {}
         self._state: dict[tuple, tuple[int, int, bool]] = {}
+
+    def new_empty(self, *shape: int) -> Tensor:
+        """A tensor for what GEMMs read or write."""
+        return torch.empty(shape, device=self.device, dtype=self.dtype)
 
     def matrix(self, group: ProjectionGroup) -> Tensor:
         """[outputs + rank, inputs + rank] of `group`, valid until another group of its kind is asked for."""
