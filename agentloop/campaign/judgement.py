@@ -73,7 +73,7 @@ def decide(
                 )
                 if verdict.decision == "promote":
                     champions.promote(database, campaign.name, adapter, iteration=iteration, verdict=verdict_id)
-        return {"verdict": verdict_id, **asdict(verdict)}
+        return {"verdict": verdict_id, **asdict(verdict), "guards": [asdict(each) for each in verdict.guards]}
 
     inputs = [sorted(measured.items()), adapter, gate.model_dump(mode="json"), asdict(look)]
     return campaign.step("decide", iteration, inputs, work)

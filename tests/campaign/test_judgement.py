@@ -1,0 +1,151 @@
+"""Looks and guards through a campaign's own steps: planned, ingested, measured, judged and recorded. No model takes part."""
+
+import pytest
+
+from agentloop import environments
+from agentloop import settings as configuration
+from agentloop.campaign import judgement, rollouts
+from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.suites import HELDOUT, Suite
+from agentloop.errors import SettingError
+from agentloop.records import Trajectory, Turn
+from agentloop.store import campaigns, tasks, verdicts
+from agentloop.store.shards import write_shard
+
+CHALLENGER = "adapter_challenger"
+SETTINGS = (
+    "evaluate.tasks=16",
+    "evaluate.samples=1",
+    "gate.alpha=0.05",
+    "gate.max_tasks=32",
+    "gate.resamples=500",
+    "gate.guards.database.tasks=8",
+    "gate.guards.database.samples=1",
+    "gate.guards.database.margin=0.4",
+    "collect.shard_episodes=10",
+)
+
+
+def opened(root) -> Campaign:
+    settings = configuration.load([*SETTINGS, f"paths.data={root}", f"paths.cache={root / 'cache'}"], profile="demo")
+    return Campaign(settings, environments.get("arithmetic"), settings.model_directory(), "base_1")
+
+
+@pytest.fixture
+def campaign(tmp_path):
+    campaign = opened(tmp_path)
+    with campaign.database() as database:
+        campaigns.register(database, campaign.settings)
+    return campaign
+
+
+def roll_out(campaign: Campaign, adapter: str | None, suite: Suite, solved) -> None:
+    """Write the planned shards as if a policy had solved those tasks of the suite, by place, for which `solved` says so."""
+    place = {task.id: number for number, task in enumerate(suite.tasks)}
+    planned = rollouts.plan_evaluation(campaign, adapter, suite)
+    for shard in planned:
+        episodes = []
+        for task, sample in shard.episodes:
+            answer = task.answer if solved(place[task.id]) else "no idea"
+            turns = Turn("user", task.question, 0, 1), Turn("model", answer, 1, 2)
+            episodes.append(
+                Trajectory(
+                    shard.policy,
+                    task,
+                    sample,
+                    shard.sampling,
+                    shard.seed,
+                    "answered",
+                    answer,
+                    (1, 2),
+                    (False, True),
+                    (0.0, -1.0),
+                    turns,
+                    1.0,
+                )
+            )
+        path = shard.path(campaign.settings.paths.shards)
+        write_shard(path, episodes, purpose="evaluate", campaign=campaign.name, iteration=1)
+    with campaign.database() as database:
+        tasks.save(database, suite.tasks)
+    rollouts.ingest_shards(campaign, planned, adapter=adapter, iteration=1, purpose="evaluate")
+
+
+def measured(campaign: Campaign, suite: Suite, before, after) -> tuple[str, str]:
+    """Evaluation ids of champion and challenger."""
+    names = []
+    for adapter, role, solved in ((None, "champion", before), (CHALLENGER, "challenger", after)):
+        roll_out(campaign, adapter, suite, solved)
+        names.append(judgement.measure(campaign, adapter, suite, iteration=1, role=role)["evaluation"])
+    return tuple(names)
+
+
+def never(place: int) -> bool:
+    return False
+
+
+def always(place: int) -> bool:
+    return True
+
+
+def sometimes(place: int) -> bool:
+    """6 of the first 16 tasks, 12 of 32."""
+    return place % 8 < 3
+
+
+def test_each_look_begins_with_the_shards_of_the_one_before_and_a_new_process_plans_the_same(campaign, tmp_path):
+    first, second = (
+        [shard.id for shard in rollouts.plan_evaluation(campaign, CHALLENGER, campaign.heldout(look))]
+        for look in campaign.looks
+    )
+    assert (len(first), len(second)) == (2, 4) and second[:2] == first
+    again = opened(tmp_path)
+    assert [shard.id for shard in rollouts.plan_evaluation(again, CHALLENGER, again.heldout(again.looks[1]))] == second
+    for look in campaign.looks:
+        assert {task.split for task in campaign.heldout(look).tasks} == {"heldout"}
+
+
+def test_more_tasks_settle_what_the_first_look_could_not(campaign):
+    decisions = []
+    for look in campaign.looks:
+        pair = {HELDOUT: measured(campaign, campaign.heldout(look), never, sometimes)}
+        pair["database"] = measured(campaign, campaign.guards(look)[0], always, always)
+        decisions.append(judgement.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1))
+    assert [each["decision"] for each in decisions] == ["needs_more_data", "promote"]
+    assert campaign.champion() == CHALLENGER
+    with campaign.database() as database:
+        looks = database.execute("SELECT look, looks, alpha, decision FROM verdicts ORDER BY look")
+        steps = database.execute("SELECT status, count(*) FROM steps WHERE name = 'decide' GROUP BY status")
+        standing = database.execute("SELECT look FROM v_verdicts")
+        assert verdicts.load(database, decisions[1]["verdict"]).guards[0].passed
+    assert looks == [(1, 2, 0.025, "needs_more_data"), (2, 2, 0.025, "promote")]
+    assert steps == [("done", 2)] and standing == [(2,)]
+
+    # what a run that was killed and begun again does
+    assert judgement.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1) == decisions[1]
+    with campaign.database() as database:
+        assert database.execute("SELECT count(*) FROM champions") == [(1,)]
+
+
+def test_a_guard_that_is_not_passed_keeps_the_champion(campaign):
+    look = campaign.looks[1]
+    champion, challenger = measured(campaign, campaign.heldout(look), never, sometimes)
+    assert judgement.would_promote(campaign, look, champion=champion, challenger=challenger)
+    pair = {HELDOUT: (champion, challenger)}
+    pair["database"] = measured(campaign, campaign.guards(look)[0], always, never)
+    verdict = judgement.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1)
+    assert verdict["decision"] == "keep" and "the guard database is not passed: -100.0 points" in verdict["reason"]
+    assert campaign.champion() is None
+    with campaign.database() as database:
+        suites = database.execute("SELECT suite, count(*) FROM evaluation_uses GROUP BY suite ORDER BY suite")
+        guards = database.execute("SELECT environment, difference.estimate, bound <= -margin FROM verdict_guards")
+    assert suites == [("database", 2), (HELDOUT, 2)] and guards == [("database", -1.0, True)]
+
+
+@pytest.mark.parametrize(("name", "message"), [("chess", "there is no 'chess'"), ("arithmetic", "own environment")])
+def test_a_guard_that_cannot_be_is_one_line_before_anything_starts(campaign, name, message):
+    guards = {name: campaign.settings.gate.guards["database"]}
+    gate = campaign.settings.gate.model_copy(update={"guards": guards})
+    with pytest.raises(SettingError, match=f"^gate.guards: .*{message}") as error:
+        Campaign.open(campaign.settings.model_copy(update={"gate": gate}))
+    assert "\n" not in str(error.value)
