@@ -27,12 +27,18 @@ def publish_funnel(iteration: int, funnel: Sequence[tuple[str, int]]) -> None:
 
 
 def publish_verdict(iteration: int, verdict: Mapping[str, Any]) -> None:
+    """The newest look of the gate at an iteration's challenger."""
+    guards = "".join(
+        f"| difference at {guard['environment']} (guard, margin {percent(guard['margin'])}) "
+        f"| {interval(guard['difference'])} |\n"
+        for guard in verdict["guards"]
+    )
     create_markdown_artifact(
         f"## {verdict['decision']}\n\n{verdict['reason']}\n\n"
         f"| | success on held-out tasks |\n|---|---|\n"
         f"| champion | {interval(verdict['champion_success'])} |\n"
-        f"| challenger | {interval(verdict['challenger_success'])} |\n\n"
-        f"Exact McNemar p = {verdict['mcnemar_p']:.2g}",
+        f"| challenger | {interval(verdict['challenger_success'])} |\n{guards}\n"
+        f"Exact McNemar p = {verdict['mcnemar_p']:.2g}, look {verdict['look']} of {verdict['looks']}",
         key=f"iteration-{iteration}-verdict",
         description=f"Iteration {iteration}: {verdict['decision']}",
     )
