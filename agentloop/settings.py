@@ -151,7 +151,7 @@ class Selection(Section):
     max_tokens: PositiveInt = 2048
     """Longer trajectories are left out."""
     max_overlap: Fraction = 0.7
-    """Of two rows whose questions and whose answers share more of their runs of five words, the later is left out."""
+    """Of two rows whose questions and whose actions share more of their runs of five words, the later is left out."""
     accumulate: bool = True
     """Choose from all iterations of the campaign instead of the newest only."""
     replay: Annotated[float, Field(ge=0)] = 1.0
@@ -167,6 +167,10 @@ class Training(Section):
     alpha: PositiveFloat = 32
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     load_in_4bit: bool = True
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the computation; auto: bfloat16 on CUDA (float16 before compute capability 8), float32 on the CPU."""
+    devices: PositiveInt = 1
+    """GPUs of this machine (processes, where it has none) that share each batch, under torchrun."""
     learning_rate: PositiveFloat = 2e-4
     warmup_fraction: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

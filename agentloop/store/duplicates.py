@@ -1,6 +1,6 @@
 """Near duplicates: rows that teach what an earlier row of the same choice teaches already.
 
-A row is one where its question is nearly an earlier row's and what the model wrote is nearly the same too. Nearly is
+A row is one where its question is nearly an earlier row's and what the model did is nearly the same too. Nearly is
 measured as in Broder 1997 ("On the resemblance and containment of documents"): the runs of five words that two texts
 have in common, as a share of all runs of either. A text of fewer words is one run.
 """
@@ -13,7 +13,6 @@ from agentloop.store.database import Database
 
 QUERIES = Path(__file__).parent / "duplicates"
 
-WORDS = 5
 SKETCH = 8
 """Smallest hashes of a text's runs by which it is compared with others, so that cost grows with the rows and not with
 their square. Two texts that share 70 % of their runs have none of 8 in common once in 15,000 times."""
@@ -35,7 +34,7 @@ def near(database: Database, max_overlap: float) -> list[tuple[str, str]]:
 
     They are in the temporary table `near` afterwards.
     """
-    database.execute(_query("near"), {"words": WORDS, "sketch": SKETCH, "max_overlap": max_overlap})
+    database.execute(_query("near"), {"sketch": SKETCH, "max_overlap": max_overlap})
     return database.execute("SELECT name, earlier FROM near ORDER BY place, name")
 
 

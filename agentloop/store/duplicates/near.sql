@@ -1,19 +1,25 @@
--- Texts that are nearly the same as an earlier one of their block, and the earliest such.
--- Each text is compared with the first of those that have one of its $sketch smallest hashes.
--- texts: (name, block, place, text); $words, $sketch, $max_overlap
+-- Texts that are nearly the same as an earlier one of their block, and the earliest such. Words are runs of letters and
+-- digits, and each other character that is no space.
+-- Each text is compared with the first of those that have one of its $sketch smallest hashes, or all of its runs.
+-- texts: (name, block, place, text); $sketch, $max_overlap
 CREATE OR REPLACE TEMP TABLE near AS
 WITH worded AS (
-    SELECT name, block, place, regexp_extract_all(lower(text), '[\p{L}\p{N}]+') AS words FROM texts
+    SELECT name, block, place, list_transform(
+        regexp_extract_all(lower(text), '[\p{L}\p{N}]+|[^\s\p{L}\p{N}]'), lambda word: hash(word)) AS words
+    FROM texts
 ),
 hashed AS (
-    SELECT name, block, place, list_distinct(list_transform(
-        range(greatest(len(words) - $words, 0) + 1),
-        lambda i: hash(words[i + 1:i + $words]))) AS runs
+    SELECT name, block, place, list_distinct(CASE
+        WHEN len(words) < 5 THEN [hash(words)]
+        ELSE list_transform(
+            list_zip(words, words[2:], words[3:], words[4:], words[5:], true), lambda run: hash(run))
+    END) AS runs
     FROM worded
     WHERE len(words) > 0
 ),
 sketched AS (
-    SELECT name, block, place, unnest(list_sort(runs)[:$sketch]) AS run FROM hashed
+    SELECT name, block, place, unnest(list_append(list_sort(runs)[:$sketch], hash(list_sort(runs)))) AS run
+    FROM hashed
 ),
 met AS (
     SELECT name, first_value(name) OVER same AS earlier
