@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from agentloop.commands import looking, machine, running
+from agentloop.commands import champions, data, looking, machine, running, serving
 from agentloop.errors import AgentloopError
 
 app = typer.Typer(
@@ -24,7 +24,11 @@ for command in (running.demo, running.run, running.up, running.down):
 app.command("eval")(running.evaluate)
 for command in (looking.status, looking.sql, looking.report, looking.lineage):
     app.command()(command)
-for command in (machine.doctor, machine.bootstrap):
+for command in (champions.champion, champions.rollback, champions.reproduce):
+    app.command()(command)
+for command in (data.select, data.rescore, data.forget):
+    app.command()(command)
+for command in (serving.canary, machine.doctor, machine.bootstrap):
     app.command()(command)
 
 

@@ -1,64 +1,128 @@
-"""The canary step: ask vLLM for the logprobs that the trainer stored beside the adapter."""
+"""The canary step: ask vLLM for the log probabilities that the trainer stored beside the adapter."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
-from agentloop.errors import CanaryError
-from agentloop.serving.canary import CanaryReport, compare
+from agentloop.errors import AdapterError, CanaryError
+from agentloop.serving import models
+from agentloop.serving.canary import CanaryReport, Expected, ask, compare
+from agentloop.serving.client import CompletionClient, Endpoint
+from agentloop.serving.server import ModelServer
+from agentloop.settings import Serving
 from agentloop.store import canaries
 from agentloop.training import reference
+from agentloop.training.reference import Reference
 from agentloop.training.run import TrainingRun
-
-TOLERANCE = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.1, "auto": 0.1}
-"""Mean nats per token, by serving dtype: well above what the arithmetic of each explains, well below a missing module."""
 
 
 def check(campaign: Campaign, iteration: int, server: PolicyServer, run: TrainingRun) -> dict[str, Any]:
-    """Compare once for each adapter; recorded. Raises CanaryError where what is served is not what was trained."""
-    tolerance = TOLERANCE[campaign.settings.serving.dtype]
+    """Compare once for each adapter; recorded, also where it fails. A vLLM that has slept is started anew once.
+
+    Raises CanaryError where what is served is not what was trained.
+    """
+    serving = campaign.settings.serving
+    adapter = run.adapter.id
+
+    def look(stored: Reference) -> CanaryReport:
+        base = server.serve(None)
+        server.serve(adapter)
+        others = server.adapters - {adapter}
+        return inspect(server.endpoint, serving, stored, base=base, adapter=adapter, others=others)
 
     def work() -> dict[str, Any]:
-        references = reference.read(run.output)
-        names = (server.serve(None), server.serve(run.adapter.id))
-
-        async def served() -> list[list[list[float]]]:
-            async with server.client() as client:
-                return [[await client.prompt_logprobs(name, row.token_ids) for row in references] for name in names]
-
-        served_base, served_adapter = asyncio.run(served())
-        try:
-            report = compare(
-                served_base=served_base,
-                served_adapter=served_adapter,
-                base=[row.base for row in references],
-                adapter=[row.adapted for row in references],
-                tolerance=tolerance,
-            )
-        except CanaryError as error:
-            raise CanaryError(f"{run.adapter.id}: {error}") from None
-        _record(campaign, iteration, run, report)
+        stored = reference.read(run.output)
+        report = look(stored)
+        if not report.passed and server.has_slept:
+            server.restart()
+            report = look(stored)
+        _record(campaign, iteration, adapter, report)
+        if not report.passed:
+            hint = "; serving.base: it was trained on the dequantised base" if _mismatched(campaign, stored) else ""
+            raise CanaryError(f"{adapter}: {report.fault}{hint}")
         return asdict(report)
 
-    return campaign.step("canary", iteration, [run.adapter.id, tolerance], work)
+    return campaign.step("canary", iteration, [adapter, serving.dtype, serving.base], work)
 
 
-def _record(campaign: Campaign, iteration: int, run: TrainingRun, report: CanaryReport) -> None:
+def inspect_bases(campaign: Campaign, name: str, directory: Path) -> Iterator[tuple[str, CanaryReport]]:
+    """Start vLLM on each base that the adapter could be served on: ("dequantised" or "original", report).
+
+    First the one that it was trained on. Raises AdapterError, ServerError.
+    """
+    stored = reference.read(directory)
+    rank = json.loads((directory / "adapter_config.json").read_text())["r"]
+    for kind in ("dequantised", "original") if stored.in_4bit else ("original",):
+        serving = campaign.settings.serving.model_copy(update={"base": kind})
+        training = campaign.settings.training.model_copy(update={"load_in_4bit": stored.in_4bit})
+        settings = campaign.settings.model_copy(update={"serving": serving, "training": training})
+        model = replace(campaign, settings=settings).served_model
+        with ModelServer(settings, model, base=campaign.base, max_lora_rank=rank) as server:
+            server.load_adapter(name, directory)
+            yield kind, inspect(server.endpoint, serving, stored, base=server.model_name, adapter=name)
+
+
+def inspect_running(serving: Serving, url: str, api_key: str, directory: Path) -> CanaryReport:
+    """Ask a vLLM that somebody else started; it serves the adapter under its directory's name.
+
+    Raises ServerError where it does not answer, AdapterError where it does not serve the adapter.
+    """
+    stored = reference.read(directory)
+    endpoint = Endpoint(url, api_key)
+    base, adapters = models.served(endpoint)
+    if directory.name not in adapters:
+        raise AdapterError(
+            f"{url}: does not serve {directory.name}, but {base} with {', '.join(adapters) or 'no adapter'}"
+        )
+    return inspect(endpoint, serving, stored, base=base, adapter=directory.name)
+
+
+def inspect(
+    endpoint: Endpoint, serving: Serving, stored: Reference, *, base: str, adapter: str, others: Collection[str] = ()
+) -> CanaryReport:
+    """Ask a vLLM that serves base and adapter under these names. `others`: adapters that it also serves."""
+    expected = Expected(
+        base=[prompt.base for prompt in stored.prompts],
+        adapter=[prompt.adapted for prompt in stored.prompts],
+        rounding=[prompt.rounding for prompt in stored.prompts],
+        exact=stored.dtype == serving.dtype == "float32",
+    )
+
+    async def question() -> CanaryReport:
+        async with CompletionClient([endpoint], serving) as client:
+            served_base, served_adapter = [await ask(client, name, stored.token_ids) for name in (base, adapter)]
+            report = compare(served_base=served_base, served_adapter=served_adapter, expected=expected)
+            if report.passed or not others:
+                return report
+            found = {name: await ask(client, name, stored.token_ids) for name in others}
+            return compare(served_base=served_base, served_adapter=served_adapter, expected=expected, others=found)
+
+    return asyncio.run(question())
+
+
+def _mismatched(campaign: Campaign, stored: Reference) -> bool:
+    return stored.in_4bit and not campaign.serves_dequantised
+
+
+def _record(campaign: Campaign, iteration: int, adapter: str, report: CanaryReport) -> None:
     with campaign.database() as database:
-        for adapter, mean, largest in (
+        for policy, mean, largest in (
             (None, report.base_mean, report.base_max),
-            (run.adapter.id, report.adapter_mean, report.adapter_max),
+            (adapter, report.adapter_mean, report.adapter_max),
         ):
             canaries.save(
                 database,
                 campaign=campaign.name,
                 iteration=iteration,
-                policy=campaign.policy(adapter).id,
-                passed=True,
+                policy=campaign.policy(policy).id,
+                passed=report.passed,
                 tokens=report.tokens,
                 mean_difference=mean,
                 max_difference=largest,

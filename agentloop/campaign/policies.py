@@ -6,7 +6,8 @@ import threading
 from typing import Any
 
 from agentloop.campaign.campaign import Campaign
-from agentloop.serving.client import CompletionClient
+from agentloop.errors import ServerError, SettingError
+from agentloop.serving.client import CompletionClient, Endpoint
 from agentloop.serving.server import ModelServer
 
 
@@ -18,12 +19,23 @@ def on_gpu() -> bool:
 
 
 class PolicyServer:
-    """The policies of a campaign behind one vLLM. Nothing is started where everything is already on disk."""
+    """The policies of a campaign behind one vLLM. Nothing is started where everything is already on disk.
+
+    While the trainer has the card, vLLM has ended (serving.policy "restart") or sleeps ("sleep"). Sleep is given up for the
+    rest of the run as soon as something about it goes wrong.
+    """
 
     def __init__(self, campaign: Campaign) -> None:
+        """Raises SettingError where this machine cannot do what serving.policy says."""
         self._campaign = campaign
         self._server: ModelServer | None = None
+        self._asleep = False
         self._lock = threading.Lock()
+        self._may_sleep = campaign.settings.serving.policy == "sleep"
+        self.has_slept = False
+        """Whether the vLLM that runs was asleep before: what it serves may then have suffered."""
+        if self._may_sleep and not on_gpu():
+            raise SettingError("serving.policy: sleep needs a GPU; without one vLLM stays as it is, use restart")
 
     def __enter__(self) -> PolicyServer:
         return self
@@ -36,6 +48,8 @@ class PolicyServer:
         with self._lock:
             if self._server is not None and not self._server.alive():
                 self._stop()
+            if self._asleep:
+                self._wake()
             if self._server is None:
                 server = ModelServer(self._campaign.settings, self._campaign.served_model, base=self._campaign.base)
                 server.start()
@@ -45,9 +59,28 @@ class PolicyServer:
             return adapter or self._server.model_name
 
     def make_room(self) -> None:
-        """Hand the accelerator to the trainer: on a GPU vLLM ends; on the CPU an idle vLLM takes nothing from it and stays."""
-        if self._server is not None and on_gpu():
-            self._stop()
+        """Hand the accelerator to the trainer, and return when its memory is free. On the CPU an idle vLLM stays.
+
+        Raises ServerError where the memory does not become free.
+        """
+        if self._server is None or self._asleep or not on_gpu():
+            return
+        if self._may_sleep:
+            try:
+                self._server.sleep()
+                self._server.wait_until_free(asleep=True)
+                self._asleep = self.has_slept = True
+                return
+            except ServerError as error:
+                self._give_up_sleep(str(error))
+        server = self._server
+        self._stop()
+        server.wait_until_free()
+
+    def restart(self) -> None:
+        """End vLLM, because what it serves after its sleep is not right; the next `serve` starts another."""
+        self._give_up_sleep("what is served after it is not what was trained")
+        self._stop()
 
     def retire(self, *, keep: str | None) -> None:
         """Unload every adapter but this one."""
@@ -55,11 +88,33 @@ class PolicyServer:
             for adapter in self._server.adapters - {keep}:
                 self._server.unload_adapter(adapter)
 
+    @property
+    def adapters(self) -> set[str]:
+        """Those that are loaded."""
+        return set() if self._server is None else self._server.adapters
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._server.endpoint
+
     def client(self) -> CompletionClient:
         """A client for one event loop; `async with`."""
-        return CompletionClient([self._server.endpoint], self._campaign.settings.serving)
+        return CompletionClient([self.endpoint], self._campaign.settings.serving)
+
+    def _wake(self) -> None:
+        try:
+            self._server.wake()
+            self._asleep = False
+        except ServerError as error:
+            self._give_up_sleep(str(error))
+            self._stop()
+
+    def _give_up_sleep(self, reason: str) -> None:
+        print(f"serving.policy: vLLM is restarted from now on instead of put to sleep: {reason}")
+        self._may_sleep = False
 
     def _stop(self) -> None:
         if self._server is not None:
             self._server.stop()
         self._server = None
+        self._asleep = self.has_slept = False

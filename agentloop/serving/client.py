@@ -147,12 +147,13 @@ class CompletionClient:
             try:
                 async with seat.slots:
                     return await self._post(seat, payload)
-            except aiohttp.ClientConnectionError as error:
+            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+                # the second where the connection broke in the middle of an answer
                 seat.failed()
                 failure = str(error) or type(error).__name__
             finally:
                 seat.waiting -= 1
-            await asyncio.sleep(min(_FIRST_DELAY * 2**attempt, _LONGEST_DELAY) * random.uniform(0.5, 1.0))
+            await asyncio.sleep(pause(attempt))
         raise ServerError(f"{seat.url}: {_ATTEMPTS} connections failed, the last: {failure}")
 
     async def _post(self, seat: _Seat, payload: bytes) -> dict[str, Any]:
@@ -197,6 +198,11 @@ class CompletionClient:
         except (aiohttp.ClientConnectionError, TimeoutError):
             healthy = False
         seat.succeeded() if healthy else seat.failed()
+
+
+def pause(attempt: int) -> float:
+    """Seconds to wait after failed attempt number `attempt` (from 0): twice as long each time, and not all at once."""
+    return min(_FIRST_DELAY * 2**attempt, _LONGEST_DELAY) * random.uniform(0.5, 1.0)
 
 
 def _message(content: bytes) -> str:

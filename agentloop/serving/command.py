@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from agentloop.errors import SettingError
 from agentloop.serving.installation import Installation
 from agentloop.settings import Settings
 
@@ -24,7 +25,10 @@ _CPU_CACHE_BYTES = 1 << 30
 def command(
     settings: Settings, installation: Installation, *, model: Path, port: int, max_lora_rank: int, max_loras: int
 ) -> list[str]:
-    """The arguments, settings.serving.extra_arguments last: there the user may overrule what is chosen here."""
+    """The arguments, settings.serving.extra_arguments last: there the user may overrule what is chosen here.
+
+    Raises SettingError for what this vLLM cannot do.
+    """
     serving = settings.serving
     arguments = [
         # `vllm serve` is broken in the CPU wheel; the module works in both.
@@ -60,6 +64,8 @@ def command(
         "--disable-uvicorn-access-log",
     ]
     if installation.on_cpu:
+        if serving.policy == "sleep":
+            raise SettingError("serving.policy: vLLM cannot sleep on the CPU, where it also need not; use restart")
         # With a part of a prompt scheduled and a seed in the request, vLLM's CPU sampler ends the engine
         # ("CPU Generator does not use offset"): every prompt is scheduled whole.
         arguments += [
@@ -71,9 +77,16 @@ def command(
             "32",
             "--kv-cache-memory-bytes",
             str(_CPU_CACHE_BYTES),
+            # The engine runs the model itself instead of in a process of its own: one process less to start and to talk
+            # to at every step. By this name because vLLM replaces the short one, for the sake of threads bound to cores,
+            # which are not bound here.
+            "--distributed-executor-backend",
+            "vllm.v1.executor.uniproc_executor.UniProcExecutor",
         ]
     else:
         arguments += ["--gpu-memory-utilization", str(serving.gpu_memory_utilization)]
+        if serving.policy == "sleep":
+            arguments += ["--enable-sleep-mode"]
     return [*arguments, *serving.extra_arguments]
 
 
@@ -84,6 +97,9 @@ def environment(settings: Settings, installation: Installation, *, api_key: str)
         "VLLM_API_KEY": api_key,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
     }
+    if settings.serving.policy == "sleep":
+        # /sleep and /wake_up are among the commands for developers; vLLM asks no key for these, so the port must stay local
+        variables |= {"VLLM_SERVER_DEV_MODE": "1"}
     if installation.on_cpu:
         variables |= {
             # vLLM would pin its threads and keep one core for itself; two cores are too few for that.

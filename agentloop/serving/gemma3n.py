@@ -23,8 +23,8 @@ from vllm.sequence import IntermediateTensors
 
 from agentloop.serving import adapter_guard
 
-_NOT_SERVED = ("lm_head.", "model.vision_tower.", "model.audio_tower.", "model.embed_vision.", "model.embed_audio.")
-"""Weights that a checkpoint may hold and this class has no place for. The head is the embedding."""
+_NOT_SERVED = ("model.vision_tower.", "model.audio_tower.", "model.embed_vision.", "model.embed_audio.")
+"""Weights that a checkpoint may hold and this class has no place for."""
 
 
 class Gemma3nTextModel(vllm_gemma3n.Gemma3nTextModel):
@@ -60,8 +60,6 @@ class Gemma3nForCausalLM(vllm_gemma3n.Gemma3nForCausalLM, SupportsLoRA):
         # vLLM's own __init__ with another text model: the class is not a parameter there.
         nn.Module.__init__(self)
         config = vllm_config.model_config.hf_config
-        if not config.tie_word_embeddings:
-            raise ValueError("Gemma 3n with an output head of its own is not supported (tie_word_embeddings is false)")
         if vllm_config.cache_config.kv_sharing_fast_prefill:
             raise ValueError("--kv-sharing-fast-prefill is not supported for Gemma 3n by this plugin")
         if vllm_config.lora_config is not None:
@@ -70,18 +68,41 @@ class Gemma3nForCausalLM(vllm_gemma3n.Gemma3nForCausalLM, SupportsLoRA):
         self.cache_config = vllm_config.cache_config
         self.model = Gemma3nTextModel(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
         self.logits_processor = LogitsProcessor(config.vocab_size, soft_cap=config.final_logit_softcapping)
+        self._head: torch.Tensor | None = None
+        """An output head that the checkpoint holds, until it is compared. [vocabulary, hidden]"""
+        self._embedding_loaded = False
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        return AutoWeightsLoader(self).load_weights(self._with_unused_keys(weights))
+        """May be called more than once, with parts. Raises ValueError for an output head that is not the embedding."""
+        named = ((name.replace("model.language_model.", "model.", 1), tensor) for name, tensor in weights)
+        loaded = AutoWeightsLoader(self).load_weights(self._with_unused_keys(self._without_head(named)))
+        self._embedding_loaded |= any(name.endswith(".embed_tokens.weight") for name in loaded)
+        if self._head is not None and self._embedding_loaded:
+            embedding = self.model.embed_tokens
+            rows = slice(embedding.shard_indices.org_vocab_start_index, embedding.shard_indices.org_vocab_end_index)
+            held = embedding.weight[: rows.stop - rows.start].cpu()
+            if not torch.equal(held, self._head[rows].to(held.dtype)):
+                raise ValueError(
+                    "Gemma 3n with an output head of its own is not supported: lm_head.weight is not the embedding"
+                )
+            self._head = None
+        return loaded
+
+    def _without_head(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        """The embedding is what this class multiplies by; a copy of it in the checkpoint is looked at and left out."""
+        for name, tensor in weights:
+            if name == "lm_head.weight":
+                self._head = tensor
+            else:
+                yield name, tensor
 
     def _with_unused_keys(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-        """The weights under text-only names, and zeros for what vLLM before 0.30 waits for in KV-shared layers.
+        """The weights that are served, and zeros for what vLLM before 0.30 waits for in KV-shared layers.
 
         Such layers never use these weights; zeros keep what they compute in vain finite.
         """
         config, seen = self.config, set()
         for name, tensor in weights:
-            name = name.replace("model.language_model.", "model.", 1)
             if not name.startswith(_NOT_SERVED):
                 seen.add(name)
                 yield name, tensor

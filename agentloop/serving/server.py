@@ -1,4 +1,4 @@
-"""vLLM as a child process: started, checked, fed adapters, ended with everything it started.
+"""vLLM as a child process: started, checked, fed adapters, put to sleep, ended with everything it started.
 
 An adapter's name means the same weights for as long as a server lives: vLLM keys its prefix cache by the name, so new
 weights under an old name would be answered with the old ones' keys and values.
@@ -19,14 +19,21 @@ import psutil
 
 from agentloop.child import ChildProcess
 from agentloop.errors import AdapterError, ServerError
-from agentloop.serving import adapters, installation, log
+from agentloop.serving import adapters, card, installation, log
 from agentloop.serving.client import Endpoint
 from agentloop.serving.command import BASE_NAME, command, environment
 from agentloop.settings import Settings
 
 _POLL_SECONDS = 0.1
 _LOAD_SECONDS = 120.0
+_SLEEP_SECONDS = 300.0
+"""Long enough for the requests that run to be finished."""
 _END_SECONDS = 20.0
+_FREE_SECONDS = 20.0
+_LEFT_BY_THE_DEAD = 1 << 30
+"""Bytes that somebody else may have taken since vLLM was started: a desktop, a browser."""
+LEFT_ASLEEP = _LEFT_BY_THE_DEAD + (5 << 29)
+"""And 2.5 GiB of vLLM's that stay in use while it sleeps: its CUDA context, graphs and kernels."""
 
 
 class ModelServer:
@@ -61,6 +68,8 @@ class ModelServer:
         self._known: dict[str, str] = {}
         """Digest of every adapter ever loaded, by id."""
         self._loaded: set[str] = set()
+        self._free_before: int | None = None
+        """Bytes free on the card before vLLM was started; None on the CPU."""
 
     @property
     def url(self) -> str:
@@ -80,6 +89,7 @@ class ModelServer:
     def start(self) -> None:
         """Start vLLM and wait until it answers. Raises SettingError or ServerError; nothing is left running then."""
         vllm = installation.find(self.settings.serving.python or Path(sys.executable))
+        self._free_before = None if vllm.on_cpu else card.free_bytes()
         self.port = _claim(self.settings.serving.port)
         self.log = self.settings.paths.logs / f"vllm-{time.strftime('%Y%m%d-%H%M%S')}-{self.port}.log"
         arguments = command(
@@ -117,6 +127,23 @@ class ModelServer:
         self._known.clear()
         self._loaded.clear()
         _wait_until_gone(group)
+
+    def wait_until_free(self, *, asleep: bool = False) -> None:
+        """After `stop` or `sleep`: wait until the card's driver has the memory back. Raises ServerError, with the figures."""
+        if self._free_before is not None:
+            left = LEFT_ASLEEP if asleep else _LEFT_BY_THE_DEAD
+            card.wait_until_free(self._free_before - left, seconds=_FREE_SECONDS)
+
+    def sleep(self) -> None:
+        """Finish the requests that run, move the weights to host memory and drop the cache. Raises ServerError.
+
+        Adapters stay loaded. Requests that arrive meanwhile wait for `wake`. On the CPU vLLM keeps its memory.
+        """
+        self._command("/sleep?level=1&mode=wait")
+
+    def wake(self) -> None:
+        """Take the card's memory again and answer what waits. Raises ServerError."""
+        self._command("/wake_up")
 
     def load_adapter(self, adapter: str, directory: Path) -> None:
         """Serve the adapter in `directory` under the name `adapter`, beside what is served already.
@@ -165,21 +192,32 @@ class ModelServer:
             f"its last line: {reason} (log: {self.log})"
         )
 
+    def _command(self, path: str) -> None:
+        """One of vLLM's commands for developers, which it has where serving.policy is "sleep"."""
+        answer = self._send(path, None, _SLEEP_SECONDS)
+        if not answer.is_success:
+            raise ServerError(
+                f"{self.url}{path}: {answer.status_code} {' '.join(answer.text.split())} (log: {self.log})"
+            )
+
     def _post(self, path: str, body: dict[str, str]) -> str | None:
         """None where vLLM agreed, its complaint where it did not."""
+        answer = self._send(path, body, _LOAD_SECONDS)
+        return None if answer.is_success else answer.json()["error"]["message"]
+
+    def _send(self, path: str, body: dict[str, str] | None, seconds: float) -> httpx.Response:
         try:
-            answer = httpx.post(
+            return httpx.post(
                 self.url + path,
                 json=body,
                 headers={"Authorization": f"Bearer {self.api_key}"},
-                timeout=_LOAD_SECONDS,
+                timeout=seconds,
                 trust_env=False,
             )
         except httpx.TransportError as error:
             raise ServerError(
                 f"{self.url}{path}: {type(error).__name__} {error} (log: {self.log})".replace("  ", " ")
             ) from None
-        return None if answer.is_success else answer.json()["error"]["message"]
 
 
 def _claim(port: int) -> int:

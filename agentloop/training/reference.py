@@ -1,48 +1,142 @@
 """What the trainer's own forward says of a few prompts, with and without the adapter: the canary's yardstick.
 
 Written beside the adapter's weights when it is saved, so that whoever serves the adapter, wherever, can check that what is
-served is what was trained.
+served is what was trained. With it comes how far 16-bit arithmetic alone moves these log probabilities: two right
+implementations may differ by that much, and no tolerance need be guessed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
+import torch
+from torch import Tensor
+
+from agentloop.engine.model import Gemma3n
+from agentloop.engine.table import EmbeddingTable
+from agentloop.engine.weights import LayerWeights, ModelWeights
 from agentloop.errors import AdapterError
 
 FILE = "reference.json"
 PROMPTS = 8
 MAX_TOKENS = 256
+_ALWAYS_WIDE = ("router", "prediction", "correction")
+"""Weights of a layer that the engine keeps in fp32 whatever it computes in."""
 
 
 @dataclass(frozen=True)
-class Reference:
+class Prompt:
     token_ids: tuple[int, ...]
     base: tuple[float, ...]
     """Log probability of each token given its prefix, without the adapter. [tokens - 1]"""
     adapted: tuple[float, ...]
     """The same with the adapter."""
+    rounding: tuple[float, ...]
+    """`base` in 16-bit arithmetic minus `base` in fp32, on the same weights."""
 
 
-def write(directory: Path, model: Any, sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> None:
-    """Compute and store the logprobs of the first sequences with the trained model (engine.Gemma3n)."""
-    prompts = [tuple(ids[:MAX_TOKENS]) for ids, _ in sequences[:PROMPTS]]
-    references = [
-        Reference(ids, *(tuple(model.logprobs(ids, adapter=on).tolist()) for on in (False, True))) for ids in prompts
-    ]
-    (directory / FILE).write_text(json.dumps([asdict(reference) for reference in references]))
+@dataclass(frozen=True)
+class Reference:
+    dtype: str
+    """In which the trainer computed `base` and `adapted`: "float32", "bfloat16" or "float16"."""
+    in_4bit: bool
+    """The base's linears went through NF4: what was trained on is the dequantised base."""
+    prompts: tuple[Prompt, ...]
+
+    @property
+    def token_ids(self) -> list[tuple[int, ...]]:
+        return [prompt.token_ids for prompt in self.prompts]
 
 
-def read(directory: Path) -> list[Reference]:
-    """Raises AdapterError where the adapter has none."""
+def measure_base(model: Gemma3n, sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Reference:
+    """The base's log probabilities of the first sequences, before anything is trained; `adapted` is still empty.
+
+    They are computed twice, in 16 bit and in fp32, so the time is spent here and not when somebody waits for the adapter.
+    """
+    half = model.dtype if model.dtype.itemsize == 2 else torch.bfloat16
+    other = _recast(model, torch.float32 if model.dtype == half else half)
+    prompts = []
+    for ids in (tuple(ids[:MAX_TOKENS]) for ids, _ in sequences[:PROMPTS]):
+        own, others = (which.logprobs(ids, adapter=False).double() for which in (model, other))
+        rounding = own - others if model.dtype == half else others - own
+        prompts.append(Prompt(ids, tuple(own.tolist()), (), tuple(rounding.tolist())))
+    del other
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    in_4bit = any(
+        not isinstance(weight, Tensor) for group in model.weights.layers[0].groups for _, weight in group.parts
+    )
+    return Reference(str(model.dtype).removeprefix("torch."), in_4bit, tuple(prompts))
+
+
+def write(directory: Path, model: Gemma3n, base: Reference) -> None:
+    """Add the log probabilities under the trained adapter to those of the base, and store both in `directory`."""
+    prompts = tuple(
+        replace(prompt, adapted=tuple(model.logprobs(prompt.token_ids).tolist())) for prompt in base.prompts
+    )
+    (directory / FILE).write_text(json.dumps(asdict(replace(base, prompts=prompts))))
+
+
+def read(directory: Path) -> Reference:
+    """Raises AdapterError where the adapter has none, or one of another layout."""
     file = directory / FILE
     if not file.is_file():
         raise AdapterError(f"{directory}: no {FILE}; the trainer writes it when it saves an adapter")
-    return [
-        Reference(tuple(row["token_ids"]), tuple(row["base"]), tuple(row["adapted"]))
-        for row in json.loads(file.read_text())
-    ]
+    stored = json.loads(file.read_text())
+    try:
+        prompts = tuple(
+            Prompt(**{name: tuple(values) for name, values in prompt.items()}) for prompt in stored["prompts"]
+        )
+        return Reference(stored["dtype"], stored["in_4bit"], prompts)
+    except (TypeError, KeyError, AttributeError):
+        raise AdapterError(f"{file}: another layout than this version writes; train the adapter again") from None
+
+
+def _recast(model: Gemma3n, dtype: torch.dtype) -> Gemma3n:
+    """The same base, computed in `dtype`. Linears and the per-layer table are shared, not copied."""
+    weights = model.weights
+    shared = {id(weights.embedding): weights.embedding.to(dtype)}
+    tensors = {
+        field.name: shared.get(id(value), value.to(dtype))
+        for field in fields(ModelWeights)
+        if isinstance(value := getattr(weights, field.name), Tensor)
+    }
+    return Gemma3n(
+        model.shape,
+        replace(
+            weights,
+            layers=tuple(_recast_layer(layer, dtype) for layer in weights.layers),
+            ple_table=_RecastTable(weights.ple_table, dtype),
+            **tensors,
+        ),
+        fingerprint=model.fingerprint,
+        device=model.device,
+        dtype=dtype,
+        max_seq_length=model.max_seq_length,
+        memory_budget=model.memory_budget,
+        resident=False,
+        graphs=False,
+    )
+
+
+def _recast_layer(layer: LayerWeights, dtype: torch.dtype) -> LayerWeights:
+    tensors = {
+        field.name: value.to(dtype)
+        for field in fields(LayerWeights)
+        if isinstance(value := getattr(layer, field.name), Tensor) and field.name not in _ALWAYS_WIDE
+    }
+    return replace(layer, **tensors)
+
+
+class _RecastTable:
+    """Rows of an EmbeddingTable in another dtype."""
+
+    def __init__(self, table: EmbeddingTable, dtype: torch.dtype) -> None:
+        self._table, self._dtype = table, dtype
+        self.device_bytes = 0
+
+    def rows(self, ids: Tensor) -> Tensor:
+        return self._table.rows(ids).to(self._dtype)

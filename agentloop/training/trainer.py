@@ -55,6 +55,7 @@ def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMet
         load_in_4bit=settings.load_in_4bit,
         cache_directory=run.cache,
     )
+    base = reference.measure_base(model, sequences)
     model = FastLanguageModel.get_peft_model(
         model,
         r=settings.rank,
@@ -101,7 +102,7 @@ def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMet
             on_step(metrics)
     with atomic(run.output) as directory:
         model.save_pretrained(directory)
-        reference.write(directory, model, sequences)
+        reference.write(directory, model, base)
     run.checkpoint.unlink(missing_ok=True)
     return run.output
 

@@ -1,25 +1,37 @@
 """One real vLLM for all tests of serving, and transformers with PEFT as the yardstick.
 
-The reference runs with eager attention in fp32; adapters are random in A and in B, so that each of them matters.
+The reference runs with eager attention in fp32; adapters are random in A and in B, so that each of them matters. The server
+has what a GPU's has by setting: every module wrapped that vLLM can give LoRA, and the commands for sleep.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import psutil
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from agentloop import settings as agentloop_settings
 from agentloop.serving.client import CompletionClient
+from agentloop.serving.command import LORA_TARGETS
 from agentloop.serving.server import ModelServer
 from agentloop.tiny.architecture import random_checkpoint
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+BEYOND = ["linear_left", "linear_right", "per_layer_input_gate", "per_layer_projection"]
+"""Modules beside the seven projections that vLLM can give LoRA: LAuReL's and those of the per-layer embeddings."""
 VOCABULARY = 384
 
 
@@ -27,34 +39,57 @@ class Reference:
     """Log probabilities by transformers and PEFT, on one base."""
 
     def __init__(self, base: Path) -> None:
-        self.base = base
-        self._models: dict[Path | None, torch.nn.Module] = {}
+        self._base = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
+        self._adapted: PeftModel | None = None
+        self._loaded: dict[Path, str] = {}
 
     @torch.no_grad()
     def __call__(self, adapter: Path | None, token_ids) -> list[float]:
-        model = self._models.get(adapter)
-        if model is None:
-            model = AutoModelForCausalLM.from_pretrained(self.base, dtype=torch.float32, attn_implementation="eager")
-            model = (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
-            self._models[adapter] = model
         ids = torch.tensor([list(token_ids)])
-        logprobs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        with self._under(adapter) as model:
+            logprobs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
         return logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist()
 
-    def forget(self, adapter: Path) -> None:
-        self._models.pop(adapter, None)
+    @contextmanager
+    def _under(self, adapter: Path | None) -> Iterator[torch.nn.Module]:
+        if adapter is None:
+            with self._adapted.disable_adapter() if self._adapted else nullcontext():
+                yield self._adapted or self._base
+            return
+        name = self._loaded.setdefault(adapter, f"number{len(self._loaded)}")
+        if self._adapted is None:
+            self._adapted = PeftModel.from_pretrained(self._base, adapter, adapter_name=name).eval()
+        elif name not in self._adapted.peft_config:
+            self._adapted.load_adapter(adapter, name)
+        self._adapted.set_adapter(name)
+        yield self._adapted
 
 
 def write_adapter(directory: Path, base: Path, *, seed: int, targets=PROJECTIONS, deviation: float = 0.03) -> Path:
-    """A random LoRA adapter of rank 16 in PEFT's format."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    torch.manual_seed(seed)
-    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM"))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, deviation)
-    model.save_pretrained(directory)
+    """A random LoRA adapter of rank 16 in PEFT's format, as PEFT initialises it but for B."""
+    config, shapes = _adapter_of(base, targets if isinstance(targets, str) else tuple(targets))
+    generator = torch.Generator().manual_seed(seed)
+    directory.mkdir(parents=True)
+    (directory / "adapter_config.json").write_text(config)
+    tensors = {}
+    for name, shape in shapes.items():
+        uniform = (torch.rand(shape, generator=generator) * 2 - 1) / shape[-1] ** 0.5
+        tensors[name] = uniform if "lora_A" in name else deviation * torch.randn(shape, generator=generator)
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     return directory
+
+
+@cache
+def _adapter_of(base: Path, targets: str | tuple[str, ...]) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """PEFT's configuration file and the shape of every tensor."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    chosen = targets if isinstance(targets, str) else list(targets)
+    with TemporaryDirectory() as directory:
+        settings = LoraConfig(r=16, lora_alpha=32, target_modules=chosen, task_type="CAUSAL_LM")
+        get_peft_model(model, settings).save_pretrained(directory)
+        config = (Path(directory) / "adapter_config.json").read_text()
+        tensors = load_file(Path(directory) / "adapter_model.safetensors")
+    return config, {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def random_prompt(seed: int, length: int) -> list[int]:
@@ -66,6 +101,27 @@ def random_prompt(seed: int, length: int) -> list[int]:
 def largest_gap(left, right) -> float:
     assert len(left) == len(right) > 0
     return max(abs(a - b) for a, b in zip(left, right))
+
+
+def processes_of(group: int) -> list[psutil.Process]:
+    """Everything in the session of the child, zombies aside."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def gone(group: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not processes_of(group):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def serving_settings(root: Path, **serving):
@@ -107,15 +163,24 @@ def settings(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(settings, checkpoint):
-    with ModelServer(settings, checkpoint, base="base_0123456789abcdef", max_loras=4) as started:
-        yield started
+    words = ("--lora-target-modules", *LORA_TARGETS, *BEYOND)
+    serving = settings.serving.model_copy(update={"extra_arguments": words})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_SERVER_DEV_MODE", "1")  # as with serving.policy "sleep", which needs a GPU
+        started = ModelServer(
+            settings.model_copy(update={"serving": serving}), checkpoint, base="base_0123456789abcdef", max_loras=4
+        )
+        started.start()
+    yield started
+    started.stop()
 
 
 @pytest.fixture(scope="session")
 def adapters(tmp_path_factory, checkpoint, server) -> dict[str, Path]:
     """Four adapters, loaded, by the names they are served under."""
     root = tmp_path_factory.mktemp("adapters")
-    made = {f"adapter_{index}": write_adapter(root / str(index), checkpoint, seed=index) for index in range(4)}
+    names = [f"adapter_{index}" for index in range(4)]
+    made = {name: write_adapter(root / name, checkpoint, seed=index) for index, name in enumerate(names)}
     for name, directory in made.items():
         server.load_adapter(name, directory)
     return made

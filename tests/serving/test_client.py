@@ -10,7 +10,7 @@ import pytest
 from conftest import random_prompt
 
 from agentloop.errors import ServerError
-from agentloop.serving.client import CompletionClient, Endpoint
+from agentloop.serving.client import CompletionClient, Endpoint, pause
 from agentloop.serving.server import ModelServer
 from agentloop.settings import Serving
 
@@ -27,6 +27,8 @@ class Relay:
         self.port = 0
         self.requests = 0
         self.connections = 0
+        self.answers_to_break = 0
+        """So many of the next answers end after their first bytes."""
 
     async def mend(self) -> None:
         self._listener = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
@@ -58,6 +60,11 @@ class Relay:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool = False) -> None:
         while data := await reader.read(65536):
             self.requests += data.count(b"POST /v1/completions") if count else 0
+            if self.answers_to_break and not count:
+                self.answers_to_break -= 1
+                data = data[: data.index(b"\r\n\r\n") + 10]
+                writer.write(data)
+                break
             writer.write(data)
         writer.close()
 
@@ -133,6 +140,23 @@ def test_a_connection_cut_in_the_middle_is_tried_again(server):
             assert relay.requests == 3
 
     with_relays(server, 1, test)
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(server):
+    async def test(relay):
+        async with client_of(relay.endpoint) as client:
+            whole = await client.complete("base", PROMPT, max_tokens=20, seed=6)
+            relay.answers_to_break = 1
+            assert (await client.complete("base", PROMPT, max_tokens=20, seed=6)).token_ids == whole.token_ids
+            assert relay.requests == 3 and relay.answers_to_break == 0
+
+    with_relays(server, 1, test)
+
+
+def test_pauses_between_attempts_grow_up_to_a_limit_and_differ():
+    for attempt, longest in enumerate((0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0)):
+        drawn = {pause(attempt) for _ in range(50)}
+        assert longest / 2 <= min(drawn) < max(drawn) <= longest
 
 
 def test_no_endpoint(server):

@@ -1,11 +1,14 @@
 """What vLLM serves equals transformers and PEFT in fp32: base and adapters, prompts and generated tokens, alone and mixed."""
 
 import asyncio
+import shutil
 
 import pytest
-from conftest import largest_gap, random_prompt
+from conftest import BEYOND, PROJECTIONS, largest_gap, random_prompt, write_adapter
+from safetensors.torch import load_file, save_file
 
 TOLERANCE = 1e-3
+WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.mark.parametrize("length", [2, 63, 200, 500])
@@ -21,6 +24,21 @@ def test_adapter_prompts(ask, reference, adapters):
         expected = reference(directory, ids)
         assert largest_gap(expected, plain) > 100 * TOLERANCE, "an adapter without effect would prove nothing"
         assert largest_gap(ask(lambda client: client.prompt_logprobs(name, ids)), expected) < TOLERANCE
+
+
+def test_modules_beyond_the_seven_projections(server, ask, reference, checkpoint, tmp_path):
+    """LAuReL's and the per-layer embeddings' own, each of which must count."""
+    ids = random_prompt(2, 60)
+    every = rf".*layers\.\d+\..*\b({'|'.join([*PROJECTIONS, *BEYOND])})"
+    directory = write_adapter(tmp_path / "wide", checkpoint, seed=61, targets=every, deviation=0.06)
+    expected = reference(directory, ids)
+    for module in BEYOND:
+        without = shutil.copytree(directory, tmp_path / module)
+        tensors = load_file(without / WEIGHTS)
+        save_file({n: t * (0 if f"{module}.lora_B" in n else 1) for n, t in tensors.items()}, without / WEIGHTS)
+        assert largest_gap(reference(without, ids), expected) > 10 * TOLERANCE, module
+    server.load_adapter("adapter_wide", directory)
+    assert largest_gap(ask(lambda client: client.prompt_logprobs("adapter_wide", ids)), expected) < TOLERANCE
 
 
 def test_generated_tokens_of_base_and_adapters_in_one_batch(ask, reference, adapters):

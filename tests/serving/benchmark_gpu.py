@@ -1,0 +1,370 @@
+"""What serving is worth on a GPU: error, rates, hand-over to the trainer and back. One command, prints JSON.
+
+    python tests/serving/benchmark_gpu.py CHECKPOINT [--work DIRECTORY] [--only accuracy,throughput,lifecycle] [--json OUT]
+
+CHECKPOINT: a text-only Gemma 3n with Gemma's turn tokens; random weights do. DIRECTORY keeps compile caches, so that a
+second run shows the warm start; it takes as much disk as the checkpoint. Parts:
+
+- accuracy: log probabilities of random prompts, vLLM in bf16 (compiled, CUDA graphs) and transformers in bf16, each against
+  transformers in fp32; base and a random adapter.
+- throughput: output tokens per second with an adapter, 128 episodes at once through this project's agent and client, and
+  the same requests through vLLM's LLM.generate. Every turn that the model does not end counts as ended, so that random
+  weights, too, take several turns.
+- lifecycle: for serving.policy sleep and restart, seconds from the trainer's last step to the first token of its adapter,
+  memory in use meanwhile, and the canary's report.
+
+Runs on the CPU as well, with a tiny checkpoint, to see that it runs: without the sleep policy. Not a test: it asserts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agentloop import settings as configuration
+from agentloop.agent.collection import plan, run_shard
+from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.canary import inspect
+from agentloop.campaign.policies import PolicyServer, on_gpu
+from agentloop.engine import FastLanguageModel
+from agentloop.serving import card, installation
+from agentloop.serving.canary import ask
+from agentloop.serving.client import CompletionClient
+from agentloop.serving.command import LORA_TARGETS
+from agentloop.serving.server import ModelServer
+from agentloop.settings import Settings
+from agentloop.training import reference, rows
+from agentloop.training.launch import launch
+from agentloop.training.run import TrainingRun
+
+RANK = 16
+PROMPTS, PROMPT_TOKENS = 8, 256
+CONCURRENT, EPISODES, WARM_UP = 128, 512, 64
+TURNS, TURN_TOKENS = 4, 128
+TRAINING_ROWS, TRAINING_TOKENS = 32, 512
+
+
+def settings_for(checkpoint: Path, work: Path, **sections: dict[str, Any]) -> Settings:
+    dtype = "bfloat16" if on_gpu() else "float32"
+    serving = {"dtype": dtype, "max_model_len": 2560, "max_num_seqs": CONCURRENT, "base": "original"}
+    agent = {"max_turns": TURNS, "max_turn_tokens": TURN_TOKENS, "max_tokens": 2048}
+    training = {"rank": RANK, "alpha": 2 * RANK, "epochs": 1, "batch_tokens": 4096}
+    return configuration.load(
+        {
+            "model": str(checkpoint),
+            "environment": "database",
+            "paths": {"data": str(work / "data"), "cache": str(work / "cache")},
+            "agent": agent,
+            "serving": serving | sections.get("serving", {}),
+            "training": training,
+            "seed": sections.get("seed", 0),
+        }
+    )
+
+
+def random_prompts(vocabulary: int) -> list[list[int]]:
+    draw = random.Random(0)
+    return [[2, *(draw.randrange(6, vocabulary) for _ in range(PROMPT_TOKENS - 1))] for _ in range(PROMPTS)]
+
+
+def write_adapter(checkpoint: Path, directory: Path, cache: Path) -> None:
+    """Random in A and B; its values are bf16's, so that everybody computes with the same."""
+    if directory.is_dir():
+        return
+    model, _ = FastLanguageModel.from_pretrained(checkpoint, load_in_4bit=False, cache_directory=cache)
+    FastLanguageModel.get_peft_model(model, r=RANK, lora_alpha=2 * RANK)
+    generator = torch.Generator().manual_seed(0)
+    for name, view in model.lora.named().items():
+        if "lora_B" in name:
+            view.copy_(0.02 * torch.randn(view.shape, generator=generator))
+    model.lora.parameters.copy_(model.lora.parameters.bfloat16())
+    model.lora.refresh()
+    model.save_pretrained(directory)
+
+
+# accuracy
+
+
+@torch.no_grad()
+def transformers_logprobs(
+    checkpoint: Path, adapter: Path, dtype: torch.dtype, prompts: list[list[int]]
+) -> dict[str, Any]:
+    """{"base": rows, "adapter": rows} by transformers and PEFT with eager attention."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    device = "cuda" if on_gpu() else "cpu"
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, attn_implementation="eager").to(device)
+    model = PeftModel.from_pretrained(base, adapter, autocast_adapter_dtype=False).to(dtype).eval()
+
+    def rows_of() -> list[list[float]]:
+        found = []
+        for prompt in prompts:
+            ids = torch.tensor([prompt], device=device)
+            logprobs = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+            found.append(logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist())
+        return found
+
+    with model.disable_adapter():
+        without = rows_of()
+    return {"base": without, "adapter": rows_of()}
+
+
+def reference_stage(checkpoint: Path, work: Path) -> None:
+    """In a process of its own, so that its memory is free again before vLLM starts."""
+    vocabulary = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
+    prompts = random_prompts(vocabulary)
+    found = {
+        str(dtype): transformers_logprobs(checkpoint, work / "adapter", dtype, prompts)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    (work / "reference.json").write_text(json.dumps({"prompts": prompts, "found": found}))
+
+
+def accuracy(campaign: Campaign, server: ModelServer, work: Path) -> dict[str, Any]:
+    stored = json.loads((work / "reference.json").read_text())
+
+    async def served() -> dict[str, Any]:
+        async with CompletionClient([server.endpoint], campaign.settings.serving) as client:
+            names = {"base": server.model_name, "adapter": "adapter"}
+            return {which: await ask(client, name, stored["prompts"]) for which, name in names.items()}
+
+    found = {"vllm": asyncio.run(served()), "transformers": stored["found"]["torch.bfloat16"]}
+    exact = stored["found"]["torch.float32"]
+    result: dict[str, Any] = {"tokens": PROMPTS * (PROMPT_TOKENS - 1)}
+    for which in ("base", "adapter"):
+        errors = {by: np.abs(np.concatenate(rows[which]) - np.concatenate(exact[which])) for by, rows in found.items()}
+        result[which] = {f"{by}_mean_error": float(error.mean()) for by, error in errors.items()}
+        result[which] |= {f"{by}_median_error": float(np.median(error)) for by, error in errors.items()}
+        result[which]["ratio"] = float(errors["vllm"].mean() / errors["transformers"].mean())
+    effect = np.abs(np.concatenate(exact["adapter"]) - np.concatenate(exact["base"]))
+    return result | {"adapter_effect": float(effect.mean())}
+
+
+# throughput
+
+
+def run_episodes(
+    campaign: Campaign, server: ModelServer, count: int, *, first: int
+) -> tuple[list[dict[str, Any]], float]:
+    """(requests in the order in which they were sent, seconds). A turn that was cut off counts as ended."""
+    tasks = campaign.environment.tasks("train", count, 0, skip=first)
+    [shard] = plan(tasks, 1, policy="random", sampling=campaign.sampling(1.0), seed=0, shard_episodes=count)
+    limits = campaign.settings.collect.model_copy(update={"concurrency": CONCURRENT, "episode_seconds": 600.0})
+    requests: list[dict[str, Any]] = []
+
+    async def episodes() -> float:
+        async with CompletionClient([server.endpoint], campaign.settings.serving) as client:
+            complete = partial(client.complete, "adapter", stop_token_ids=campaign.prompt.stop_token_ids)
+
+            async def generate(prompt_ids, **options):
+                request = {"prompt": list(prompt_ids), "seed": options["seed"]}
+                requests.append(request)
+                completion = await complete(prompt_ids, **options)
+                request["tokens"] = len(completion.token_ids)
+                return dataclasses.replace(completion, finish_reason="stop")
+
+            started = time.perf_counter()
+            await run_shard(shard, generate=generate, prompt=campaign.prompt, tools=campaign.tools, limits=limits)
+            return time.perf_counter() - started
+
+    return requests, asyncio.run(episodes())
+
+
+def agent_rate(campaign: Campaign, server: ModelServer, work: Path) -> dict[str, Any]:
+    warm_up, _ = run_episodes(campaign, server, WARM_UP, first=EPISODES)
+    requests, seconds = run_episodes(campaign, server, EPISODES, first=0)
+    (work / "requests.json").write_text(json.dumps({"warm_up": warm_up, "measured": requests}))
+    tokens = sum(request["tokens"] for request in requests)
+    return {
+        "episodes": EPISODES,
+        "concurrent": CONCURRENT,
+        "requests": len(requests),
+        "mean_prompt_tokens": statistics.mean(len(request["prompt"]) for request in requests),
+        "output_tokens": tokens,
+        "agent_tokens_per_second": tokens / seconds,
+    }
+
+
+def generate_stage(checkpoint: Path, work: Path) -> None:
+    """The recorded requests through LLM.generate, with the engine that the server had."""
+    from vllm import LLM, SamplingParams
+    from vllm.inputs import TokensPrompt
+    from vllm.lora.request import LoRARequest
+
+    settings = settings_for(checkpoint, work)
+    settings.export()
+    serving = settings.serving
+    device = (
+        {"gpu_memory_utilization": serving.gpu_memory_utilization}
+        if on_gpu()
+        else {"kv_cache_memory_bytes": 1 << 30, "enable_chunked_prefill": False, "max_num_batched_tokens": 4096}
+    )
+    llm = LLM(
+        str(checkpoint),
+        dtype=serving.dtype,
+        max_model_len=serving.max_model_len,
+        max_num_seqs=serving.max_num_seqs,
+        generation_config="vllm",
+        enable_lora=True,
+        max_loras=4,
+        max_lora_rank=RANK,
+        lora_target_modules=list(LORA_TARGETS),
+        **device,
+    )
+    adapter = LoRARequest("adapter", 1, str(work / "adapter"))
+    seconds = {}
+    recorded = json.loads((work / "requests.json").read_text())
+    for part, requests in recorded.items():
+        sampling = [
+            SamplingParams(temperature=1.0, seed=each["seed"], max_tokens=each["tokens"], ignore_eos=True, logprobs=0)
+            for each in requests
+        ]
+        prompts = [TokensPrompt(prompt_token_ids=each["prompt"]) for each in requests]
+        started = time.perf_counter()
+        answers = llm.generate(prompts, sampling, lora_request=adapter, use_tqdm=False)
+        seconds[part] = time.perf_counter() - started
+    tokens = sum(len(answer.outputs[0].token_ids) for answer in answers)
+    (work / "generate.json").write_text(json.dumps({"generate_tokens_per_second": tokens / seconds["measured"]}))
+
+
+# lifecycle
+
+
+def lifecycle(checkpoint: Path, work: Path, policy: str) -> dict[str, Any]:
+    """One turn-taking with a real training run of random rows. The adapter is another for every policy and every call."""
+    seed = (time.time_ns() // 10**9) % 2**31
+    settings = settings_for(checkpoint, work, serving={"policy": policy, "base": "dequantised"}, seed=seed)
+    campaign = Campaign.open(settings)
+    _ = campaign.served_model  # made once, before anything is timed
+    run = random_run(campaign)
+    marks: dict[str, float] = {}
+
+    def on_step(metrics: dict[str, Any]) -> None:
+        marks["last_step"] = time.perf_counter()
+
+    def first_token(server: PolicyServer, name: str) -> None:
+        async def question() -> None:
+            async with server.client() as client:
+                await client.complete(name, [2, 7, 8, 9], max_tokens=1)
+
+        asyncio.run(question())
+
+    before = card.free_bytes() if on_gpu() else 0
+    with PolicyServer(campaign) as server:
+        started = time.perf_counter()
+        first_token(server, server.serve(None))
+        ready = time.perf_counter()
+        server.make_room()
+        made_room = time.perf_counter()
+        held = before - card.free_bytes() if on_gpu() else 0
+        launch(run, settings, on_step=on_step)
+        trained = time.perf_counter()
+        first_token(server, server.serve(run.adapter.id))
+        answered = time.perf_counter()
+        stored = reference.read(run.output)
+        report = inspect(server.endpoint, settings.serving, stored, base=server.serve(None), adapter=run.adapter.id)
+    return {
+        "start_seconds": ready - started,
+        "make_room_seconds": made_room - ready,
+        "held_while_training_gib": held / card.GIB,
+        "last_step_to_trainer_ended_seconds": trained - marks["last_step"],
+        "last_step_to_first_token_seconds": answered - marks["last_step"],
+        "canary": dataclasses.asdict(report),
+    }
+
+
+def random_run(campaign: Campaign) -> TrainingRun:
+    """A run on random rows, planned; its adapter's name depends on the seed."""
+    draw = np.random.default_rng(0)
+    path = campaign.settings.paths.data / "random-rows.safetensors"
+    sequence = partial(draw.integers, 6, 500, TRAINING_TOKENS)
+    rows.write(path, [(sequence(), np.ones(TRAINING_TOKENS, bool)) for _ in range(TRAINING_ROWS)])
+    settings = campaign.settings
+    return TrainingRun.plan(
+        base=campaign.base,
+        dataset="data_random",
+        rows=path,
+        model=campaign.model,
+        training=settings.training,
+        seed=settings.seed,
+        paths=settings.paths,
+    )
+
+
+def stage(name: str, checkpoint: Path, work: Path) -> None:
+    subprocess.run([sys.executable, __file__, str(checkpoint), "--work", str(work), "--stage", name], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/agentloop-serving-benchmark"))
+    parser.add_argument("--only", default="accuracy,throughput,lifecycle")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--stage", choices=("adapter", "reference", "generate"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    checkpoint, work = arguments.checkpoint.resolve(), arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    if arguments.stage == "adapter":
+        return write_adapter(checkpoint, work / "adapter", work / "cache")
+    if arguments.stage:
+        return {"reference": reference_stage, "generate": generate_stage}[arguments.stage](checkpoint, work)
+
+    parts = arguments.only.split(",")
+    results: dict[str, Any] = {
+        "machine": {
+            "gpu": torch.cuda.get_device_name() if on_gpu() else None,
+            "torch": torch.__version__,
+            "vllm": installation.find(Path(sys.executable)).version,
+            "python": platform.python_version(),
+        },
+        "checkpoint": json.loads((checkpoint / "config.json").read_text()),
+    }
+
+    def report(name: str, value: dict[str, Any]) -> None:
+        """Written at once: what was measured stays, whatever the next part does."""
+        results[name] = value
+        print(json.dumps({name: value}, indent=1), flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+
+    if {"accuracy", "throughput"} & set(parts):
+        stage("adapter", checkpoint, work)
+        if "accuracy" in parts:
+            stage("reference", checkpoint, work)
+        campaign = Campaign.open(settings_for(checkpoint, work))
+        started = time.perf_counter()
+        with ModelServer(campaign.settings, checkpoint, base=campaign.base) as server:
+            results["start_seconds"] = time.perf_counter() - started
+            server.load_adapter("adapter", work / "adapter")
+            if "accuracy" in parts:
+                report("accuracy", accuracy(campaign, server, work))
+            if "throughput" in parts:
+                measured = agent_rate(campaign, server, work)
+        if "throughput" in parts:
+            stage("generate", checkpoint, work)
+            measured |= json.loads((work / "generate.json").read_text())
+            measured["of_generate"] = measured["agent_tokens_per_second"] / measured["generate_tokens_per_second"]
+            report("throughput", measured)
+    if "lifecycle" in parts:
+        for policy in ("sleep", "restart") if on_gpu() else ("restart",):
+            report(f"lifecycle_{policy}", lifecycle(checkpoint, work, policy))
+
+
+if __name__ == "__main__":
+    main()

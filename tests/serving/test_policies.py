@@ -1,0 +1,148 @@
+"""Taking turns with the trainer: what sleep is, where it cannot be had, and what happens when something is wrong after it."""
+
+import asyncio
+import shutil
+import socket
+from contextlib import nullcontext
+
+import httpx
+import pytest
+import torch
+from conftest import gone, largest_gap, processes_of, random_prompt, serving_settings, write_adapter
+from safetensors.torch import load_file, save_file
+
+from agentloop import settings as configuration
+from agentloop.campaign import canary
+from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.policies import PolicyServer, on_gpu
+from agentloop.engine import FastLanguageModel
+from agentloop.errors import CanaryError, SettingError
+from agentloop.serving import installation
+from agentloop.serving.command import command
+from agentloop.training import reference as trainer
+from agentloop.training.run import TrainingRun
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def test_requests_wait_while_the_server_sleeps(server, ask, adapters, reference):
+    ids = random_prompt(70, 40)
+
+    def sleeping() -> bool:
+        return httpx.get(f"{server.url}/is_sleeping").json()["is_sleeping"]
+
+    async def question(client):
+        running = asyncio.create_task(client.complete("adapter_1", ids, max_tokens=60, seed=1))
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(server.sleep)
+        assert sleeping() and running.done(), "mode=wait finishes what runs"
+        waiting = asyncio.create_task(client.complete("adapter_1", ids, max_tokens=10, seed=2))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        await asyncio.to_thread(server.wake)
+        assert not sleeping()
+        return await running, await waiting
+
+    for completion in ask(question):
+        expected = reference(adapters["adapter_1"], [*ids, *completion.token_ids])[len(ids) - 1 :]
+        assert largest_gap(completion.logprobs, expected) < 1e-3
+
+
+def test_sleep_without_a_gpu_is_one_line(checkpoint, tmp_path):
+    settings = serving_settings(tmp_path, policy="sleep").model_copy(update={"model": str(checkpoint)})
+    campaign = Campaign.open(settings)
+    with nullcontext() if on_gpu() else pytest.raises(SettingError, match="serving.policy: sleep needs a GPU"):
+        PolicyServer(campaign)
+
+
+@pytest.mark.parametrize("policy", ["restart", "sleep"])
+def test_what_vllm_is_told_for_each_policy(policy, tmp_path):
+    settings = serving_settings(tmp_path, policy=policy)
+    options = {"model": tmp_path, "port": 1, "max_lora_rank": 16, "max_loras": 1}
+    cuda = installation.Installation(tmp_path, "0.26.0", on_cpu=False)
+    assert ("--enable-sleep-mode" in command(settings, cuda, **options)) == (policy == "sleep")
+    cpu = installation.Installation(tmp_path, "0.32.0", on_cpu=True)
+    with (
+        pytest.raises(SettingError, match="serving.policy: vLLM cannot sleep on the CPU")
+        if policy == "sleep"
+        else nullcontext()
+    ):
+        assert "--enable-sleep-mode" not in command(settings, cpu, **options)
+
+
+@pytest.fixture
+def campaign(checkpoint, tmp_path) -> Campaign:
+    return Campaign.open(
+        configuration.load(
+            {
+                "model": str(checkpoint),
+                "paths": {"data": str(tmp_path / "data"), "cache": str(tmp_path / "cache")},
+                "serving": {"dtype": "float32", "max_model_len": 256},
+                "training": {"load_in_4bit": False},
+            }
+        )
+    )
+
+
+@pytest.fixture
+def run(campaign, checkpoint) -> TrainingRun:
+    """A finished training run: a random adapter with the trainer's own log probabilities."""
+    settings = campaign.settings
+    planned = TrainingRun.plan(
+        base=campaign.base,
+        dataset="data_0",
+        rows=settings.paths.data / "rows",
+        model=checkpoint,
+        training=settings.training,
+        seed=0,
+        paths=settings.paths,
+    )
+    model, _ = FastLanguageModel.from_pretrained(
+        checkpoint, max_seq_length=64, load_in_4bit=False, cache_directory=settings.paths.cache
+    )
+    base = trainer.measure_base(model, [(random_prompt(71, 50), ())])
+    FastLanguageModel.get_peft_model(model, r=16, lora_alpha=32)
+    model.load_adapter(write_adapter(planned.output, checkpoint, seed=71))
+    trainer.write(planned.output, model, base)
+    return planned
+
+
+def group_of(server: PolicyServer) -> int:
+    return server._server._child.pid
+
+
+def test_a_server_that_suffered_in_its_sleep_is_started_anew(campaign, run, tmp_path):
+    """Planted: vLLM holds other weights under the adapter's name than it was given."""
+    adapter = run.adapter.id
+    other = shutil.copytree(run.output, tmp_path / "other")
+    tensors = load_file(other / WEIGHTS)
+    save_file({name: torch.flip(tensor, [0]) for name, tensor in tensors.items()}, other / WEIGHTS)
+    with pytest.raises(KeyError, match="an exception inside"), PolicyServer(campaign) as server:
+        server.serve(adapter)
+        first = group_of(server)
+        for path, body in (("unload", {}), ("load", {"lora_path": str(other)})):
+            httpx.post(
+                f"{server.endpoint.url}/v1/{path}_lora_adapter",
+                json={"lora_name": adapter, **body},
+                headers={"Authorization": f"Bearer {server.endpoint.api_key}"},
+            ).raise_for_status()
+        with pytest.raises(CanaryError, match=f"{adapter}: stale adapter"):
+            canary.check(campaign, 1, server, run)
+        assert group_of(server) == first
+        server.has_slept = True
+        report = canary.check(campaign, 1, server, run)
+        assert report["fault"] is None and gone(first, 0.5)
+        second = group_of(server)
+        port = int(server.endpoint.url.rpartition(":")[2])
+        raise KeyError("an exception inside")
+    assert not processes_of(second)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+    with campaign.database() as database:
+        assert database.execute("SELECT passed FROM canaries ORDER BY checked") == [
+            (False,),
+            (False,),
+            (True,),
+            (True,),
+        ]
