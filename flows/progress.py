@@ -1,4 +1,4 @@
-"""Progress that a person can watch: a bar in the terminal and a progress artifact in the Prefect UI."""
+"""Progress that a person can watch: a progress artifact in the Prefect UI, and a line in the log now and then."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 UPDATE_SECONDS = 1.0
+LOG_SECONDS = 10.0
 
 
 class Progress:
@@ -18,22 +20,29 @@ class Progress:
     def __init__(self, description: str, total: int, artifact: Any) -> None:
         self.description, self.total, self.done = description, total, 0
         self._artifact = artifact
-        self._reported = time.monotonic()
+        self._reported = self._logged = time.monotonic()
+
+    def __str__(self) -> str:
+        return f"{self.description}: {self.done} of {self.total}"
 
     def advance(self, count: int = 1) -> None:
         self.advance_to(self.done + count)
 
     def advance_to(self, done: int) -> None:
-        self.done = done
-        if time.monotonic() - self._reported >= UPDATE_SECONDS:
-            self._reported = time.monotonic()
+        self.done = min(done, self.total)  # what is tried again after a fault is counted twice
+        now = time.monotonic()
+        if now - self._reported >= UPDATE_SECONDS:
+            self._reported = now
             self.report()
+        if now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            get_run_logger().info(str(self))
 
     def report(self) -> None:
         update_progress_artifact(
             self._artifact,
             progress=100 * self.done / max(1, self.total),
-            description=f"{self.description}: {self.done} of {self.total}",
+            description=str(self),
         )
 
 
