@@ -45,6 +45,11 @@ class StepPlan:
         return f"{levels}{'+host' if self.offload else ''}/{self.chunk}/{self.head_rows}"
 
 
+CUBLAS = 2 * 32 * 2**20
+"""cuBLAS' workspaces: one for launched kernels, one for CUDA graphs (32 MiB each on Hopper, 8 on cards before)."""
+MIB = 2**20
+
+
 @dataclass(frozen=True)
 class StepSize:
     """The numbers of a step that memory depends on."""
@@ -54,56 +59,93 @@ class StepSize:
     """Tokens that go through the layers above the boundary."""
     supervised: int
     itemsize: int
+    """Bytes of an element that GEMMs read or write."""
+    stream_itemsize: int
+    """Bytes of an element of the residual streams."""
     rank: int
     """Columns of a LoRA tail, padding included."""
     matrices: int
     """Bytes of dequantised matrices in use."""
 
 
-def kept_bytes(shape: Architecture, layer: int, plan: StepPlan, size: StepSize) -> int:
-    """Bytes that `layer` holds on the device between its forward and its backward pass."""
-    keep = plan.keep[layer]
-    elements = 0 if plan.offload else shape.streams * shape.hidden
-    raw = shape.heads * shape.head_dim + shape.laurel_rank
-    if layer < shape.boundary:
-        raw += 2 * shape.kv_heads * shape.head_dim
-    if keep >= Keep.DOWN:
-        elements += size.rank + (0 if plan.offload else shape.hidden)
-    if keep >= Keep.ATTENTION:
-        elements += raw + shape.heads * shape.head_dim + size.rank + shape.hidden
-    if keep >= Keep.ALL:
-        elements += 2 * shape.intermediate[layer] + size.rank
-    extra = 4 * shape.heads * (keep >= Keep.ATTENTION) + 8 * (shape.sparsity[layer] > 0)
-    return (size.tokens if layer < shape.boundary else size.upper) * (elements * size.itemsize + extra)
+def block(size: int) -> int:
+    """Bytes that torch's caching allocator takes for `size`: large blocks come in 2 MiB, and what is left over of one is
+    split off only where it exceeds 1 MiB."""
+    if size < 10 * MIB:
+        return -(-size // 512) * 512
+    whole = -(-size // (2 * MIB)) * 2 * MIB
+    return whole if whole - size <= MIB else size
+
+
+class Widths:
+    """Bytes that one token takes in each tensor of a layer."""
+
+    def __init__(self, shape: Architecture, layer: int, size: StepSize) -> None:
+        e, wide = size.itemsize, size.stream_itemsize
+        query, keys = shape.heads * shape.head_dim, 2 * shape.kv_heads * shape.head_dim
+        self.streams = shape.streams * shape.hidden * wide
+        self.residual = shape.hidden * wide
+        self.row = shape.hidden * e
+        self.tail = size.rank * e
+        self.raw = (query + shape.laurel_rank + (keys if layer < shape.boundary else 0)) * e
+        self.query = query * e
+        self.query_sums = query * 4
+        self.lse = 4 * shape.heads
+        self.gate_up = 2 * shape.intermediate[layer] * e + self.tail
+        self.inner = shape.intermediate[layer] * e
+        self.ple = shape.ple * e
+        self.statistics = 8 * (shape.sparsity[layer] > 0)
+
+    def kept(self, keep: Keep, offload: bool) -> list[int]:
+        """Of the tensors that stay on the device between the forward and the backward pass."""
+        tensors = [self.statistics] if offload else [self.statistics, self.streams]
+        if keep >= Keep.DOWN:
+            tensors += [self.tail] if offload else [self.tail, self.row]
+        if keep >= Keep.ATTENTION:
+            tensors += [self.raw, self.query + self.tail, self.lse, self.row]
+        if keep >= Keep.ALL:
+            tensors += [self.gate_up]
+        return tensors
+
+    def fullest(self, keep: Keep, offload: bool, tokens: int, chunk: int) -> int:
+        """Bytes at the fullest moment of the layer's backward pass, beyond what is kept for it and those below: either
+        in the feed-forward, which works on a chunk, or in attention, which works on everything."""
+        fetched = 2 * self.streams + self.row if offload else 0
+        freed = self.row if keep >= Keep.DOWN and not offload else 0
+        always = self.streams + fetched - freed + self.residual + 2 * self.row + self.tail + self.ple
+        again = self.raw + self.query + self.tail if keep < Keep.ATTENTION else 0
+        # active, normed and dprojected are in `always`; here laurel_out, feedforward_in, merged, dfirst, ddown and dx.
+        feedforward = 4 * self.row + 2 * self.residual + 2 * self.tail
+        feedforward += again + (self.query + self.row if keep < Keep.ATTENTION else 0)
+        inner = self.inner if keep is Keep.ALL else self.gate_up + self.inner
+        # dsum, ddown, dnormed, dattention, draw; q, dO, dq and its fp32 sums, out once more, dk and dv for every head.
+        attention = self.residual + 3 * self.row + 2 * self.tail + self.raw + self.tail
+        attention += again + 6 * self.query + self.query_sums
+        attention -= self.row if keep >= Keep.ATTENTION else 0
+        attention -= self.gate_up if keep is Keep.ALL else 0
+        part = min(tokens, chunk)
+        return tokens * always + max(tokens * feedforward + part * inner, tokens * attention)
 
 
 def peak_bytes(shape: Architecture, plan: StepPlan, size: StepSize, fixed: int) -> int:
     """Predicted peak of allocated device memory. `fixed`: weights, adapter and optimizer."""
-    kept = sum(kept_bytes(shape, layer, plan, size) for layer in range(shape.layers))
-    skipping = size.upper < size.tokens
+    rows = [size.tokens if layer < shape.boundary else size.upper for layer in range(shape.layers)]
+    widths = [Widths(shape, layer, size) for layer in range(shape.layers)]
     sources = {shape.kv_source(layer) for layer in range(shape.boundary, shape.layers)}
-    kv = 2 * shape.kv_heads * shape.head_dim * size.tokens
-    common = kv * len(sources) * size.itemsize + size.tokens * shape.layers * shape.ple * size.itemsize
-    if skipping:
-        common += size.tokens * shape.streams * shape.hidden * size.itemsize
-    dkeys = kv * len(sources) * 4
-    streams = shape.streams * shape.hidden * size.itemsize
-    moving = (streams + shape.hidden * size.itemsize) * size.tokens if plan.offload else 0
-    head = size.supervised * 3 * streams + min(size.supervised, plan.head_rows) * shape.vocab * size.itemsize
-    head += size.matrices
-    # The fullest moment of a layer's backward pass is its feed-forward: what was recomputed around it, and a chunk of
-    # gate, up and hidden. Counted from the top layer (everything is still kept) and from the last full one.
-    layers = []
-    for layer in {shape.layers - 1, shape.boundary - 1} - {-1}:
-        tokens = size.upper if layer >= shape.boundary else size.tokens
-        below = sum(kept_bytes(shape, i, plan, size) for i in range(layer + 1))
-        width = 9 * shape.hidden + 2 * shape.heads * shape.head_dim + shape.streams * shape.hidden + 4 * size.rank
-        chunk = min(tokens, plan.chunk)
-        inner = shape.intermediate[layer] * (1 if plan.keep[layer] is Keep.ALL else 3)
-        layers.append(
-            below + 2 * moving + tokens * width * size.itemsize + chunk * inner * size.itemsize + dkeys + size.matrices
-        )
-    return fixed + common + max(kept + moving + head, *layers)
+    keys = 2 * shape.kv_heads * shape.head_dim * size.tokens * len(sources)
+    common = keys * size.itemsize + size.tokens * shape.layers * shape.ple * size.itemsize + size.matrices
+    if size.upper < size.tokens:
+        common += size.tokens * widths[0].streams
+    below, backward = 0, 0
+    for layer, (width, tokens) in enumerate(zip(widths, rows, strict=True)):
+        below += sum(block(tokens * each) for each in width.kept(plan.keep[layer], plan.offload))
+        backward = max(backward, below + width.fullest(plan.keep[layer], plan.offload, tokens, plan.chunk))
+    # At the head all layers' activations are there, and what it computes with: streams, their projections, the input.
+    top = widths[-1]
+    leaving = (top.streams + top.row) * size.upper if plan.offload else 0
+    logits = min(size.supervised, plan.head_rows) * shape.vocab * size.itemsize
+    head = below + leaving + size.supervised * 2 * top.streams + max(logits, size.supervised * top.streams)
+    return fixed + CUBLAS + common + max(head, backward + keys * 4)
 
 
 LEAN = ((2048, 1024), (2048, 512), (1024, 512), (1024, 256), (512, 256))

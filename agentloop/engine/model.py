@@ -217,6 +217,7 @@ class Gemma3n(TrainerFacade):
             supervised if skip else tokens,
             supervised,
             self.dtype.itemsize,
+            self.network.precision.streams.itemsize,
             self.weights.layers[0].gate_up.rank,
             matrices,
         )

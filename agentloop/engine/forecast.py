@@ -1,0 +1,108 @@
+"""What a training step would need on a card, from config.json alone: no weights, no GPU."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from agentloop.engine.architecture import read_architecture
+from agentloop.engine.batch import PackedBatch, join
+from agentloop.engine.blueprint import blueprint
+from agentloop.engine.lora import TARGETS
+from agentloop.engine.memory import GIB, Keep, StepPlan
+from agentloop.engine.model import AUTO_SHARE, Gemma3n
+from agentloop.errors import SettingError
+
+CONTEXT = 0.5
+"""GiB of a card that CUDA itself and a desktop take."""
+WORDS = {Keep.STREAMS: "streams", Keep.DOWN: "down_proj", Keep.ATTENTION: "attention", Keep.ALL: "everything"}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One training step under one budget."""
+
+    budget: float
+    """GiB."""
+    plan: StepPlan
+    peak: float
+    """GiB, predicted."""
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.budget
+
+    @property
+    def keeps(self) -> str:
+        """The plan in words, lowest layers first."""
+        counts = Counter(self.plan.keep)
+        kept = ", ".join(f"{counts[level]} layers keep {WORDS[level]}" for level in Keep if counts[level])
+        where = "; streams wait in host memory" if self.plan.offload else ""
+        return f"{kept}{where}; {self.plan.chunk} tokens and {self.plan.head_rows} rows of logits at once"
+
+
+class StepForecast:
+    """A step of `tokens` packed tokens, a share `supervised` of which is trained on, with the model in `directory`.
+
+    `dtype` is what is computed in, `bits` the precision of AdamW's moments. Raises ModelError where the directory's config.json
+    is missing or not supported, SettingError where a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        tokens: int,
+        *,
+        supervised: float = 1.0,
+        rank: int = 16,
+        targets: tuple[str, ...] = TARGETS,
+        load_in_4bit: bool = True,
+        dtype: torch.dtype = torch.bfloat16,
+        max_seq_length: int | None = None,
+    ) -> None:
+        if tokens < 2:
+            raise SettingError(f"--tokens: {tokens} is too few, a step needs at least 2")
+        if not 0 < supervised <= 1:
+            raise SettingError(f"--supervised: {supervised} is not a share above 0 and up to 1")
+        self.model: Gemma3n = blueprint(
+            read_architecture(directory),
+            dtype=dtype,
+            max_seq_length=max_seq_length or tokens,
+            load_in_4bit=load_in_4bit,
+            rank=rank,
+            targets=targets,
+        )
+        # Batches are padded as for CUDA graphs, which a card will use.
+        self.model.graphs = True
+        self.batch: PackedBatch = join([([0] * tokens, [i < round(supervised * tokens) for i in range(tokens)])])
+
+    def under(self, budget: float) -> Forecast:
+        """What the engine would choose with `budget` GiB, and what that needs."""
+        if budget <= 0:
+            raise SettingError(f"--budget: {budget} is not a number of GiB above 0")
+        self.model.memory_budget = budget
+        return Forecast(budget, self.model.step_plan(self.batch), self.model.predicted_peak(self.batch) / GIB)
+
+    def on_card(self, memory: float) -> Forecast:
+        """The same for a card of `memory` GiB that nothing else uses, with memory_budget="auto"."""
+        return self.under(AUTO_SHARE * (memory - CONTEXT))
+
+    @property
+    def resident(self) -> dict[str, float]:
+        """GiB that are in use whatever the batch."""
+        model, lora = self.model, self.model.lora
+        copy = 0 if lora.compute is lora.parameters else lora.compute.nbytes
+        return {
+            "weights": model.weights.device_bytes / GIB,
+            "adapter, gradients and AdamW": (lora.parameters.nbytes * 2 + copy + lora.optimizer_bytes) / GIB,
+            "dequantised matrices": model.workspace.bytes_for(model.weights.layers) / GIB,
+        }
+
+    @property
+    def host_table(self) -> float:
+        """GiB of host memory for the per-layer embeddings."""
+        shape = self.model.shape
+        return shape.ple_vocab * shape.layers * shape.ple * self.model.dtype.itemsize / GIB

@@ -1,0 +1,102 @@
+"""Predicted peak memory against what was measured on a GPU, and the plans chosen under a budget."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Gemma3nTextConfig
+
+from agentloop.engine.architecture import Architecture, read_architecture
+from agentloop.engine.blueprint import blueprint
+from agentloop.engine.memory import GIB, Keep, StepPlan, block
+from agentloop.engine.model import Gemma3n
+from agentloop.engine.optimizer import FlatAdamW
+
+RESULTS = Path(__file__).parents[2] / "kernels" / "benchmarks" / "results"
+sys.path.insert(0, str(RESULTS.parent))
+from train_step import make_batch  # noqa: E402
+
+E2B = {
+    "num_hidden_layers": 30,
+    "intermediate_size": [8192] * 30,
+    "num_kv_shared_layers": 10,
+    "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 6,
+    "activation_sparsity_pattern": [0.95] * 10 + [0.0] * 20,
+}
+RECORDS = sorted(RESULTS.glob("train_step_*.json"))
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> dict[str, Architecture]:
+    """E2B and E4B, from their config.json."""
+    read = {}
+    for name, changes in (("E2B", E2B), ("E4B", {})):
+        directory = tmp_path_factory.mktemp(name)
+        Gemma3nTextConfig(**changes).save_pretrained(directory)
+        read[name] = read_architecture(directory)
+    return read
+
+
+def parsed(text: str) -> StepPlan:
+    """The inverse of str(plan)."""
+    levels, chunk, rows = text.split("/")
+    keep = tuple(Keep(int(level)) for level in levels.removesuffix("+host"))
+    return StepPlan(keep, levels.endswith("+host"), int(chunk), int(rows))
+
+
+def option(command: str, name: str, default: int) -> int:
+    words = command.split()
+    return int(words[words.index(name) + 1]) if name in words else default
+
+
+def recorded_model(shape: Architecture, command: str) -> Gemma3n:
+    model = blueprint(shape, max_seq_length=option(command, "--max-seq-length", 8192))
+    model.graphs = True
+    FlatAdamW(model.lora, bits=option(command, "--bits", 32))
+    return model
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_predicted_peak_is_the_measured_one(shapes, path):
+    record = json.loads(path.read_text())
+    command = record["machine"]["command"]
+    model = recorded_model(shapes["E2B" if "E2B" in command else "E4B"], command)
+    for result in record["results"]:
+        batches = [make_batch(result["case"], result["share"], seed) for seed in range(option(command, "--steps", 8))]
+        # A run's peak is that of its fullest batch; the plan is what that run chose.
+        fullest = max(batches, key=lambda batch: batch.supervised)
+        model.plan = parsed(result["plan"])
+        predicted = model.predicted_peak(fullest) / GIB
+        assert predicted == pytest.approx(result["peak_gib"], rel=0.01), (result["case"], result["plan"])
+
+
+def test_a_budget_is_kept_and_used(shapes):
+    model = blueprint(shapes["E4B"], max_seq_length=2048)
+    batch = make_batch("1x2048", 1.0, 0)
+    peaks = []
+    for budget in (4.3, 6.0, 9.0, 24.0):
+        model.memory_budget = budget
+        peaks.append(model.predicted_peak(batch) / GIB)
+        assert peaks[-1] <= budget
+    assert peaks == sorted(peaks)
+    # Between the leanest and the fullest plan a budget is filled up to a layer's worth.
+    assert peaks[1] > 5.7 and peaks[2] > 8.7
+    assert model.step_plan(batch).keep == (Keep.ALL,) * 35
+
+
+def test_shapes_alone_weigh_what_weights_weigh(trainable):
+    """The blueprint's tensors are those of the checkpoint, in size and dtype."""
+    implied = blueprint(trainable.shape, dtype=torch.float64, max_seq_length=trainable.max_seq_length, rank=8)
+    in_host_memory = trainable.weights.ple_table.device_bytes
+    assert implied.weights.device_bytes == trainable.weights.device_bytes - in_host_memory
+    assert implied.lora.slots == trainable.lora.slots
+
+
+def test_blocks_of_the_allocator():
+    mib = 2**20
+    assert block(1) == 512
+    assert block(3 * mib + 1) == 3 * mib + 512
+    assert block(49 * mib) == 50 * mib  # one MiB is left of a block of 50, too little to split off
+    assert block(48 * mib + 1) == 48 * mib + 1
