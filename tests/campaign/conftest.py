@@ -1,25 +1,25 @@
-"""The command line on a campaign's data root."""
+"""The command line on a campaign's data root, in this process."""
 
 import os
-import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
+from agentloop import cli
+
 
 @pytest.fixture
-def run_command():
+def run_command(capsys):
     def run(campaign, *words: str) -> tuple[int, str]:
         """(exit code, standard output and error)"""
         paths = campaign.settings.paths
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("AGENTLOOP_")}
-        done = subprocess.run(
-            [sys.executable, "-m", "agentloop", words[0], "--profile", "demo", *words[1:]],
-            env=clean | {"AGENTLOOP_PATHS__DATA": str(paths.data), "AGENTLOOP_PATHS__CACHE": str(paths.cache)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        return done.returncode, done.stdout
+        roots = {"AGENTLOOP_PATHS__DATA": str(paths.data), "AGENTLOOP_PATHS__CACHE": str(paths.cache)}
+        command = ["agentloop", words[0], "--profile", "demo", *words[1:]]
+        with mock.patch.dict(os.environ, roots), mock.patch.object(sys, "argv", command):
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        output = capsys.readouterr()
+        return ended.value.code or 0, output.err + output.out
 
     return run

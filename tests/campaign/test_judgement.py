@@ -109,7 +109,8 @@ def test_more_tasks_settle_what_the_first_look_could_not(campaign):
     decisions = []
     for look in campaign.looks:
         pair = {HELDOUT: measured(campaign, campaign.heldout(look), never, sometimes)}
-        pair["database"] = measured(campaign, campaign.guards(look)[0], always, always)
+        if look.last:
+            pair["database"] = measured(campaign, campaign.guards(look)[0], always, always)
         decisions.append(judgement.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1))
     assert [each["decision"] for each in decisions] == ["needs_more_data", "promote"]
     assert campaign.champion() == CHALLENGER

@@ -1,5 +1,6 @@
 """Adapters made by a campaign's own steps: continued from the champion, made again bit for bit, told from others."""
 
+import json
 import random
 
 import pytest
@@ -11,9 +12,10 @@ from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.reproduction import WEIGHTS, compare, reproduce
 from agentloop.errors import AdapterError, StoreError
 from agentloop.records import Dataset, Sampling, Task, Trajectory, Turn
-from agentloop.store import campaigns, datasets
+from agentloop.store import adapters, campaigns, datasets
 from agentloop.store.ingest import ingest
 from agentloop.store.shards import write_shard
+from agentloop.training import rows, worker
 from agentloop.training.launch import read_metrics
 
 SETTINGS = (
@@ -44,9 +46,9 @@ def campaign(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     settings = configuration.load([*SETTINGS, f"paths.data={root}", f"paths.cache={root / 'cache'}"], profile="demo")
     campaign = Campaign.open(settings)
-    rows = [trajectory(number) for number in range(12)]
+    episodes = [trajectory(number) for number in range(12)]
     shard = settings.paths.shards / "rows.parquet"
-    write_shard(shard, rows, purpose="collect", campaign=campaign.name, iteration=1)
+    write_shard(shard, episodes, purpose="collect", campaign=campaign.name, iteration=1)
     with campaign.database() as database:
         campaigns.register(database, settings)
         ingest(database, [shard])
@@ -68,8 +70,14 @@ def continued(campaign, fresh):
 
 
 def trained(campaign: Campaign, parent: str | None):
+    """As learning.train does it, in this process: a child's start takes longer than the training."""
     run = learning.plan_training(campaign, DATASET.id, parent=parent)
-    learning.train(campaign, run, iteration=1)
+    with campaign.database() as database:
+        rows.write(run.rows, ((row.token_ids, row.mask) for row in datasets.rows(database, DATASET.id)))
+        file = run.rows.with_suffix(".json")
+        file.write_text(json.dumps(run.to_json()))
+        assert worker.main(str(file), "100") == 0
+        adapters.save(database, run.adapter, path=run.output, campaign=campaign.name, iteration=1)
     return run
 
 
