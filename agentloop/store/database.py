@@ -210,8 +210,11 @@ def _lock(path: Path, *, shared: bool, wait_seconds: float) -> int:
 
 
 def _connect(path: Path, *, read_only: bool, memory_limit: str = "2GB", threads: int = 2) -> duckdb.DuckDBPyConnection:
-    # Insertion order costs memory in large inserts and nothing here relies on it: every order is asked for.
+    # Insertion order costs memory in large inserts and nothing here relies on it: every order is asked for. A checkpoint
+    # compresses what came since the last one and again the row groups that were not full: rare ones do less. Closing the
+    # file makes one in any case.
     config = {
+        "checkpoint_threshold": "1GB",
         "memory_limit": memory_limit,
         "threads": threads,
         "preserve_insertion_order": False,
