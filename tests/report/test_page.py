@@ -1,5 +1,6 @@
 """The page against the database it was written from; in a browser as well where Chromium is installed."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,9 +13,10 @@ from recorded_campaign import CAMPAIGN, HOSTILE, Recorder, decode, recorded  # n
 
 from agentloop.campaign import standing
 from agentloop.errors import ShardError, StoreError
+from agentloop.records import GuardResult, Interval
 from agentloop.report import page, sample
 from agentloop.report.comparison import Headline, percent, points
-from agentloop.store import campaigns
+from agentloop.store import campaigns, champions, verdicts
 from agentloop.store.database import Database
 from agentloop.store.shards import read_shard
 
@@ -214,6 +216,27 @@ def test_shards_that_moved_are_found_and_lost_ones_left_out(tmp_path):
                 database, CAMPAIGN, standing.headline(database, CAMPAIGN), tmp_path / "moved", tmp_path / "damaged.html"
             )
     assert not (tmp_path / "damaged.html").exists()
+
+
+def test_looks_guards_and_rollbacks_are_shown_and_flips_counted_once(tmp_path):
+    recorder = Recorder(tmp_path, training_tasks=6, heldout_tasks=8)
+    recorder.record(iterations=1, control=False)
+    with Database.open(recorder.database) as database:
+        ((first, adapter),) = database.execute("SELECT id, adapter FROM verdicts")
+        flips = database.execute("SELECT flip, count(*) FROM v_flips GROUP BY flip ORDER BY flip")
+        guard = GuardResult("database", "eval_1", "eval_2", Interval(-0.01, -0.08, 0.06), -0.1, 0.05)
+        about = {"campaign": CAMPAIGN, "iteration": 1}
+        seen = dataclasses.replace(
+            verdicts.load(database, first), decision="promote", look=2, looks=3, alpha=0.0033, guards=(guard,)
+        )
+        champions.promote(
+            database, adapter=adapter, verdict=verdicts.save(database, seen, adapter=adapter, **about), **about
+        )
+        champions.rollback(database, CAMPAIGN, None, reason="it swears")
+    text = write(recorder, tmp_path / "page.html").text
+    assert "2 of 3" in text and "0.0033" in text and "database: over −10.0, asked −5.0" in text
+    assert "Who was champion" in text and "rollback it swears" in text
+    assert flips and all(f"iteration 1: {times} {flip}" in text for flip, times in flips)
 
 
 @pytest.fixture(scope="module")
