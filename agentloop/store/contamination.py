@@ -16,7 +16,6 @@ from agentloop.store.database import Database
 
 QUERIES = Path(__file__).parent / "contamination"
 
-WORDS = 13
 SHARE = 0.8
 NAMED = 10
 """Rows that a message names; it tells the number of the others."""
@@ -33,7 +32,7 @@ def refuse(database: Database, benchmarks: Path | None = None) -> None:
         raise ContaminationError(_message("of held-out tasks", [f"{trajectory} ({task})" for trajectory, task in rows]))
     prompts = _prompts(benchmarks) if benchmarks else {}
     database.execute(_query("protected"), {"names": list(prompts), "prompts": list(prompts.values())})
-    rows = database.execute(_query("overlaps"), {"words": WORDS, "share": SHARE})
+    rows = database.execute(_query("overlaps"), {"share": SHARE})
     if rows:
         raise ContaminationError(
             _message(

@@ -134,12 +134,18 @@ class Database:
 def snapshot(path: Path, *, wait_seconds: float = 30.0) -> Path:
     """A copy of the present state for a reader that takes its time, while writers go on.
 
-    Open it with `Database.open(copy, read_only=True)`. The copy lies hidden beside the database, so that paths stored
+    Where a writer has not let go after `wait_seconds`, it is the newest copy that there is. Open it with `Database.open(copy, read_only=True)`. The copy lies hidden beside the database, so that paths stored
     in it stay right, and is shared by all readers of the same state. Copies of older states are removed (who has one
     open keeps it). Raises StoreError as `Database.open` does.
     """
     path = Path(path).absolute()
-    lock = _lock(path, shared=True, wait_seconds=wait_seconds)
+    try:
+        lock = _lock(path, shared=True, wait_seconds=wait_seconds)
+    except StoreError:
+        copies = sorted(path.parent.glob(f".{path.stem}-*.snapshot"), key=lambda copy: copy.stat().st_mtime)
+        if not copies:
+            raise
+        return copies[-1]
     try:
         # A log is there where a writer was killed; it belongs to the state.
         files = [file for file in (path, Path(f"{path}.wal")) if file.is_file()]

@@ -82,6 +82,20 @@ def test_a_snapshot_does_not_stop_writers_and_keeps_its_state(path, start_python
             assert stored == os.path.join("shards", "a.parquet")
 
 
+def test_while_a_writer_does_not_let_go_readers_have_the_copy_before(path, start_python):
+    with Database.open(path) as database:
+        database.execute("CREATE TABLE numbers AS SELECT 1 AS n")
+    before = snapshot(path)
+    owner = start_python(HOLD)
+    assert owner.stdout.readline() == "held\n"
+    assert snapshot(path, wait_seconds=0.1) == before
+    with Database.open(before, read_only=True) as reader:
+        assert reader.execute("FROM numbers") == [(1,)]
+    before.unlink()
+    with pytest.raises(StoreError, match=f"process {owner.pid} "):
+        snapshot(path, wait_seconds=0.1)
+
+
 def test_superseded_snapshots_are_removed(path, monkeypatch):
     monkeypatch.setattr("agentloop.store.database.SNAPSHOT_SECONDS", 0.0)
     for n in range(3):

@@ -1,6 +1,6 @@
--- Chosen rows whose question is nearly one that must not be trained on: a share of $share or more of the runs of $words
--- words of the shorter text are in both. A text with fewer words is one run.
--- protected: (name, text); $words, $share
+-- Chosen rows whose question is nearly one that must not be trained on: a share of $share or more of the runs of 13 words
+-- of the shorter text are in both. A text with fewer words is one run.
+-- protected: (name, text); $share
 WITH questions AS (
     SELECT DISTINCT p.task, k.question
     FROM chosen c
@@ -13,9 +13,12 @@ texts AS (
     SELECT false, name, regexp_extract_all(lower(text), '[\p{L}\p{N}]+') FROM protected
 ),
 runs AS (
-    SELECT ours, name, list_distinct(list_transform(
-        range(greatest(len(words) - $words, 0) + 1),
-        lambda i: array_to_string(words[i + 1:i + $words], ' '))) AS runs
+    SELECT ours, name, list_distinct(CASE
+        WHEN len(words) < 13 THEN [hash(words)]
+        ELSE list_transform(
+            list_zip(words, words[2:], words[3:], words[4:], words[5:], words[6:], words[7:], words[8:], words[9:],
+                     words[10:], words[11:], words[12:], words[13:], true), lambda run: hash(run))
+    END) AS runs
     FROM texts
     WHERE len(words) > 0
 ),
