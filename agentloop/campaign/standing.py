@@ -44,13 +44,13 @@ def headline(database: Database, campaign: str) -> Headline:
     challengers = [row["adapter"] for row in made if row["role"] == "challenger"]
     best = champion or (challengers[-1] if challengers else None)
     gain = compare(database, campaign, None, best) if best else None
+    guards = tuple(row["environment"] for row in query.rows(database, "guards", campaign=campaign))
     found = query.rows(database, "control", campaign=campaign)
     if not found:
-        return Headline(champion, gain, None, None)
+        return Headline(champion, gain, None, None, guards)
     control, matched = found[0]["adapter"], found[0]["challenger"]
-    return Headline(
-        champion, gain, compare(database, campaign, None, control), compare(database, campaign, control, matched)
-    )
+    over_control = compare(database, campaign, control, matched)
+    return Headline(champion, gain, compare(database, campaign, None, control), over_control, guards)
 
 
 def iterations(database: Database, campaign: str) -> list[summary.Row]:

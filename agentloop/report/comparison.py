@@ -43,6 +43,8 @@ class Headline:
     """Base against the control."""
     over_control: Comparison | None
     """Control against the challenger that it is matched to."""
+    guards: tuple[str, ...]
+    """Environments at which challengers were asked whether they got worse."""
 
 
 def findings(result: Headline) -> list[str]:
@@ -73,7 +75,9 @@ def findings(result: Headline) -> list[str]:
             f"{percent(control.before_success.estimate)}; the challenger that it is matched to differs from it by "
             f"{span(control.difference)}: {beyond}."
         )
-    sentences.append("All of this is about tasks of the training tasks' own generator; others were not measured.")
+    guards = " and ".join(result.guards)
+    others = f"at {guards} it was only asked whether a challenger got worse" if guards else "nothing else was measured"
+    sentences.append(f"All of this is about tasks of the training tasks' own generator; {others}.")
     return sentences
 
 

@@ -166,7 +166,7 @@ def test_without_a_promotion_the_findings_say_so_first(tmp_path):
 
 def test_a_campaign_without_measurements_claims_nothing(fresh):
     result = standing.headline(fresh, CAMPAIGN)
-    assert result == comparison.Headline(None, None, None, None)
+    assert result == comparison.Headline(None, None, None, None, ())
     assert comparison.findings(result) == [
         "The base model and a challenger have not been measured on the same tasks yet: no gain can be stated."
     ]
