@@ -134,9 +134,10 @@ class Database:
 def snapshot(path: Path, *, wait_seconds: float = 30.0) -> Path:
     """A copy of the present state for a reader that takes its time, while writers go on.
 
-    Where a writer has not let go after `wait_seconds`, it is the newest copy that there is. Open it with `Database.open(copy, read_only=True)`. The copy lies hidden beside the database, so that paths stored
-    in it stay right, and is shared by all readers of the same state. Copies of older states are removed (who has one
-    open keeps it). Raises StoreError as `Database.open` does.
+    Where a writer has not let go after `wait_seconds`, it is the newest copy that there is. Open it with
+    `Database.open(copy, read_only=True)`. The copy lies hidden beside the database, so that paths stored in it stay
+    right, and is shared by all readers of the same state. Copies of older states are removed (who has one open keeps
+    it). Raises StoreError as `Database.open` does.
     """
     path = Path(path).absolute()
     try:

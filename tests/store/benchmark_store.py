@@ -114,7 +114,7 @@ def main() -> None:
     print(f"|---|{'---|' * (len(COLUMNS) + 4)}", flush=True)
     for count in arguments.counts:
         root = arguments.directory / str(count)
-        shards = list(write_shards(root / "shards", count))
+        shards = write_shards(root / "shards", count)
         if arguments.generate:
             continue
         if arguments.pandas:

@@ -6,7 +6,9 @@ iterations by four policies, eight samples of each task, about a third of them r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +23,20 @@ ROLES = ["user", "model", "tool", "model", "tool", "model"]
 WORDS = "the sum of rows where price exceeds seven and each order holds nine items from store twelve"
 
 
-def write_shards(root: Path, count: int, *, rows: int = 1000, seed: int = 0) -> Iterator[Path]:
-    """Write `count` trajectories in shards of `rows`, those that are not there yet; yields the paths."""
-    corpus = " ".join(np.random.default_rng(seed).choice(WORDS.split() + [str(n) for n in range(1000)], 200_000))
-    for first in range(0, count, rows):
-        rng = np.random.default_rng([seed, first])
-        yield _write(root, np.arange(first, min(first + rows, count)), count, rng, corpus)
+def write_shards(root: Path, count: int, *, rows: int = 1000, processes: int = 2) -> list[Path]:
+    """Write `count` trajectories in shards of `rows`, those that are not there yet; returns the paths."""
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(partial(_write, root, count, rows), range(0, count, rows), chunksize=10))
 
 
-def _write(root: Path, numbers: np.ndarray, count: int, rng: np.random.Generator, corpus: str) -> Path:
+@cache
+def _corpus() -> str:
+    return " ".join(np.random.default_rng(0).choice(WORDS.split() + [str(n) for n in range(1000)], 200_000))
+
+
+def _write(root: Path, count: int, rows: int, first: int) -> Path:
+    numbers = np.arange(first, min(first + rows, count))
+    rng = np.random.default_rng([0, first])
     size = len(numbers)
     tasks = numbers // SAMPLES
     iterations = (1 + numbers * ITERATIONS // count).tolist()
@@ -61,7 +68,7 @@ def _write(root: Path, numbers: np.ndarray, count: int, rng: np.random.Generator
         "token_ids": _lists(rng.integers(0, 262_144, size * TOKENS), TOKENS),
         "mask": _lists(np.tile(np.repeat([role == "model" for role in ROLES], SPAN), size), TOKENS),
         "logprobs": _lists(-rng.exponential(0.7, size * TOKENS), TOKENS),
-        "turns": _turns(rng, corpus, failed),
+        "turns": _turns(rng, failed),
         "seconds": rng.exponential(2.0, size),
         "attempts": [[]] * size,
     }
@@ -75,9 +82,10 @@ def _write(root: Path, numbers: np.ndarray, count: int, rng: np.random.Generator
     return path
 
 
-def _turns(rng: np.random.Generator, corpus: str, failed: np.ndarray) -> pa.Array:
+def _turns(rng: np.random.Generator, failed: np.ndarray) -> pa.Array:
     """`failed` [rows, calls]: which calls the tool complained about."""
     size = len(failed)
+    corpus = _corpus()
     starts = rng.integers(0, len(corpus) - 400, size * TURNS).tolist()
     texts = [corpus[start : start + 300] for start in starts]
     tool = np.tile(np.array([None, "calculator", "calculator", "calculator", "calculator", None], object), size)
