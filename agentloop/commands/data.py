@@ -39,14 +39,16 @@ def select(
     from agentloop.store import exporting, recipes
     from agentloop.store import selection as selecting
 
-    chosen_recipe = str(Path(recipe).absolute()) if recipe and recipe.endswith(".sql") else recipe
-    loaded = recipes.load(chosen_recipe or settings.selection.recipe)
+    if recipe and recipe.endswith(".sql"):
+        recipe = str(Path(recipe).absolute())
+    recipe = recipe or settings.selection.recipe
+    paired = recipes.load(recipe).paired
     if export:
         exporting.check(export)
     with reading(settings) if dry_run else writing(settings) as database:
         selected = selecting.select(
             database,
-            chosen_recipe or settings.selection.recipe,
+            recipe,
             settings.campaign,
             _newest_iteration(database, settings.campaign) if iteration is None else iteration,
             settings.selection,
@@ -61,8 +63,8 @@ def select(
     console.print(f"{selected.dataset.id}: {rows:,} rows{', not stored (dry run)' if dry_run else ''}")
     if export:
         with reading(settings) as database:
-            written = exporting.export(database, selected.dataset.trajectories, export, paired=loaded.paired)
-        console.print(f"{export}: {written:,} {'pairs' if loaded.paired else 'rows'}")
+            written = exporting.export(database, selected.dataset.trajectories, export, paired=paired)
+        console.print(f"{export}: {written:,} {'pairs' if paired else 'rows'}")
     if plot:
         from agentloop.files import atomic
         from agentloop.report import plots
