@@ -92,10 +92,13 @@ def finish_iteration(database: Database, campaign: str, iteration: int) -> None:
 
 
 def _compare(campaign: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    # a setting that the campaign began without did what is the default now
+    defaults = _flat(Settings.model_construct().model_dump(mode="json"))
     for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
+        began, now = (values.get(name, defaults.get(name)) for values in (before, after))
+        if began != now:
             raise StoreError(
-                f"{name}: campaign {campaign!r} began with {before.get(name)!r}, now it is {after.get(name)!r}; "
+                f"{name}: campaign {campaign!r} began with {began!r}, now it is {now!r}; "
                 "set it back or choose another campaign name"
             )
 

@@ -84,6 +84,16 @@ def test_a_campaign_is_continued_with_other_free_settings(database, change):
     assert campaigns.settings_json(database, "main") == settings.model_dump(mode="json")
 
 
+def test_a_setting_that_the_campaign_began_without_did_what_is_the_default(database):
+    campaigns.register(database, load(["campaign=main"]))
+    database.execute("UPDATE campaigns SET defining = json_merge_patch(defining, '{\"training.rank\": null}')")
+    campaigns.register(database, load(["campaign=main"]))
+    with pytest.raises(StoreError, match="^training.rank: campaign 'main' began with 16, now it is 32"):
+        campaigns.register(database, load(["campaign=main", "training.rank=32"]))
+    with pytest.raises(StoreError, match="^gate.guards.database.alpha: "):
+        campaigns.register(database, load(["campaign=main", "gate.guards.database.tasks=9"]))
+
+
 def test_an_unknown_campaign_is_named(database):
     with pytest.raises(StoreError, match="no campaign named 'main'"):
         campaigns.settings_json(database, "main")
