@@ -99,14 +99,15 @@ def test_an_unknown_campaign_is_named(database):
         campaigns.settings_json(database, "main")
 
 
-def test_an_iteration_begins_and_ends_once(database):
-    campaigns.begin_iteration(database, "main", 1, champion=None)
+def test_an_iteration_begins_anew_until_it_has_ended(database):
+    for champion in (None, "adapter_rolled_back_to"):
+        campaigns.begin_iteration(database, "main", 1, champion=champion)
+    campaigns.finish_iteration(database, "main", 1)
+    (ended,) = database.execute("SELECT * FROM iterations")
+    assert ended[2] == "adapter_rolled_back_to" and ended[4] is not None
     campaigns.begin_iteration(database, "main", 1, champion="adapter_late")
     campaigns.finish_iteration(database, "main", 1)
-    (first,) = database.execute("SELECT * FROM iterations")
-    campaigns.finish_iteration(database, "main", 1)
-    assert database.execute("SELECT * FROM iterations") == [first]
-    assert first[2] is None and first[4] is not None
+    assert database.execute("SELECT * FROM iterations") == [ended]
 
 
 def test_policies_come_back(database):
