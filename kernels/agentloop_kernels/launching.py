@@ -66,7 +66,8 @@ class _Noted:
 
 
 @contextmanager
-def _card(capability: tuple[int, int]) -> Iterator[None]:
+def card(capability: tuple[int, int]) -> Iterator[None]:
+    """Triton takes a card of that compute capability to be there."""
     before = triton.runtime.driver._active
     triton.runtime.driver.set_active(_Card(capability))
     try:
@@ -88,7 +89,7 @@ def planning(capability: tuple[int, int]) -> Iterator[list[Launch]]:
 
     before, knobs.runtime.jit_cache_hook = knobs.runtime.jit_cache_hook, note
     try:
-        with _card(capability):
+        with card(capability):
             yield launches
     finally:
         knobs.runtime.jit_cache_hook = before
@@ -97,26 +98,33 @@ def planning(capability: tuple[int, int]) -> Iterator[list[Launch]]:
 def compile_launches(launches: list[Launch], capability: tuple[int, int], *, processes: int, launchers: bool) -> None:
     """Compile into Triton's cache (TRITON_CACHE_DIR), in forked processes: call it where CUDA is not in use.
 
-    `launchers` also builds the host code that starts a kernel, which Triton 3.6 does by the C compiler, for each
-    signature. It needs the CUDA driver's library.
+    `launchers` also builds the host code that starts kernels, in Triton 3.6 by the C compiler and for each signature. It
+    needs the CUDA driver's library. The first failure is raised when everything else has been compiled.
     """
     # The long ones first: whoever starts with attention at the end keeps all others waiting.
     order = sorted(launches, key=lambda launch: "attention" not in launch.kernel.fn.__module__)
-    with multiprocessing.get_context("fork").Pool(min(processes, len(order)), _work_on, (order, capability)) as pool:
-        for _ in pool.imap_unordered(_compile, [(index, launchers) for index in range(len(order))]):
-            pass
+    tasks = [*order, *([None] if launchers else [])]
+    with multiprocessing.get_context("fork").Pool(min(processes, len(tasks)), _work_on, (tasks, capability)) as pool:
+        under_way = [pool.apply_async(_compile, (index, launchers)) for index in range(len(tasks))]
+        for result in under_way:
+            result.wait()
+    for result in under_way:
+        result.get()
 
 
-_work: list[Launch] = []
+_work: list[Launch | None] = []
 
 
-def _work_on(launches: list[Launch], capability: tuple[int, int]) -> None:
-    _work[:] = launches
+def _work_on(tasks: list[Launch | None], capability: tuple[int, int]) -> None:
+    _work[:] = tasks
     triton.runtime.driver.set_active(_Card(capability))
 
 
-def _compile(task: tuple[int, bool]) -> None:
-    index, launchers = task
-    compiled = _work[index].kernel.preload(_work[index].specialisation)
+def _compile(index: int, launchers: bool) -> None:
+    launch = _work[index]
+    if launch is None:
+        nvidia.CudaUtils()
+        return
+    compiled = launch.kernel.preload(launch.specialisation)
     if launchers and hasattr(nvidia, "make_launcher"):
         nvidia.CudaLauncher(compiled.src, compiled.metadata)
