@@ -10,7 +10,7 @@ from typing import Any
 from agentloop.records import Interval
 from agentloop.report import plots, query
 from agentloop.report.comparison import Headline, findings, percent, points, probability
-from agentloop.report.story import facts, flat
+from agentloop.report.story import facts, flat, funnel_text
 from agentloop.report.summary import DECISIONS, Row
 from agentloop.report.svg import Canvas
 from agentloop.store import champions
@@ -201,7 +201,7 @@ def _funnels(database: Database, campaign: str) -> str:
         [
             f"{each['iteration']}{', control' if each['role'] == 'control' else ''}",
             each["recipe"],
-            " → ".join(f"{left:,} {rule}" for rule, left in json.loads(each["funnel"])),
+            funnel_text(json.loads(each["funnel"])),
             _id(each["dataset"]),
         ]
         for each in selections

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
@@ -27,6 +27,8 @@ def facts(story: Mapping[str, Any], actors: Mapping[str, str]) -> list[tuple[str
         ("Dataset", f"{dataset['id']}: {dataset['rows']:,} rows by recipe {dataset['recipe']}"),
         ("Parameters", flat_text(dataset["parameters"])),
     ]
+    funnels = dict.fromkeys(funnel_text(use["funnel"]) for use in story["uses"] if use["funnel"])
+    told += [("Selection", funnel) for funnel in funnels]
     for source in story["sources"]:
         actor = actors.get(source["adapter"], source["adapter"]) or BASE
         rows = f"{source['rows']:,} rows of {source['tasks']:,} tasks"
@@ -68,6 +70,10 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str
 
 def flat_text(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in flat(values))
+
+
+def funnel_text(funnel: Sequence[tuple[str, int]]) -> str:
+    return " → ".join(f"{left:,} {rule}" for rule, left in funnel)
 
 
 def _tell(branch: Tree, story: Mapping[str, Any]) -> None:

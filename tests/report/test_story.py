@@ -43,6 +43,10 @@ def test_all_that_made_an_adapter_and_became_of_it_is_told(database, champion):
     assert f"challenger of iteration {iteration} of campaign {CAMPAIGN}" in text
     assert base in text and f"{dataset}: {trained_on:,} rows by recipe {recipe}" in text
     assert "per_task 2" in text and "learning_rate 0.0002" in text and f"{seed}, version {code}" in text
+    ((funnel,),) = database.execute(
+        "SELECT funnel FROM selections WHERE dataset = ? AND iteration = ?", [dataset, iteration]
+    )
+    assert story.funnel_text(json.loads(funnel)) in text
     sources = database.execute(
         "SELECT policy, source, count(*) FROM v_lineage WHERE adapter = ? GROUP BY ALL", [champion]
     )
