@@ -191,29 +191,41 @@ def now() -> datetime:
 
 
 def _lock(path: Path, *, shared: bool, wait_seconds: float) -> int:
-    """Take the lock beside the database; the descriptor holds it until it is closed."""
+    """Take the lock beside the database; the descriptor holds it until it is closed.
+
+    Who waits for it holds the turn (`<path>.turn`), which everybody takes first: so a process that lets go and asks
+    again at once comes after those that wait.
+    """
     if shared and not path.is_file():
         raise StoreError(f"{path}: no database here yet")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        turn, descriptor = (
+            os.open(f"{path}.{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644) for name in ("turn", "lock")
+        )
     except OSError as error:
         raise StoreError(f"{path}: cannot be opened ({error.strerror})") from None
     deadline = time.monotonic() + wait_seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-                os.close(descriptor)
-                raise StoreError(
-                    f"{path}: in use by process {owner or 'unknown'} (waited {wait_seconds:g} s)"
-                ) from None
-            time.sleep(POLL_SECONDS)
+    try:
+        for lock, kind in ((turn, fcntl.LOCK_EX), (descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)):
+            while not _locked(lock, kind):
+                if time.monotonic() >= deadline:
+                    owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+                    os.close(descriptor)
+                    raise StoreError(f"{path}: in use by process {owner or 'unknown'} (waited {wait_seconds:g} s)")
+                time.sleep(POLL_SECONDS)
+    finally:
+        os.close(turn)
     os.pwrite(descriptor, f"{os.getpid():<16d}\n".encode(), 0)
     return descriptor
+
+
+def _locked(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _connect(path: Path, *, read_only: bool, memory_limit: str = "2GB", threads: int = 2) -> duckdb.DuckDBPyConnection:
