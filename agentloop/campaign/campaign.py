@@ -40,7 +40,7 @@ class Campaign:
         """Check what the settings name. Raises SettingError or ModelError before anything is written."""
         model = settings.model_directory()
         environment = environments.get(settings.environment)
-        suites.check_guards(settings)
+        suites.check(settings)
         settings.export()
         # only now: libraries read their cache paths from the environment when they are imported
         from agentloop.engine.fingerprint import base_fingerprint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentloop.campaign.suites import check_guards
+from agentloop.campaign import suites
 from agentloop.errors import SettingError
 from agentloop.evaluation import looks
 from agentloop.settings import Settings
@@ -11,7 +11,7 @@ from agentloop.settings import Settings
 def outline(settings: Settings) -> str:
     """A few lines for a person. Raises SettingError for a model, an environment or an interpreter that does not exist."""
     model = settings.model_directory()
-    check_guards(settings)
+    suites.check(settings)
     if settings.serving.python and not settings.serving.python.is_file():
         raise SettingError(f"serving.python: there is no interpreter at {settings.serving.python}")
     collect, evaluate, training, gate = settings.collect, settings.evaluate, settings.training, settings.gate

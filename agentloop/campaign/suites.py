@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
 from agentloop import environments
 from agentloop.errors import SettingError
+from agentloop.evaluation import looks
 from agentloop.evaluation.looks import Look
 from agentloop.records import Task
 from agentloop.settings import Settings
@@ -29,7 +32,7 @@ class Suite:
 
 
 def heldout(settings: Settings, look: Look) -> Suite:
-    """The campaign's own suite. Raises SettingError where the environment does not have so many tasks."""
+    """The campaign's own suite."""
     evaluate = settings.evaluate
     return Suite(HELDOUT, _blocks(settings.environment, evaluate.tasks, look, settings.seed), evaluate.samples)
 
@@ -42,21 +45,32 @@ def guards(settings: Settings, look: Look) -> list[Suite]:
     ]
 
 
-def check_guards(settings: Settings) -> None:
-    """Raises SettingError for a guard that is no environment or the campaign's own one."""
+def check(settings: Settings) -> None:
+    """Raises SettingError, naming the setting, for a guard that is no environment or the campaign's own one, and where an
+    environment does not have as many held-out tasks as the last look may need."""
     own = environments.get(settings.environment).name
     for name in settings.gate.guards:
-        try:
-            guard = environments.get(name)
-        except SettingError as error:
-            raise SettingError(f"gate.guards: {str(error).removeprefix('environment: ')}") from None
-        if guard.name == own:
-            raise SettingError(f"gate.guards: {name} is the campaign's own environment, which the gate judges anyway")
+        with _blaming("gate.guards"):
+            if environments.get(name).name == own:
+                raise SettingError(f"{name} is the campaign's own environment, which the gate judges anyway")
+    *_, last = looks.plan(settings.evaluate.tasks, settings.gate)
+    with _blaming("evaluate.tasks" if last.of == 1 else "gate.max_tasks"):
+        heldout(settings, last)
+    with _blaming("gate.guards"):
+        guards(settings, last)
+
+
+@contextmanager
+def _blaming(setting: str) -> Iterator[None]:
+    try:
+        yield
+    except SettingError as error:
+        raise SettingError(f"{setting}: {str(error).removeprefix('environment: ')}") from None
 
 
 def _blocks(environment: str, tasks: int, look: Look, seed: int) -> tuple[tuple[Task, ...], ...]:
-    # an environment's stream does not depend on how much is taken from it: that of an earlier look is its beginning
-    stream = _stream(environment, tasks * look.scale, seed)
+    # of one stream, as long as the last look may need it: what an earlier look has is the beginning of what a later one has
+    stream = _stream(environment, tasks * 2 ** (look.of - 1), seed)
     ends = [tasks * 2**doublings for doublings in range(look.number)]
     return tuple(stream[first:end] for first, end in zip([0, *ends], ends, strict=False))
 

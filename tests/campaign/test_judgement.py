@@ -7,6 +7,7 @@ from agentloop import settings as configuration
 from agentloop.campaign import judgement, rollouts
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import HELDOUT, Suite
+from agentloop.environments import environment
 from agentloop.errors import SettingError
 from agentloop.records import Trajectory, Turn
 from agentloop.store import campaigns, tasks, verdicts
@@ -143,10 +144,17 @@ def test_a_guard_that_is_not_passed_keeps_the_champion(campaign):
     assert suites == [("database", 2), (HELDOUT, 2)] and guards == [("database", -1.0, True)]
 
 
-@pytest.mark.parametrize(("name", "message"), [("chess", "there is no 'chess'"), ("arithmetic", "own environment")])
-def test_a_guard_that_cannot_be_is_one_line_before_anything_starts(campaign, name, message):
-    guards = {name: campaign.settings.gate.guards["database"]}
-    gate = campaign.settings.gate.model_copy(update={"guards": guards})
-    with pytest.raises(SettingError, match=f"^gate.guards: .*{message}") as error:
-        Campaign.open(campaign.settings.model_copy(update={"gate": gate}))
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("gate.guards.chess.tasks=9", "gate.guards: there is no 'chess'"),
+        ("gate.guards.arithmetic.tasks=9", "gate.guards: arithmetic is the campaign's own environment"),
+        ("gate.max_tasks=800", "gate.max_tasks: arithmetic has .* fewer than the 800"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line_before_anything_starts(tmp_path, monkeypatch, change, message):
+    monkeypatch.setattr(environment, "_PATIENCE", 0)  # a stream that is exhausted soon
+    settings = configuration.load([f"paths.data={tmp_path / 'data'}", change], profile="demo")
+    with pytest.raises(SettingError, match=f"^{message}") as error:
+        Campaign.open(settings)
+    assert "\n" not in str(error.value) and not (tmp_path / "data").exists()
