@@ -111,6 +111,7 @@ def _digest(request: str) -> str:
 def main(marker: str, request: dict[str, Any]) -> None:
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in request["shape"].items()}
     capability = tuple(request["capability"])
+    os.nice(5)  # the weights, which load at the same time, go first
     launches = plan_launches(Architecture(**fields), getattr(torch, request["dtype"]), capability)
     processes = min(PROCESSES, len(os.sched_getaffinity(0)))
     compile_launches(launches, capability, processes=processes, launchers=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +63,8 @@ class FastLanguageModel:
         shape = read_architecture(directory)
         capability = torch.cuda.get_device_capability(chosen) if chosen.type == "cuda" else None
         compilation = compile_ahead(shape, dtype, capability) if capability else None
+        # Importing transformers' tokenizers takes seconds; reading weights mostly waits.
+        tokenizer = ThreadPoolExecutor(1).submit(_tokenizer, directory)
         checkpoint = Checkpoint(directory)
         cache = cache_directory or default_cache()
         fingerprint = base_fingerprint(directory, cache)
@@ -81,9 +84,7 @@ class FastLanguageModel:
             cache_directory=cache,
         )
         model.compilation = compilation
-        from transformers import AutoTokenizer
-
-        return model, AutoTokenizer.from_pretrained(directory)
+        return model, tokenizer.result()
 
     @staticmethod
     def get_peft_model(
@@ -176,6 +177,12 @@ def _default_device() -> torch.device:
     return (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
     )
+
+
+def _tokenizer(directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory)
 
 
 def _default_dtype(device: torch.device) -> torch.dtype:
