@@ -220,7 +220,7 @@ size = path.stat().st_size + 300_000
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 try:
     with Database.open(path) as database:
-        database.execute("CREATE TABLE numbers AS SELECT md5(range::VARCHAR) AS text FROM range(1000000)")
+        database.execute("CREATE TABLE numbers AS SELECT md5(range::VARCHAR) AS text FROM range(100000)")
 except DiskError as error:
     print(error)
 """)
