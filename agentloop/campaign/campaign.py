@@ -17,7 +17,6 @@ from agentloop.campaign.ownership import owned
 from agentloop.campaign.suites import Suite
 from agentloop.environments import Environment
 from agentloop.errors import AgentloopError
-from agentloop.evaluation import looks
 from agentloop.evaluation.looks import Look
 from agentloop.records import Policy, Sampling, Task, content_id
 from agentloop.settings import Settings
@@ -40,7 +39,7 @@ class Campaign:
         """Check what the settings name. Raises SettingError or ModelError before anything is written."""
         model = settings.model_directory()
         environment = environments.get(settings.environment)
-        suites.check(settings)
+        suites.planned_looks(settings)
         settings.export()
         # only now: libraries read their cache paths from the environment when they are imported
         from agentloop.engine.fingerprint import base_fingerprint
@@ -94,10 +93,10 @@ class Campaign:
         count = self.settings.collect.tasks
         return self.environment.tasks("train", count, self.settings.seed, skip=(iteration - 1) * count)
 
-    @property
+    @cached_property
     def looks(self) -> tuple[Look, ...]:
         """How often the gate may look at a challenger's results."""
-        return looks.plan(self.settings.evaluate.tasks, self.settings.gate)
+        return suites.planned_looks(self.settings)
 
     def heldout(self, look: Look | None = None) -> Suite:
         """The same tasks throughout: champion and challenger are compared task by task."""

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from agentloop.campaign import suites
 from agentloop.errors import SettingError
-from agentloop.evaluation import looks
 from agentloop.settings import Settings
 
 
 def outline(settings: Settings) -> str:
     """A few lines for a person. Raises SettingError for a model, an environment or an interpreter that does not exist."""
     model = settings.model_directory()
-    suites.check(settings)
+    *_, last = suites.planned_looks(settings)
     if settings.serving.python and not settings.serving.python.is_file():
         raise SettingError(f"serving.python: there is no interpreter at {settings.serving.python}")
     collect, evaluate, training, gate = settings.collect, settings.evaluate, settings.training, settings.gate
-    *_, last = looks.plan(evaluate.tasks, gate)
     guards = " and ".join(gate.guards)
     return (
         f"Campaign {settings.campaign}: {settings.iterations} iterations of the environment {settings.environment} "

@@ -45,19 +45,33 @@ def guards(settings: Settings, look: Look) -> list[Suite]:
     ]
 
 
-def check(settings: Settings) -> None:
-    """Raises SettingError, naming the setting, for a guard that is no environment or the campaign's own one, and where an
-    environment does not have as many held-out tasks as the last look may need."""
+def planned_looks(settings: Settings) -> tuple[Look, ...]:
+    """How often the gate may look at a challenger's results: as `gate.max_tasks` allows and the environments have tasks for.
+
+    Raises SettingError, naming the setting, where they do not have enough for the first look, and for a guard that is no
+    environment or the campaign's own one.
+    """
     own = environments.get(settings.environment).name
     for name in settings.gate.guards:
         with _blaming("gate.guards"):
             if environments.get(name).name == own:
                 raise SettingError(f"{name} is the campaign's own environment, which the gate judges anyway")
-    *_, last = looks.plan(settings.evaluate.tasks, settings.gate)
-    with _blaming("evaluate.tasks" if last.of == 1 else "gate.max_tasks"):
-        heldout(settings, last)
+    with _blaming("evaluate.tasks"):
+        heldout(settings, Look(1, 1))
     with _blaming("gate.guards"):
-        guards(settings, last)
+        guards(settings, Look(1, 1))
+    count = looks.most(settings.evaluate.tasks, settings.gate.max_tasks)
+    while count > 1 and not _enough(settings, Look(count, count)):
+        count -= 1
+    return looks.plan(count)
+
+
+def _enough(settings: Settings, look: Look) -> bool:
+    try:
+        heldout(settings, look), guards(settings, look)
+    except SettingError:
+        return False
+    return True
 
 
 @contextmanager

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agentloop.settings import Gate
-
 
 @dataclass(frozen=True)
 class Look:
@@ -33,9 +31,10 @@ class Look:
         return alpha / self.of
 
 
-def plan(tasks: int, gate: Gate) -> tuple[Look, ...]:
-    """`tasks` at the first look, twice as many at each further one, while `gate.max_tasks` allows it."""
-    count, scaled = 1, 2 * tasks
-    while gate.max_tasks is not None and scaled <= gate.max_tasks:
-        count, scaled = count + 1, 2 * scaled
+def plan(count: int) -> tuple[Look, ...]:
     return tuple(Look(number, count) for number in range(1, count + 1))
+
+
+def most(tasks: int, limit: int | None) -> int:
+    """How many looks there may be: `tasks` at the first, twice as many at each further one, no more than `limit`."""
+    return 1 if limit is None else max(1, (limit // tasks).bit_length())

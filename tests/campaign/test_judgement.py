@@ -4,11 +4,11 @@ import pytest
 
 from agentloop import environments
 from agentloop import settings as configuration
-from agentloop.campaign import judgement, rollouts
+from agentloop.campaign import judgement, rollouts, suites
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import HELDOUT, Suite
-from agentloop.environments import environment
 from agentloop.errors import SettingError
+from agentloop.evaluation.looks import Look
 from agentloop.records import Trajectory, Turn
 from agentloop.store import campaigns, tasks, verdicts
 from agentloop.store.shards import write_shard
@@ -149,12 +149,35 @@ def test_a_guard_that_is_not_passed_keeps_the_champion(campaign):
     [
         ("gate.guards.chess.tasks=9", "gate.guards: there is no 'chess'"),
         ("gate.guards.arithmetic.tasks=9", "gate.guards: arithmetic is the campaign's own environment"),
-        ("gate.max_tasks=800", "gate.max_tasks: arithmetic has .* fewer than the 800"),
+        ("evaluate.tasks=30", "evaluate.tasks: .* fewer than the 30"),
+        ("gate.guards.database.tasks=30", "gate.guards: .* fewer than the 30"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line_before_anything_starts(tmp_path, monkeypatch, change, message):
-    monkeypatch.setattr(environment, "_PATIENCE", 0)  # a stream that is exhausted soon
-    settings = configuration.load([f"paths.data={tmp_path / 'data'}", change], profile="demo")
+def test_what_cannot_be_measured_is_one_line_before_anything_starts(tmp_path, small, change, message):
+    settings = configuration.load([f"paths.data={tmp_path / 'data'}", "evaluate.tasks=5", change], profile="demo")
     with pytest.raises(SettingError, match=f"^{message}") as error:
         Campaign.open(settings)
     assert "\n" not in str(error.value) and not (tmp_path / "data").exists()
+
+
+def test_there_are_no_more_looks_than_there_are_tasks_for(tmp_path, small):
+    settings = configuration.load(["evaluate.tasks=5", "gate.max_tasks=80"], profile="demo")
+    assert suites.planned_looks(settings) == (Look(1, 3), Look(2, 3), Look(3, 3))  # 5, 10, 20 of 25
+    guarded = configuration.load(
+        ["evaluate.tasks=5", "gate.max_tasks=80", "gate.guards.database.tasks=10"], profile="demo"
+    )
+    assert suites.planned_looks(guarded) == (Look(1, 2), Look(2, 2))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Environments with 25 held-out tasks."""
+    all_tasks = environments.Environment.tasks
+
+    def tasks(self, split, count, seed, skip=0):
+        if count > 25:
+            raise SettingError(f"environment: {self.name} has 25 tasks, fewer than the {count} asked for")
+        return all_tasks(self, split, count, seed, skip)
+
+    monkeypatch.setattr(environments.Environment, "tasks", tasks)
+    suites._stream.cache_clear()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from agentloop.evaluation.looks import plan
+from agentloop.evaluation.looks import most, plan
 from agentloop.evaluation.verdict import judge
 from agentloop.records import Evaluation
 from agentloop.settings import Gate
@@ -32,7 +32,7 @@ def challenger(gain: float) -> Callable[[np.ndarray], np.ndarray]:
 
 def settle(gate: Gate, gain: float, rng: np.random.Generator) -> tuple[bool, int]:
     """(promoted, tasks that were needed)"""
-    looks = plan(TASKS, gate)
+    looks = plan(most(TASKS, gate.max_tasks))
     chance = rng.beta(0.5, 0.5, (TASKS * looks[-1].scale, 1))
     before = rng.random((len(chance), SAMPLES)) < chance
     after = rng.random((len(chance), SAMPLES)) < challenger(gain)(chance)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agentloop.evaluation import guard
-from agentloop.evaluation.looks import Look, plan
+from agentloop.evaluation.looks import Look, most, plan
 from agentloop.evaluation.statistics import mcnemar
 from agentloop.evaluation.verdict import judge
 from agentloop.records import Evaluation
@@ -95,23 +95,21 @@ def test_no_policy_is_promoted_over_itself_more_often_than_alpha():
 # Looks
 
 
-def test_looks_double_the_tasks_up_to_the_limit():
-    assert plan(200, Gate()) == (Look(1, 1),)
-    assert plan(200, Gate(max_tasks=100)) == (Look(1, 1),)
-    assert [200 * look.scale for look in plan(200, Gate(max_tasks=800))] == [200, 400, 800]
-    assert [200 * look.scale for look in plan(200, Gate(max_tasks=799))] == [200, 400]
+@pytest.mark.parametrize(("limit", "tasks"), [(None, [200]), (100, [200]), (799, [200, 400]), (800, [200, 400, 800])])
+def test_looks_double_the_tasks_up_to_the_limit(limit, tasks):
+    assert [200 * look.scale for look in plan(most(200, limit))] == tasks
 
 
 def test_the_looks_together_spend_the_level():
-    looks = plan(50, Gate(max_tasks=400))
-    assert sum(look.share(0.01) for look in looks) == pytest.approx(0.01)
+    assert sum(look.share(0.01) for look in plan(4)) == pytest.approx(0.01)
+    assert [look.last for look in plan(3)] == [False, False, True]
 
 
 def test_a_look_among_several_asks_for_more_evidence():
     before = np.array([[False]] * 12 + [[True]] * 2 + [[True]] * 26)
     after = np.array([[True]] * 12 + [[False]] * 2 + [[True]] * 26)
-    alone = decided(before, after, Gate(alpha=0.03, max_tasks=None))
-    first = decided(before, after, Gate(alpha=0.03, max_tasks=120), Look(1, 3))
+    alone = decided(before, after, Gate(alpha=0.03))
+    first = decided(before, after, Gate(alpha=0.03), Look(1, 3))
     assert alone.mcnemar_p == first.mcnemar_p == pytest.approx(2 * (1 + 14 + 91) / 2**14)
     assert (alone.decision, first.decision) == ("promote", "needs_more_data")
     assert (first.look, first.looks, first.alpha) == (1, 3, pytest.approx(0.01))
@@ -119,8 +117,8 @@ def test_a_look_among_several_asks_for_more_evidence():
 
 
 def test_looking_again_while_it_is_unclear_is_wrong_no_more_often_than_alpha():
-    gate = Gate(alpha=0.2, max_tasks=160, resamples=100)
-    looks = plan(20, gate)
+    gate = Gate(alpha=0.2, resamples=100)
+    looks = plan(4)
     rng = np.random.default_rng(5)
     again = promoted = naive = 0
     for _ in range(300):
