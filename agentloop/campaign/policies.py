@@ -83,8 +83,8 @@ class PolicyServer:
         self._stop()
 
     def retire(self, *, keep: str | None) -> None:
-        """Unload every adapter but this one."""
-        if self._server is not None and self._server.alive():
+        """Unload every adapter but this one; a server that sleeps keeps what it has."""
+        if self._server is not None and not self._asleep and self._server.alive():
             for adapter in self._server.adapters - {keep}:
                 self._server.unload_adapter(adapter)
 

@@ -53,7 +53,7 @@ from agentloop.training.run import TrainingRun
 
 RANK = 16
 PROMPTS, PROMPT_TOKENS = 8, 256
-CONCURRENT, EPISODES, WARM_UP = 128, 512, 64
+CONCURRENT, WARM_UP = 128, 64
 TURNS, TURN_TOKENS = 4, 128
 TRAINING_ROWS, TRAINING_TOKENS = 32, 512
 
@@ -74,6 +74,11 @@ def settings_for(checkpoint: Path, work: Path, **sections: dict[str, Any]) -> Se
             "seed": sections.get("seed", 0),
         }
     )
+
+
+def vocabulary_of(checkpoint: Path) -> int:
+    """Tokens that have per-layer embeddings."""
+    return json.loads((checkpoint / "config.json").read_text())["vocab_size_per_layer_input"]
 
 
 def random_prompts(vocabulary: int) -> list[list[int]]:
@@ -109,7 +114,10 @@ def transformers_logprobs(
 
     device = "cuda" if on_gpu() else "cpu"
     base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, attn_implementation="eager").to(device)
-    model = PeftModel.from_pretrained(base, adapter, autocast_adapter_dtype=False).to(dtype).eval()
+    model = PeftModel.from_pretrained(base, adapter, autocast_adapter_dtype=False).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:  # and nothing else: rotary frequencies stay in fp32
+            parameter.data = parameter.data.to(dtype)
 
     def rows_of() -> list[list[float]]:
         found = []
@@ -126,8 +134,7 @@ def transformers_logprobs(
 
 def reference_stage(checkpoint: Path, work: Path) -> None:
     """In a process of its own, so that its memory is free again before vLLM starts."""
-    vocabulary = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
-    prompts = random_prompts(vocabulary)
+    prompts = random_prompts(vocabulary_of(checkpoint))
     found = {
         str(dtype): transformers_logprobs(checkpoint, work / "adapter", dtype, prompts)
         for dtype in (torch.float32, torch.bfloat16)
@@ -185,13 +192,13 @@ def run_episodes(
     return requests, asyncio.run(episodes())
 
 
-def agent_rate(campaign: Campaign, server: ModelServer, work: Path) -> dict[str, Any]:
-    warm_up, _ = run_episodes(campaign, server, WARM_UP, first=EPISODES)
-    requests, seconds = run_episodes(campaign, server, EPISODES, first=0)
+def agent_rate(campaign: Campaign, server: ModelServer, work: Path, episodes: int) -> dict[str, Any]:
+    warm_up, _ = run_episodes(campaign, server, WARM_UP, first=episodes)
+    requests, seconds = run_episodes(campaign, server, episodes, first=0)
     (work / "requests.json").write_text(json.dumps({"warm_up": warm_up, "measured": requests}))
     tokens = sum(request["tokens"] for request in requests)
     return {
-        "episodes": EPISODES,
+        "episodes": episodes,
         "concurrent": CONCURRENT,
         "requests": len(requests),
         "mean_prompt_tokens": statistics.mean(len(request["prompt"]) for request in requests),
@@ -202,12 +209,12 @@ def agent_rate(campaign: Campaign, server: ModelServer, work: Path) -> dict[str,
 
 def generate_stage(checkpoint: Path, work: Path) -> None:
     """The recorded requests through LLM.generate, with the engine that the server had."""
+    settings = settings_for(checkpoint, work)
+    settings.export()
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
     from vllm.lora.request import LoRARequest
 
-    settings = settings_for(checkpoint, work)
-    settings.export()
     serving = settings.serving
     device = (
         {"gpu_memory_utilization": serving.gpu_memory_utilization}
@@ -292,7 +299,7 @@ def random_run(campaign: Campaign) -> TrainingRun:
     """A run on random rows, planned; its adapter's name depends on the seed."""
     draw = np.random.default_rng(0)
     path = campaign.settings.paths.data / "random-rows.safetensors"
-    sequence = partial(draw.integers, 6, 500, TRAINING_TOKENS)
+    sequence = partial(draw.integers, 6, vocabulary_of(campaign.model), TRAINING_TOKENS)
     rows.write(path, [(sequence(), np.ones(TRAINING_TOKENS, bool)) for _ in range(TRAINING_ROWS)])
     settings = campaign.settings
     return TrainingRun.plan(
@@ -315,6 +322,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--work", type=Path, default=Path("/tmp/agentloop-serving-benchmark"))
     parser.add_argument("--only", default="accuracy,throughput,lifecycle")
+    parser.add_argument("--episodes", type=int, default=512, help="of the throughput measurement")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--stage", choices=("adapter", "reference", "generate"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -355,7 +363,7 @@ def main() -> None:
             if "accuracy" in parts:
                 report("accuracy", accuracy(campaign, server, work))
             if "throughput" in parts:
-                measured = agent_rate(campaign, server, work)
+                measured = agent_rate(campaign, server, work, arguments.episodes)
         if "throughput" in parts:
             stage("generate", checkpoint, work)
             measured |= json.loads((work / "generate.json").read_text())

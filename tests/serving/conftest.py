@@ -171,8 +171,10 @@ def server(settings, checkpoint):
             settings.model_copy(update={"serving": serving}), checkpoint, base="base_0123456789abcdef", max_loras=4
         )
         started.start()
+    group = started._child.pid
     yield started
     started.stop()
+    assert not started.alive() and not processes_of(group)
 
 
 @pytest.fixture(scope="session")

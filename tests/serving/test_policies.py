@@ -1,9 +1,11 @@
 """Taking turns with the trainer: what sleep is, where it cannot be had, and what happens when something is wrong after it."""
 
 import asyncio
+import json
 import shutil
 import socket
 from contextlib import nullcontext
+from pathlib import Path
 
 import httpx
 import pytest
@@ -70,12 +72,31 @@ def test_what_vllm_is_told_for_each_policy(policy, tmp_path):
         assert "--enable-sleep-mode" not in command(settings, cpu, **options)
 
 
+def with_unused_weights(checkpoint: Path, directory: Path) -> Path:
+    """The checkpoint with what transformers 4 saved, keys, values and key norms of layers that never use them, and a head."""
+    shutil.copytree(checkpoint, directory)
+    tensors = load_file(directory / "model.safetensors")
+    # Some tools write the tied head out as well, and say so.
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    for layer in (3, 4):
+        for name in ("k_proj", "v_proj", "k_norm"):
+            assert f"model.layers.{layer}.self_attn.{name}.weight" not in tensors
+            tensors[f"model.layers.{layer}.self_attn.{name}.weight"] = (
+                tensors[f"model.layers.2.self_attn.{name}.weight"] + 1
+            )
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
 @pytest.fixture
 def campaign(checkpoint, tmp_path) -> Campaign:
+    """On a checkpoint with weights that nobody uses, which must be served the same."""
     return Campaign.open(
         configuration.load(
             {
-                "model": str(checkpoint),
+                "model": str(with_unused_weights(checkpoint, tmp_path / "tiny")),
                 "paths": {"data": str(tmp_path / "data"), "cache": str(tmp_path / "cache")},
                 "serving": {"dtype": "float32", "max_model_len": 256},
                 "training": {"load_in_4bit": False},
@@ -85,24 +106,24 @@ def campaign(checkpoint, tmp_path) -> Campaign:
 
 
 @pytest.fixture
-def run(campaign, checkpoint) -> TrainingRun:
+def run(campaign) -> TrainingRun:
     """A finished training run: a random adapter with the trainer's own log probabilities."""
     settings = campaign.settings
     planned = TrainingRun.plan(
         base=campaign.base,
         dataset="data_0",
         rows=settings.paths.data / "rows",
-        model=checkpoint,
+        model=campaign.model,
         training=settings.training,
         seed=0,
         paths=settings.paths,
     )
     model, _ = FastLanguageModel.from_pretrained(
-        checkpoint, max_seq_length=64, load_in_4bit=False, cache_directory=settings.paths.cache
+        campaign.model, max_seq_length=64, load_in_4bit=False, cache_directory=settings.paths.cache
     )
     base = trainer.measure_base(model, [(random_prompt(71, 50), ())])
     FastLanguageModel.get_peft_model(model, r=16, lora_alpha=32)
-    model.load_adapter(write_adapter(planned.output, checkpoint, seed=71))
+    model.load_adapter(write_adapter(planned.output, campaign.model, seed=71))
     trainer.write(planned.output, model, base)
     return planned
 

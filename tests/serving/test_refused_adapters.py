@@ -68,7 +68,7 @@ def test_modules_that_are_not_wrapped(server, checkpoint, tmp_path, target):
     directory = write_adapter(
         tmp_path / "extra", checkpoint, seed=1, targets=rf".*\.({'|'.join(PROJECTIONS)})|.*\b{target}"
     )
-    with pytest.raises(AdapterError, match=rf"would be dropped: .*{target.partition('.')[0]}"):
+    with pytest.raises(AdapterError, match=target.partition(".")[0]):
         server.load_adapter("adapter_extra", directory)
 
 

@@ -1,18 +1,13 @@
-"""The child process: refused early, explained when it dies, and gone with everything it started, whatever ended its parent."""
+"""The child process: refused early, and explained when it dies. That it ends with its parent: tests/end_to_end/test_kill.py."""
 
-import json
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import textwrap
-from pathlib import Path
 
 import httpx
 import pytest
-from conftest import gone, largest_gap, processes_of, random_prompt, serving_settings
+from conftest import processes_of, serving_settings
 from safetensors.torch import load_file, save_file
 
 from agentloop.errors import ServerError, SettingError
@@ -68,56 +63,3 @@ def test_the_key_is_needed_and_hidden(server):
     assert not any(server.api_key in text for text in arguments)
     assert server.api_key not in server.log.read_text()
     assert server.api_key not in repr(server.endpoint)
-
-
-def with_unused_weights(checkpoint: Path, directory: Path) -> Path:
-    """The checkpoint with what transformers 4 saved, keys, values and key norms of layers that never use them, and a head."""
-    shutil.copytree(checkpoint, directory)
-    tensors = load_file(directory / "model.safetensors")
-    # Some tools write the tied head out as well, and say so.
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
-    for layer in (3, 4):
-        for name in ("k_proj", "v_proj", "k_norm"):
-            assert f"model.layers.{layer}.self_attn.{name}.weight" not in tensors
-            tensors[f"model.layers.{layer}.self_attn.{name}.weight"] = (
-                tensors[f"model.layers.2.self_attn.{name}.weight"] + 1
-            )
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    return directory
-
-
-def test_a_killed_parent_leaves_no_process(checkpoint, reference, tmp_path):
-    """And, since it takes a server of its own: checkpoints with weights that nobody uses are served the same."""
-    model = with_unused_weights(checkpoint, tmp_path / "tiny-4")
-    script = textwrap.dedent(f"""
-        import sys
-        from pathlib import Path
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from conftest import serving_settings
-        from agentloop.serving.server import ModelServer
-        with ModelServer(serving_settings(Path({str(tmp_path)!r})), Path({str(model)!r})) as server:
-            print(server.url, server.api_key, server._child.pid, flush=True)
-            sys.stdin.read()
-    """)
-    parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    url, key, group = parent.stdout.readline().split()
-    ids = random_prompt(3, 90)
-    answer = httpx.post(
-        f"{url}/v1/completions",
-        headers={"Authorization": f"Bearer {key}"},
-        timeout=60,
-        json={"model": "base", "prompt": ids, "max_tokens": 1, "prompt_logprobs": 0},
-    )
-    rows = answer.json()["choices"][0]["prompt_logprobs"][1:]
-    served = [row[str(token)]["logprob"] for row, token in zip(rows, ids[1:], strict=True)]
-    assert largest_gap(served, reference(None, ids)) < 1e-3
-
-    names = {process.name() for process in processes_of(int(group))}
-    assert {"VLLM::EngineCore", "VLLM::Worker"} <= names
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
-    assert gone(int(group), 20)
-    parent.stdin.close()
-    parent.stdout.close()
