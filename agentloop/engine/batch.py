@@ -60,6 +60,30 @@ def join(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> PackedBat
     )
 
 
+def split(batch: PackedBatch, parts: int) -> list[PackedBatch]:
+    """The batch's sequences dealt out, the longest first to the part with the fewest tokens. A part may be empty."""
+    bounds = batch.cu_seqlens.tolist()
+    segments = [slice(start, end) for start, end in zip(bounds, bounds[1:])]
+    shares: list[list[slice]] = [[] for _ in range(parts)]
+    for segment in sorted(segments, key=lambda segment: segment.start - segment.stop):
+        min(shares, key=lambda share: sum(s.stop - s.start for s in share)).append(segment)
+    return [_selected(batch, sorted(share, key=lambda segment: segment.start)) for share in shares]
+
+
+def _selected(batch: PackedBatch, segments: list[slice]) -> PackedBatch:
+    def joined(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor[segment] for segment in segments] or [tensor[:0]])
+
+    lengths = [segment.stop - segment.start for segment in segments]
+    return PackedBatch(
+        joined(batch.token_ids),
+        joined(batch.labels),
+        joined(batch.positions),
+        torch.tensor([0, *lengths]).cumsum(0).to(torch.int32),
+        max(lengths, default=0),
+    )
+
+
 def pack(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]], budget: int) -> list[PackedBatch]:
     """First fit in the given order: each sequence goes into the first batch of at most `budget` tokens with room for it.
 

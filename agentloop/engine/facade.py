@@ -94,12 +94,17 @@ class TrainerFacade(nn.Module):
         for name, value in others.items():
             if name not in IMPLIED and value is not None and value is not False:
                 raise SettingError(f"{name}: not an input that this model supports")
+        if labels is None and self.training and torch.is_grad_enabled():
+            raise SettingError(
+                "labels: a loss made from logits has no gradient here (label_smoothing_factor, compute_loss_func); for the "
+                "logits alone use FastLanguageModel.for_inference or torch.no_grad"
+            )
         layout = _Layout.of(input_ids, attention_mask, position_ids, labels)
         with torch.autocast(self.device.type, enabled=False):
             if labels is None:
                 return CausalLMOutput(logits=layout.spread(self.logits(layout.batch)))
             if torch.is_grad_enabled():
-                self.lora.refresh()  # an optimizer may have changed the parameter since
+                self.lora.refresh()  # the optimizer changes the parameter alone
                 results = _TokenLosses.apply(self.adapter, self, layout.batch)
             else:
                 measured = self.token_results(layout.batch, observe=True)
@@ -126,6 +131,14 @@ class TrainerFacade(nn.Module):
 
     def enable_input_require_grads(self) -> None:
         """As above: nothing below the adapter has a gradient."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Raises ModelError: asked for by neftune_noise_alpha, and where tokens are added to the vocabulary."""
+        raise ModelError("the embeddings are frozen: neither noise on them nor new tokens are supported")
+
+    def resize_token_embeddings(self, *_: Any, **__: Any) -> None:
+        """As above."""
+        self.get_input_embeddings()
 
     def add_model_tags(self, tags: list[str] | str) -> None:
         self.model_tags += [tags] if isinstance(tags, str) else tags

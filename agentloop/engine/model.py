@@ -172,6 +172,8 @@ class Gemma3n(TrainerFacade):
         return result
 
     def _context(self, batch: PackedBatch) -> StepContext:
+        if self._lora is not None:
+            self._lora.refresh()  # a trainer's optimizer changes the parameters alone
         self._prepare(batch)
         self.workspace.begin_step()
         return make_context(self.shape, step_inputs(batch).to(self.device))

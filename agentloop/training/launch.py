@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from agentloop.child import ChildProcess
@@ -25,14 +26,26 @@ def launch(
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(run.to_json(), indent=2))
     log = settings.paths.logs / f"train-{run.adapter.id}.log"
-    command = [sys.executable, "-m", "agentloop.training.worker", str(file), str(settings.training.checkpoint_steps)]
+    worker = ["-m", "agentloop.training.worker", str(file), str(settings.training.checkpoint_steps)]
+    if settings.training.devices > 1:
+        processes = f"--nproc-per-node={settings.training.devices}"
+        worker = ["-m", "torch.distributed.run", "--standalone", processes, *worker]
+    command = [sys.executable, *worker]
+    told = log.stat().st_size if log.exists() else 0
     with ChildProcess(command, environment=settings.child_environment(), log=log, read_stdout=True) as child:
         for line in child.stdout:
             on_step(json.loads(line))
         code = child.wait()
     if code != 0:
-        reason = child.last_words().removeprefix("error: ") if code == 2 else f"the trainer ended with exit code {code}"
-        raise ModelError(f"{reason} (log: {log})")
+        raise ModelError(f"{refusal(log, told) or f'the trainer ended with exit code {code}'} (log: {log})")
+
+
+def refusal(log: Path, start: int) -> str | None:
+    """The trainer's own line, if what follows byte `start` has one; torchrun writes more lines behind it."""
+    with open(log, "rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").splitlines()
+    return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
 
 
 def read_metrics(run: TrainingRun) -> list[dict[str, Any]]:

@@ -38,8 +38,8 @@ class TrainingRun:
         parent: str | None = None,
     ) -> TrainingRun:
         settings = training.model_dump(mode="json")
-        # how often it is saved does not change what is learnt
-        del settings["checkpoint_steps"], settings["continue_adapter"]
+        # how often it is saved and how many devices share the work does not change what is learnt
+        del settings["checkpoint_steps"], settings["devices"], settings["continue_adapter"]
         adapter = Adapter(base=base, dataset=dataset, training=settings, seed=seed, code=CODE_VERSION, parent=parent)
         return cls(adapter, model, rows, paths.adapters, paths.checkpoints, paths.data / "tensorboard", paths.cache)
 

@@ -6,44 +6,33 @@ that the undisturbed run would have seen and ends in the same weights.
 
 from __future__ import annotations
 
-import json
-import os
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
+import torch
 
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.batch import PackedBatch, pack
+from agentloop.engine.batch import PackedBatch, pack, split
 from agentloop.engine.optimizer import FlatAdamW
+from agentloop.errors import ModelError
 from agentloop.files import atomic
 from agentloop.settings import Training
 from agentloop.training import checkpoint, reference, rows
+from agentloop.training.journal import Journal, StepMetrics
+from agentloop.training.ranks import Ranks
 from agentloop.training.run import TrainingRun
 from agentloop.training.schedule import learning_rate
 
 
-@dataclass(frozen=True)
-class StepMetrics:
-    step: int
-    """From 1."""
-    steps: int
-    epoch: int
-    loss: float
-    """Nats per supervised token."""
-    grad_norm: float
-    """Before clipping."""
-    learning_rate: float
-    tokens: int
-    supervised: int
-    seconds: float
+def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMetrics], None], ranks: Ranks) -> Path:
+    """Train the run's adapter, or continue it, and return its directory. Does nothing where it is already there.
 
-
-def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMetrics], None]) -> Path:
-    """Train the run's adapter, or continue it, and return its directory. Does nothing where it is already there."""
+    Every process of `ranks` calls this; a batch's sequences are dealt out among them, so its gradient does not depend on
+    their number.
+    """
     if run.output.exists():
         return run.output
     settings = Training(**run.adapter.training)
@@ -52,10 +41,11 @@ def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMet
     model, _ = FastLanguageModel.from_pretrained(
         str(run.model),
         max_seq_length=max(batch.max_seqlen for _, batch in batches),
+        dtype=None if settings.dtype == "auto" else getattr(torch, settings.dtype),
         load_in_4bit=settings.load_in_4bit,
         cache_directory=run.cache,
     )
-    base = reference.measure_base(model, sequences)
+    base = reference.measure_base(model, sequences) if ranks.leads else None
     model = FastLanguageModel.get_peft_model(
         model,
         r=settings.rank,
@@ -71,39 +61,41 @@ def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMet
     if saved := checkpoint.read(run.checkpoint):
         done, tensors = saved
         optimizer.load_state(tensors)
-    _truncate(run.metrics, done)
-    with SummaryWriter(run.tensorboard / run.adapter.id, purge_step=done + 1) as board, open(run.metrics, "a") as log:
-        for step in range(done, len(batches)):
-            started = time.perf_counter()
-            epoch, batch = batches[step]
-            rate = learning_rate(
-                step, len(batches), peak=settings.learning_rate, warmup_fraction=settings.warmup_fraction
-            )
-            loss = model.loss_and_gradients(batch)
-            grad_norm = optimizer.step(learning_rate=rate, max_grad_norm=settings.max_grad_norm)
-            metrics = StepMetrics(
-                step=step + 1,
-                steps=len(batches),
-                epoch=epoch,
-                loss=loss.mean,
-                grad_norm=float(grad_norm),
-                learning_rate=rate,
-                tokens=batch.tokens,
-                supervised=loss.supervised,
-                seconds=time.perf_counter() - started,
-            )
-            log.write(json.dumps(asdict(metrics)) + "\n")
-            for name in ("loss", "grad_norm", "learning_rate"):
-                board.add_scalar(f"train/{name}", getattr(metrics, name), metrics.step)
+    journal = Journal(run, done=done) if ranks.leads else None
+    for step in range(done, len(batches)):
+        started = time.perf_counter()
+        epoch, batch = batches[step]
+        rate = learning_rate(step, len(batches), peak=settings.learning_rate, warmup_fraction=settings.warmup_fraction)
+        supervised = max(batch.supervised, 1)
+        share = batch if ranks.count == 1 else split(batch, ranks.count)[ranks.index]
+        loss = ranks.add_up(model.loss_and_gradients(share, weight=1 / supervised).loss_sum)
+        ranks.add_up(model.lora.gradients)
+        grad_norm = optimizer.step(learning_rate=rate, max_grad_norm=settings.max_grad_norm)
+        metrics = StepMetrics(
+            step=step + 1,
+            steps=len(batches),
+            epoch=epoch,
+            loss=float(loss) / supervised,
+            grad_norm=float(grad_norm),
+            learning_rate=rate,
+            tokens=batch.tokens,
+            supervised=batch.supervised,
+            seconds=time.perf_counter() - started,
+        )
+        if not math.isfinite(metrics.loss + metrics.grad_norm):
+            raise ModelError(f"step {metrics.step}: loss or gradient is not finite in {model.dtype}")
+        if journal:
+            journal.record(metrics)
             if metrics.step % checkpoint_steps == 0 and metrics.step < len(batches):
-                log.flush()
-                os.fsync(log.fileno())
+                journal.sync()
                 checkpoint.write(run.checkpoint, optimizer.state(), step=metrics.step)
             on_step(metrics)
-    with atomic(run.output) as directory:
-        model.save_pretrained(directory)
-        reference.write(directory, model, base)
-    run.checkpoint.unlink(missing_ok=True)
+    if journal:
+        journal.close()
+        with atomic(run.output) as directory:
+            model.save_pretrained(directory)
+            reference.write(directory, model, base)
+        run.checkpoint.unlink(missing_ok=True)
     return run.output
 
 
@@ -117,10 +109,3 @@ def plan_batches(
         random.Random(f"{seed}/{epoch}").shuffle(order)
         batches += [(epoch, batch) for batch in pack([sequences[index] for index in order], settings.batch_tokens)]
     return batches
-
-
-def _truncate(metrics: Path, steps: int) -> None:
-    """Drop the lines of steps that will be done again."""
-    metrics.parent.mkdir(parents=True, exist_ok=True)
-    lines = metrics.read_text().splitlines(keepends=True)[:steps] if metrics.exists() else []
-    metrics.write_text("".join(lines))

@@ -1,6 +1,7 @@
-"""The trainer's process: `python -m agentloop.training.worker RUN.json CHECKPOINT_STEPS`.
+"""The trainer's process: `python -m agentloop.training.worker RUN.json CHECKPOINT_STEPS`, also under torchrun.
 
-Prints one JSON object a step to standard output. Bad input ends it with one line on standard error and exit code 2.
+The process that leads prints one JSON object a step to standard output. Bad input ends it with one line on standard
+error and exit code 2.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import sys
 from dataclasses import asdict
 
 from agentloop.errors import AgentloopError
+from agentloop.training.journal import StepMetrics
+from agentloop.training.ranks import joined
 from agentloop.training.run import TrainingRun
-from agentloop.training.trainer import StepMetrics, train
+from agentloop.training.trainer import train
 
 
 def main(run_file: str, checkpoint_steps: str) -> int:
@@ -21,7 +24,8 @@ def main(run_file: str, checkpoint_steps: str) -> int:
     try:
         with open(run_file) as file:
             run = TrainingRun.from_json(json.load(file))
-        train(run, checkpoint_steps=int(checkpoint_steps), on_step=report)
+        with joined() as ranks:
+            train(run, checkpoint_steps=int(checkpoint_steps), on_step=report, ranks=ranks)
     except AgentloopError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agentloop.engine.batch import join
+from agentloop.engine.batch import join, split
 from agentloop.engine.context import step_inputs
 from agentloop.engine.memory import Keep, StepPlan
 
@@ -68,4 +68,18 @@ def test_padding_is_exact(trainable, sequences, skip):
     scale = torch.full((1, 1), 1 / batch.supervised, dtype=torch.float64)
     loss = trainable._step(inputs, scale, trainable.step_plan(batch))
     assert float(loss.losses.sum()) == pytest.approx(float(expected), rel=1e-12)
+    assert relative(trainable.lora.gradients, gradients) < 1e-12
+
+
+@pytest.mark.parametrize("parts", [2, 4, 7])
+def test_dealt_out_batches_add_up(trainable, sequences, parts):
+    """What several devices compute; with seven, two have nothing."""
+    batch = join(sequences)
+    expected = float(trainable.loss_and_gradients(batch).loss_sum)
+    gradients = trainable.lora.gradients.clone()
+    trainable.lora.gradients.zero_()
+    shares = split(batch, parts)
+    assert sum(share.tokens for share in shares) == batch.tokens
+    total = sum(float(trainable.loss_and_gradients(share, weight=1 / batch.supervised).loss_sum) for share in shares)
+    assert total == pytest.approx(expected, rel=1e-12)
     assert relative(trainable.lora.gradients, gradients) < 1e-12

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from agentloop.engine import FastLanguageModel, layer, network
 from agentloop.engine.batch import join
+from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.precision import Precision
 from agentloop.tiny.architecture import random_checkpoint
 
@@ -79,14 +80,19 @@ def test_gradients_neither_vanish_nor_overflow(request, where, cache, fill_adapt
     assert error(ours, exact) < 0.1
 
 
-def test_each_token_may_have_its_own_weight(checkpoint, cache, fill_adapter, sequences):
-    """What a loss that weighs its tokens asks for, and what is left of a constant one."""
+def test_levels_and_weights_of_tokens_agree(checkpoint, cache, fill_adapter, sequences):
+    """However much is kept, and whether the weight is one for all or each token's own."""
     model, _ = FastLanguageModel.from_pretrained(checkpoint, dtype=torch.float16, cache_directory=cache)
     model = FastLanguageModel.get_peft_model(model, r=8, lora_alpha=16)
     fill_adapter(model)
     batch = join(sequences)
     model.results_and_gradients(batch, 0.01)
     expected = model.lora.gradients.clone()
+    for plan in (StepPlan((Keep.STREAMS,) * 5, chunk=64), StepPlan((Keep.ATTENTION,) * 5, head_rows=32)):
+        model.plan = plan  # what is computed again is scaled again
+        model.lora.gradients.zero_()
+        model.results_and_gradients(batch, 0.01)
+        assert error(model.lora.gradients, expected) < 2e-3
     model.lora.gradients.zero_()
     model.results_and_gradients(batch, torch.full((batch.supervised,), 0.01))
     assert error(model.lora.gradients, expected) < 1e-3

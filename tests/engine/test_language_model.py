@@ -80,7 +80,12 @@ def test_an_adapters_directory_brings_its_base(checkpoint, cache, fill_adapter, 
 def test_a_module_that_stays_where_it_is(base):
     model = FastLanguageModel.get_peft_model(base, r=8)
     assert model.to("cpu") is model and FastLanguageModel.for_training(model).training
+    with pytest.raises(SettingError, match="label_smoothing_factor"):
+        model(torch.tensor([[5, 6]]))
+    with pytest.raises(ModelError, match="embeddings are frozen"):
+        model.resize_token_embeddings(500)
     assert not FastLanguageModel.for_inference(model).training
+    assert model(torch.tensor([[5, 6]])).logits.shape == (1, 2, model.shape.vocab)
     for move in (model.half, lambda: model.to("meta")):
         with pytest.raises(ModelError, match="cannot be moved"):
             move()
@@ -88,3 +93,15 @@ def test_a_module_that_stays_where_it_is(base):
         model(torch.tensor([[5, 6]]), inputs_embeds=torch.zeros(1, 2, 128))
     with pytest.raises(SettingError, match="num_beams"):
         model.generate(torch.tensor([[5, 6]]), num_beams=4)
+
+
+def test_the_parameter_is_the_adapter(checkpoint, cache):
+    """Where the engine computes with a 16-bit copy of it, too."""
+    model, _ = FastLanguageModel.from_pretrained(checkpoint, dtype=torch.bfloat16, cache_directory=cache)
+    model = FastLanguageModel.get_peft_model(model, r=8)
+    assert [parameter.numel() for parameter in model.parameters()] == [model.lora.parameters.numel()]
+    before = model.logprobs([5, 6, 7, 8])
+    with torch.no_grad():
+        model.adapter.normal_(0, 0.1)
+    assert not torch.equal(model.logprobs([5, 6, 7, 8]), before)
+    assert torch.equal(model.logprobs([5, 6, 7, 8], adapter=False), before)

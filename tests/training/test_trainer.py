@@ -12,11 +12,14 @@ from safetensors.torch import load_file
 
 from agentloop import settings as configuration
 from agentloop.engine.fingerprint import base_fingerprint
+from agentloop.engine.lora import LoraBuffer
 from agentloop.errors import ModelError
 from agentloop.training import reference, rows
-from agentloop.training.launch import launch, read_metrics
+from agentloop.training.launch import launch, read_metrics, refusal
+from agentloop.training.ranks import Ranks
 from agentloop.training.run import TrainingRun
 from agentloop.training.schedule import learning_rate
+from agentloop.training.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +120,9 @@ def trains(pid, run):
 
 def test_two_processes_learn_what_one_does(settings, base):
     """Under torchrun, with gloo: a batch's sequences are dealt out, the gradient is the same to rounding."""
+    settings = settings.model_copy(update={"training": settings.training.model_copy(update={"epochs": 1})})
     alone = plan(settings, base)
-    launch(alone, settings)
+    train(alone, checkpoint_steps=2, on_step=lambda metrics: None, ranks=Ranks())
     shared = settings.model_copy(update={"training": settings.training.model_copy(update={"devices": 2})})
     other = settings.paths.data / "other"
     together = dataclasses.replace(plan(shared, base), adapters=other / "adapters", checkpoints=other / "checkpoints")
@@ -132,15 +136,28 @@ def test_two_processes_learn_what_one_does(settings, base):
     for name, tensor in weights(alone).items():
         np.testing.assert_allclose(weights(together)[name], tensor, atol=2e-5)
 
-    together.rows.unlink()
-    with pytest.raises(ModelError, match="rows are missing") as error:
-        launch(dataclasses.replace(together, adapters=other / "none"), shared)
-    assert "\n" not in str(error.value)
+
+def test_the_trainers_line_is_found_before_torchruns(tmp_path):
+    log = tmp_path / "train.log"
+    log.write_text("error: of an earlier run\n")
+    start = log.stat().st_size
+    assert refusal(log, start) is None
+    with open(log, "a") as file:
+        file.write("W1121 warning\nerror: rows are missing\nE1121 failed (exitcode: 2)\n====\n")
+    assert refusal(log, start) == "rows are missing"
+
+
+def test_a_gradient_that_is_not_finite_ends_in_an_error(settings, base, monkeypatch):
+    monkeypatch.setattr(LoraBuffer, "_initialise", lambda lora: lora.parameters.fill_(float("inf")))
+    run = plan(settings, base)
+    with pytest.raises(ModelError, match="step 1: .* not finite in torch.float32"):
+        train(run, checkpoint_steps=2, on_step=lambda metrics: None, ranks=Ranks())
+    assert not run.output.exists()
 
 
 def test_adapter_holds_the_trainers_own_logprobs(settings, base):
     run = plan(settings, base)
-    launch(run, settings)
+    train(run, checkpoint_steps=2, on_step=lambda metrics: None, ranks=Ranks())
     stored = reference.read(run.output)
     assert (stored.dtype, stored.in_4bit, len(stored.prompts)) == ("float32", True, reference.PROMPTS)
     for prompt in stored.prompts:

@@ -1,0 +1,52 @@
+"""What a run writes down while it trains: a line of JSON for each step, and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+
+from torch.utils.tensorboard import SummaryWriter
+
+from agentloop.training.run import TrainingRun
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    step: int
+    """From 1."""
+    steps: int
+    epoch: int
+    loss: float
+    """Nats per supervised token."""
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+    tokens: int
+    supervised: int
+    seconds: float
+
+
+class Journal:
+    """Of the steps after the first `done`; lines of later ones, which will be done again, are dropped."""
+
+    def __init__(self, run: TrainingRun, *, done: int) -> None:
+        run.metrics.parent.mkdir(parents=True, exist_ok=True)
+        lines = run.metrics.read_text().splitlines(keepends=True)[:done] if run.metrics.exists() else []
+        run.metrics.write_text("".join(lines))
+        self._file = open(run.metrics, "a")
+        self._board = SummaryWriter(run.tensorboard / run.adapter.id, purge_step=done + 1)
+
+    def record(self, metrics: StepMetrics) -> None:
+        self._file.write(json.dumps(asdict(metrics)) + "\n")
+        for name in ("loss", "grad_norm", "learning_rate"):
+            self._board.add_scalar(f"train/{name}", getattr(metrics, name), metrics.step)
+
+    def sync(self) -> None:
+        """Before a checkpoint: no step it holds may be missing here."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
