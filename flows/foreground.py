@@ -22,8 +22,8 @@ def self_improve(settings: Settings, profile: str | None, overrides: list[str] |
     return flow(profile=profile, overrides=parse_overrides(overrides or []))
 
 
-def evaluate(settings: Settings, profile: str | None, overrides: list[str] | None) -> dict[str, Any]:
+def evaluate(settings: Settings, profile: str | None, overrides: list[str] | None, *, unseen: bool) -> dict[str, Any]:
     _connect(settings)
     from flows.evaluate import evaluate as flow
 
-    return flow(profile=profile, overrides=parse_overrides(overrides or []))
+    return flow(profile=profile, overrides=parse_overrides(overrides or []), unseen=unseen)

@@ -102,6 +102,10 @@ class Campaign:
         """The same tasks throughout: champion and challenger are compared task by task."""
         return suites.heldout(self.settings, look or self.looks[0])
 
+    def unseen(self) -> Suite:
+        """Held-out tasks that no verdict was based on. Raises SettingError where the environment has none left."""
+        return suites.unseen(self.settings, self.looks[-1])
+
     def guards(self, look: Look) -> list[Suite]:
         """What a challenger must not get worse at."""
         return suites.guards(self.settings, look)

@@ -6,6 +6,7 @@ evaluations and by the gate's own statistics.
 
 from __future__ import annotations
 
+from agentloop.campaign.suites import HELDOUT, UNSEEN
 from agentloop.evaluation.contrast import contrast
 from agentloop.evaluation.statistics import pass_at_k
 from agentloop.report import query, summary
@@ -15,9 +16,11 @@ from agentloop.store import campaigns, champions, evaluations
 from agentloop.store.database import Database
 
 
-def compare(database: Database, campaign: str, before: str | None, after: str | None) -> Comparison | None:
+def compare(
+    database: Database, campaign: str, before: str | None, after: str | None, *, suite: str = HELDOUT
+) -> Comparison | None:
     """Compare two adapters, None being the base model. None where they were not measured on the same tasks."""
-    pairs = query.rows(database, "comparable", campaign=campaign, before=before, after=after)
+    pairs = query.rows(database, "comparable", campaign=campaign, suite=suite, before=before, after=after)
     if not pairs:
         return None
     first, second = (evaluations.load(database, pairs[0][which]) for which in ("before", "after"))
@@ -44,13 +47,14 @@ def headline(database: Database, campaign: str) -> Headline:
     challengers = [row["adapter"] for row in made if row["role"] == "challenger"]
     best = champion or (challengers[-1] if challengers else None)
     gain = compare(database, campaign, None, best) if best else None
+    unseen = compare(database, campaign, None, champion, suite=UNSEEN) if champion else None
     guards = tuple(row["environment"] for row in query.rows(database, "guards", campaign=campaign))
     found = query.rows(database, "control", campaign=campaign)
     if not found:
-        return Headline(champion, gain, None, None, guards)
+        return Headline(champion, gain, None, None, guards, unseen)
     control, matched = found[0]["adapter"], found[0]["challenger"]
     over_control = compare(database, campaign, control, matched)
-    return Headline(champion, gain, compare(database, campaign, None, control), over_control, guards)
+    return Headline(champion, gain, compare(database, campaign, None, control), over_control, guards, unseen)
 
 
 def iterations(database: Database, campaign: str) -> list[summary.Row]:

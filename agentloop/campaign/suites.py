@@ -15,7 +15,10 @@ from agentloop.records import Task
 from agentloop.settings import Settings
 
 HELDOUT = "heldout"
-"""Name of the campaign's own suite; a guard's is that of its environment."""
+"""Name of the campaign's own suite, on which verdicts are based; a guard's is that of its environment."""
+
+UNSEEN = "unseen"
+"""Name of the suite on which no verdict is based."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,14 @@ def heldout(settings: Settings, look: Look) -> Suite:
     """The campaign's own suite."""
     evaluate = settings.evaluate
     return Suite(HELDOUT, _blocks(settings.environment, evaluate.tasks, look, settings.seed), evaluate.samples)
+
+
+def unseen(settings: Settings, last: Look) -> Suite:
+    """As many tasks again, of which no look has seen one: no choice was made on them."""
+    evaluate = settings.evaluate
+    used = evaluate.tasks * last.scale
+    stream = _stream(settings.environment, used + evaluate.tasks, settings.seed)
+    return Suite(UNSEEN, (stream[used:],), evaluate.samples)
 
 
 def guards(settings: Settings, look: Look) -> list[Suite]:

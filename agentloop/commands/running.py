@@ -41,7 +41,14 @@ def run(profile: Profile = None, overrides: Overrides = None, dry_run: DryRun = 
     _summary(settings)
 
 
-def evaluate(profile: Profile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def evaluate(
+    profile: Profile = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    unseen: Annotated[
+        bool, typer.Option("--unseen", help="On tasks that no verdict was based on, and the base model as well.")
+    ] = False,
+) -> None:
     """Measure the champion of a campaign on its held-out tasks."""
     settings = load(profile, overrides)
     if dry_run:
@@ -49,11 +56,10 @@ def evaluate(profile: Profile = None, overrides: Overrides = None, dry_run: DryR
         return
     from flows import foreground
 
-    measured = foreground.evaluate(settings, profile, overrides)
-    success = measured["success"]
-    console.print(
-        f"{measured['champion'] or 'base model'}: {success['estimate']:.1%} ({success['low']:.1%} to {success['high']:.1%})"
-    )
+    measured = foreground.evaluate(settings, profile, overrides, unseen=unseen)
+    if "base" in measured:
+        _print_success("base model", measured["base"])
+    _print_success(measured["champion"] or "base model", measured["success"])
 
 
 def up(overrides: Overrides = None) -> None:
@@ -70,6 +76,10 @@ def down(overrides: Overrides = None) -> None:
 
     for line in services.down(load(None, overrides)):
         console.print(line)
+
+
+def _print_success(policy: str, success: dict[str, float]) -> None:
+    console.print(f"{policy}: {success['estimate']:.1%} ({success['low']:.1%} to {success['high']:.1%})")
 
 
 def _summary(settings: Settings) -> None:

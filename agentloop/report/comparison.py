@@ -45,6 +45,8 @@ class Headline:
     """Control against the challenger that it is matched to."""
     guards: tuple[str, ...]
     """Environments at which challengers were asked whether they got worse."""
+    unseen: Comparison | None
+    """Base against champion on tasks that no verdict was based on."""
 
 
 def findings(result: Headline) -> list[str]:
@@ -74,6 +76,13 @@ def findings(result: Headline) -> list[str]:
             f"A control trained on as many randomly chosen trajectories solves "
             f"{percent(control.before_success.estimate)}; the challenger that it is matched to differs from it by "
             f"{span(control.difference)}: {beyond}."
+        )
+    if result.unseen:
+        unseen = result.unseen
+        sentences.append(
+            f"On {len(unseen.before.tasks)} further tasks, on which no verdict was based, the champion solves "
+            f"{percent(unseen.after_success.estimate)} where the base model solves "
+            f"{percent(unseen.before_success.estimate)}: {span(unseen.difference)}."
         )
     guards = " and ".join(result.guards)
     others = f"at {guards} it was only asked whether a challenger got worse" if guards else "nothing else was measured"

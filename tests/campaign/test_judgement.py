@@ -106,6 +106,13 @@ def test_each_look_begins_with_the_shards_of_the_one_before_and_a_new_process_pl
         assert {task.split for task in campaign.heldout(look).tasks} == {"heldout"}
 
 
+def test_unseen_tasks_are_held_out_and_in_no_look(campaign):
+    looked_at = {task.id for task in campaign.heldout(campaign.looks[-1]).tasks}
+    unseen = campaign.unseen().tasks
+    assert len(unseen) == 16 and {task.split for task in unseen} == {"heldout"}
+    assert not looked_at & {task.id for task in unseen}
+
+
 def test_more_tasks_settle_what_the_first_look_could_not(campaign):
     decisions = []
     for look in campaign.looks:

@@ -191,7 +191,7 @@ def test_a_campaign_at_its_beginning_has_a_page(tmp_path):
     found = write(recorder, tmp_path / "begun.html")
     assert "All 16 trajectories of the campaign." in found.text and "no gain can be stated" in found.text
     with Database.open(recorder.database, read_only=True) as database, pytest.raises(StoreError, match="no-such"):
-        page.write(database, "no-such", Headline(None, None, None, None, ()), tmp_path, tmp_path / "none.html")
+        page.write(database, "no-such", Headline(None, None, None, None, (), None), tmp_path, tmp_path / "none.html")
     assert not (tmp_path / "none.html").exists()
 
 

@@ -1,5 +1,6 @@
 """Rows, tables and sentences against the database that they speak of."""
 
+import dataclasses
 import io
 
 import pytest
@@ -7,9 +8,9 @@ from recorded_campaign import CAMPAIGN, Recorder, recorded  # noqa: F401  (a fix
 from rich.console import Console
 
 from agentloop.campaign import standing
-from agentloop.records import Interval
+from agentloop.records import Evaluation, Interval
 from agentloop.report import comparison, summary
-from agentloop.store import campaigns, champions, verdicts
+from agentloop.store import campaigns, champions, evaluations, verdicts
 from agentloop.store.database import Database
 from agentloop.store.ledger import Ledger
 
@@ -164,9 +165,33 @@ def test_without_a_promotion_the_findings_say_so_first(tmp_path):
     assert "newest challenger" in comparison.findings(result)[1]
 
 
+def test_what_was_measured_on_unseen_tasks_is_said_and_kept_apart(tmp_path):
+    recorder = Recorder(tmp_path, training_tasks=6, heldout_tasks=8)
+    recorder.record(iterations=1, control=False)
+    with Database.open(recorder.database) as database:
+        ((verdict, adapter),) = database.execute("SELECT id, adapter FROM verdicts")
+        about = {"campaign": CAMPAIGN, "iteration": 1}
+        promoted = dataclasses.replace(verdicts.load(database, verdict), decision="promote")
+        name = verdicts.save(database, promoted, adapter=adapter, **about)
+        champions.promote(database, adapter=adapter, verdict=name, **about)
+        before = standing.headline(database, CAMPAIGN)
+        assert before.unseen is None
+        for acting, solved in ((None, 3), (adapter, 15)):
+            ((policy,),) = database.execute("SELECT id FROM policies WHERE adapter IS NOT DISTINCT FROM ?", [acting])
+            outcomes = tuple((task < solved,) for task in range(20))
+            measured = Evaluation(policy, tuple(f"task_{task}" for task in range(20)), 1, 0, outcomes)
+            evaluations.save(database, measured, campaign=CAMPAIGN, iteration=0, role="champion", suite="unseen")
+        after = standing.headline(database, CAMPAIGN)
+    assert after.gain == before.gain
+    assert after.unseen.difference.estimate == pytest.approx(12 / 20)
+    said = " ".join(comparison.findings(after))
+    assert "On 20 further tasks, on which no verdict was based, the champion solves 75.0 %" in said
+    assert "the base model solves 15.0 %: +60.0 percentage points" in said
+
+
 def test_a_campaign_without_measurements_claims_nothing(fresh):
     result = standing.headline(fresh, CAMPAIGN)
-    assert result == comparison.Headline(None, None, None, None, ())
+    assert result == comparison.Headline(None, None, None, None, (), None)
     assert comparison.findings(result) == [
         "The base model and a challenger have not been measured on the same tasks yet: no gain can be stated."
     ]

@@ -1,11 +1,11 @@
--- $campaign, $before, $after (adapters, NULL for the base). The evaluations of two policies on the same held-out tasks,
--- the largest such pair first.
+-- $campaign, $suite, $before, $after (adapters, NULL for the base). The evaluations of two policies on the same held-out
+-- tasks, the largest such pair first.
 WITH used AS (
     SELECT DISTINCT e.id, e.seed, e.tasks, e.samples, e.made, p.adapter
     FROM evaluation_uses u
     JOIN evaluations e ON e.id = u.evaluation
     JOIN policies p ON p.id = e.policy
-    WHERE u.campaign = $campaign AND u.suite = 'heldout'
+    WHERE u.campaign = $campaign AND u.suite = $suite
 ),
 measured AS (
     SELECT e.*, n.names
