@@ -12,11 +12,26 @@ from rich.table import Table
 from agentloop.commands import Overrides, Profile, console, load
 
 
-def doctor(overrides: Overrides = None, profile: Profile = None) -> None:
-    """Versions, paths, memory, GPU, ports: what is missing and how to get it."""
+def doctor(
+    overrides: Overrides = None,
+    profile: Profile = None,
+    train: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="What training this model needs: a directory, or a name under models/."),
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="Of one packed batch. Default: training.batch_tokens.")] = None,
+    supervised: Annotated[float, typer.Option(help="Share of the tokens that are trained on.")] = 1.0,
+    budget: Annotated[float | None, typer.Option(help="GiB that a step may take, besides the usual cards.")] = None,
+) -> None:
+    """Versions, paths, memory, GPU, ports: what is missing and how to get it. With --train: the memory of a step."""
+    settings = load(profile, [*(overrides or []), *([f"model={train}"] if train else [])])
+    if train:
+        from agentloop import doctor_training
+
+        doctor_training.report(settings, tokens or settings.training.batch_tokens, supervised, budget, console)
+        return
     from agentloop import doctor as checks
 
-    settings = load(profile, overrides)
     table = Table("", "what", "found", "to do", box=None)
     results = checks.examine(settings)
     for check in results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,18 @@ from pathlib import Path
 import torch
 
 from agentloop.engine.architecture import read_architecture
-from agentloop.engine.batch import PackedBatch, join
+from agentloop.engine.batch import IGNORED, PackedBatch
 from agentloop.engine.blueprint import blueprint
+from agentloop.engine.context import TOKEN_STEP
 from agentloop.engine.lora import TARGETS
-from agentloop.engine.memory import GIB, Keep, StepPlan
+from agentloop.engine.memory import GIB, LEAN, Keep, StepPlan
 from agentloop.engine.model import AUTO_SHARE, Gemma3n
 from agentloop.errors import SettingError
 
 CONTEXT = 0.5
 """GiB of a card that CUDA itself and a desktop take."""
+MOST = 2**18
+"""Tokens; no longer steps are looked at."""
 WORDS = {Keep.STREAMS: "streams", Keep.DOWN: "down_proj", Keep.ATTENTION: "attention", Keep.ALL: "everything"}
 
 
@@ -30,6 +34,8 @@ class Forecast:
     plan: StepPlan
     peak: float
     """GiB, predicted."""
+    longest: int
+    """Tokens of the largest step that fits, with as much as possible recomputed and in host memory; 0 where none does."""
 
     @property
     def fits(self) -> bool:
@@ -37,17 +43,17 @@ class Forecast:
 
     @property
     def keeps(self) -> str:
-        """The plan in words, lowest layers first."""
+        """The plan in words."""
         counts = Counter(self.plan.keep)
-        kept = ", ".join(f"{counts[level]} layers keep {WORDS[level]}" for level in Keep if counts[level])
-        where = "; streams wait in host memory" if self.plan.offload else ""
-        return f"{kept}{where}; {self.plan.chunk} tokens and {self.plan.head_rows} rows of logits at once"
+        kept = ", ".join(f"{counts[level]} × {WORDS[level]}" for level in Keep if counts[level])
+        host = "; streams in host memory" if self.plan.offload else ""
+        return f"{kept}{host}; {self.plan.chunk:,} tokens, {self.plan.head_rows:,} rows of logits at once"
 
 
 class StepForecast:
     """A step of `tokens` packed tokens, a share `supervised` of which is trained on, with the model in `directory`.
 
-    `dtype` is what is computed in, `bits` the precision of AdamW's moments. Raises ModelError where the directory's config.json
+    `dtype` is what is computed in. Raises ModelError where the directory's config.json
     is missing or not supported, SettingError where a number makes no sense.
     """
 
@@ -77,18 +83,32 @@ class StepForecast:
         )
         # Batches are padded as for CUDA graphs, which a card will use.
         self.model.graphs = True
-        self.batch: PackedBatch = join([([0] * tokens, [i < round(supervised * tokens) for i in range(tokens)])])
+        self.supervised = supervised
+        self.batch = _batch(tokens, supervised)
 
     def under(self, budget: float) -> Forecast:
         """What the engine would choose with `budget` GiB, and what that needs."""
         if budget <= 0:
             raise SettingError(f"--budget: {budget} is not a number of GiB above 0")
-        self.model.memory_budget = budget
-        return Forecast(budget, self.model.step_plan(self.batch), self.model.predicted_peak(self.batch) / GIB)
+        self.model.memory_budget, self.model.plan = budget, None
+        plan, peak = self.model.step_plan(self.batch), self.model.predicted_peak(self.batch)
+        return Forecast(budget, plan, peak / GIB, self._longest(budget))
 
     def on_card(self, memory: float) -> Forecast:
         """The same for a card of `memory` GiB that nothing else uses, with memory_budget="auto"."""
         return self.under(AUTO_SHARE * (memory - CONTEXT))
+
+    def _longest(self, budget: float) -> int:
+        shape = self.model.shape
+        self.model.plan = StepPlan((Keep.DOWN,) * shape.layers, True, *LEAN[-1])
+        position = len(self.model.weights.rope) * shape.head_dim * 4
+
+        def fits(steps: int) -> bool:
+            batch = _batch(steps * TOKEN_STEP, self.supervised)
+            rope = (batch.tokens - self.batch.tokens) * position
+            return self.model.predicted_peak(batch) + rope <= budget * GIB
+
+        return TOKEN_STEP * bisect_left(range(1, MOST // TOKEN_STEP), True, key=lambda steps: not fits(steps))
 
     @property
     def resident(self) -> dict[str, float]:
@@ -106,3 +126,11 @@ class StepForecast:
         """GiB of host memory for the per-layer embeddings."""
         shape = self.model.shape
         return shape.ple_vocab * shape.layers * shape.ple * self.model.dtype.itemsize / GIB
+
+
+def _batch(tokens: int, supervised: float) -> PackedBatch:
+    """One sequence, whose first tokens are trained on: the longest attention that so many tokens can have."""
+    positions = torch.arange(tokens)
+    labels = torch.where(positions < max(1, round(supervised * tokens)), 0, IGNORED)
+    ends = torch.tensor([0, tokens], dtype=torch.int32)
+    return PackedBatch(torch.zeros_like(positions), labels, positions, ends, tokens)

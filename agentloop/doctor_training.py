@@ -1,0 +1,58 @@
+"""`agentloop doctor --train`: the memory that a training step is predicted to need, and what it would keep, card by card."""
+
+from __future__ import annotations
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from agentloop.engine.forecast import CONTEXT, Forecast, StepForecast
+from agentloop.engine.memory import GIB
+from agentloop.settings import Settings
+
+CARDS = (8, 24, 80)
+"""GiB."""
+
+
+def report(settings: Settings, tokens: int, supervised: float, budget: float | None, console: Console) -> None:
+    """Print it. Raises ModelError or SettingError, in one line, where the model or a number cannot be used."""
+    training = settings.training
+    step = StepForecast(
+        settings.model_directory(),
+        tokens,
+        supervised=supervised,
+        rank=training.rank,
+        targets=training.targets,
+        load_in_4bit=training.load_in_4bit,
+        dtype=getattr(torch, "bfloat16" if training.dtype == "auto" else training.dtype),
+    )
+    rows = [("--budget", step.under(budget))] if budget is not None else []
+    rows += [(f"a card of {memory} GiB", step.on_card(memory)) for memory in CARDS]
+    if torch.cuda.is_available():
+        total = torch.cuda.mem_get_info()[1] / GIB
+        rows.append((f"this card, {total:.0f} GiB", step.on_card(total)))
+    console.print(
+        f"{settings.model_directory()}: one step of {tokens} tokens, {supervised:.0%} supervised, rank {training.rank}"
+    )
+    console.print(
+        "in use whatever the batch: " + ", ".join(f"{name} {gib:.2f} GiB" for name, gib in step.resident.items())
+    )
+    console.print(f"in host memory: per-layer embeddings {step.host_table:.2f} GiB\n")
+    table = Table(
+        "where", "budget", "peak", "", "layers × what they keep for the backward pass", "longest step", box=None
+    )
+    for where, forecast in rows:
+        table.add_row(where, *_cells(forecast))
+    console.print(table)
+    console.print(f"\nGiB. A card's budget is nine tenths of what is left beside {CONTEXT} GiB for CUDA and a desktop.")
+    if not torch.cuda.is_available():
+        console.print("This machine has no CUDA card: training here runs on the CPU and keeps everything.")
+
+
+def _size(gib: float) -> str:
+    return f"{gib:.2f} GiB" if gib >= 0.1 else f"{gib * 1024:.1f} MiB"
+
+
+def _cells(forecast: Forecast) -> tuple[str, ...]:
+    verdict = "[green]fits" if forecast.fits else "[red]too large"
+    return f"{forecast.budget:.2f}", f"{forecast.peak:.2f}", verdict, forecast.keeps, f"{forecast.longest:,} tokens"
