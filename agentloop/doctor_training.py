@@ -34,10 +34,9 @@ def report(settings: Settings, tokens: int, supervised: float, budget: float | N
     console.print(
         f"{settings.model_directory()}: one step of {tokens} tokens, {supervised:.0%} supervised, rank {training.rank}"
     )
-    console.print(
-        "in use whatever the batch: " + ", ".join(f"{name} {gib:.2f} GiB" for name, gib in step.resident.items())
-    )
-    console.print(f"in host memory: per-layer embeddings {step.host_table:.2f} GiB\n")
+    always = ", ".join(f"{name} {_size(gib)}" for name, gib in step.resident.items())
+    console.print(f"in use whatever the batch: {always}")
+    console.print(f"in host memory: per-layer embeddings {_size(step.host_table)}\n")
     table = Table(
         "where", "budget", "peak", "", "layers × what they keep for the backward pass", "longest step", box=None
     )
