@@ -21,6 +21,11 @@ from agentloop.engine.packed import packed_weights
 from agentloop.engine.weights import load_weights
 from agentloop.errors import ModelError, SettingError
 
+IDLE = ("use_gradient_checkpointing", "max_seq_length", "token")
+"""Arguments of Unsloth's that decide nothing here: memory follows its budget, and nothing is downloaded."""
+NATURAL = {"init_lora_weights": True, "device_map": "auto", "fix_tokenizer": True}
+"""And those of which one value is what happens anyway."""
+
 
 class FastLanguageModel:
     @staticmethod
@@ -149,13 +154,17 @@ def _with_adapter(directory: Path, options: dict[str, Any]) -> tuple[Gemma3n, An
     names = ("r", "target_modules", "lora_alpha", "use_rslora", "layers_to_transform")
     model = FastLanguageModel.get_peft_model(model, **{name: config[name] for name in names if name in config})
     model.load_adapter(directory)
+    if (directory / "tokenizer_config.json").is_file():
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(directory)
     return model, tokenizer
 
 
 def _refuse(others: dict[str, Any]) -> None:
-    """Arguments that only other implementations of this interface have may be passed where they are off."""
+    """Arguments that only other implementations of this interface have may be passed where they change nothing."""
     for name, value in others.items():
-        if value:
+        if value and name not in IDLE and NATURAL.get(name) != value:
             raise SettingError(f"{name}: {value!r} is not supported")
 
 

@@ -20,7 +20,7 @@ def base(checkpoint, cache):
     [
         {"r": 12}, {"r": 0}, {"target_modules": ["q_proj", "lm_head"]}, {"target_modules": "q_proj"}, {"lora_alpha": 0},
         {"lora_dropout": 0.1}, {"bias": "all"}, {"layers_to_transform": [0, 5]}, {"modules_to_save": ["lm_head"]},
-        {"use_dora": True},
+        {"use_dora": True}, {"init_lora_weights": "pissa"},
     ],
     ids=lambda arguments: next(iter(arguments)),
 )  # fmt: skip
@@ -33,7 +33,13 @@ def test_refused(base, arguments):
 def test_what_carries_an_adapter(base):
     """Layers 3 and 4 of five have no keys and values of their own."""
     model = FastLanguageModel.get_peft_model(
-        base, r=8, target_modules=["k_proj", "down_proj"], layers_to_transform=[1, 4], loftq_config=None
+        base,
+        r=8,
+        target_modules=["k_proj", "down_proj"],
+        layers_to_transform=[1, 4],
+        loftq_config=None,
+        init_lora_weights=True,
+        max_seq_length=64,
     )
     assert sorted(model.lora.slots) == [
         "layers.1.mlp.down_proj", "layers.1.self_attn.k_proj", "layers.4.mlp.down_proj",
@@ -66,15 +72,18 @@ def test_loading(checkpoint, cache, tmp_path):
 
 
 def test_an_adapters_directory_brings_its_base(checkpoint, cache, fill_adapter, tmp_path):
-    model, _ = FastLanguageModel.from_pretrained(checkpoint, cache_directory=cache)
+    model, tokenizer = FastLanguageModel.from_pretrained(checkpoint, cache_directory=cache)
     model = FastLanguageModel.get_peft_model(model, r=8, lora_alpha=24, layers_to_transform=[0, 1], use_rslora=True)
     fill_adapter(model)
     for _ in range(2):  # the second replaces the first
         model.lora.parameters.mul_(2)
         model.save_pretrained(tmp_path / "adapter")
+    tokenizer.add_special_tokens({"eos_token": "<end_of_turn>"})
+    tokenizer.save_pretrained(tmp_path / "adapter")
     again, tokenizer = FastLanguageModel.from_pretrained(tmp_path / "adapter", cache_directory=cache)
     assert torch.equal(again.lora.parameters, model.lora.parameters)
-    assert again.lora.settings.scale == model.lora.settings.scale and tokenizer.eos_token
+    assert again.lora.settings.scale == model.lora.settings.scale
+    assert tokenizer.eos_token == "<end_of_turn>"
 
 
 def test_a_module_that_stays_where_it_is(base):
