@@ -63,8 +63,9 @@ class TrainerFacade(nn.Module):
 
     @cached_property
     def config(self) -> Any:
-        """transformers' configuration of the base model."""
-        return AutoConfig.from_pretrained(self.directory)
+        """transformers' configuration of the base model. Its attention keeps packed sequences apart, which TRL takes from
+        its name."""
+        return AutoConfig.from_pretrained(self.directory, attn_implementation="flash_attention_2")
 
     @cached_property
     def generation_config(self) -> GenerationConfig:
