@@ -9,8 +9,7 @@ For a token with streams S_0..S_{n-1} (n = 4 in Gemma 3n; stream 0 is the active
 
 r(x) = (mean(x^2) + eps)^-1/2 and R [n, hidden] fp32 is `fold_router`: router weight times router norm weight over
 hidden. `prediction` is W_p [n * n, n], `correction` is W_c [n, n]; both already clamped to altup_coef_clip (the model
-does it in training; do it once at load). Frozen, so none of these gets a gradient. One kernel joins the end of a layer
-to the start of the next: `advance_predict`; on the way back `predict_backward` with `projected` joins them likewise.
+does it in training; do it once at load). Frozen, so none of these gets a gradient.
 
 Source: Gemma3nTextAltUp and Gemma3nTextDecoderLayer in transformers' modeling_gemma3n.py; gradients derived by hand and
 checked against autograd.
@@ -23,13 +22,12 @@ from torch import Tensor
 from agentloop_kernels.altup_reference import (
     reference_advance,
     reference_advance_backward,
-    reference_advance_predict,
     reference_correct,
     reference_correct_backward,
     reference_predict,
     reference_predict_backward,
 )
-from agentloop_kernels.altup_triton import triton_advance, triton_advance_predict, triton_correct, triton_predict
+from agentloop_kernels.altup_triton import triton_advance, triton_correct, triton_predict
 from agentloop_kernels.altup_triton_backward import (
     triton_advance_backward,
     triton_correct_backward,
@@ -109,35 +107,6 @@ def advance(
     return op(streams, coefs, activated, gains, projected, ple_norm=ple_norm, eps=eps, out=out)
 
 
-def advance_predict(
-    streams: Tensor,
-    coefs: Tensor,
-    activated: Tensor,
-    gains: Tensor,
-    projected: Tensor,
-    *,
-    ple_norm: Tensor,
-    router: Tensor,
-    prediction: Tensor,
-    input_norm: Tensor,
-    eps: float,
-    streams_out: Tensor | None = None,
-    coefs_out: Tensor | None = None,
-    active_out: Tensor | None = None,
-    normed_out: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`advance` with this layer's `ple_norm`, then `predict` with the next layer's weights, in one pass.
-
-    Returns (C, next c, next P_0, next x). `streams_out` may be `streams`, `coefs_out` may be `coefs`.
-    """
-    op = triton_advance_predict if takes_kernels(streams) else reference_advance_predict
-    return op(
-        streams, coefs, activated, gains, projected, ple_norm=ple_norm, router=router, prediction=prediction,
-        input_norm=input_norm, eps=eps, streams_out=streams_out, coefs_out=coefs_out, active_out=active_out,
-        normed_out=normed_out,
-    )  # fmt: skip
-
-
 def advance_backward(
     dstreams: Tensor, projected: Tensor, *, ple_norm: Tensor, eps: float, dprojected: Tensor | None = None
 ) -> Tensor:
@@ -191,10 +160,7 @@ def predict_backward(
     prediction: Tensor,
     input_norm: Tensor,
     eps: float,
-    projected: Tensor | None = None,
-    ple_norm: Tensor | None = None,
-    dprojected: Tensor | None = None,
-) -> Tensor | None:
+) -> None:
     """Gradient of `predict`, in place: `dstreams` [n, tokens, hidden] comes in as dP and goes out as dS.
 
     `dnormed` is the gradient of x by q, k, v and LAuReL; `dsum` the one by the residual sum, which belongs to x and to
@@ -202,12 +168,6 @@ def predict_backward(
 
         dx = dnormed + dsum;  dP_0 += dsum + RMS'(dx; P_0);  dc[n j + i] = <dP_j, S_i>
         dS_i = dP_i + sum_j c[n j + i] dP_j;  dS_0 += gradient through the router
-
-    With `projected` (the layer before's o) and its `ple_norm` the result of `advance_backward` on dS is made in the
-    same pass and returned; else None.
     """
     op = triton_predict_backward if takes_kernels(dstreams) else reference_predict_backward
-    return op(
-        dstreams, streams, coefs, dnormed, dsum, router=router, prediction=prediction, input_norm=input_norm, eps=eps,
-        projected=projected, ple_norm=ple_norm, dprojected=dprojected,
-    )  # fmt: skip
+    op(dstreams, streams, coefs, dnormed, dsum, router=router, prediction=prediction, input_norm=input_norm, eps=eps)

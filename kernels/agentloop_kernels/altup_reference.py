@@ -82,43 +82,10 @@ def reference_advance(
     eps: float,
     out: Tensor | None = None,
 ) -> Tensor:
-    c = _advanced(streams, coefs, activated, gains, projected, ple_norm, eps)
-    return store(c, out, streams.dtype)
-
-
-def _advanced(
-    streams: Tensor, coefs: Tensor, activated: Tensor, gains: Tensor, projected: Tensor, ple_norm: Tensor, eps: float
-) -> Tensor:
     p = predicted(wide(streams), coefs)
     c = p + gains.to(p.dtype).T.unsqueeze(-1) * (wide(activated) - p[0])
     c[1:] += normalise(wide(projected), ple_norm, eps)
-    return c
-
-
-def reference_advance_predict(
-    streams: Tensor,
-    coefs: Tensor,
-    activated: Tensor,
-    gains: Tensor,
-    projected: Tensor,
-    *,
-    ple_norm: Tensor,
-    router: Tensor,
-    prediction: Tensor,
-    input_norm: Tensor,
-    eps: float,
-    streams_out: Tensor | None = None,
-    coefs_out: Tensor | None = None,
-    active_out: Tensor | None = None,
-    normed_out: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    following = _advanced(streams, coefs, activated, gains, projected, ple_norm, eps)
-    # The next layer starts from the rounded streams, as it does when it is recomputed from what was kept.
-    following = store(following, streams_out, streams.dtype)
-    return following, *reference_predict(
-        following, router=router, prediction=prediction, input_norm=input_norm, eps=eps, coefs=coefs_out,
-        active=active_out, normed=normed_out,
-    )  # fmt: skip
+    return store(c, out, streams.dtype)
 
 
 def reference_advance_backward(
@@ -171,10 +138,7 @@ def reference_predict_backward(
     prediction: Tensor,
     input_norm: Tensor,
     eps: float,
-    projected: Tensor | None = None,
-    ple_norm: Tensor | None = None,
-    dprojected: Tensor | None = None,
-) -> Tensor | None:
+) -> None:
     dp, s = wide(dstreams).clone(), wide(streams)
     n = s.shape[0]
     c = coefs.to(s.dtype)
@@ -186,6 +150,3 @@ def reference_predict_backward(
     m, r = route(s[0], router, eps)
     ds[0] += route_backward(dc @ prediction.to(s.dtype), m, r, s[0], router)
     dstreams.copy_(ds)
-    if projected is None:
-        return None
-    return reference_advance_backward(dstreams, projected, ple_norm=ple_norm, eps=eps, dprojected=dprojected)

@@ -47,11 +47,15 @@ def route(x, b_router, eps, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _predict_from(
-    s, streams, router, prediction, input_norm, coefs, active, normed, row, columns, inside, stride_active,
-    stride_normed, eps, N: tl.constexpr, STREAMS: tl.constexpr, WIDTH: tl.constexpr,
+def _predict_kernel(
+    states, router, prediction, input_norm, coefs, active, normed, stride_stream, stride_row, stride_active,
+    stride_normed, eps, N: tl.constexpr, STREAMS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Router, coefficients, P_0 and x from the tile s [STREAMS, BLOCK]."""
+    row = tl.program_id(0).to(tl.int64)
+    streams, columns = tl.arange(0, STREAMS), tl.arange(0, BLOCK)
+    inside = columns < WIDTH
+    at, valid = stream_tile(states, row, stride_stream, stride_row, streams, columns, N, WIDTH)
+    s = tl.load(at, valid, 0.0).to(tl.float32)
     at, valid = stream_tile(router, 0, WIDTH, 0, streams, columns, N, WIDTH)
     m, z, r = route(pick(s, streams, 0), tl.load(at, valid, 0.0).to(tl.float32), eps, WIDTH)
     pairs = tl.arange(0, STREAMS * STREAMS)
@@ -60,31 +64,14 @@ def _predict_from(
     c_0 = tl.sum(small_matrix(prediction, streams, streams, N, N, N) * m[None, :], 1)
     p = pick(s, streams, 0) + tl.sum(s * c_0[:, None], 0)
     put_row(active, row, stride_active, columns, inside, p)
-    x = rms(p, row_of(input_norm, 0, 0, columns, inside), eps, WIDTH)
-    put_row(normed, row, stride_normed, columns, inside, x)
-
-
-@triton.jit
-def _predict_kernel(
-    states, router, prediction, input_norm, coefs, active, normed, stride_stream, stride_row, stride_active,
-    stride_normed, eps, N: tl.constexpr, STREAMS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    streams, columns = tl.arange(0, STREAMS), tl.arange(0, BLOCK)
-    at, valid = stream_tile(states, row, stride_stream, stride_row, streams, columns, N, WIDTH)
-    s = tl.load(at, valid, 0.0).to(tl.float32)
-    _predict_from(
-        s, streams, router, prediction, input_norm, coefs, active, normed, row, columns, columns < WIDTH,
-        stride_active, stride_normed, eps, N, STREAMS, WIDTH,
-    )  # fmt: skip
+    put_row(normed, row, stride_normed, columns, inside, rms(p, row_of(input_norm, 0, 0, columns, inside), eps, WIDTH))
 
 
 @triton.jit
 def _advance_kernel(
-    states, coefs, activated, gains, projected, ple_norm, out, router, prediction, input_norm, coefs_out, active,
-    normed, stride_stream, stride_row, stride_activated, stride_projected, stride_out_stream, stride_out_row,
-    stride_active, stride_normed, eps, N: tl.constexpr, STREAMS: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr, PREDICT: tl.constexpr,
+    states, coefs, activated, gains, projected, ple_norm, out, stride_stream, stride_row, stride_activated,
+    stride_projected, stride_out_stream, stride_out_row, eps,
+    N: tl.constexpr, STREAMS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     streams, columns = tl.arange(0, STREAMS), tl.arange(0, BLOCK)
@@ -101,16 +88,8 @@ def _advance_kernel(
     y = p + k[:, None] * (a - pick(p, streams, 0))[None, :]
     n = rms(o, row_of(ple_norm, 0, 0, columns, inside), eps, WIDTH)
     y += tl.where(streams[:, None] > 0, n[None, :], 0.0)
-    y = y.to(out.dtype.element_ty)
     at, valid = stream_tile(out, row, stride_out_stream, stride_out_row, streams, columns, N, WIDTH)
-    tl.store(at, y, valid)
-    if PREDICT:
-        # From the rounded streams, as when the layer is recomputed from what was kept; padding back to zero.
-        y = tl.where(valid, y.to(tl.float32), 0.0)
-        _predict_from(
-            y, streams, router, prediction, input_norm, coefs_out, active, normed, row, columns, inside,
-            stride_active, stride_normed, eps, N, STREAMS, WIDTH,
-        )  # fmt: skip
+    tl.store(at, y.to(out.dtype.element_ty), valid)
 
 
 @triton.jit
@@ -203,40 +182,8 @@ def triton_advance(
     out: Tensor | None = None,
 ) -> Tensor:
     out = buffer(out, streams.shape, streams)
-    # What only `predict` needs is never read: any pointer will do.
     _advance_kernel[(streams.shape[1],)](
-        streams, coefs, activated, gains, projected, ple_norm, out, gains, gains, ple_norm, coefs, activated,
-        activated, streams.stride(0), streams.stride(1), activated.stride(0), projected.stride(0), out.stride(0),
-        out.stride(1), activated.stride(0), activated.stride(0), eps, **launch_shape(streams), PREDICT=False, **PRECISE,
+        streams, coefs, activated, gains, projected, ple_norm, out, streams.stride(0), streams.stride(1),
+        activated.stride(0), projected.stride(0), out.stride(0), out.stride(1), eps, **launch_shape(streams), **PRECISE,
     )  # fmt: skip
     return out
-
-
-def triton_advance_predict(
-    streams: Tensor,
-    coefs: Tensor,
-    activated: Tensor,
-    gains: Tensor,
-    projected: Tensor,
-    *,
-    ple_norm: Tensor,
-    router: Tensor,
-    prediction: Tensor,
-    input_norm: Tensor,
-    eps: float,
-    streams_out: Tensor | None = None,
-    coefs_out: Tensor | None = None,
-    active_out: Tensor | None = None,
-    normed_out: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n, tokens, width = streams.shape
-    streams_out = buffer(streams_out, streams.shape, streams)
-    coefs_out = buffer(coefs_out, (tokens, n * n), streams, torch.float32)
-    active_out, normed_out = buffer(active_out, (tokens, width), streams), buffer(normed_out, (tokens, width), streams)
-    _advance_kernel[(tokens,)](
-        streams, coefs, activated, gains, projected, ple_norm, streams_out, router, prediction, input_norm, coefs_out,
-        active_out, normed_out, streams.stride(0), streams.stride(1), activated.stride(0), projected.stride(0),
-        streams_out.stride(0), streams_out.stride(1), active_out.stride(0), normed_out.stride(0), eps,
-        **launch_shape(streams), PREDICT=True, **PRECISE,
-    )  # fmt: skip
-    return streams_out, coefs_out, active_out, normed_out

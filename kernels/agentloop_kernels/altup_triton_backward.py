@@ -68,10 +68,9 @@ def _correct_backward_kernel(
 
 @triton.jit
 def _predict_backward_kernel(
-    dstates, states, coefs, dnormed, dsum, router, prediction, input_norm, projected, ple_norm, dprojected,
-    stride_dstream, stride_drow, stride_stream, stride_row, stride_dnormed, stride_dsum, stride_projected,
-    stride_dprojected, eps, N: tl.constexpr, STREAMS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-    ADD: tl.constexpr, JOIN: tl.constexpr,
+    dstates, states, coefs, dnormed, dsum, router, prediction, input_norm, stride_dstream, stride_drow, stride_stream,
+    stride_row, stride_dnormed, stride_dsum, eps, N: tl.constexpr, STREAMS: tl.constexpr, WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     streams, columns = tl.arange(0, STREAMS), tl.arange(0, BLOCK)
@@ -106,11 +105,6 @@ def _predict_backward_kernel(
     ds_0 = route_backward(dm, m, z, r, s_0, b_router, WIDTH)
     ds += tl.where(streams[:, None] == 0, ds_0[None, :], 0.0)
     tl.store(at, ds.to(dstates.dtype.element_ty), valid)
-    if JOIN:
-        dn = tl.sum(tl.where(streams[:, None] > 0, ds, 0.0), 0)
-        o = row_of(projected, row, stride_projected, columns, inside)
-        do = rms_backward(dn, o, row_of(ple_norm, 0, 0, columns, inside), eps, WIDTH)
-        put_row(dprojected, row, stride_dprojected, columns, inside, do)
 
 
 def triton_advance_backward(
@@ -166,18 +160,10 @@ def triton_predict_backward(
     prediction: Tensor,
     input_norm: Tensor,
     eps: float,
-    projected: Tensor | None = None,
-    ple_norm: Tensor | None = None,
-    dprojected: Tensor | None = None,
-) -> Tensor | None:
-    join = projected is not None
-    if join:
-        dprojected = buffer(dprojected, projected.shape, dstreams)
-    added, o, do = (dnormed if t is None else t for t in (dsum, projected, dprojected))
+) -> None:
+    added = dnormed if dsum is None else dsum
     _predict_backward_kernel[(streams.shape[1],)](
-        dstreams, streams, coefs, dnormed, added, router, prediction, input_norm, o, ple_norm if join else input_norm,
-        do, dstreams.stride(0), dstreams.stride(1), streams.stride(0), streams.stride(1), dnormed.stride(0),
-        added.stride(0), o.stride(0), do.stride(0), eps, **launch_shape(streams), ADD=dsum is not None, JOIN=join,
-        **PRECISE,
+        dstreams, streams, coefs, dnormed, added, router, prediction, input_norm, dstreams.stride(0),
+        dstreams.stride(1), streams.stride(0), streams.stride(1), dnormed.stride(0), added.stride(0), eps,
+        **launch_shape(streams), ADD=dsum is not None, **PRECISE,
     )  # fmt: skip
-    return dprojected if join else None

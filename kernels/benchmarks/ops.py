@@ -124,14 +124,6 @@ def row_cases(tokens: int) -> Iterator[Case]:
         lambda: altup_reference.reference_advance(*given, ple_norm=w, eps=EPS),
     )  # fmt: skip
     yield case(
-        "altup.advance_predict", 12,
-        lambda: altup.advance_predict(
-            *given, ple_norm=w, streams_out=streams_out, coefs_out=torch.empty_like(coefs), active_out=out,
-            normed_out=out2, **head,
-        ),
-        lambda: altup_reference.reference_advance_predict(*given, ple_norm=w, **head),
-    )  # fmt: skip
-    yield case(
         "altup.advance_backward", 5,
         lambda: altup.advance_backward(dstreams, z, ple_norm=w, eps=EPS, dprojected=out),
         lambda: altup_reference.reference_advance_backward(dstreams, z, ple_norm=w, eps=EPS),
@@ -146,11 +138,6 @@ def row_cases(tokens: int) -> Iterator[Case]:
     yield case(
         "altup.predict_backward", 14, lambda: altup.predict_backward(*again, **head),
         lambda: altup_reference.reference_predict_backward(*again, **head),
-    )  # fmt: skip
-    yield case(
-        "altup.predict_backward, joined", 16,
-        lambda: altup.predict_backward(*again, projected=z, ple_norm=w, dprojected=out, **head),
-        lambda: altup_reference.reference_predict_backward(*again, projected=z, ple_norm=w, **head),
     )  # fmt: skip
     yield case(
         "magnitude.unembed_streams", 5, lambda: magnitude.unembed_streams(x, projections, w, EPS, out=out),

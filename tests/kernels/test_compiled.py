@@ -1,6 +1,6 @@
 """Every kernel compiles for every architecture at Gemma 3n's widths, in bf16, without a GPU.
 
-The launchers run on meta tensors and their launches are recorded instead of sent; each is then compiled for the target.
+The launchers run on meta tensors and their launches are noted instead of sent; each is then compiled for the target.
 What must hold: shared memory within the card's limit, and (next to) no registers spilled.
 """
 
@@ -28,9 +28,7 @@ from agentloop_kernels import (
     rope,
     sparse_geglu,
 )
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.runtime.jit import JITFunction, mangle_type
+from agentloop_kernels.launching import Launch, card, planning
 
 SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 STACK_LIMIT = 32
@@ -59,10 +57,9 @@ def launches() -> None:
     altup.triton_predict(streams, **head)
     altup.triton_correct(row, row, row, **tail)
     altup.triton_advance(streams, coefs, row, gains, row, ple_norm=w, eps=EPS)
-    altup.triton_advance_predict(streams, coefs, row, gains, row, ple_norm=w, **head)
     altup.triton_advance_backward(streams, row, ple_norm=w, eps=EPS)
     altup.triton_correct_backward(streams, row, row, row, row, gains, **tail)
-    altup.triton_predict_backward(streams, streams, coefs, row, row, **head, projected=row, ple_norm=w)
+    altup.triton_predict_backward(streams, streams, coefs, row, row, **head)
     magnitude.triton_embed_streams(row, projections)
     magnitude.triton_unembed_streams(row, projections, w, EPS)
     magnitude.triton_unembed_streams_backward(row, row, projections, w, EPS)
@@ -108,41 +105,9 @@ def launches() -> None:
     nf4.triton_dequantise(packed, out=tensor(INTER, HIDDEN + 32)[:, :HIDDEN])
 
 
-def recorded(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> list[tuple[JITFunction, tuple, dict]]:
-    seen = []
-
-    def record(self, *args, grid, warmup, **kwargs):
-        seen.append((self, args, kwargs))
-
-    monkeypatch.setattr(JITFunction, "run", record)
-    monkeypatch.setattr(attention_triton, "capability", lambda device: capability)
-    launches()
-    return seen
-
-
-def specialised(kernel: JITFunction, args: tuple, kwargs: dict) -> tuple[dict, dict, dict, dict]:
-    """(signature, constants, attributes, options) of one launch, as Triton would specialise it."""
-    given = dict(zip(kernel.arg_names, args, strict=False))
-    options = {name: value for name, value in kwargs.items() if name not in kernel.arg_names}
-    given |= {name: value for name, value in kwargs.items() if name in kernel.arg_names}
-    signature, constants, attributes = {}, {}, {}
-    for i, parameter in enumerate(kernel.params):
-        value = given[parameter.name]
-        if parameter.is_constexpr or (isinstance(value, int) and value == 1 and not parameter.do_not_specialize):
-            signature[parameter.name], constants[parameter.name] = "constexpr", value
-            continue
-        signature[parameter.name] = mangle_type(value)
-        aligned = isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0)
-        if aligned and not parameter.do_not_specialize:
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    return signature, constants, attributes, options
-
-
-def usage(kernel: JITFunction, parts: tuple[dict, dict, dict, dict], architecture: int, cubin: Path) -> tuple[int, int]:
+def usage(launch: Launch, cubin: Path) -> tuple[int, int]:
     """(bytes of shared memory, bytes of stack a thread) of the compiled kernel. Spilled registers lie on the stack."""
-    signature, constants, attributes, options = parts
-    source = ASTSource(kernel, signature, constants, attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    compiled = launch.kernel.preload(launch.specialisation)
     cubin.write_bytes(compiled.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     text = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
@@ -153,14 +118,17 @@ def usage(kernel: JITFunction, parts: tuple[dict, dict, dict, dict], architectur
 @pytest.mark.parametrize(
     ("architecture", "only"), [(86, None), (90, None), (80, "attention_triton"), (89, "attention_triton")]
 )
-def test_compiles_within_the_limits(monkeypatch, tmp_path, architecture, only):
-    launched = recorded(monkeypatch, divmod(architecture, 10))
+def test_compiles_within_the_limits(tmp_path, architecture, only):
+    capability = divmod(architecture, 10)
+    with planning(capability) as planned:
+        launches()
     failures = []
-    for kernel, args, kwargs in launched:
-        if only is not None and only not in kernel.fn.__module__:
-            continue
-        shared, stack = usage(kernel, specialised(kernel, args, kwargs), architecture, tmp_path / "kernel.cubin")
-        if shared > SHARED_LIMIT[architecture] or stack > STACK_LIMIT:
-            failures.append(f"{kernel.__name__}: {shared} B shared, {stack} B stack")
+    with card(capability):
+        for launch in planned:
+            if only is not None and only not in launch.kernel.fn.__module__:
+                continue
+            shared, stack = usage(launch, tmp_path / "kernel.cubin")
+            if shared > SHARED_LIMIT[architecture] or stack > STACK_LIMIT:
+                failures.append(f"{launch.name}: {shared} B shared, {stack} B stack")
     assert not failures, failures
-    assert len(launched) > 30
+    assert len(planned) > 30

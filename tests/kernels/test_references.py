@@ -198,33 +198,6 @@ def test_altup_layer(n):
     close(d, theirs)
 
 
-def test_predict_backward_joins_the_layer_before():
-    n, tokens, width = 4, 5, 16
-    d, s = normal(n, tokens, width), normal(n, tokens, width, seed=1)
-    router, prediction, w = normal(n, width, seed=2), normal(n * n, n, seed=3), normal(width, seed=4)
-    dx, dsum, projected = (normal(tokens, width, seed=10 + i) for i in range(3))
-    coefs, _, _ = altup.predict(s, router=router, prediction=prediction, input_norm=w, eps=EPS)
-    options = {"router": router, "prediction": prediction, "input_norm": w, "eps": EPS}
-    apart, joined = d.clone(), d.clone()
-    # dsum belongs to P_0 and to x.
-    apart[0] += dsum
-    altup.predict_backward(apart, s, coefs, dx + dsum, None, **options)
-    do = altup.predict_backward(joined, s, coefs, dx, dsum, projected=projected, ple_norm=w, **options)
-    close(joined, apart)
-    close(do, altup.advance_backward(apart, projected, ple_norm=w, eps=EPS))
-
-
-def test_advance_predict_is_advance_then_predict():
-    n, tokens, width = 4, 5, 16
-    s, a, o = normal(n, tokens, width), normal(tokens, width, seed=1), normal(tokens, width, seed=2)
-    coefs, gains, w = normal(tokens, n * n, seed=3), normal(tokens, n, seed=4), normal(width, seed=5)
-    weights = {"router": normal(n, width, seed=6), "prediction": normal(n * n, n, seed=7), "input_norm": w}
-    joined = altup.advance_predict(s, coefs, a, gains, o, ple_norm=w, eps=EPS, **weights)
-    after = altup.advance(s, coefs, a, gains, o, ple_norm=w, eps=EPS)
-    for ours, theirs in zip(joined, (after, *altup.predict(after, eps=EPS, **weights)), strict=True):
-        close(ours, theirs)
-
-
 @pytest.mark.parametrize("tiny", [False, True])
 def test_unembed_streams(tiny):
     """`tiny` puts one projection under the magnitude floor, where its length carries no gradient."""

@@ -67,20 +67,6 @@ def test_advance(agree, n, width, in_place):
 
 
 @SIZES
-@pytest.mark.parametrize("in_place", [False, True])
-def test_advance_predict(agree, n, width, in_place):
-    def call(op, t, out):
-        return op(
-            t["streams"], t["coefs"], t["activated"], t["gains"], t["projected"], ple_norm=t["ple_norm"], **head(t),
-            streams_out=t["streams"] if in_place else out(n, TOKENS, width),
-            coefs_out=t["coefs"] if in_place else out(TOKENS, n * n, dtype=torch.float32, dense=True),
-            active_out=out(TOKENS, width), normed_out=out(TOKENS, width),
-        )  # fmt: skip
-
-    agree(*pair("advance_predict"), call, inputs(n, width), WIDE)
-
-
-@SIZES
 def test_advance_backward(agree, n, width):
     def call(op, t, out):
         return [op(t["dstreams"], t["projected"], ple_norm=t["ple_norm"], eps=EPS, dprojected=out(TOKENS, width))]
@@ -103,14 +89,11 @@ def test_correct_backward(agree, n, width, in_place):
 
 
 @SIZES
-@pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("summed", [False, True])
-def test_predict_backward(agree, n, width, joined, summed):
+def test_predict_backward(agree, n, width, summed):
     def call(op, t, out):
-        given = (t["dstreams"], t["streams"], t["coefs"], t["dnormed"], t["dsum"] if summed else None)
-        before = {"projected": t["projected"], "ple_norm": t["ple_norm"]} if joined else {}
-        dprojected = op(*given, **head(t), **before, dprojected=out(TOKENS, width) if joined else None)
-        return [t["dstreams"], dprojected] if joined else [t["dstreams"]]
+        op(t["dstreams"], t["streams"], t["coefs"], t["dnormed"], t["dsum"] if summed else None, **head(t))
+        return [t["dstreams"]]
 
     agree(*pair("predict_backward"), call, inputs(n, width), WIDE)
 
