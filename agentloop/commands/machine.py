@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import Progress
 from rich.table import Table
 
 from agentloop.commands import Overrides, Profile, console, load
@@ -50,4 +51,18 @@ def bootstrap(
     settings = load(None, None)
     from agentloop.tiny.bootstrap import bootstrap as make
 
-    console.print(make(directory or settings.paths.models / "tiny", seed=seed))
+    directory = directory or settings.paths.models / "tiny"
+    with Progress(*Progress.get_default_columns(), console=console) as bars:
+        bar = bars.add_task("demonstrations")
+        report = make(
+            directory,
+            seed=seed,
+            progress=lambda step, steps, loss: bars.update(
+                bar, description=f"warm start, loss {loss:.3f}", completed=step, total=steps
+            ),
+        )
+    for measured in report.measured:
+        console.print(
+            f"{directory}: solves {measured.success:.1%} of {measured.tasks} held-out {measured.environment} tasks at "
+            f"temperature 1, {measured.solved:.1%} in {measured.samples} tries"
+        )
