@@ -134,6 +134,11 @@ def _read(database: Database, batch: list[Incoming]) -> None:
             "number": pa.array(
                 [next(numbers) if shard.number is None else shard.number for shard in batch], pa.int32()
             ),
+            "new": [shard.number is None for shard in batch],
+            "id": [shard.footer.shard for shard in batch],
+            "stored": [database.relative(shard.path) for shard in batch],
+            "trajectories": pa.array([shard.footer.rows for shard in batch], pa.int32()),
+            "bytes": [shard.path.stat().st_size for shard in batch],
         }
     )
     database.connection.register("batch", files)
@@ -145,18 +150,11 @@ def _take(database: Database, batch: list[Incoming]) -> tuple[int, int, int]:
     numbers = dict(database.execute("SELECT path, number FROM batch"))
     new = [shard for shard in batch if shard.number is None]
     with database.transaction():
-        for shard in new:
-            database.execute(
-                "INSERT INTO shards VALUES (?, ?, ?, 'ingested', NULL, ?, ?, ?)",
-                [
-                    numbers[str(shard.path)],
-                    shard.footer.shard,
-                    database.relative(shard.path),
-                    shard.footer.rows,
-                    shard.path.stat().st_size,
-                    now(),
-                ],
-            )
+        database.execute(
+            "INSERT INTO shards SELECT number, id, stored, 'ingested', NULL, trajectories, bytes, $now "
+            "FROM batch WHERE new ORDER BY number",
+            {"now": now()},
+        )
         for name in ("tasks", "heldout", "trajectories", "attempts"):
             database.execute(_query(name))
         database.execute(_query("turns"), {"paths": list(numbers)})

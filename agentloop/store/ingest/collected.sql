@@ -1,9 +1,12 @@
 -- $campaign, $iteration, $purpose, $shards: numbers
 INSERT INTO collected
-SELECT DISTINCT $campaign, $iteration, $purpose, id
-FROM incoming
-WHERE shard IN (SELECT unnest($shards))
-EXCEPT
-SELECT campaign, iteration, purpose, trajectory
-FROM collected
-WHERE campaign = $campaign AND iteration = $iteration AND purpose = $purpose;
+WITH given AS (
+    SELECT DISTINCT id FROM incoming WHERE shard IN (SELECT unnest($shards))
+)
+SELECT $campaign, $iteration, $purpose, id
+FROM given
+WHERE id NOT IN (
+    SELECT trajectory
+    FROM collected
+    WHERE campaign = $campaign AND iteration = $iteration AND purpose = $purpose
+      AND trajectory IN (SELECT id FROM given));

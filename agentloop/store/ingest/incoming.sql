@@ -25,7 +25,10 @@ WITH files AS (
 numbered AS (
     SELECT files.*, batch.number AS shard
     FROM files JOIN batch USING (path)
+),
+known AS (  -- few, however many trajectories there are
+    SELECT id FROM trajectories WHERE id IN (SELECT id FROM numbered)
 )
 SELECT *, row_number() OVER (PARTITION BY id ORDER BY shard, file_row_number) = 1
-          AND id NOT IN (SELECT id FROM trajectories) AS fresh
+          AND id NOT IN (SELECT id FROM known) AS fresh
 FROM numbered;
