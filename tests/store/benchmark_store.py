@@ -2,9 +2,9 @@
 
     python tests/store/benchmark_store.py DIRECTORY [COUNT …] [--pandas] [--generate]
 
-Two threads, 4 GB for DuckDB; prints a Markdown table, times in seconds. Shards that are there from an earlier run are
-used again; their generation and what pandas leaves out (near duplicates, contamination, storing) is not in its times.
-Not a test: it asserts nothing.
+Two threads, 4 GB for DuckDB; prints a Markdown table, in seconds of wall clock (and of CPU). Shards that are there from
+an earlier run are used again; to write them is not in the times. pandas keeps nothing and looks for no near duplicates
+and no contamination. Not a test: it asserts nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import resource
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -29,10 +30,20 @@ from agentloop.store.selection import select
 LIMITS = {"memory_limit": "4GB", "threads": 2}
 
 
-def timed(work) -> tuple[float, object]:
-    started = time.perf_counter()
+@dataclass(frozen=True)
+class Seconds:
+    wall: float
+    cpu: float
+    """Of all threads: more than `wall` where they ran at once, less where other programs had the cores."""
+
+    def __str__(self) -> str:
+        return f"{self.wall:.2f} ({self.cpu:.2f})"
+
+
+def timed(work) -> tuple[Seconds, object]:
+    wall, cpu = time.perf_counter(), time.process_time()
     result = work()
-    return time.perf_counter() - started, result
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu), result
 
 
 def peak() -> float:
@@ -40,12 +51,12 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def store(path: Path, shards: list[Path]) -> dict[str, float]:
+def store(path: Path, shards: list[Path]) -> tuple[dict[str, Seconds], int]:
     def write(work):
         with Database.open(path, **LIMITS) as database:
             return work(database)
 
-    seconds: dict[str, float] = {}
+    seconds: dict[str, Seconds] = {}
     seconds["ingest"], _ = timed(lambda: write(lambda database: ingest(database, shards)))
     seconds["ingest again"], _ = timed(lambda: write(lambda database: ingest(database, shards)))
     verifiers = {"arithmetic": lambda task, answer: float(answer == task.answer)}
@@ -61,11 +72,10 @@ def store(path: Path, shards: list[Path]) -> dict[str, float]:
 
     with Database.open(path, read_only=True, **LIMITS) as database:
         seconds["v_lineage"], rows = timed(lambda: trace(database))
-    seconds["rows"] = rows
-    return seconds
+    return seconds, rows
 
 
-def pandas(shards: list[Path]) -> dict[str, float]:
+def pandas(shards: list[Path]) -> tuple[dict[str, Seconds], int]:
     """The same scores and the same choice from the same files, all in memory but the texts, which go as they come."""
     columns = ["id", "policy", "task", "expected", "answer", "tokens", "model_tokens", "turns"]
 
@@ -86,21 +96,19 @@ def pandas(shards: list[Path]) -> dict[str, float]:
         left = left.sort_values(["model_tokens", "id"]).drop_duplicates(["task", "actions"])
         return left.groupby("task").head(2)
 
-    seconds: dict[str, float] = {}
+    seconds: dict[str, Seconds] = {}
     seconds["ingest"], frame = timed(lambda: pd.concat(map(load, shards), ignore_index=True))
     seconds["score"], _ = timed(lambda: rate(frame))
     seconds["select"], chosen = timed(lambda: choose(frame))
-    seconds["rows"] = len(chosen)
-    return seconds
+    return seconds, len(chosen)
 
 
 COLUMNS = ("ingest", "ingest again", "score", "select", "v_lineage")
 
 
-def line(name: str, count: int, seconds: dict[str, float]) -> str:
-    cells = [f"{seconds[column]:.2f}" if column in seconds else "" for column in COLUMNS]
-    rate = count / seconds["ingest"]
-    return f"| {name} | {count:,} | {' | '.join(cells)} | {rate:,.0f} | {seconds['rows']:,} | {peak():.1f} |"
+def line(name: str, count: int, seconds: dict[str, Seconds], rows: int) -> str:
+    cells = [str(seconds.get(column, "")) for column in COLUMNS]
+    return f"| {name} | {count:,} | {' | '.join(cells)} | {count / seconds['ingest'].wall:,.0f} | {rows:,} | {peak():.1f} |"
 
 
 def main() -> None:
@@ -118,10 +126,10 @@ def main() -> None:
         if arguments.generate:
             continue
         if arguments.pandas:
-            print(line("pandas", count, pandas(shards)), flush=True)
+            print(line("pandas", count, *pandas(shards)), flush=True)
         else:
             shutil.rmtree(root / "data", ignore_errors=True)
-            print(line("agentloop", count, store(root / "data" / "agentloop.duckdb", shards)), flush=True)
+            print(line("agentloop", count, *store(root / "data" / "agentloop.duckdb", shards)), flush=True)
 
 
 if __name__ == "__main__":
