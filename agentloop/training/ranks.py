@@ -52,7 +52,9 @@ def joined() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         index, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if index >= devices:
-            raise SettingError(f"training.devices: {os.environ['LOCAL_WORLD_SIZE']}, but the machine has {devices}")
+            raise SettingError(
+                f"training.devices: {os.environ['LOCAL_WORLD_SIZE']}, but this machine has {devices} GPUs"
+            )
         torch.cuda.set_device(index)
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
