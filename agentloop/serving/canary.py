@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agentloop.errors import CanaryError
 from agentloop.serving.client import CompletionClient
 
 Rows = Sequence[Sequence[float]]
@@ -73,11 +72,6 @@ class CanaryReport:
     @property
     def passed(self) -> bool:
         return self.fault is None
-
-    def require(self) -> None:
-        """Raise CanaryError where something is wrong."""
-        if self.fault:
-            raise CanaryError(self.fault)
 
 
 async def ask(client: CompletionClient, model: str, prompts: Sequence[Sequence[int]]) -> Rows:

@@ -22,6 +22,7 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import os
 import platform
 import random
 import statistics
@@ -44,7 +45,7 @@ from agentloop.engine import FastLanguageModel
 from agentloop.serving import card, installation
 from agentloop.serving.canary import ask
 from agentloop.serving.client import CompletionClient
-from agentloop.serving.command import LORA_TARGETS
+from agentloop.serving.command import LORA_TARGETS, environment
 from agentloop.serving.server import ModelServer
 from agentloop.settings import Settings
 from agentloop.training import reference, rows
@@ -211,6 +212,7 @@ def generate_stage(checkpoint: Path, work: Path) -> None:
     """The recorded requests through LLM.generate, with the engine that the server had."""
     settings = settings_for(checkpoint, work)
     settings.export()
+    os.environ.update(environment(settings, installation.find(Path(sys.executable)), api_key="none"))
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
     from vllm.lora.request import LoRARequest
