@@ -5,9 +5,11 @@ leaves out, or writes outside, shows.
 """
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 
 import pytest
 import torch
+from agentloop_kernels.attention import AttentionPlan
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -43,6 +45,12 @@ class Poisoned:
 
 def nothing(*shape: int, dtype: torch.dtype | None = None, dense: bool = False) -> None:
     """The reference makes its own outputs."""
+
+
+def moved(plan: AttentionPlan) -> AttentionPlan:
+    """On the device under test."""
+    values = {f.name: getattr(plan, f.name) for f in fields(plan)}
+    return replace(plan, **{name: v.to(DEVICE) for name, v in values.items() if isinstance(v, torch.Tensor)})
 
 
 def error(ours: Tensor, truth: Tensor) -> float:
