@@ -8,12 +8,13 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from agentloop.engine.architecture import is_multimodal
 from agentloop.engine.lora import LoraBuffer
 from agentloop.errors import AdapterError
 from agentloop.files import atomic
 
-PREFIX = "base_model.model.model."
-"""Before the names of a text-only checkpoint's modules, in PEFT and in vLLM."""
+TEXT_ONLY, MULTIMODAL = "base_model.model.model.", "base_model.model.model.language_model."
+"""What PEFT and vLLM put before the names of a language model's modules."""
 
 
 def save(lora: LoraBuffer, directory: Path, *, base: str, model: Path | None) -> None:
@@ -36,7 +37,8 @@ def save(lora: LoraBuffer, directory: Path, *, base: str, model: Path | None) ->
         "layers_to_transform": None if settings.layers is None else list(settings.layers),
         "base_model_name_or_path": base if model is None else str(model),
     }
-    tensors = {PREFIX + name: view.detach().float().cpu().contiguous() for name, view in lora.named().items()}
+    prefix = MULTIMODAL if model is not None and is_multimodal(model) else TEXT_ONLY
+    tensors = {prefix + name: view.detach().float().cpu().contiguous() for name, view in lora.named().items()}
     for name, value in (("agentloop.json", {"base": base}), ("adapter_config.json", config)):
         with atomic(directory / name) as file:
             file.write_text(json.dumps(value, indent=2))

@@ -65,6 +65,11 @@ class Architecture:
         return self.window if self.layer_types[layer] == SLIDING else 0
 
 
+def is_multimodal(directory: Path) -> bool:
+    """Whether the language model is a part of what the directory holds."""
+    return "text_config" in json.loads((directory / "config.json").read_text())
+
+
 def read_architecture(directory: Path) -> Architecture:
     """Read `directory/config.json`, text-only or with the language model's part under `text_config`.
 

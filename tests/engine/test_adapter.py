@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import Gemma3nForCausalLM
 
 from agentloop.engine import FastLanguageModel
@@ -63,3 +65,30 @@ def test_refuses_what_does_not_fit(checkpoint, cache, tmp_path):
     (directory / "agentloop.json").write_text(json.dumps({"base": "base_0"}))
     with pytest.raises(AdapterError, match="trained on base_0"):
         model.load_adapter(directory)
+
+
+def test_language_model_of_a_multimodal_checkpoint(checkpoint, cache, fill_adapter, tmp_path):
+    """The same weights, named as in Gemma3nForConditionalGeneration beside a tower that is never read."""
+    multimodal = tmp_path / "multimodal"
+    shutil.copytree(checkpoint, multimodal)
+    text = json.loads((checkpoint / "config.json").read_text())
+    config = {"model_type": "gemma3n", "architectures": ["Gemma3nForConditionalGeneration"], "text_config": text}
+    (multimodal / "config.json").write_text(json.dumps(config))
+    tensors = load_file(checkpoint / "model.safetensors")
+    named = {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in tensors.items()}
+    save_file(named | {"model.vision_tower.weight": torch.zeros(4)}, multimodal / "model.safetensors")
+
+    model, other = load(checkpoint, cache), load(multimodal, cache)
+    for each in (model, other):
+        fill_adapter(each)
+    assert torch.equal(model.logprobs(IDS), other.logprobs(IDS))
+    other.save_pretrained(tmp_path / "adapter")
+    names = load_file(tmp_path / "adapter" / "adapter_model.safetensors").keys()
+    assert all(name.startswith("base_model.model.model.language_model.layers.") for name in names)
+    other.load_adapter(tmp_path / "adapter")
+    other.save_pretrained_merged(tmp_path / "merged")
+    model.save_pretrained_merged(tmp_path / "text")
+    ours, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "text"))
+    assert ours.keys() == named.keys() | {"model.vision_tower.weight"}
+    for name, tensor in expected.items():
+        assert torch.equal(ours[name.replace("model.", "model.language_model.", 1)], tensor)
