@@ -2,12 +2,11 @@
 
 What a training run can launch is found by running its steps on a blueprint of the model (shapes, no weights); it depends on
 the architecture, the dtype and the card, not on batch sizes. One marker beside Triton's cache says that it is all there.
-
-    python -m agentloop.engine.compilation MARKER < request.json       what `compile_ahead` starts
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +14,6 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import agentloop_kernels
 import torch
@@ -53,8 +51,9 @@ def compile_ahead(shape: Architecture, dtype: torch.dtype, capability: tuple[int
     if marker.exists():
         return None
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(marker)],
+        [sys.executable, "-c", f"from {__name__} import main; main()", str(marker)],
         stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,  # the trainer's own is read line by line
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     process.stdin.write(text.encode())
@@ -108,15 +107,18 @@ def _digest(request: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def main(marker: str, request: dict[str, Any]) -> None:
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in request["shape"].items()}
-    capability = tuple(request["capability"])
-    os.nice(5)  # the weights, which load at the same time, go first
-    launches = plan_launches(Architecture(**fields), getattr(torch, request["dtype"]), capability)
-    processes = min(PROCESSES, len(os.sched_getaffinity(0)))
-    compile_launches(launches, capability, processes=processes, launchers=True)
-    Path(marker).touch()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], json.load(sys.stdin))
+def main() -> None:
+    """What `compile_ahead` starts, with the marker's path as its argument and the request on standard input."""
+    marker, request = Path(sys.argv[1]), json.load(sys.stdin)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    with open(marker.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if marker.exists():  # another process was at it
+            return
+        os.nice(5)  # the weights, which load at the same time, go first
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in request["shape"].items()}
+        capability = tuple(request["capability"])
+        launches = plan_launches(Architecture(**fields), getattr(torch, request["dtype"]), capability)
+        processes = min(PROCESSES, len(os.sched_getaffinity(0)))
+        compile_launches(launches, capability, processes=processes, launchers=True)
+        marker.touch()
