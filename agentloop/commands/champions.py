@@ -12,12 +12,11 @@ from rich.table import Table
 from agentloop.commands import Overrides, Profile, console, load, reading, writing
 from agentloop.errors import SettingError
 
-BASE = "base"
-
 
 def champion(profile: Profile = None, overrides: Overrides = None) -> None:
     """Who is champion of a campaign, and who was: every move of the pointer with its reason."""
     settings = load(profile, overrides)
+    from agentloop.campaign.pointer import BASE
     from agentloop.store import campaigns, champions
 
     with reading(settings) as database:
