@@ -43,6 +43,8 @@ def compare(
 def headline(database: Database, campaign: str) -> Headline:
     """The comparisons that a campaign is judged by, as far as they can be made yet."""
     champion = champions.champion(database, campaign)
+    moves = champions.moves(database, campaign)
+    rolled_back = moves[-1].reason if moves and moves[-1].verdict is None else None
     made = query.rows(database, "candidates", campaign=campaign)
     challengers = [row["adapter"] for row in made if row["role"] == "challenger"]
     best = champion or (challengers[-1] if challengers else None)
@@ -51,10 +53,12 @@ def headline(database: Database, campaign: str) -> Headline:
     guards = tuple(row["environment"] for row in query.rows(database, "guards", campaign=campaign))
     found = query.rows(database, "control", campaign=campaign)
     if not found:
-        return Headline(champion, gain, None, None, guards, unseen)
+        return Headline(champion, gain, None, None, guards, unseen, rolled_back)
     control, matched = found[0]["adapter"], found[0]["challenger"]
     over_control = compare(database, campaign, control, matched)
-    return Headline(champion, gain, compare(database, campaign, None, control), over_control, guards, unseen)
+    return Headline(
+        champion, gain, compare(database, campaign, None, control), over_control, guards, unseen, rolled_back
+    )
 
 
 def iterations(database: Database, campaign: str) -> list[summary.Row]:

@@ -47,6 +47,8 @@ class Headline:
     """Environments at which challengers were asked whether they got worse."""
     unseen: Comparison | None
     """Base against champion on tasks that no verdict was based on."""
+    rolled_back: str | None
+    """Why the champion is one that somebody went back to; None where the gate decided."""
 
 
 def findings(result: Headline) -> list[str]:
@@ -63,7 +65,12 @@ def findings(result: Headline) -> list[str]:
         f"gain is reliability, not a new ability. Of the {len(gain.never_before)} tasks that it never solved, the "
         f"{best} solves {sum(gain.never_before)} at least once.",
     ]
-    if result.champion is None:
+    if result.rolled_back is not None:
+        sentences.insert(
+            0,
+            f"{result.champion or 'The base model'} is champion because somebody went back to it: {result.rolled_back}.",
+        )
+    elif result.champion is None:
         sentences.insert(0, "No challenger has been significantly better, so the base model is still champion.")
     if result.over_control:
         control = result.over_control

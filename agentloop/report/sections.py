@@ -109,7 +109,7 @@ def _looks(database: Database, campaign: str) -> str:
     rows = [
         [
             str(each["iteration"]),
-            f"{each['look']} of {each['looks']}",
+            _unbroken(f"{each['look']} of {each['looks']}"),
             _number(each["tasks"]),
             f"{points(each['difference']['estimate'])} ({_points(Interval(**each['difference']))})",
             probability(each["mcnemar_p"]),
@@ -129,7 +129,7 @@ def _moves(database: Database, campaign: str) -> str:
         return ""  # promotions alone: the iterations' table says them
     rows = [
         [
-            f"{move.moved:%Y-%m-%d %H:%M}",
+            _unbroken(f"{move.moved:%Y-%m-%d %H:%M}"),
             str(move.iteration),
             _id(move.adapter or "base model"),
             "gate" if move.verdict else "rollback",
@@ -302,6 +302,10 @@ def _badge(text: str, kind: str) -> Markup:
 
 def _id(name: str) -> Markup:
     return Markup(f'<span class="id">{escape(name)}</span>')
+
+
+def _unbroken(text: str) -> Markup:
+    return Markup(f'<span class="plain">{escape(text)}</span>')
 
 
 def _class(name: str) -> str:

@@ -191,7 +191,9 @@ def test_a_campaign_at_its_beginning_has_a_page(tmp_path):
     found = write(recorder, tmp_path / "begun.html")
     assert "All 16 trajectories of the campaign." in found.text and "no gain can be stated" in found.text
     with Database.open(recorder.database, read_only=True) as database, pytest.raises(StoreError, match="no-such"):
-        page.write(database, "no-such", Headline(None, None, None, None, (), None), tmp_path, tmp_path / "none.html")
+        page.write(
+            database, "no-such", Headline(None, None, None, None, (), None, None), tmp_path, tmp_path / "none.html"
+        )
     assert not (tmp_path / "none.html").exists()
 
 
@@ -236,6 +238,7 @@ def test_looks_guards_and_rollbacks_are_shown_and_flips_counted_once(tmp_path):
     text = write(recorder, tmp_path / "page.html").text
     assert "2 of 3" in text and "0.0033" in text and "database: over −10.0, asked −5.0" in text
     assert "at database it was only asked whether a challenger got worse" in text
+    assert "The base model is champion because somebody went back to it: it swears." in text
     assert "Who was champion" in text and "rollback it swears" in text
     assert flips and all(f"iteration 1: {times} {flip}" in text for flip, times in flips)
 

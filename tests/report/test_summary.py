@@ -191,7 +191,7 @@ def test_what_was_measured_on_unseen_tasks_is_said_and_kept_apart(tmp_path):
 
 def test_a_campaign_without_measurements_claims_nothing(fresh):
     result = standing.headline(fresh, CAMPAIGN)
-    assert result == comparison.Headline(None, None, None, None, (), None)
+    assert result == comparison.Headline(None, None, None, None, (), None, None)
     assert comparison.findings(result) == [
         "The base model and a challenger have not been measured on the same tasks yet: no gain can be stated."
     ]
