@@ -1,7 +1,8 @@
 """Text-only Gemma 3n for vLLM 0.26 and newer: per-layer embeddings computed, LoRA supported, both checkpoint layouts read.
 
 vLLM's own class leaves the per-layer embeddings (PLE) out unless a caller passes them, and for a text-only checkpoint
-nobody does; it also lacks `SupportsLoRA`. What differs between the versions is named here and in adapter_guard.py:
+nobody does; it also lacks `SupportsLoRA`, and with tensor parallelism each rank cuts its activations off by statistics of
+its own. What differs between the versions is named here and in adapter_guard.py:
 
 - before 0.30 the layers that share keys and values still own k and v projections and a key norm, which transformers 5 no
   longer saves (`_with_unused_keys`);
@@ -15,6 +16,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 from vllm.config import VllmConfig
+from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
+from vllm.model_executor.layers.activation import GeluAndMulSparse
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.models import gemma3n as vllm_gemma3n
 from vllm.model_executor.models.interfaces import SupportsLoRA
@@ -52,6 +55,27 @@ class Gemma3nTextModel(vllm_gemma3n.Gemma3nTextModel):
         return super().forward(input_ids, positions, per_layer_inputs, intermediate_tensors, inputs_embeds, **kwargs)
 
 
+class WholeRowGeluAndMulSparse(nn.Module):
+    """vLLM's activation for tensor parallelism: the cut-off follows from mean and deviation of the whole row.
+
+    vLLM takes those of the part that a rank holds ("in expectation they are the same", activation.py): another model.
+    """
+
+    def __init__(self, of_a_part: GeluAndMulSparse) -> None:
+        super().__init__()
+        self.deviations, self.approximate = float(of_a_part.std_multiplier), of_a_part.approximate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[tokens, 2 * width], gate and up -> [tokens, width]; `width` is this rank's part."""
+        gate, up = x.chunk(2, dim=-1)
+        wide = gate.float()
+        moments = torch.stack([wide.sum(-1), wide.square().sum(-1)], dim=-1)  # [tokens, 2]
+        moments = tensor_model_parallel_all_reduce(moments) / (wide.shape[-1] * get_tensor_model_parallel_world_size())
+        mean, square = moments.split(1, dim=-1)
+        cutoff = mean + self.deviations * (square - mean.square()).clamp_min(0).sqrt()
+        return nn.functional.gelu(torch.relu(gate - cutoff.to(gate.dtype)), approximate=self.approximate) * up
+
+
 class Gemma3nForCausalLM(vllm_gemma3n.Gemma3nForCausalLM, SupportsLoRA):
     # Adapters and weights saved from the multimodal class carry `language_model` in their names.
     hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix={"model.language_model.": "model."})
@@ -67,6 +91,10 @@ class Gemma3nForCausalLM(vllm_gemma3n.Gemma3nForCausalLM, SupportsLoRA):
         self.config = config
         self.cache_config = vllm_config.cache_config
         self.model = Gemma3nTextModel(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
+        if get_tensor_model_parallel_world_size() > 1:
+            for layer in self.model.layers:
+                if isinstance(layer.mlp.act_fn, GeluAndMulSparse):
+                    layer.mlp.act_fn = WholeRowGeluAndMulSparse(layer.mlp.act_fn)
         self.logits_processor = LogitsProcessor(config.vocab_size, soft_cap=config.final_logit_softcapping)
         self._head: torch.Tensor | None = None
         """An output head that the checkpoint holds, until it is compared. [vocabulary, hidden]"""
