@@ -122,6 +122,8 @@ def select(campaign: Campaign, iteration: int, recipe: str | None = None, size: 
 
 @cached_step(name="train", task_run_name="iteration {iteration}: train {role}", cache_key_fn=_adapter_on_disk)
 def train(campaign: Campaign, iteration: int, run: TrainingRun, role: str = "challenger") -> dict[str, Any]:
+    if run.output.exists():
+        return learning.train(campaign, run, iteration=iteration, role=role)
     with progress(f"iteration {iteration}: train {role} {run.adapter.id}", 1) as bar:
 
         def on_step(metrics: dict[str, Any]) -> None:
