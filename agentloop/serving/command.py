@@ -30,64 +30,55 @@ def command(
     Raises SettingError for what this vLLM cannot do.
     """
     serving = settings.serving
-    arguments = [
-        # `vllm serve` is broken in the CPU wheel; the module works in both.
-        str(installation.python),
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        str(model),
-        "--served-model-name",
-        BASE_NAME,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--dtype",
-        serving.dtype,
-        "--max-model-len",
-        str(serving.max_model_len),
-        "--max-num-seqs",
-        str(serving.max_num_seqs),
-        "--seed",
-        str(settings.seed),
+    options: dict[str, object] = {
+        "--model": model,
+        "--served-model-name": BASE_NAME,
+        "--host": "127.0.0.1",
+        "--port": port,
+        "--dtype": serving.dtype,
+        "--max-model-len": serving.max_model_len,
+        "--max-num-seqs": serving.max_num_seqs,
+        "--seed": settings.seed,
         # Without it the model's own generation_config.json changes how requests are sampled.
-        "--generation-config",
-        "vllm",
-        "--enable-lora",
-        "--max-loras",
-        str(max_loras),
-        "--max-lora-rank",
-        str(min(rank for rank in LORA_RANKS if rank >= max_lora_rank)),
-        "--lora-target-modules",
-        *LORA_TARGETS,
-        "--disable-uvicorn-access-log",
-    ]
+        "--generation-config": "vllm",
+        "--enable-lora": True,
+        "--max-loras": max_loras,
+        "--max-lora-rank": min(rank for rank in LORA_RANKS if rank >= max_lora_rank),
+        "--lora-target-modules": LORA_TARGETS,
+        "--disable-uvicorn-access-log": True,
+    }
     if installation.on_cpu:
         if serving.policy == "sleep":
             raise SettingError("serving.policy: vLLM cannot sleep on the CPU, where it also need not; use restart")
-        # With a part of a prompt scheduled and a seed in the request, vLLM's CPU sampler ends the engine
-        # ("CPU Generator does not use offset"): every prompt is scheduled whole.
-        arguments += [
-            "--no-enable-chunked-prefill",
-            "--max-num-batched-tokens",
-            str(max(4096, serving.max_model_len)),
+        options |= {
+            # With a part of a prompt scheduled and a seed in the request, vLLM's CPU sampler ends the engine
+            # ("CPU Generator does not use offset"): every prompt is scheduled whole.
+            "--no-enable-chunked-prefill": True,
+            "--max-num-batched-tokens": max(4096, serving.max_model_len),
             # vLLM's 128 is longer than many a turn, and only whole blocks of a prefix are found again
-            "--block-size",
-            "32",
-            "--kv-cache-memory-bytes",
-            str(_CPU_CACHE_BYTES),
+            "--block-size": 32,
+            "--kv-cache-memory-bytes": _CPU_CACHE_BYTES,
             # The engine runs the model itself instead of in a process of its own: one process less to start and to talk
             # to at every step. By this name because vLLM replaces the short one, for the sake of threads bound to cores,
             # which are not bound here.
-            "--distributed-executor-backend",
-            "vllm.v1.executor.uniproc_executor.UniProcExecutor",
-        ]
+            "--distributed-executor-backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor",
+        }
     else:
-        arguments += ["--gpu-memory-utilization", str(serving.gpu_memory_utilization)]
+        options |= {"--gpu-memory-utilization": serving.gpu_memory_utilization}
         if serving.policy == "sleep":
-            arguments += ["--enable-sleep-mode"]
-    return [*arguments, *serving.extra_arguments]
+            options |= {"--enable-sleep-mode": True}
+    # `vllm serve` is broken in the CPU wheel; the module works in both.
+    program = [str(installation.python), "-m", "vllm.entrypoints.openai.api_server"]
+    return [*program, *_words(options), *serving.extra_arguments]
+
+
+def _words(options: dict[str, object]) -> list[str]:
+    """As they are written on a command line: True is a flag, a tuple several values."""
+    words = []
+    for name, value in options.items():
+        values = () if value is True else value if isinstance(value, tuple) else (value,)
+        words += [name, *map(str, values)]
+    return words
 
 
 def environment(settings: Settings, installation: Installation, *, api_key: str) -> dict[str, str]:
