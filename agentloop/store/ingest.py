@@ -71,11 +71,14 @@ def ingest(
     """
     known, damaged, counts = 0, [], [(0, 0, 0)]
     batch: dict[str, Incoming] = {}
+    rows = size = 0
 
     def take() -> None:
+        nonlocal rows, size
         for part in _readable(database, list(batch.values()), damaged):
             counts.append(_take(database, part))
         batch.clear()
+        rows = size = 0
 
     for path in map(Path, shards):
         try:
@@ -95,10 +98,8 @@ def ingest(
         if number is not None and _has_use(database, number, use):
             continue
         batch[footer.shard] = Incoming(path, footer, use, number)
-        if (
-            sum(shard.footer.rows for shard in batch.values()) >= BATCH_ROWS
-            or sum(shard.path.stat().st_size for shard in batch.values()) >= BATCH_BYTES
-        ):
+        rows, size = rows + footer.rows, size + path.stat().st_size
+        if rows >= BATCH_ROWS or size >= BATCH_BYTES:
             take()
     take()
     new, fresh, duplicates = (sum(column) for column in zip(*counts, strict=True))
