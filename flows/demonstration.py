@@ -15,7 +15,7 @@ from agentloop.campaign import standing
 from agentloop.report import summary
 from agentloop.settings import Settings
 from agentloop.store import campaigns
-from agentloop.store.database import Database, snapshot
+from agentloop.store.database import Database
 from flows import services
 
 DEPLOYMENT = "self-improve/demo"
@@ -51,7 +51,7 @@ def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], n
 
 def _show(settings: Settings, console: Console, campaign: str, url: str) -> None:
     """The campaign's table, and where more is to be seen."""
-    with Database.open(snapshot(settings.paths.database), read_only=True) as database:
+    with Database.open_snapshot(settings.paths.database) as database:
         rows = standing.iterations(database, campaign)
     console.print(summary.table(rows))
     console.print(f"Prefect UI: {url}\nReport:     {settings.paths.reports / campaign}.html")
@@ -66,7 +66,7 @@ def _choose_campaign(settings: Settings, console: Console, *, new: bool) -> tupl
     first = {"campaign": settings.campaign, "seed": settings.seed}
     if not settings.paths.database.exists():
         return first, False
-    with Database.open(snapshot(settings.paths.database), read_only=True) as database:
+    with Database.open_snapshot(settings.paths.database) as database:
         known = [
             name
             for name in campaigns.names(database)

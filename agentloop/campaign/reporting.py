@@ -8,13 +8,13 @@ from agentloop.campaign import standing
 from agentloop.campaign.campaign import Campaign
 from agentloop.report import page
 from agentloop.report import plots as figures
-from agentloop.store.database import Database, snapshot
+from agentloop.store.database import Database
 
 
 def write(campaign: Campaign) -> Path:
     """Write the campaign's HTML page, also while a run is at work, and return its path."""
     paths = campaign.settings.paths
-    with Database.open(snapshot(paths.database), read_only=True) as database:
+    with Database.open_snapshot(paths.database) as database:
         return page.write(
             database,
             campaign.name,
@@ -27,5 +27,5 @@ def write(campaign: Campaign) -> Path:
 
 def plots(campaign: Campaign) -> dict[str, bytes]:
     """The campaign's figures as SVG, by name."""
-    with Database.open(snapshot(campaign.settings.paths.database), read_only=True) as database:
+    with Database.open_snapshot(campaign.settings.paths.database) as database:
         return figures.plots(database, campaign.name, standing.headline(database, campaign.name))

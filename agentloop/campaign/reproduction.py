@@ -16,7 +16,7 @@ from agentloop.errors import AdapterError, ModelError
 from agentloop.records import Adapter
 from agentloop.settings import Settings
 from agentloop.store import adapters, campaigns, datasets
-from agentloop.store.database import Database, snapshot
+from agentloop.store.database import Database
 from agentloop.training import CODE_VERSION, rows
 from agentloop.training.launch import launch
 from agentloop.training.run import TrainingRun
@@ -56,7 +56,7 @@ def reproduce(
     base, StoreError for an unknown adapter, ShardError where a row is gone, AdapterError where the adapter's
     own weights are.
     """
-    with Database.open(snapshot(settings.paths.database), read_only=True) as database:
+    with Database.open_snapshot(settings.paths.database) as database:
         adapter = adapters.load(database, adapter_id)
         stored = _weights(adapters.directory(database, adapter_id))
         parent = adapter.parent and adapters.directory(database, adapter.parent)
@@ -96,8 +96,8 @@ def _base_directory(settings: Settings, database: Database, adapter: Adapter) ->
 
 
 def _recorded_models(database: Database, adapter: Adapter) -> list[str]:
-    made_by = database.execute("SELECT campaign FROM candidates WHERE adapter = ? ORDER BY campaign", [adapter.id])
-    return [campaigns.settings_json(database, campaign)["model"] for (campaign,) in made_by]
+    made_by = adapters.campaigns(database, adapter.id)
+    return [campaigns.settings_json(database, campaign)["model"] for campaign in made_by]
 
 
 def _weights(directory: Path) -> dict[str, torch.Tensor]:

@@ -36,12 +36,18 @@ def load(profile: str | None, overrides: list[str] | None) -> Settings:
     return settings
 
 
+def split(words: list[str] | None) -> tuple[list[str], list[str]]:
+    """What a command takes by name, and the settings among it."""
+    names = [word for word in words or () if "=" not in word]
+    return names, [word for word in words or () if "=" in word]
+
+
 @contextmanager
 def reading(settings: Settings) -> Iterator[Database]:
     """A snapshot of the database: works while a run is writing."""
-    from agentloop.store.database import Database, snapshot
+    from agentloop.store.database import Database
 
-    with Database.open(snapshot(settings.paths.database), read_only=True) as database:
+    with Database.open_snapshot(settings.paths.database) as database:
         yield database
 
 

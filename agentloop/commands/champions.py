@@ -9,7 +9,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from agentloop.commands import Overrides, Profile, console, load, reading, writing
+from agentloop.commands import Overrides, Profile, console, load, reading, split, writing
 from agentloop.errors import SettingError
 
 
@@ -46,10 +46,10 @@ def rollback(
     profile: Profile = None,
 ) -> None:
     """Make an earlier champion, or the base model, champion again; the next iteration starts from it."""
-    named = [word for word in words or () if "=" not in word]
+    named, overrides = split(words)
     if len(named) > 1:
         raise SettingError(f"rollback: one adapter at a time, not {' and '.join(named)}")
-    settings = load(profile, [word for word in words or () if "=" in word])
+    settings = load(profile, overrides)
     from agentloop.campaign import pointer
     from agentloop.campaign.ownership import owned
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from agentloop.commands import Overrides, Profile, console, load, reading, writing
+from agentloop.commands import Overrides, Profile, console, load, reading, split, writing
 from agentloop.errors import StoreError
 
 if TYPE_CHECKING:
-    from agentloop.store.database import Database
     from agentloop.store.selection import Funnel
 
 BAR = 30
@@ -36,7 +35,7 @@ def select(
 ) -> None:
     """Choose trajectories of a campaign, show what each rule removed, and store the dataset."""
     settings = load(profile, overrides)
-    from agentloop.store import exporting, recipes
+    from agentloop.store import campaigns, exporting, recipes
     from agentloop.store import selection as selecting
 
     if recipe and recipe.endswith(".sql"):
@@ -50,7 +49,7 @@ def select(
             database,
             recipe,
             settings.campaign,
-            _newest_iteration(database, settings.campaign) if iteration is None else iteration,
+            campaigns.newest_iteration(database, settings.campaign) if iteration is None else iteration,
             settings.selection,
             seed=settings.seed,
             size=size,
@@ -85,16 +84,13 @@ def rescore(
     profile: Profile = None,
 ) -> None:
     """Apply scorers to all stored trajectories, without any inference."""
-    settings = load(profile, [word for word in words or () if "=" in word])
+    named, overrides = split(words)
+    settings = load(profile, overrides)
     from agentloop import environments
     from agentloop.store import scoring
 
     environments.get(settings.environment)  # a user's own is known by name from then on
-    scorers = [
-        str(Path(word).absolute()) if Path(word).suffix in (".sql", ".py") else word
-        for word in words or ()
-        if "=" not in word
-    ]
+    scorers = [str(Path(name).absolute()) if Path(name).suffix in (".sql", ".py") else name for name in named]
     with writing(settings) as database:
         results = scoring.rescore(database, lambda name: environments.get(name).verify, scorers)
     table = Table("scorer", "version", "scored", "changed", "mean before", "mean now", box=None)
@@ -129,16 +125,6 @@ def forget(
     for name in forgotten.descendants:
         table.add_row(name, "descendant", "continues such an adapter, or was trained on what it produced")
     console.print(table if table.row_count else "no dataset holds them")
-
-
-def _newest_iteration(database: Database, campaign: str) -> int:
-    ((newest,),) = database.execute(
-        "SELECT max(iteration) FROM collected WHERE campaign = ? AND purpose = 'collect'", [campaign]
-    )
-    if newest is None:
-        known = ", ".join(name for (name,) in database.execute("SELECT DISTINCT campaign FROM collected ORDER BY 1"))
-        raise StoreError(f"campaign: {campaign!r} has collected nothing yet (there are: {known or 'none'})")
-    return newest
 
 
 def _funnel_table(funnel: Funnel) -> Table:

@@ -60,10 +60,6 @@ class Architecture:
             return layer
         return max(i for i in range(self.first_shared) if self.layer_types[i] == self.layer_types[layer])
 
-    def attention_window(self, layer: int) -> int:
-        """Keys that a query sees, itself included; 0 without limit."""
-        return self.window if self.layer_types[layer] == SLIDING else 0
-
 
 def is_multimodal(directory: Path) -> bool:
     """Whether the language model is a part of what the directory holds."""

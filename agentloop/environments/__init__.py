@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from agentloop.environments.environment import Environment, Question, ScriptedEn
 from agentloop.environments.question_file import QuestionFile
 from agentloop.errors import SettingError
 from agentloop.settings import PROJECT_ROOT
+from agentloop.user_code import run_file
 
 __all__ = ["Environment", "Question", "QuestionFile", "ScriptedEnvironment", "get"]
 
@@ -38,19 +37,13 @@ def get(name: str) -> Environment:
 
 @cache
 def _from_file(path: Path) -> type[Environment]:
-    spec = importlib.util.spec_from_file_location(f"agentloop_environment_{path.stem}", path)
-    if spec is None or spec.loader is None or not path.is_file():
+    if not path.is_file():
         raise SettingError(f"environment: there is no file {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise SettingError(f"environment: {path}: {type(error).__name__}: {error}") from error
+    module = run_file(path, about="environment:", error=SettingError)
     own = [
         each
         for each in vars(module).values()
-        if inspect.isclass(each) and issubclass(each, Environment) and each.__module__ == spec.name
+        if inspect.isclass(each) and issubclass(each, Environment) and each.__module__ == module.__name__
     ]
     if len(own) != 1:
         raise SettingError(f"environment: {path} defines {len(own)} environments, it must be one")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, ClassVar
 
+from agentloop.environments.arithmetic import same_number
 from agentloop.environments.environment import Environment, Question
 from agentloop.errors import SettingError
 from agentloop.records import Split, Task
@@ -66,8 +66,5 @@ def _question(line: str, place: str) -> Question:
 
 def same_answer(answer: str, truth: str) -> bool:
     """Whether both are the same number, or the same words whatever their case and spaces."""
-    answer, truth = (" ".join(text.split()).casefold() for text in (answer, truth))
-    try:
-        return len(answer) <= 40 and Decimal(answer) == Decimal(truth)
-    except InvalidOperation:
-        return answer == truth
+    plain, expected = (" ".join(text.split()).casefold() for text in (answer, truth))
+    return plain == expected or same_number(answer, truth)

@@ -50,6 +50,12 @@ def directory(database: Database, adapter_id: str) -> Path:
     return database.resolve(*_row(database, adapter_id, "path"))
 
 
+def campaigns(database: Database, adapter_id: str) -> list[str]:
+    """Those that made the adapter."""
+    rows = database.execute("SELECT campaign FROM candidates WHERE adapter = ? ORDER BY campaign", [adapter_id])
+    return [campaign for (campaign,) in rows]
+
+
 def _row(database: Database, adapter_id: str, columns: str) -> tuple:
     rows = database.execute(f"SELECT {columns} FROM adapters WHERE id = ?", [adapter_id])
     if not rows:

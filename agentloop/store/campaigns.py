@@ -72,6 +72,17 @@ def settings_json(database: Database, campaign: str) -> dict[str, Any]:
     return json.loads(rows[0][0])
 
 
+def newest_iteration(database: Database, campaign: str) -> int:
+    """The last one that collected. Raises StoreError, naming those that have, where the campaign has collected nothing."""
+    ((newest,),) = database.execute(
+        "SELECT max(iteration) FROM collected WHERE campaign = ? AND purpose = 'collect'", [campaign]
+    )
+    if newest is None:
+        known = ", ".join(name for (name,) in database.execute("SELECT DISTINCT campaign FROM collected ORDER BY 1"))
+        raise StoreError(f"campaign: {campaign!r} has collected nothing yet (there are: {known or 'none'})")
+    return newest
+
+
 def begin_iteration(database: Database, campaign: str, iteration: int, *, champion: str | None) -> None:
     """Note that an iteration begins with this champion (adapter id, None for the base), or begins again after a rollback."""
     database.execute(

@@ -77,6 +77,11 @@ class Database:
             raise
         return cls(path, connection, read_only=read_only, lock=lock)
 
+    @classmethod
+    def open_snapshot(cls, path: Path) -> Database:
+        """The present state for a reader that takes its time, while writers go on. Raises StoreError as `open` does."""
+        return cls.open(snapshot(path), read_only=True)
+
     def __enter__(self) -> Database:
         return self
 

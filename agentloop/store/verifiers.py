@@ -11,7 +11,6 @@ A file with such functions is given to `agentloop rescore` by its path. `closene
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from agentloop.errors import StoreError
 from agentloop.records import Task
+from agentloop.user_code import run_file
 
 Verify = Callable[[Task, str], float]
 """(task, answer as parsed) -> 1.0 for right, 0.0 for wrong, between for partly right. Pure."""
@@ -65,14 +65,8 @@ def get(name: str) -> Verifier | None:
 
 def from_file(path: Path) -> list[Verifier]:
     """The verifiers that a Python file registers. Raises StoreError, naming it, where it fails or registers none."""
-    spec = importlib.util.spec_from_file_location(f"agentloop_verifiers_{path.stem}", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise StoreError(f"scorer {path}: no such file")
     before = dict(_REGISTERED)
-    try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    except Exception as error:
-        raise StoreError(f"scorer {path}: {type(error).__name__}: {error}") from error
+    run_file(path, about="scorer", error=StoreError)
     found = [verifier for name, verifier in _REGISTERED.items() if before.get(name) is not verifier]
     if not found:
         raise StoreError(f"scorer {path}: registers no verifier (agentloop.store.verifiers.register)")

@@ -1,5 +1,7 @@
 """Looks and guards through a campaign's own steps: planned, ingested, measured, judged and recorded. No model takes part."""
 
+import json
+
 import pytest
 
 from agentloop import environments
@@ -155,36 +157,51 @@ def test_a_guard_that_is_not_passed_keeps_the_champion(campaign):
     ("change", "message"),
     [
         ("gate.guards.chess.tasks=9", "gate.guards: there is no 'chess'"),
-        ("gate.guards.arithmetic.tasks=9", "gate.guards: arithmetic is the campaign's own environment"),
+        ("gate.guards.few.tasks=9", "gate.guards: few is the campaign's own environment"),
         ("evaluate.tasks=30", "evaluate.tasks: .* fewer than the 30"),
-        ("gate.guards.database.tasks=30", "gate.guards: .* fewer than the 30"),
+        ("gate.guards.fewer.tasks=30", "gate.guards: .* fewer than the 30"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line_before_anything_starts(tmp_path, small, change, message):
-    settings = configuration.load([f"paths.data={tmp_path / 'data'}", "evaluate.tasks=5", change], profile="demo")
+    settings = configuration.load(
+        [f"environment={small}", f"paths.data={tmp_path / 'data'}", "evaluate.tasks=5", change], profile="demo"
+    )
     with pytest.raises(SettingError, match=f"^{message}") as error:
         Campaign.open(settings)
     assert "\n" not in str(error.value) and not (tmp_path / "data").exists()
 
 
-def test_there_are_no_more_looks_than_there_are_tasks_for(tmp_path, small):
-    settings = configuration.load(["evaluate.tasks=5", "gate.max_tasks=80"], profile="demo")
+def test_there_are_no_more_looks_than_there_are_tasks_for(small):
+    asked = [f"environment={small}", "evaluate.tasks=5", "gate.max_tasks=80"]
+    settings = configuration.load(asked, profile="demo")
     assert suites.planned_looks(settings) == (Look(1, 3), Look(2, 3), Look(3, 3))  # 5, 10, 20 of 25
-    guarded = configuration.load(
-        ["evaluate.tasks=5", "gate.max_tasks=80", "gate.guards.database.tasks=10"], profile="demo"
-    )
+    guarded = configuration.load([*asked, "gate.guards.fewer.tasks=10"], profile="demo")
     assert suites.planned_looks(guarded) == (Look(1, 2), Look(2, 2))
 
 
+ENVIRONMENT = """
+from pathlib import Path
+
+from agentloop.environments import QuestionFile
+
+
+class Few(QuestionFile):
+    name = {name!r}
+    path = Path(__file__).with_name("questions.jsonl")
+
+    def tools(self, task):
+        return {{}}
+"""
+
+
 @pytest.fixture
-def small(monkeypatch):
-    """Environments with 25 held-out tasks."""
-    all_tasks = environments.Environment.tasks
-
-    def tasks(self, split, count, seed, skip=0):
-        if count > 25:
-            raise SettingError(f"environment: {self.name} has 25 tasks, fewer than the {count} asked for")
-        return all_tasks(self, split, count, seed, skip)
-
-    monkeypatch.setattr(environments.Environment, "tasks", tasks)
+def small(tmp_path, monkeypatch):
+    """The file of an environment with 25 held-out tasks; another of the kind is known as `fewer`."""
+    monkeypatch.setattr(environments, "_ENVIRONMENTS", dict(environments._ENVIRONMENTS))
+    rows = [{"question": f"{number}?", "answer": number, "split": "heldout"} for number in range(25)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name in ("fewer", "few"):
+        (tmp_path / f"{name}.py").write_text(ENVIRONMENT.format(name=name))
+    environments.get(str(tmp_path / "fewer.py"))
     suites._stream.cache_clear()
+    return tmp_path / "few.py"

@@ -42,6 +42,14 @@ def test_the_page(folder):
         assert units.verify(task, None) == units.verify(task, "1") == units.verify(task, "nan") == 0.0
 
 
+def test_a_long_answer_in_words(folder):
+    answer = "the quick brown fox jumps over the lazy dog and runs away"
+    questions(folder, [{"question": "What happened?", "answer": answer, "split": "train"}])
+    (units, task) = (unit := environments.get(str(folder / "units.py"))), unit.tasks("train", 1, seed=0)[0]
+    assert units.verify(task, f"The  {answer.removeprefix('the ')} ") == 1.0
+    assert units.verify(task, f"{answer}s") == 0.0
+
+
 def test_splits_are_disjoint_and_the_same_in_every_run(folder):
     questions(folder, [{"question": f"How long is {n}?", "answer": n, "unit": "rod"} for n in range(200)])
     units = environments.get(str(folder / "units.py"))
