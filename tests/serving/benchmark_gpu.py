@@ -1,6 +1,6 @@
 """What serving is worth on a GPU: error, rates, hand-over to the trainer and back. One command, prints JSON.
 
-    python tests/serving/benchmark_gpu.py CHECKPOINT [--work DIRECTORY] [--only accuracy,throughput,lifecycle] [--json OUT]
+    python tests/serving/benchmark_gpu.py CHECKPOINT [--work DIRECTORY] [--only accuracy,throughput,sleep,restart] [--json OUT]
 
 CHECKPOINT: a text-only Gemma 3n with Gemma's turn tokens; random weights do. DIRECTORY keeps compile caches, so that a
 second run shows the warm start; it takes as much disk as the checkpoint. Parts:
@@ -10,8 +10,8 @@ second run shows the warm start; it takes as much disk as the checkpoint. Parts:
 - throughput: output tokens per second with an adapter, 128 episodes at once through this project's agent and client, and
   the same requests through vLLM's LLM.generate. Every turn that the model does not end counts as ended, so that random
   weights, too, take several turns.
-- lifecycle: for serving.policy sleep and restart, seconds from the trainer's last step to the first token of its adapter,
-  memory in use meanwhile, and the canary's report.
+- sleep, restart: the lifecycle with that serving.policy: seconds from the trainer's last step to the first token of its
+  adapter, memory in use meanwhile, and the canary's report.
 
 Runs on the CPU as well, with a tiny checkpoint, to see that it runs: without the sleep policy. Not a test: it asserts nothing.
 """
@@ -323,7 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--work", type=Path, default=Path("/tmp/agentloop-serving-benchmark"))
-    parser.add_argument("--only", default="accuracy,throughput,lifecycle")
+    parser.add_argument("--only", default="accuracy,throughput,sleep,restart")
     parser.add_argument("--episodes", type=int, default=512, help="of the throughput measurement")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--stage", choices=("adapter", "reference", "generate"), help=argparse.SUPPRESS)
@@ -371,9 +371,9 @@ def main() -> None:
             measured |= json.loads((work / "generate.json").read_text())
             measured["of_generate"] = measured["agent_tokens_per_second"] / measured["generate_tokens_per_second"]
             report("throughput", measured)
-    if "lifecycle" in parts:
-        for policy in ("sleep", "restart") if on_gpu() else ("restart",):
-            report(f"lifecycle_{policy}", lifecycle(checkpoint, work, policy))
+    for policy in ("sleep", "restart"):
+        if policy in parts and (on_gpu() or policy == "restart"):
+            report(policy, lifecycle(checkpoint, work, policy))
 
 
 if __name__ == "__main__":
