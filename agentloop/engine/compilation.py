@@ -1,7 +1,8 @@
 """Kernels compiled in other processes while the weights load, so that the first step finds them in Triton's cache.
 
 What a training run can launch is found by running its steps on a blueprint of the model (shapes, no weights); it depends on
-the architecture, the dtype and the card, not on batch sizes. One marker beside Triton's cache says that it is all there.
+the architecture, the dtype and the card, not on batch sizes. What is found is compiled while the rest is still looked for.
+One marker beside Triton's cache says that it is all there.
 """
 
 from __future__ import annotations
@@ -12,44 +13,49 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import agentloop_kernels
 import torch
 import triton
-from agentloop_kernels.launching import Launch, compile_launches, planning
+from agentloop_kernels.launching import Compiler, Launch, planning
 
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.batch import join
 from agentloop.engine.blueprint import META, blueprint
 from agentloop.engine.context import make_context, step_inputs
+from agentloop.engine.fork import Fork, can_fork, fork
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.optimizer import FlatAdamW
+from agentloop.files import atomic
 
 TOKENS = 96
 """Of the batches that are planned; any number launches the same kernels."""
 PROCESSES = 16
+MARKER = "agentloop-"
+"""Begins its name in Triton's cache."""
 
 
-class Compilation:
-    """A compilation under way."""
-
-    def __init__(self, process: subprocess.Popen) -> None:
-        self._process = process
-
-    def wait(self) -> None:
-        """Until it has ended. Where it failed, kernels are compiled when they are launched, one after the other."""
-        self._process.wait()
+Compilation = Fork | subprocess.Popen
+"""One under way: `wait` returns when it has ended. Where it failed, kernels are compiled when they are launched, one after
+the other."""
 
 
 def compile_ahead(shape: Architecture, dtype: torch.dtype, capability: tuple[int, int]) -> Compilation | None:
-    """Start compiling what training this architecture launches; None where it has been done before."""
+    """Start compiling what training this architecture launches; None where it has been done before.
+
+    In a copy of this process where that can be had; otherwise in a fresh interpreter, which imports everything once more.
+    """
     request = {"shape": asdict(shape), "dtype": str(dtype).removeprefix("torch."), "capability": capability}
     text = json.dumps(request, sort_keys=True)
-    marker = Path(triton.knobs.cache.dir) / f"agentloop-{_digest(text)}"
+    marker = Path(triton.knobs.cache.dir) / f"{MARKER}{_digest(text)}"
     if marker.exists():
         return None
+    if can_fork():
+        return fork(lambda: compile_all(marker, shape, dtype, capability))
     process = subprocess.Popen(
         [sys.executable, "-c", f"from {__name__} import main; main()", str(marker)],
         stdin=subprocess.PIPE,
@@ -58,25 +64,55 @@ def compile_ahead(shape: Architecture, dtype: torch.dtype, capability: tuple[int
     )
     process.stdin.write(text.encode())
     process.stdin.close()
-    return Compilation(process)
+    return process
 
 
-def plan_launches(shape: Architecture, dtype: torch.dtype, capability: tuple[int, int]) -> list[Launch]:
-    """Every specialisation of every kernel that a training run of this model launches on such a card."""
+def compile_all(marker: Path, shape: Architecture, dtype: torch.dtype, capability: tuple[int, int]) -> None:
+    """Plan and compile at once, then write `marker`: JSON of when what was done, in seconds since the epoch."""
+    started = time.time()
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    with open(marker.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if marker.exists():  # another process was at it
+            return
+        os.nice(5)  # the weights, which load at the same time, go first
+        processes = min(PROCESSES, len(os.sched_getaffinity(0)))
+        compiler = Compiler(capability, processes=processes, launchers=True)
+        for launches in plan_launches(shape, dtype, capability):
+            compiler.compile(launches)
+        planned = time.time()
+        timings = compiler.finish()
+        history = {"started": started, "planned": planned, "compiled": time.time(), "tasks": timings}
+        with atomic(marker) as temporary:
+            temporary.write_text(json.dumps(history))
+
+
+def plan_launches(shape: Architecture, dtype: torch.dtype, capability: tuple[int, int]) -> Iterator[list[Launch]]:
+    """Every specialisation of every kernel that a training run of this model launches on such a card, as they are found."""
     shape = representative(shape)
     model = blueprint(shape, dtype=dtype, max_seq_length=TOKENS)
     half = TOKENS // 2
     batch = join([([0] * half, [False] * (half // 2) + [True] * (half // 2)), ([0] * half, [True] * half)])
+    context = make_context(shape, step_inputs(batch, skip=False).to(META))
+
+    def step(keep: Keep, chunk: int, skip: bool) -> None:
+        model.plan = StepPlan((keep,) * shape.layers, chunk=chunk)
+        model.loss_and_gradients(batch, skip=skip)
+
+    parts = (
+        lambda: FlatAdamW(model.lora, bits=8).step(max_grad_norm=1.0),
+        lambda: FlatAdamW(model.lora, bits=32).step(max_grad_norm=1.0),
+        lambda: step(Keep.ALL, TOKENS, skip=True),  # nearly everything
+        lambda: step(Keep.STREAMS, half, skip=True),
+        lambda: step(Keep.ALL, TOKENS, skip=False),
+        lambda: step(Keep.STREAMS, half, skip=False),
+        lambda: model.network.logprobs(context, StepPlan((Keep.STREAMS,) * shape.layers)),
+    )
     with planning(capability) as launches:
-        for keep, chunk in ((Keep.ALL, TOKENS), (Keep.STREAMS, half)):
-            for skip in (True, False):
-                model.plan = StepPlan((keep,) * shape.layers, chunk=chunk)
-                model.loss_and_gradients(batch, skip=skip)
-        context = make_context(shape, step_inputs(batch, skip=False).to(META))
-        model.network.logprobs(context, StepPlan((Keep.STREAMS,) * shape.layers))
-        for bits in (32, 8):
-            FlatAdamW(model.lora, bits=bits).step(max_grad_norm=1.0)
-    return launches
+        for part in parts:
+            part()
+            yield launches[:]
+            launches.clear()
 
 
 def representative(shape: Architecture) -> Architecture:
@@ -108,17 +144,8 @@ def _digest(request: str) -> str:
 
 
 def main() -> None:
-    """What `compile_ahead` starts, with the marker's path as its argument and the request on standard input."""
-    marker, request = Path(sys.argv[1]), json.load(sys.stdin)
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    with open(marker.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if marker.exists():  # another process was at it
-            return
-        os.nice(5)  # the weights, which load at the same time, go first
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in request["shape"].items()}
-        capability = tuple(request["capability"])
-        launches = plan_launches(Architecture(**fields), getattr(torch, request["dtype"]), capability)
-        processes = min(PROCESSES, len(os.sched_getaffinity(0)))
-        compile_launches(launches, capability, processes=processes, launchers=True)
-        marker.touch()
+    """The fresh interpreter, with the marker's path as its argument and the request on standard input."""
+    request = json.load(sys.stdin)
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in request["shape"].items()}
+    capability = tuple(request["capability"])
+    compile_all(Path(sys.argv[1]), Architecture(**fields), getattr(torch, request["dtype"]), capability)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from agentloop.engine import nvml
 from agentloop.engine.architecture import read_architecture
 from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.compilation import compile_ahead
@@ -55,19 +56,24 @@ class FastLanguageModel:
         """
         _refuse(others)
         directory = _find(model_name)
-        chosen = torch.device(device) if device else _default_device()
-        if chosen.type == "cuda" and chosen.index is not None:
-            torch.cuda.set_device(chosen)
         if (directory / "adapter_config.json").is_file():
             options = dict(
-                max_seq_length=max_seq_length, dtype=dtype, load_in_4bit=load_in_4bit, device=chosen,
+                max_seq_length=max_seq_length, dtype=dtype, load_in_4bit=load_in_4bit, device=device,
                 memory_budget=memory_budget, resident=resident, graphs=graphs, cache_directory=cache_directory,
             )  # fmt: skip
             return _with_adapter(directory, options)
-        dtype = dtype or _default_dtype(chosen)
         shape = read_architecture(directory)
-        capability = torch.cuda.get_device_capability(chosen) if chosen.type == "cuda" else None
-        compilation = compile_ahead(shape, dtype, capability) if capability else None
+        # Before anything wakes CUDA up: it takes its time, and a process that uses it cannot be copied.
+        capability = None if torch.device(device or "cuda").type == "cpu" else nvml.capability()
+        compilation = compile_ahead(shape, dtype or _default_dtype(capability), capability) if capability else None
+        chosen = torch.device(device) if device else _default_device()
+        if chosen.type == "cuda":
+            if chosen.index is not None:
+                torch.cuda.set_device(chosen)
+            capability = capability or torch.cuda.get_device_capability(chosen)
+            dtype = dtype or _default_dtype(capability)
+            compilation = compilation or compile_ahead(shape, dtype, capability)
+        dtype = dtype or torch.float32
         # Importing transformers' tokenizers takes seconds; reading weights mostly waits.
         tokenizer = ThreadPoolExecutor(1).submit(_tokenizer, directory)
         checkpoint = Checkpoint(directory)
@@ -194,7 +200,6 @@ def _tokenizer(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(directory)
 
 
-def _default_dtype(device: torch.device) -> torch.dtype:
-    if device.type == "cpu":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+def _default_dtype(capability: tuple[int, int]) -> torch.dtype:
+    """On a CUDA device."""
+    return torch.bfloat16 if capability >= (8, 0) else torch.float16

@@ -7,7 +7,7 @@ import pytest
 import torch
 import triton
 from agentloop_kernels import attention, attention_triton, geglu, launching, norm
-from agentloop_kernels.launching import Launch, compile_launches, planning
+from agentloop_kernels.launching import Compiler, Launch, planning
 from agentloop_kernels.nf4 import Nf4
 from transformers import Gemma3nTextConfig
 from triton.runtime.jit import JITFunction
@@ -39,6 +39,10 @@ def described(launches: list[Launch]) -> set[tuple[str, str]]:
     return {(launch.name, launch.specialisation) for launch in launches}
 
 
+def planned_launches(*arguments) -> list[Launch]:
+    return [launch for found in plan_launches(*arguments) for launch in found]
+
+
 def aligned(weight: Nf4 | torch.Tensor) -> Nf4 | torch.Tensor:
     """In memory of its own, as on a device; tensors mapped from a file begin anywhere."""
     if isinstance(weight, torch.Tensor):
@@ -61,7 +65,7 @@ def test_steps_on_real_memory_launch_what_was_planned(checkpoint, cache, cpu_ten
                     model.loss_and_gradients(batch, skip=skip)
             optimizer.step(max_grad_norm=1.0)
         model.logprobs([1] * 40)
-    planned = described(plan_launches(model.shape, torch.float16, TURING))
+    planned = described(planned_launches(model.shape, torch.float16, TURING))
     launched = described(launches)
     assert launched <= planned
     assert {name for name, _ in planned - launched} == {"_adamw_8bit_kernel"}
@@ -78,7 +82,7 @@ def test_one_layer_of_each_kind_launches_what_all_do(tmp_path):
         for skip in (True, False):
             model.plan = StepPlan((Keep.ATTENTION,) * shape.layers)
             model.loss_and_gradients(batch, skip=skip)
-    planned = described(plan_launches(shape, torch.bfloat16, HOPPER))
+    planned = described(planned_launches(shape, torch.bfloat16, HOPPER))
     assert described(launches) <= planned
     assert len(planned) < 45
 
@@ -89,7 +93,10 @@ def test_triton_finds_what_was_compiled(tmp_path, monkeypatch):
     with planning(HOPPER) as launches:
         norm.rms_norm(rows.to("meta"), weight.to("meta"), 1e-6)
         geglu.geglu(rows.to("meta"))
-    compile_launches(launches, HOPPER, processes=2, launchers=False)
+        compiler = Compiler(HOPPER, processes=2, launchers=False)
+        compiler.compile(launches)
+    timings = compiler.finish()
+    assert sorted(timing.name for timing in timings) == ["_geglu_kernel", "_rms_norm_kernel"]
     found = []
     monkeypatch.setattr(
         triton.knobs.compilation, "listener", lambda *, src, cache_hit, **_: found.append((src.name, cache_hit))
