@@ -12,7 +12,7 @@ from agentloop.tiny import demonstrations
 MODEL = ROOT / "models" / "tiny"
 RECIPE = Recipe(steps=5, rows=4)
 TOLERANCE = 1e-5
-"""Nats. What is found: 3e-8 where nothing is wrong, 3e-4 and more for the faults that losses show."""
+"""Nats. What is found: 1e-7 where nothing is wrong, 3e-4 and more for the faults that losses show well."""
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,7 @@ def test_both_trainers_end_alike(engine, reference, rows, steps):
     assert found["gradient_norm_at_most"] < 1e-3 and found["adapter_distance"] < 1e-3
     assert run.before == pytest.approx(reference.before, abs=TOLERANCE)
     assert abs(run.final - run.before) > 100 * TOLERANCE  # else there was nothing to agree on
+    assert 0 < run.clipped == reference.clipped < RECIPE.steps
 
 
 def test_a_skipped_row_is_seen(engine, reference, rows, steps):
@@ -76,11 +77,10 @@ def test_an_adapter_that_is_not_trained_is_seen(engine, reference, rows, steps):
     assert found["training_loss_at_most"] > 10 * TOLERANCE and found["adapter_distance"] > 0.05
 
 
-def test_a_factor_that_adam_takes_out_is_seen_in_the_norms(engine, reference, rows, steps):
+def test_a_factor_that_adam_all_but_takes_out_is_seen_in_the_norms(engine, reference, rows, steps):
     after_gradients(engine, lambda lora: lora.gradients.mul_(1.05))
     found = compare(train(engine, steps, rows[1]), reference)
     assert found["gradient_norm_at_most"] == pytest.approx(0.05, abs=1e-3)
-    assert found["training_loss_at_most"] < TOLERANCE  # why the norms are compared at all
 
 
 def test_no_question_is_trained_on_and_measured(rows, steps):
