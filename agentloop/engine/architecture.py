@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from agentloop.errors import ModelError
 
 SLIDING, FULL = "sliding_attention", "full_attention"
+LAYERWISE = ("intermediate_size", "layer_types", "activation_sparsity_pattern")
+"""One value for each layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +81,7 @@ def read_architecture(directory: Path) -> Architecture:
     text = config.get("text_config", config)
     if text.get("model_type") != "gemma3n_text":
         raise ModelError(f"{path}: model_type {text.get('model_type')!r} is not supported (gemma3n, gemma3n_text)")
-    # transformers fills in what the file leaves out; importing it here keeps `agentloop --help` fast.
-    from transformers.models.gemma3n.configuration_gemma3n import Gemma3nTextConfig
-
-    filled = Gemma3nTextConfig(**text)
+    filled = _Filled(text)
     rope = filled.rope_parameters
     wanted = {
         "hidden_activation": (filled.hidden_activation, "gelu_pytorch_tanh"),
@@ -120,3 +120,33 @@ def read_architecture(directory: Path) -> Architecture:
         laurel_rank=filled.laurel_rank,
         sparsity=tuple(map(float, filled.activation_sparsity_pattern)),
     )
+
+
+class _Filled:
+    """The settings of a file. Those that it leaves out or gives in an older form are transformers' to fill in, whose
+    configuration takes seconds to import: a complete file is read without it."""
+
+    def __init__(self, text: dict[str, Any]) -> None:
+        self._text = text
+
+    def __getattr__(self, name: str) -> Any:
+        value = self._text.get(name)
+        layerwise = name not in LAYERWISE or isinstance(value, list) and len(value) == self.num_hidden_layers
+        return value if value is not None and layerwise else getattr(self._config, name)
+
+    @property
+    def rope_parameters(self) -> dict[str, dict[str, Any]]:
+        bases = {FULL: self._text.get("rope_theta"), SLIDING: self._text.get("rope_local_base_freq")}
+        parameters = self._text.get("rope_parameters")
+        if (
+            parameters is None and self._text.get("rope_scaling") is None and all(bases.values())
+        ):  # before transformers 5
+            return {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
+        complete = parameters and all({"rope_type", "rope_theta"} <= {*(parameters.get(kind) or ())} for kind in bases)
+        return parameters if complete else self._config.rope_parameters
+
+    @cached_property
+    def _config(self) -> Any:
+        from transformers.models.gemma3n.configuration_gemma3n import Gemma3nTextConfig
+
+        return Gemma3nTextConfig(**self._text)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, GenerationConfig
-from transformers.utils import ModelOutput
 
 from agentloop.engine import generation
 from agentloop.engine.batch import IGNORED, PackedBatch
 from agentloop.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
     from agentloop.engine.model import Gemma3n
 
 IMPLIED = {
@@ -31,9 +31,9 @@ IMPLIED = {
 """Inputs that say nothing new: where sequences start is read from position_ids, and nothing is cached."""
 
 
-@dataclass
-class CausalLMOutput(ModelOutput):
-    """What `forward` gives. With labels everything but the logits, which never exist all at once; without, only them."""
+class CausalLMOutput(dict):
+    """What `forward` gives, by key and by attribute, as transformers' outputs are. With labels everything but the logits,
+    which never exist all at once; without, only them: what is None has no key."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -45,6 +45,10 @@ class CausalLMOutput(ModelOutput):
     is_top1: Tensor | None = None
     label_mask: Tensor | None = None
     """[batch, tokens - 1]: where there is a label."""
+
+    def __init__(self, *items: Any, **values: Tensor | None) -> None:
+        super().__init__(*items, **{name: value for name, value in values.items() if value is not None})
+        self.__dict__.update(self)
 
 
 class TrainerFacade(nn.Module):
@@ -65,10 +69,14 @@ class TrainerFacade(nn.Module):
     def config(self) -> Any:
         """transformers' configuration of the base model. Its attention keeps packed sequences apart, which TRL takes from
         its name."""
+        from transformers import AutoConfig  # takes seconds
+
         return AutoConfig.from_pretrained(self.directory, attn_implementation="flash_attention_2")
 
     @cached_property
     def generation_config(self) -> GenerationConfig:
+        from transformers import GenerationConfig
+
         if (self.directory / "generation_config.json").is_file():
             return GenerationConfig.from_pretrained(self.directory)
         return GenerationConfig.from_model_config(self.config)
