@@ -64,12 +64,27 @@ def command(
             "--distributed-executor-backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor",
         }
     else:
-        options |= {"--gpu-memory-utilization": serving.gpu_memory_utilization}
+        options |= {
+            "--gpu-memory-utilization": serving.gpu_memory_utilization,
+            "--cudagraph-capture-sizes": graph_sizes(serving.max_num_seqs),
+        }
         if serving.policy == "sleep":
             options |= {"--enable-sleep-mode": True}
     # `vllm serve` is broken in the CPU wheel; the module works in both.
     program = [str(installation.python), "-m", "vllm.entrypoints.openai.api_server"]
     return [*program, *_words(options), *serving.extra_arguments]
+
+
+def graph_sizes(sequences: int) -> tuple[int, ...]:
+    """Numbers of tokens that vLLM records CUDA graphs for: up to `sequences`, which is a step that only decodes.
+
+    vLLM's own list goes up in eights to twice that. Each size is recorded several times over (with adapters and without,
+    whole and in pieces), which costs time at every start and memory for as long as it runs; a batch is padded to the next.
+    """
+    sizes = [1, 2, 4, 8, 16]
+    while sizes[-1] < sequences:
+        sizes += [sizes[-1] * 3 // 2, sizes[-1] * 2]
+    return (*(size for size in sizes if size < sequences), sequences)
 
 
 def _words(options: dict[str, object]) -> list[str]:

@@ -2,8 +2,9 @@
 
     python tests/serving/benchmark_gpu.py CHECKPOINT [--work DIRECTORY] [--only accuracy,throughput,sleep,restart] [--json OUT]
 
-CHECKPOINT: a text-only Gemma 3n with Gemma's turn tokens; random weights do. DIRECTORY keeps compile caches, so that a
-second run shows the warm start; it takes as much disk as the checkpoint. Parts:
+CHECKPOINT: a text-only Gemma 3n with Gemma's turn tokens; random weights do. Its dequantised NF4 is what is served.
+DIRECTORY keeps that and the compile caches, so that a second run shows the warm start; it takes as much disk as the
+checkpoint. Parts:
 
 - accuracy: log probabilities of random prompts, vLLM in bf16 (compiled, CUDA graphs) and transformers in bf16, each against
   transformers in fp32; base and a random adapter.
@@ -61,7 +62,7 @@ TRAINING_ROWS, TRAINING_TOKENS = 32, 512
 
 def settings_for(checkpoint: Path, work: Path, **sections: dict[str, Any]) -> Settings:
     dtype = "bfloat16" if on_gpu() else "float32"
-    serving = {"dtype": dtype, "max_model_len": 2560, "max_num_seqs": CONCURRENT, "base": "original"}
+    serving = {"dtype": dtype, "max_model_len": 2560, "max_num_seqs": CONCURRENT}
     agent = {"max_turns": TURNS, "max_turn_tokens": TURN_TOKENS, "max_tokens": 2048}
     training = {"rank": RANK, "alpha": 2 * RANK, "epochs": 1, "batch_tokens": 4096}
     return configuration.load(
@@ -257,9 +258,8 @@ def generate_stage(checkpoint: Path, work: Path) -> None:
 def lifecycle(checkpoint: Path, work: Path, policy: str) -> dict[str, Any]:
     """One turn-taking with a real training run of random rows. The adapter is another for every policy and every call."""
     seed = (time.time_ns() // 10**9) % 2**31
-    settings = settings_for(checkpoint, work, serving={"policy": policy, "base": "dequantised"}, seed=seed)
+    settings = settings_for(checkpoint, work, serving={"policy": policy}, seed=seed)
     campaign = Campaign.open(settings)
-    _ = campaign.served_model  # made once, before anything is timed
     run = random_run(campaign)
     marks: dict[str, float] = {}
 
@@ -353,13 +353,14 @@ def main() -> None:
         if arguments.json:
             arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
+    campaign = Campaign.open(settings_for(checkpoint, work))
+    served = campaign.served_model  # dequantised NF4, made once, before anything is timed
     if {"accuracy", "throughput"} & set(parts):
         stage("adapter", checkpoint, work)
         if "accuracy" in parts:
-            stage("reference", checkpoint, work)
-        campaign = Campaign.open(settings_for(checkpoint, work))
+            stage("reference", served, work)
         started = time.perf_counter()
-        with ModelServer(campaign.settings, checkpoint, base=campaign.base) as server:
+        with ModelServer(campaign.settings, served, base=campaign.base) as server:
             results["start_seconds"] = time.perf_counter() - started
             server.load_adapter("adapter", work / "adapter")
             if "accuracy" in parts:
@@ -367,7 +368,7 @@ def main() -> None:
             if "throughput" in parts:
                 measured = agent_rate(campaign, server, work, arguments.episodes)
         if "throughput" in parts:
-            stage("generate", checkpoint, work)
+            stage("generate", served, work)
             measured |= json.loads((work / "generate.json").read_text())
             measured["of_generate"] = measured["agent_tokens_per_second"] / measured["generate_tokens_per_second"]
             report("throughput", measured)

@@ -20,7 +20,7 @@ from agentloop.campaign.policies import PolicyServer, on_gpu
 from agentloop.engine import FastLanguageModel
 from agentloop.errors import CanaryError, SettingError
 from agentloop.serving import installation
-from agentloop.serving.command import command
+from agentloop.serving.command import command, graph_sizes
 from agentloop.training import reference as trainer
 from agentloop.training.run import TrainingRun
 
@@ -70,6 +70,14 @@ def test_what_vllm_is_told_for_each_policy(policy, tmp_path):
         else nullcontext()
     ):
         assert "--enable-sleep-mode" not in command(settings, cpu, **options)
+
+
+def test_graphs_are_recorded_up_to_a_full_step_of_decoding():
+    for sequences in (1, 3, 8, 100, 128, 256):
+        sizes = graph_sizes(sequences)
+        assert sizes[-1] == sequences and list(sizes) == sorted(set(sizes))
+        padded = {count: min(size for size in sizes if size >= count) for count in range(1, sequences + 1)}
+        assert all(size <= 2 * count for count, size in padded.items())
 
 
 def with_unused_weights(checkpoint: Path, directory: Path) -> Path:
