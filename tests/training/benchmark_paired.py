@@ -26,6 +26,7 @@ import math
 import os
 import platform
 import random
+import shlex
 import statistics
 import sys
 import time
@@ -344,7 +345,7 @@ def main() -> None:
         if other := [key for key in results if key != "seeds" and earlier[key] != results[key]]:
             parser.error(f"--json: {arguments.json} has results of another {other[0]}")
         results = earlier
-    results |= {"command": " ".join(["python", *sys.argv]), "origin": arguments.origin or results.get("origin")}
+    results |= {"command": shlex.join(["python", *sys.argv]), "origin": arguments.origin or results.get("origin")}
     for seed in arguments.seeds.split(","):
         if seed not in results["seeds"]:
             results["seeds"][seed] = run_seed(
