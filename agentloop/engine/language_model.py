@@ -66,16 +66,19 @@ class FastLanguageModel:
         # Before anything wakes CUDA up: it takes its time, and a process that uses it cannot be copied.
         capability = None if torch.device(device or "cuda").type == "cpu" else nvml.capability()
         compilation = compile_ahead(shape, dtype or _default_dtype(capability), capability) if capability else None
+        # Importing transformers' tokenizers takes seconds; reading weights mostly waits.
+        thread = ThreadPoolExecutor(1)
+        tokenizer = thread.submit(_tokenizer, directory)
+        thread.shutdown(wait=False)  # it ends with its task
         chosen = torch.device(device) if device else _default_device()
         if chosen.type == "cuda":
-            if chosen.index is not None:
-                torch.cuda.set_device(chosen)
+            if chosen.index is None:
+                chosen = torch.device("cuda", torch.cuda.current_device())
+            torch.cuda.set_device(chosen)
             capability = capability or torch.cuda.get_device_capability(chosen)
             dtype = dtype or _default_dtype(capability)
             compilation = compilation or compile_ahead(shape, dtype, capability)
         dtype = dtype or torch.float32
-        # Importing transformers' tokenizers takes seconds; reading weights mostly waits.
-        tokenizer = ThreadPoolExecutor(1).submit(_tokenizer, directory)
         checkpoint = Checkpoint(directory)
         cache = cache_directory or default_cache()
         fingerprint = base_fingerprint(directory, cache)

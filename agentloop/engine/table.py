@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+READ_ONLY = 8
+"""cudaHostRegisterReadOnly. Pages that the GPU might write to are first copied from the file's, a second a gigabyte."""
 INTEGER_OF = {2: (torch.int16, "<i2"), 4: (torch.int32, "<i4"), 8: (torch.int64, "<i8")}
 
 
@@ -19,7 +21,7 @@ class EmbeddingTable:
         self.on_host = on_host and device.type != "cpu"
         self._host = weight.contiguous() if self.on_host else None
         self._dtype = weight.dtype
-        self._weight = _mapped(self._host) if self.on_host and not weight.is_meta else weight.to(device)
+        self._weight = _mapped(self._host, device) if self.on_host and not weight.is_meta else weight.to(device)
 
     def rows(self, ids: Tensor) -> Tensor:
         """[tokens, width] of int64 ids on the model's device."""
@@ -43,8 +45,12 @@ class _Mapped:
         }
 
 
-def _mapped(host: Tensor) -> Tensor:
+def _mapped(host: Tensor, device: torch.device) -> Tensor:
     """A CUDA tensor over the pages of `host`, which must outlive it."""
     cudart = torch.cuda.cudart()
-    torch.cuda.check_error(cudart.cudaHostRegister(host.data_ptr(), host.nbytes, 0))
-    return torch.as_tensor(_Mapped(host), device="cuda").view(host.dtype)
+    with torch.cuda.device(device):
+        error = cudart.cudaHostRegister(host.data_ptr(), host.nbytes, READ_ONLY)
+        if error != cudart.cudaError.success:  # not every driver has it
+            error = cudart.cudaHostRegister(host.data_ptr(), host.nbytes, 0)
+        torch.cuda.check_error(error)
+        return torch.as_tensor(_Mapped(host), device=device).view(host.dtype)

@@ -6,6 +6,7 @@ coefficients, its projections, the per-layer model projection, embeddings and he
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
 import torch
@@ -130,6 +131,15 @@ def load_weights(
     def group(kind: str, layer: str, *names: str) -> ProjectionGroup:
         return ProjectionGroup(kind, [(f"{layer}.{name}", linear(f"{layer}.{name}")) for name in names])
 
+    def table() -> EmbeddingTable:
+        return EmbeddingTable(
+            checkpoint.tensor("embed_tokens_per_layer.weight").to(dtype), device, on_host=table_on_host
+        )
+
+    # Registering gigabytes with CUDA takes its time, in which the rest is read.
+    thread = ThreadPoolExecutor(1)
+    ple_table = thread.submit(table)
+    thread.shutdown(wait=False)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     layers = []
     for index in range(shape.layers):
@@ -172,9 +182,7 @@ def load_weights(
         layers=tuple(layers),
         embedding=embedding,
         head=embedding if head is None else head.to(device, dtype),
-        ple_table=EmbeddingTable(
-            checkpoint.tensor("embed_tokens_per_layer.weight").to(dtype), device, on_host=table_on_host
-        ),
+        ple_table=ple_table.result(),
         ple_model_projection=dense("per_layer_model_projection.weight"),
         ple_projection_norm=dense("per_layer_projection_norm.weight"),
         altup=torch.stack([dense(f"altup_projections.{i}.weight") for i in others]),
