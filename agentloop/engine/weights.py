@@ -132,9 +132,8 @@ def load_weights(
         return ProjectionGroup(kind, [(f"{layer}.{name}", linear(f"{layer}.{name}")) for name in names])
 
     def table() -> EmbeddingTable:
-        return EmbeddingTable(
-            checkpoint.tensor("embed_tokens_per_layer.weight").to(dtype), device, on_host=table_on_host
-        )
+        weight = checkpoint.tensor("embed_tokens_per_layer.weight")
+        return EmbeddingTable(weight, dtype, device, on_host=table_on_host)
 
     # Registering gigabytes with CUDA takes its time, in which the rest is read.
     thread = ThreadPoolExecutor(1)
