@@ -112,4 +112,8 @@ def environment(settings: Settings, installation: Installation, *, api_key: str)
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1)),
         }
+    else:
+        # The engine is a copy of the server's process instead of one that imports everything again, where vLLM finds that
+        # safe (it falls back by itself where CUDA is in use already).
+        variables |= {"VLLM_WORKER_MULTIPROC_METHOD": os.environ.get("VLLM_WORKER_MULTIPROC_METHOD", "fork")}
     return variables

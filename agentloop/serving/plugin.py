@@ -1,7 +1,6 @@
 """Entry point of the vLLM plugin, which vLLM calls in each of its processes.
 
-Models are registered as strings and imported by the process that needs them: importing this module costs nothing, and
-engine processes, which are spawned and find the plugin by its entry point, register the same.
+Importing this module costs nothing; vLLM's own processes find the plugin by its entry point and register the same.
 """
 
 from __future__ import annotations
@@ -12,18 +11,17 @@ def register() -> None:
     from vllm import ModelRegistry
     from vllm.platforms import current_platform
 
-    ModelRegistry.register_model("Gemma3nForCausalLM", "agentloop.serving.gemma3n:Gemma3nForCausalLM")
+    from agentloop.serving.gemma3n import Gemma3nForCausalLM
+
+    # To ask a class named by a string what it can do, vLLM starts a process that imports everything once more, lest CUDA be
+    # initialised in this one. Importing this class does not initialise it.
+    ModelRegistry.register_model("Gemma3nForCausalLM", Gemma3nForCausalLM)
     ModelRegistry.register_model(
         "Gemma3nForConditionalGeneration", "agentloop.serving.gemma3n_mm:Gemma3nForConditionalGeneration"
     )
     if current_platform.is_cpu():
         from vllm import _custom_ops
 
-        from agentloop.serving.gemma3n import Gemma3nForCausalLM
-
-        # To ask a class named by a string what it can do, vLLM starts a process, lest CUDA be initialised in this one:
-        # a quarter of the time that it takes to start on two cores.
-        ModelRegistry.register_model("Gemma3nForCausalLM", Gemma3nForCausalLM)
         # oneDNN prepares a primitive for every number of rows and remembers 32 of them; agents' requests give another
         # number at almost every step, and preparing then costs more than multiplying.
         _custom_ops._supports_onednn = False
