@@ -103,8 +103,11 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=32, choices=(8, 32), help="of the optimizer's moments")
     parser.add_argument("--resident", action="store_true", help="keep the dequantised weights")
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
+    parser.add_argument("--card", type=float, help="GiB that torch may take of the device, as on a smaller card")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.card:
+        torch.cuda.set_per_process_memory_fraction(arguments.card * 2**30 / torch.cuda.mem_get_info()[1])
     start = time.perf_counter()
     model, _ = FastLanguageModel.from_pretrained(
         arguments.checkpoint,

@@ -1,6 +1,7 @@
 """What serving is worth on a GPU: error, rates, hand-over to the trainer and back. One command, prints JSON.
 
-    python tests/serving/benchmark_gpu.py CHECKPOINT [--work DIRECTORY] [--only accuracy,throughput,sleep,restart] [--json OUT]
+    python tests/serving/benchmark_gpu.py CHECKPOINT [--work DIRECTORY] [--only accuracy,agent,generate,sleep,restart]
+        [--json OUT]
 
 CHECKPOINT: a text-only Gemma 3n with Gemma's turn tokens; random weights do. Its dequantised NF4 is what is served.
 DIRECTORY keeps that and the compile caches, so that a second run shows the warm start; it takes as much disk as the
@@ -8,9 +9,9 @@ checkpoint. Parts:
 
 - accuracy: log probabilities of random prompts, vLLM in bf16 (compiled, CUDA graphs) and transformers in bf16, each against
   transformers in fp32; base and a random adapter.
-- throughput: output tokens per second with an adapter, 128 episodes at once through this project's agent and client, and
-  the same requests through vLLM's LLM.generate. Every turn that the model does not end counts as ended, so that random
-  weights, too, take several turns.
+- agent: output tokens per second with an adapter, 128 episodes at once through this project's agent and client. Every turn
+  that the model does not end counts as ended, so that random weights, too, take several turns.
+- generate: the same requests through vLLM's LLM.generate, after `agent` in the same DIRECTORY.
 - sleep, restart: the lifecycle with that serving.policy: seconds from the trainer's last step to the first token of its
   adapter, memory in use meanwhile, and the canary's report.
 
@@ -164,7 +165,7 @@ def accuracy(campaign: Campaign, server: ModelServer, work: Path) -> dict[str, A
     return result | {"adapter_effect": float(effect.mean())}
 
 
-# throughput
+# rates
 
 
 def run_episodes(
@@ -197,16 +198,18 @@ def run_episodes(
 def agent_rate(campaign: Campaign, server: ModelServer, work: Path, episodes: int) -> dict[str, Any]:
     warm_up, _ = run_episodes(campaign, server, WARM_UP, first=episodes)
     requests, seconds = run_episodes(campaign, server, episodes, first=0)
-    (work / "requests.json").write_text(json.dumps({"warm_up": warm_up, "measured": requests}))
     tokens = sum(request["tokens"] for request in requests)
-    return {
+    result = {
         "episodes": episodes,
         "concurrent": CONCURRENT,
         "requests": len(requests),
         "mean_prompt_tokens": statistics.mean(len(request["prompt"]) for request in requests),
         "output_tokens": tokens,
-        "agent_tokens_per_second": tokens / seconds,
+        "tokens_per_second": tokens / seconds,
     }
+    recorded = {"warm_up": warm_up, "measured": requests, "result": result}
+    (work / "requests.json").write_text(json.dumps(recorded))
+    return result
 
 
 def generate_stage(checkpoint: Path, work: Path) -> None:
@@ -239,7 +242,8 @@ def generate_stage(checkpoint: Path, work: Path) -> None:
     adapter = LoRARequest("adapter", 1, str(work / "adapter"))
     seconds = {}
     recorded = json.loads((work / "requests.json").read_text())
-    for part, requests in recorded.items():
+    for part in ("warm_up", "measured"):
+        requests = recorded[part]
         sampling = [
             SamplingParams(temperature=1.0, seed=each["seed"], max_tokens=each["tokens"], ignore_eos=True, logprobs=0)
             for each in requests
@@ -249,7 +253,9 @@ def generate_stage(checkpoint: Path, work: Path) -> None:
         answers = llm.generate(prompts, sampling, lora_request=adapter, use_tqdm=False)
         seconds[part] = time.perf_counter() - started
     tokens = sum(len(answer.outputs[0].token_ids) for answer in answers)
-    (work / "generate.json").write_text(json.dumps({"generate_tokens_per_second": tokens / seconds["measured"]}))
+    rate = tokens / seconds["measured"]
+    result = {"tokens_per_second": rate, "agent_of_this": recorded["result"]["tokens_per_second"] / rate}
+    (work / "generate.json").write_text(json.dumps(result))
 
 
 # lifecycle
@@ -323,8 +329,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--work", type=Path, default=Path("/tmp/agentloop-serving-benchmark"))
-    parser.add_argument("--only", default="accuracy,throughput,sleep,restart")
-    parser.add_argument("--episodes", type=int, default=512, help="of the throughput measurement")
+    parser.add_argument("--only", default="accuracy,agent,generate,sleep,restart")
+    parser.add_argument("--episodes", type=int, default=512, help="of the agent's measurement")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--stage", choices=("adapter", "reference", "generate"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -355,7 +361,7 @@ def main() -> None:
 
     campaign = Campaign.open(settings_for(checkpoint, work))
     served = campaign.served_model  # dequantised NF4, made once, before anything is timed
-    if {"accuracy", "throughput"} & set(parts):
+    if {"accuracy", "agent"} & set(parts):
         stage("adapter", checkpoint, work)
         if "accuracy" in parts:
             stage("reference", served, work)
@@ -365,13 +371,11 @@ def main() -> None:
             server.load_adapter("adapter", work / "adapter")
             if "accuracy" in parts:
                 report("accuracy", accuracy(campaign, server, work))
-            if "throughput" in parts:
-                measured = agent_rate(campaign, server, work, arguments.episodes)
-        if "throughput" in parts:
-            stage("generate", served, work)
-            measured |= json.loads((work / "generate.json").read_text())
-            measured["of_generate"] = measured["agent_tokens_per_second"] / measured["generate_tokens_per_second"]
-            report("throughput", measured)
+            if "agent" in parts:
+                report("agent", agent_rate(campaign, server, work, arguments.episodes))
+    if "generate" in parts:
+        stage("generate", served, work)
+        report("generate", json.loads((work / "generate.json").read_text()))
     for policy in ("sleep", "restart"):
         if policy in parts and (on_gpu() or policy == "restart"):
             report(policy, lifecycle(checkpoint, work, policy))
