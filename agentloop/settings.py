@@ -7,13 +7,23 @@ transformers or vllm is imported: these read their cache paths from the environm
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
 from agentloop.errors import SettingError
@@ -35,6 +45,23 @@ def _servable_rank(rank: int) -> int:
     if rank not in (8, 16, 32, 64, 128, 256):
         raise ValueError("must be 8, 16, 32, 64, 128 or 256")
     return rank
+
+
+def _optimizer_bits(bits: int) -> int:
+    # not a Literal: the environment gives text, which a Literal does not turn into a number
+    if bits not in (8, 32):
+        raise ValueError("must be 32 or 8")
+    return bits
+
+
+def _memory_budget(budget: object) -> object:
+    # before the union is tried: its own errors are two, and name its members instead of the setting
+    try:
+        if budget == "auto" or 0 < float(budget) < math.inf:
+            return budget
+    except (TypeError, ValueError):
+        pass
+    raise ValueError("must be auto or a number above 0")
 
 
 def _known_recipe(recipe: str) -> str:
@@ -175,9 +202,14 @@ class Training(Section):
     warmup_fraction: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: PositiveFloat = 1.0
+    optimizer_bits: Annotated[int, AfterValidator(_optimizer_bits)] = 32
+    """Of each of AdamW's two moments: 32, or 8 with a scale for every 256 (6 bytes less for each weight of the adapter)."""
     epochs: PositiveInt = 3
     batch_tokens: PositiveInt = 8192
     """Tokens of one packed batch: one optimizer step."""
+    memory_budget: Annotated[Literal["auto"] | float, BeforeValidator(_memory_budget)] = "auto"
+    """GiB of the GPU that a step may take at its peak; auto: nine tenths of what is free. With less, more is computed again or
+    waits in host memory; the batch, and so the adapter, stays the same. `agentloop doctor --train` says what is needed."""
     checkpoint_steps: PositiveInt = 20
     """A killed run continues from the newest checkpoint, exactly."""
     continue_adapter: bool = False

@@ -17,9 +17,12 @@ def config(tmp_path, monkeypatch):
 def test_the_later_source_wins(config, monkeypatch):
     monkeypatch.setenv("AGENTLOOP_TRAINING__EPOCHS", "7")
     monkeypatch.setenv("AGENTLOOP_TRAINING__LEARNING_RATE", "0.25")
+    monkeypatch.setenv("AGENTLOOP_TRAINING__OPTIMIZER_BITS", "8")
+    monkeypatch.setenv("AGENTLOOP_TRAINING__MEMORY_BUDGET", "4.15")
     loaded = settings.load(["training.learning_rate=0.125"], profile="demo")
     assert loaded.training.learning_rate == 0.125  # command line
     assert loaded.training.epochs == 7  # environment
+    assert (loaded.training.optimizer_bits, loaded.training.memory_budget) == (8, 4.15)
     assert loaded.training.rank == 32 and loaded.seed == 1  # file
     assert loaded.campaign == "demo"  # profile
     assert loaded.training.max_grad_norm == 1.0  # default
@@ -45,6 +48,11 @@ def test_relative_roots_are_the_projects():
         (["training.rnk=8"], "training.rnk: unknown setting"),
         (["training.rank=7"], "training.rank: .*8, 16"),
         (["training.epochs=0"], "training.epochs: "),
+        (["training.optimizer_bits=16"], "training.optimizer_bits: .*32 or 8"),
+        (["training.memory_budget=0"], "training.memory_budget: .*auto or a number above 0"),
+        (["training.memory_budget=nan"], "training.memory_budget: .*auto or a number above 0"),
+        (["training.memory_budget=lean"], "training.memory_budget: .*auto or a number above 0"),
+        (["training.memory_budget=[4]"], "training.memory_budget: .*auto or a number above 0"),
         (["training.epochs=many"], "training.epochs: "),
         (["campaign=Not A Name"], "campaign: "),
         (["training=3"], "training: "),

@@ -52,9 +52,9 @@ def reproduce(
 ) -> Reproduction:
     """Train the adapter again, from the dataset's rows in the shards and the stored settings, in a directory of its own.
 
-    Of `settings` only the paths and the model count. Nothing is stored. Raises ModelError where no model is the adapter's
-    base, StoreError for an unknown adapter, ShardError where a row is gone, AdapterError where the adapter's
-    own weights are.
+    Of `settings` only the paths, the model, the devices and the memory budget count. Nothing is stored. Raises ModelError
+    where no model is the adapter's base, StoreError for an unknown adapter, ShardError where a row is gone, AdapterError
+    where the adapter's own weights are.
     """
     with Database.open_snapshot(settings.paths.database) as database:
         adapter = adapters.load(database, adapter_id)

@@ -20,6 +20,7 @@ FREE = (
     "collect.episode_seconds",
     "collect.attempts",
     "training.checkpoint_steps",
+    "training.memory_budget",
     "gate.control",
 )
 """Settings and sections that may change while a campaign lasts: where things lie, how fast and how long it goes."""

@@ -26,9 +26,11 @@ def launch(
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(run.to_json(), indent=2))
     log = settings.paths.logs / f"train-{run.adapter.id}.log"
-    worker = ["-m", "agentloop.training.worker", str(file), str(settings.training.checkpoint_steps)]
-    if settings.training.devices > 1:
-        processes = f"--nproc-per-node={settings.training.devices}"
+    training = settings.training
+    arguments = [str(file), str(training.checkpoint_steps), str(training.memory_budget)]
+    worker = ["-m", "agentloop.training.worker", *arguments]
+    if training.devices > 1:
+        processes = f"--nproc-per-node={training.devices}"
         worker = ["-m", "torch.distributed.run", "--standalone", processes, *worker]
     command = [sys.executable, *worker]
     told = log.stat().st_size if log.exists() else 0

@@ -11,6 +11,10 @@ from agentloop.records import Adapter
 from agentloop.settings import Paths, Training
 from agentloop.training import CODE_VERSION
 
+NOT_LEARNT = ("checkpoint_steps", "continue_adapter", "devices", "memory_budget")
+"""Settings that do not change what is learnt from a batch, and so are no part of an adapter's name: how often it is saved, how
+many devices share the work, what is computed again for want of memory. What it continues, the adapter's parent says."""
+
 
 @dataclass(frozen=True)
 class TrainingRun:
@@ -37,9 +41,9 @@ class TrainingRun:
         paths: Paths,
         parent: str | None = None,
     ) -> TrainingRun:
-        settings = training.model_dump(mode="json")
-        # how often it is saved and how many devices share the work does not change what is learnt
-        del settings["checkpoint_steps"], settings["devices"], settings["continue_adapter"]
+        settings = training.model_dump(mode="json", exclude=set(NOT_LEARNT))
+        if training.optimizer_bits == 32:
+            del settings["optimizer_bits"]  # adapters are older than the choice, and keep their names
         adapter = Adapter(base=base, dataset=dataset, training=settings, seed=seed, code=CODE_VERSION, parent=parent)
         return cls(adapter, model, rows, paths.adapters, paths.checkpoints, paths.data / "tensorboard", paths.cache)
 

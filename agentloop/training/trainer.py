@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -27,9 +28,17 @@ from agentloop.training.run import TrainingRun
 from agentloop.training.schedule import learning_rate
 
 
-def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMetrics], None], ranks: Ranks) -> Path:
+def train(
+    run: TrainingRun,
+    *,
+    checkpoint_steps: int,
+    memory_budget: float | Literal["auto"] = "auto",
+    on_step: Callable[[StepMetrics], None],
+    ranks: Ranks,
+) -> Path:
     """Train the run's adapter, or continue it, and return its directory. Does nothing where it is already there.
 
+    `memory_budget`: GiB of the GPU that a step may take at its peak. What is computed before the first step is outside it.
     Every process of `ranks` calls this; a batch's sequences are dealt out among them, so its gradient does not depend on
     their number.
     """
@@ -43,6 +52,7 @@ def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMet
         max_seq_length=max(batch.max_seqlen for _, batch in batches),
         dtype=None if settings.dtype == "auto" else getattr(torch, settings.dtype),
         load_in_4bit=settings.load_in_4bit,
+        memory_budget=memory_budget,
         cache_directory=run.cache,
     )
     base = reference.measure_base(model, sequences) if ranks.leads else None
@@ -55,7 +65,7 @@ def train(run: TrainingRun, *, checkpoint_steps: int, on_step: Callable[[StepMet
     )
     if run.adapter.parent:
         model.load_adapter(run.adapters / run.adapter.parent)
-    optimizer = FlatAdamW(model.lora, weight_decay=settings.weight_decay)
+    optimizer = FlatAdamW(model.lora, weight_decay=settings.weight_decay, bits=settings.optimizer_bits)
 
     done = 0
     if saved := checkpoint.read(run.checkpoint):

@@ -1,4 +1,4 @@
-"""The trainer's process: `python -m agentloop.training.worker RUN.json CHECKPOINT_STEPS`, also under torchrun.
+"""The trainer's process: `python -m agentloop.training.worker RUN.json CHECKPOINT_STEPS [MEMORY_BUDGET]`, also under torchrun.
 
 The process that leads prints one JSON object a step to standard output. Bad input ends it with one line on standard
 error and exit code 2.
@@ -17,15 +17,16 @@ from agentloop.training.run import TrainingRun
 from agentloop.training.trainer import train
 
 
-def main(run_file: str, checkpoint_steps: str) -> int:
+def main(run_file: str, checkpoint_steps: str, memory_budget: str = "auto") -> int:
     def report(metrics: StepMetrics) -> None:
         print(json.dumps(asdict(metrics)), flush=True)
 
     try:
         with open(run_file) as file:
             run = TrainingRun.from_json(json.load(file))
+        budget = "auto" if memory_budget == "auto" else float(memory_budget)
         with joined() as ranks:
-            train(run, checkpoint_steps=int(checkpoint_steps), on_step=report, ranks=ranks)
+            train(run, checkpoint_steps=int(checkpoint_steps), memory_budget=budget, on_step=report, ranks=ranks)
     except AgentloopError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -75,6 +75,7 @@ def test_a_campaign_is_not_continued_with_other_defining_settings(database, chan
         "serving.port=8123",
         "paths.data=elsewhere",
         "training.checkpoint_steps=7",
+        "training.memory_budget=4.15",
     ],
 )
 def test_a_campaign_is_continued_with_other_free_settings(database, change):

@@ -8,13 +8,16 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from agentloop import settings as configuration
 from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.engine.lora import LoraBuffer
+from agentloop.engine.model import Gemma3n
 from agentloop.errors import ModelError
-from agentloop.training import reference, rows
+from agentloop.settings import Training
+from agentloop.training import checkpoint, reference, rows, worker
 from agentloop.training.launch import launch, read_metrics, refusal
 from agentloop.training.ranks import Ranks
 from agentloop.training.run import TrainingRun
@@ -39,6 +42,16 @@ def settings(tmp_path):
             "training": {"epochs": 2, "batch_tokens": 256, "checkpoint_steps": 2, "learning_rate": 1e-3},
         }
     )
+
+
+def with_training(settings, **changed):
+    return settings.model_copy(update={"training": settings.training.model_copy(update=changed)})
+
+
+def elsewhere(run, settings):
+    """The same run in another folder."""
+    other = settings.paths.data / "other"
+    return dataclasses.replace(run, adapters=other / "adapters", checkpoints=other / "checkpoints")
 
 
 def plan(settings, base, seed=0):
@@ -77,11 +90,7 @@ def test_killed_run_continues_exactly(settings, base):
     steps = len(read_metrics(undisturbed))
     assert steps >= 5
 
-    again = dataclasses.replace(
-        undisturbed,
-        adapters=settings.paths.data / "again" / "adapters",
-        checkpoints=settings.paths.data / "again" / "checkpoints",
-    )
+    again = elsewhere(undisturbed, settings)
     killed = []
 
     def kill_trainer_at_step_4(metrics):
@@ -105,6 +114,46 @@ def test_killed_run_continues_exactly(settings, base):
     assert not again.checkpoint.exists()
 
 
+def test_moments_of_8_bits_continue_exactly(settings, base):
+    settings = with_training(settings, optimizer_bits=8)
+    undisturbed = plan(settings, base)
+    train(undisturbed, checkpoint_steps=2, on_step=lambda metrics: None, ranks=Ranks())
+
+    def interrupt(metrics):
+        if metrics.step == 5:
+            raise KeyboardInterrupt
+
+    again = elsewhere(undisturbed, settings)
+    with pytest.raises(KeyboardInterrupt):
+        train(again, checkpoint_steps=2, on_step=interrupt, ranks=Ranks())
+    done, tensors = checkpoint.read(again.checkpoint)
+    assert done == 4 and tensors["first"].dtype == torch.uint8
+    train(again, checkpoint_steps=2, on_step=lambda metrics: None, ranks=Ranks())
+    expected, found = weights(undisturbed), weights(again)
+    assert all(found[name].equal(expected[name]) for name in expected)
+
+    exact = plan(with_training(settings, optimizer_bits=32), base)
+    train(exact, checkpoint_steps=2, on_step=lambda metrics: None, ranks=Ranks())
+    assert any(not tensor.equal(expected[name]) for name, tensor in weights(exact).items())
+    losses, exact_losses = ([row["loss"] for row in read_metrics(run)] for run in (undisturbed, exact))
+    assert losses == pytest.approx(exact_losses, rel=1e-2) and losses != exact_losses
+
+
+def test_the_memory_budget_reaches_every_step(settings, base, monkeypatch):
+    seen, step_plan = [], Gemma3n.step_plan
+
+    def noting(model, batch, **options):
+        seen.append(model.memory_budget)
+        return step_plan(model, batch, **options)
+
+    monkeypatch.setattr(Gemma3n, "step_plan", noting)
+    run = plan(with_training(settings, epochs=1), base)
+    file = settings.paths.data / "run.json"
+    file.write_text(json.dumps(run.to_json()))
+    assert worker.main(str(file), "100", "4.15") == 0
+    assert seen == [4.15] * len(read_metrics(run))
+
+
 def trains(pid, run):
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
@@ -120,12 +169,11 @@ def trains(pid, run):
 
 def test_two_processes_learn_what_one_does(settings, base):
     """Under torchrun, with gloo: a batch's sequences are dealt out, the gradient is the same to rounding."""
-    settings = settings.model_copy(update={"training": settings.training.model_copy(update={"epochs": 1})})
+    settings = with_training(settings, epochs=1)
     alone = plan(settings, base)
     train(alone, checkpoint_steps=2, on_step=lambda metrics: None, ranks=Ranks())
-    shared = settings.model_copy(update={"training": settings.training.model_copy(update={"devices": 2})})
-    other = settings.paths.data / "other"
-    together = dataclasses.replace(plan(shared, base), adapters=other / "adapters", checkpoints=other / "checkpoints")
+    shared = with_training(settings, devices=2, memory_budget=0.5)
+    together = elsewhere(plan(shared, base), settings)
     assert together.adapter.id == alone.adapter.id
     steps = []
     launch(together, shared, on_step=steps.append)
@@ -171,8 +219,11 @@ def test_name_follows_from_what_determines_the_weights(settings, base):
     run = plan(settings, base)
     assert plan(settings, base).adapter.id == run.adapter.id
     assert plan(settings, base, seed=1).adapter.id != run.adapter.id
-    saved_often = settings.model_copy(update={"training": settings.training.model_copy(update={"checkpoint_steps": 1})})
-    assert plan(saved_often, base).adapter.id == run.adapter.id
+    for same in ({"checkpoint_steps": 1}, {"devices": 2}, {"memory_budget": 4.15}, {"optimizer_bits": 32}):
+        assert plan(with_training(settings, **same), base).adapter == run.adapter
+    for other in ({"optimizer_bits": 8}, {"rank": 8}):
+        assert plan(with_training(settings, **other), base).adapter.id != run.adapter.id
+    assert Training(**run.adapter.training).optimizer_bits == 32
     assert TrainingRun.from_json(json.loads(json.dumps(run.to_json()))) == run
 
 
