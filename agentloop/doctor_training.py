@@ -24,15 +24,19 @@ def report(settings: Settings, tokens: int, supervised: float, budget: float | N
         rank=training.rank,
         targets=training.targets,
         load_in_4bit=training.load_in_4bit,
+        optimizer_bits=training.optimizer_bits,
         dtype=getattr(torch, "bfloat16" if training.dtype == "auto" else training.dtype),
     )
     rows = [("--budget", step.under(budget))] if budget is not None else []
+    if training.memory_budget != "auto":
+        rows.append(("training.memory_budget", step.under(training.memory_budget)))
     rows += [(f"a card of {memory} GiB", step.on_card(memory)) for memory in CARDS]
     if torch.cuda.is_available():
         total = torch.cuda.mem_get_info()[1] / GIB
         rows.append((f"this card, {total:.0f} GiB", step.on_card(total)))
     console.print(
-        f"{settings.model_directory()}: one step of {tokens} tokens, {supervised:.0%} supervised, rank {training.rank}"
+        f"{settings.model_directory()}: one step of {tokens} tokens, {supervised:.0%} supervised, rank {training.rank}, "
+        f"AdamW in {training.optimizer_bits} bits"
     )
     always = ", ".join(f"{name} {_size(gib)}" for name, gib in step.resident.items())
     console.print(f"in use whatever the batch: {always}")

@@ -33,9 +33,15 @@ def short(tmp_path_factory) -> Path:
     return directory
 
 
-def report(model: Path, tokens: int = 2048, supervised: float = 1.0, budget: float | None = None) -> list[str]:
+def report(
+    model: Path,
+    tokens: int = 2048,
+    supervised: float = 1.0,
+    budget: float | None = None,
+    settings: tuple[str, ...] = (),
+) -> list[str]:
     text = StringIO()
-    settings = configuration.load([f"model={model}"])
+    settings = configuration.load([f"model={model}", *settings])
     doctor_training.report(settings, tokens, supervised, budget, Console(file=text, width=220))
     return text.getvalue().splitlines()
 
@@ -66,6 +72,20 @@ def test_masked_tokens_need_less(short):
         return float(row(report(short, tokens=8192, supervised=share), "a card of 80 GiB").split()[6])
 
     assert peak(0.3) < 0.8 * peak(1.0)
+
+
+def test_budget_and_optimizer_are_those_of_the_settings(short):
+    exact = report(short, settings=("training.memory_budget=2.5",))
+    lean = report(short, settings=("training.memory_budget=2.5", "training.optimizer_bits=8"))
+    assert "AdamW in 32 bits" in exact[0] and "AdamW in 8 bits" in lean[0]
+    own = row(exact, "training.memory_budget").split()
+    assert own[:2] == ["training.memory_budget", "2.50"] and float(own[2]) <= 2.5
+
+    def adapter(lines: list[str]) -> float:
+        size, unit, *_ = lines[1].partition("AdamW ")[2].replace(",", "").split()
+        return float(size) * {"GiB": 1024, "MiB": 1}[unit]
+
+    assert adapter(lean) < 0.75 * adapter(exact)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from agentloop.commands import Overrides, Profile, console, load
+from agentloop.errors import SettingError
 
 
 def doctor(
@@ -22,14 +23,22 @@ def doctor(
     ] = None,
     tokens: Annotated[int | None, typer.Option(help="Of one packed batch. Default: training.batch_tokens.")] = None,
     supervised: Annotated[float, typer.Option(help="Share of the tokens that are trained on.")] = 1.0,
-    budget: Annotated[float | None, typer.Option(help="GiB that a step may take, besides the usual cards.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="GiB that a step may take, besides training.memory_budget and the usual cards.")
+    ] = None,
 ) -> None:
     """Versions, paths, memory, GPU, ports: what is missing and how to get it. With --train: the memory of a step."""
+    if not train and (
+        unused := [name for name, value in (("tokens", tokens), ("budget", budget)) if value is not None]
+    ):
+        raise SettingError(f"--{unused[0]}: says something about training, and needs --train MODEL")
     settings = load(profile, [*(overrides or []), *([f"model={train}"] if train else [])])
     if train:
         from agentloop import doctor_training
 
-        doctor_training.report(settings, tokens or settings.training.batch_tokens, supervised, budget, console)
+        doctor_training.report(
+            settings, settings.training.batch_tokens if tokens is None else tokens, supervised, budget, console
+        )
         return
     from agentloop import doctor as checks
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from agentloop.engine.architecture import read_architecture
 from agentloop.engine.batch import IGNORED, PackedBatch
-from agentloop.engine.blueprint import blueprint
+from agentloop.engine.blueprint import blueprint, check_sizes
+from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.context import TOKEN_STEP
 from agentloop.engine.lora import TARGETS
 from agentloop.engine.memory import GIB, LEAN, Keep, StepPlan
 from agentloop.engine.model import AUTO_SHARE, Gemma3n
+from agentloop.engine.optimizer import FlatAdamW
 from agentloop.errors import SettingError
 
 CONTEXT = 0.5
@@ -54,7 +58,7 @@ class StepForecast:
     """A step of `tokens` packed tokens, a share `supervised` of which is trained on, with the model in `directory`.
 
     `dtype` is what is computed in. Raises ModelError where the directory's config.json
-    is missing or not supported, SettingError where a number makes no sense.
+    is missing, not supported or contradicts weights beside it, SettingError where a number makes no sense.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class StepForecast:
         rank: int = 16,
         targets: tuple[str, ...] = TARGETS,
         load_in_4bit: bool = True,
+        optimizer_bits: Literal[8, 32] = 32,
         dtype: torch.dtype = torch.bfloat16,
         max_seq_length: int | None = None,
     ) -> None:
@@ -73,14 +78,18 @@ class StepForecast:
             raise SettingError(f"--tokens: {tokens} is too few, a step needs at least 2")
         if not 0 < supervised <= 1:
             raise SettingError(f"--supervised: {supervised} is not a share above 0 and up to 1")
+        shape = read_architecture(directory)
+        if any(directory.glob("*.safetensors")):
+            check_sizes(Checkpoint(directory), shape)
         self.model: Gemma3n = blueprint(
-            read_architecture(directory),
+            shape,
             dtype=dtype,
             max_seq_length=max_seq_length or tokens,
             load_in_4bit=load_in_4bit,
             rank=rank,
             targets=targets,
         )
+        FlatAdamW(self.model.lora, bits=optimizer_bits)  # the adapter knows from then on what its optimizer keeps
         # Batches are padded as for CUDA graphs, which a card will use.
         self.model.graphs = True
         self.supervised = supervised
@@ -88,7 +97,7 @@ class StepForecast:
 
     def under(self, budget: float) -> Forecast:
         """What the engine would choose with `budget` GiB, and what that needs."""
-        if budget <= 0:
+        if not 0 < budget < math.inf:
             raise SettingError(f"--budget: {budget} is not a number of GiB above 0")
         self.model.memory_budget, self.model.plan = budget, None
         plan, peak = self.model.step_plan(self.batch), self.model.predicted_peak(self.batch)
