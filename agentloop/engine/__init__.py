@@ -2,4 +2,7 @@
 
 from agentloop.engine.language_model import FastLanguageModel
 
-__all__ = ["FastLanguageModel"]
+FastModel = FastLanguageModel
+"""Unsloth's other name for it, which its Gemma 3n scripts use."""
+
+__all__ = ["FastLanguageModel", "FastModel"]

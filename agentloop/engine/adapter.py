@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from agentloop.engine.architecture import is_multimodal
 from agentloop.engine.lora import LoraBuffer
+from agentloop.engine.reading import open_tensors, read_object
 from agentloop.errors import AdapterError
 from agentloop.files import atomic
 
 TEXT_ONLY, MULTIMODAL = "base_model.model.model.", "base_model.model.model.language_model."
 """What PEFT and vLLM put before the names of a language model's modules."""
+
+
+CHANGING = (
+    "alpha_pattern", "rank_pattern", "fan_in_fan_out", "use_dora", "lora_bias", "layer_replication", "modules_to_save",
+    "target_parameters", "trainable_token_indices",
+)  # fmt: skip
+"""PEFT's settings that change what an adapter computes, or where, wherever they are not off."""
+KEEPING_THE_BASE = (True, False, "gaussian", "orthogonal", "eva")
+"""Ways to begin an adapter after which it still belongs to the unchanged base."""
 
 
 def save(lora: LoraBuffer, directory: Path, *, base: str, model: Path | None) -> None:
@@ -46,28 +57,56 @@ def save(lora: LoraBuffer, directory: Path, *, base: str, model: Path | None) ->
         save_file(tensors, file, metadata={"format": "pt"})
 
 
+def read_config(directory: Path) -> dict[str, Any]:
+    """PEFT's settings of the adapter in `directory`. Raises AdapterError where one changes what the adapter computes and
+    is not supported."""
+    path = directory / "adapter_config.json"
+    config = read_object(path, AdapterError)
+    if config.get("peft_type") != "LORA":
+        raise AdapterError(f"{path}: peft_type {config.get('peft_type')!r} is not supported (only 'LORA')")
+    for name in CHANGING:
+        if value := config.get(name):
+            raise AdapterError(f"{path}: {name} {value!r} is not supported")
+    if config.get("init_lora_weights", True) not in KEEPING_THE_BASE:
+        raise AdapterError(f"{path}: init_lora_weights {config['init_lora_weights']!r} changes the base's weights")
+    for name in ("r", "lora_alpha"):
+        if type(config.get(name)) not in (int, float) or not 0 < config[name] < math.inf:
+            raise AdapterError(f"{path}: {name} {config.get(name)!r} is not a number above 0")
+    return config
+
+
+def target_modules(directory: Path) -> list[str]:
+    """The last names of the modules that the adapter's file holds. Raises AdapterError."""
+    with open_tensors(directory / "adapter_model.safetensors", AdapterError) as file:
+        return sorted({name.partition(".lora_")[0].rpartition(".")[2] for name in file.keys()})
+
+
 def load(lora: LoraBuffer, directory: Path, *, base: str) -> None:
-    """Read `directory` into `lora`. Raises AdapterError where base, rank, scale or modules differ."""
+    """Read `directory` into `lora`. Raises AdapterError where a file is broken, or base, rank, scale, modules or shapes
+    differ."""
     path = directory / "adapter_model.safetensors"
     if not path.is_file():
         raise AdapterError(f"{directory}: no adapter_model.safetensors")
     record = directory / "agentloop.json"
-    if record.is_file() and (owner := json.loads(record.read_text())["base"]) != base:
+    if record.is_file() and (owner := read_object(record, AdapterError).get("base")) != base:
         raise AdapterError(f"{directory}: trained on {owner}, not on {base}")
-    config = json.loads((directory / "adapter_config.json").read_text())
+    config = read_config(directory)
     settings = lora.settings
     scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
     if (config["r"], scale) != (settings.rank, settings.scale):
         raise AdapterError(
             f"{directory}: rank {config['r']} and scale {scale}, the model has {settings.rank} and {settings.scale}"
         )
-    with safe_open(path, framework="pt") as file:
+    with open_tensors(path, AdapterError) as file:
         tensors = {_plain(name): file.get_tensor(name) for name in file.keys()}
-    expected = lora.named().keys()
-    if missing := sorted(expected - tensors.keys()):
-        raise AdapterError(f"{directory}: {missing[0]} is missing")
-    if extra := sorted(tensors.keys() - expected):
-        raise AdapterError(f"{directory}: {extra[0]} would be dropped")
+    expected = lora.named()
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise AdapterError(f"{path}: {missing[0]} is missing")
+    if extra := sorted(tensors.keys() - expected.keys()):
+        raise AdapterError(f"{path}: {extra[0]} would be dropped")
+    for name, view in expected.items():
+        if tensors[name].shape != view.shape:
+            raise AdapterError(f"{path}: {name} is {list(tensors[name].shape)}, not {list(view.shape)}")
     lora.load(tensors)
 
 

@@ -6,12 +6,13 @@ raises ModelError by name, so that no variant is trained wrongly in silence.
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from agentloop.engine.reading import read_object
 from agentloop.errors import ModelError
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -66,22 +67,22 @@ class Architecture:
 
 def is_multimodal(directory: Path) -> bool:
     """Whether the language model is a part of what the directory holds."""
-    return "text_config" in json.loads((directory / "config.json").read_text())
+    return "text_config" in read_object(directory / "config.json", ModelError)
 
 
 def read_architecture(directory: Path) -> Architecture:
     """Read `directory/config.json`, text-only or with the language model's part under `text_config`.
 
-    Raises ModelError where the file is missing, the model is no Gemma 3n, or a setting is not supported.
+    Raises ModelError where the file is missing or broken, the model is no Gemma 3n, or a setting is not supported.
     """
     path = directory / "config.json"
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
-    config: dict[str, Any] = json.loads(path.read_text())
+    config = read_object(path, ModelError)
     text = config.get("text_config", config)
+    if not isinstance(text, dict):
+        raise ModelError(f"{path}: text_config {text!r} is not an object")
     if text.get("model_type") != "gemma3n_text":
         raise ModelError(f"{path}: model_type {text.get('model_type')!r} is not supported (gemma3n, gemma3n_text)")
-    filled = _Filled(text)
+    filled = _Filled(text, path)
     rope = filled.rope_parameters
     wanted = {
         "hidden_activation": (filled.hidden_activation, "gelu_pytorch_tanh"),
@@ -95,44 +96,66 @@ def read_architecture(directory: Path) -> Architecture:
     for name, (value, supported) in wanted.items():
         if value != supported:
             raise ModelError(f"{path}: {name} {value!r} is not supported (only {supported!r})")
-    types = tuple(filled.layer_types)
-    unshared = types[: filled.num_hidden_layers - filled.num_kv_shared_layers]
+    layers, shared = filled.whole("num_hidden_layers"), filled.whole("num_kv_shared_layers", 0)
+    types = filled.layerwise("layer_types", str)
+    if unknown := set(types) - {SLIDING, FULL}:
+        raise ModelError(f"{path}: layer_types {sorted(unknown)[0]!r} is not supported (only {SLIDING!r}, {FULL!r})")
+    unshared = types[: max(layers - shared, 0)]
     if missing := set(types) - set(unshared):
         raise ModelError(f"{path}: no unshared layer of type {sorted(missing)[0]} to share K/V with")
+    clip = filled.altup_coef_clip
     return Architecture(
-        vocab=filled.vocab_size,
-        hidden=filled.hidden_size,
-        intermediate=tuple(filled.intermediate_size),
-        layers=filled.num_hidden_layers,
-        heads=filled.num_attention_heads,
-        kv_heads=filled.num_key_value_heads,
-        head_dim=filled.head_dim,
-        eps=filled.rms_norm_eps,
-        window=filled.sliding_window,
+        vocab=filled.whole("vocab_size"),
+        hidden=filled.whole("hidden_size"),
+        intermediate=filled.layerwise("intermediate_size", int),
+        layers=layers,
+        heads=filled.whole("num_attention_heads"),
+        kv_heads=filled.whole("num_key_value_heads"),
+        head_dim=filled.whole("head_dim"),
+        eps=filled.number("rms_norm_eps"),
+        window=filled.whole("sliding_window"),
         layer_types=types,
         rope_theta={kind: float(rope[kind]["rope_theta"]) for kind in (SLIDING, FULL)},
-        softcap=float(filled.final_logit_softcapping),
-        ple_vocab=filled.vocab_size_per_layer_input,
-        ple=filled.hidden_size_per_layer_input,
-        streams=filled.altup_num_inputs,
-        coef_clip=filled.altup_coef_clip,
-        shared_layers=filled.num_kv_shared_layers,
-        laurel_rank=filled.laurel_rank,
-        sparsity=tuple(map(float, filled.activation_sparsity_pattern)),
+        softcap=filled.number("final_logit_softcapping"),
+        ple_vocab=filled.whole("vocab_size_per_layer_input"),
+        ple=filled.whole("hidden_size_per_layer_input"),
+        streams=filled.whole("altup_num_inputs"),
+        coef_clip=None if clip is None else filled.number("altup_coef_clip"),
+        shared_layers=shared,
+        laurel_rank=filled.whole("laurel_rank"),
+        sparsity=tuple(map(float, filled.layerwise("activation_sparsity_pattern", int | float))),
     )
 
 
 class _Filled:
     """The settings of a file. Those that it leaves out or gives in an older form are transformers' to fill in, whose
-    configuration takes seconds to import: a complete file is read without it."""
+    configuration takes seconds to import: a complete file is read without it. Raises ModelError, naming the setting."""
 
-    def __init__(self, text: dict[str, Any]) -> None:
-        self._text = text
+    def __init__(self, text: dict[str, Any], path: Path) -> None:
+        self._text, self._path = text, path
 
     def __getattr__(self, name: str) -> Any:
         value = self._text.get(name)
         layerwise = name not in LAYERWISE or isinstance(value, list) and len(value) == self.num_hidden_layers
         return value if value is not None and layerwise else getattr(self._config, name)
+
+    def whole(self, name: str, least: int = 1) -> int:
+        value = getattr(self, name)
+        if type(value) is not int or value < least:
+            raise ModelError(f"{self._path}: {name} {value!r} is not a whole number of at least {least}")
+        return value
+
+    def number(self, name: str) -> float:
+        value = getattr(self, name)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise ModelError(f"{self._path}: {name} {value!r} is not a number above 0")
+        return float(value)
+
+    def layerwise(self, name: str, kind: Any) -> tuple[Any, ...]:
+        values = getattr(self, name)
+        if len(values) != self.num_hidden_layers or not all(isinstance(value, kind) for value in values):
+            raise ModelError(f"{self._path}: {name} is not one value for each of {self.num_hidden_layers} layers")
+        return tuple(values)
 
     @property
     def rope_parameters(self) -> dict[str, dict[str, Any]]:
@@ -149,4 +172,7 @@ class _Filled:
     def _config(self) -> Any:
         from transformers.models.gemma3n.configuration_gemma3n import Gemma3nTextConfig
 
-        return Gemma3nTextConfig(**self._text)
+        try:
+            return Gemma3nTextConfig(**self._text)
+        except Exception as error:  # whatever its checks raise
+            raise ModelError(f"{self._path}: {' '.join(str(error).split())}") from error

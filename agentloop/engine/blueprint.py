@@ -14,10 +14,12 @@ from agentloop_kernels.nf4 import BLOCK, NESTED_BLOCK, Nf4
 from torch import Tensor
 
 from agentloop.engine.architecture import Architecture
+from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.lora import TARGETS, LoraSettings
 from agentloop.engine.model import Gemma3n
 from agentloop.engine.packed import PackedWeights, linear_names
 from agentloop.engine.weights import load_weights
+from agentloop.errors import ModelError
 
 META = torch.device("meta")
 
@@ -55,6 +57,22 @@ def blueprint(
     )
     model.attach_lora(LoraSettings(rank=rank, targets=tuple(targets)))
     return model
+
+
+def check_sizes(checkpoint: Checkpoint, shape: Architecture) -> None:
+    """Raises ModelError where a tensor has another size than config.json implies. Reads headers alone."""
+    implied = ImpliedCheckpoint(shape)
+    for name, size in checkpoint.sizes().items():
+        if name.startswith("layers.") and int(name.split(".")[1]) >= shape.layers:
+            raise ModelError(f"{checkpoint.directory}: the weights have {name}, config.json only {shape.layers} layers")
+        try:
+            expected = tuple(implied.tensor(name).shape)
+        except KeyError:
+            continue  # not the language model's
+        if size != expected:
+            raise ModelError(
+                f"{checkpoint.directory}: {name} is {list(size)} in the weights, {list(expected)} by config.json"
+            )
 
 
 class ImpliedCheckpoint:

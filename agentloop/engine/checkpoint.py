@@ -9,23 +9,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
+from agentloop.engine.reading import open_tensors
 from agentloop.errors import ModelError
 
 LANDMARK = "embed_tokens_per_layer.weight"
 
 
 class Checkpoint:
-    """Read access to the language model's weights in `directory`."""
+    """Read access to the language model's weights in `directory`. Raises ModelError where a file is broken."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         files = sorted(directory.glob("*.safetensors"))
         if not files:
             raise ModelError(f"{directory}: no *.safetensors")
-        self._files = {path: safe_open(path, framework="pt", device="cpu") for path in files}
+        self._files = {path: open_tensors(path, ModelError) for path in files}
         self._where = {name: path for path, file in self._files.items() for name in file.keys()}
         landmarks = [name for name in self._where if name.endswith(LANDMARK)]
         if len(landmarks) != 1:
@@ -40,6 +40,11 @@ class Checkpoint:
         if full not in self._where:
             raise ModelError(f"{self.directory}: the weights lack {full}")
         return self._files[self._where[full]].get_tensor(full)
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape, from the files' headers."""
+        own = {name.removeprefix(self.prefix): name for name in self._where if name.startswith(self.prefix)}
+        return {name: tuple(self._files[self._where[full]].get_slice(full).get_shape()) for name, full in own.items()}
 
     def head(self) -> Tensor | None:
         """A language-model head of its own, or None where it is tied to the embeddings."""

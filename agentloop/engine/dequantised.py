@@ -42,7 +42,7 @@ def dequantised_checkpoint(directory: Path, cache: Path) -> Path:
 
 
 def _rewrite(source: Path, target: Path, prefix: str, packed) -> None:
-    """Copy a safetensors file, one tensor after another, with the packed linears replaced in their stored dtype."""
+    """Copy a safetensors file, held in memory whole, with the packed linears replaced in their stored dtype."""
     tensors = {}
     with safe_open(source, framework="pt") as file:
         for name in file.keys():

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from agentloop.errors import ModelError
+from agentloop.files import atomic
 from agentloop.records import canonical_json, content_id
 
 TOKENIZER_FILES = (
@@ -29,7 +29,8 @@ BLOCK = 1 << 24
 def base_fingerprint(directory: str | Path, cache: Path | None = None) -> str:
     """`base_` and 16 hexadecimal digits of the weights, config and tokenizer in `directory`.
 
-    `cache` is where digests are remembered, by default settings.paths.cache. Raises ModelError without weights.
+    `cache` is where digests are remembered, by default settings.paths.cache. Raises ModelError without weights,
+    DiskError.
     """
     directory = Path(directory)
     weights = sorted(directory.glob("*.safetensors"))
@@ -67,8 +68,6 @@ def _sha256(path: Path) -> str:
 
 
 def _remember(memory: Path, digests: dict[str, str]) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(memory.read_text()) if memory.is_file() else {}
-    temporary = memory.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(known | digests, indent=0))
-    os.replace(temporary, memory)
+    with atomic(memory) as file:
+        file.write_text(json.dumps(known | digests, indent=0))

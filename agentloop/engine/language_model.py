@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,21 +10,20 @@ from typing import Any, Literal
 
 import torch
 
-from agentloop.engine import nvml
+from agentloop.engine import adapter, arguments, nvml
 from agentloop.engine.architecture import read_architecture
+from agentloop.engine.blueprint import check_sizes
 from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.compilation import compile_ahead
 from agentloop.engine.fingerprint import base_fingerprint, default_cache
-from agentloop.engine.lora import TARGETS, LoraSettings
+from agentloop.engine.lora import LoraSettings
 from agentloop.engine.model import Gemma3n
 from agentloop.engine.packed import packed_weights
 from agentloop.engine.weights import load_weights
-from agentloop.errors import ModelError, SettingError
+from agentloop.errors import AdapterError, ModelError, SettingError
 
-IDLE = ("use_gradient_checkpointing", "max_seq_length", "token")
-"""Arguments of Unsloth's that decide nothing here: memory follows its budget, and nothing is downloaded."""
-NATURAL = {"init_lora_weights": True, "device_map": "auto", "fix_tokenizer": True}
-"""And those of which one value is what happens anyway."""
+VOCABULARIES = ("tokenizer.json", "tokenizer.model")
+"""One of them is there where a tokenizer is."""
 
 
 class FastLanguageModel:
@@ -33,13 +31,14 @@ class FastLanguageModel:
     def from_pretrained(
         model_name: str | Path,
         max_seq_length: int = 2048,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         load_in_4bit: bool = True,
         *,
         device: str | torch.device | None = None,
         memory_budget: float | Literal["auto"] = "auto",
         resident: bool | None = None,
         graphs: bool | None = None,
+        offload_embedding: bool = True,
         cache_directory: Path | None = None,
         **others: Any,
     ) -> tuple[Gemma3n, Any]:
@@ -51,26 +50,39 @@ class FastLanguageModel:
         `dtype` is what is computed in: by default bf16 on a CUDA device (fp16 before compute capability 8), fp32 on the CPU.
         `load_in_4bit` packs the layers' linears into NF4, once for each base, under `cache_directory`
         (settings.paths.cache). `memory_budget`: GiB that a training step may take at its peak. `resident` keeps the
-        dequantised weights (always so on the CPU); `graphs` replays steps as CUDA graphs (by default on CUDA). Raises
-        ModelError, in one line, where the directory is incomplete or not supported.
+        dequantised weights (always so on the CPU); `graphs` replays steps as CUDA graphs (by default on CUDA);
+        `offload_embedding` leaves the per-layer embeddings in host memory, to the same results. Raises ModelError, in
+        one line, where the directory is incomplete or not supported, SettingError for an argument.
         """
-        _refuse(others)
+        arguments.refuse(others)
+        arguments.whole("max_seq_length", max_seq_length, 1)
+        arguments.budget(memory_budget)
+        dtype, device = arguments.dtype(dtype), arguments.device(device)
         directory = _find(model_name)
         if (directory / "adapter_config.json").is_file():
             options = dict(
                 max_seq_length=max_seq_length, dtype=dtype, load_in_4bit=load_in_4bit, device=device,
-                memory_budget=memory_budget, resident=resident, graphs=graphs, cache_directory=cache_directory,
+                memory_budget=memory_budget, resident=resident, graphs=graphs, offload_embedding=offload_embedding,
+                cache_directory=cache_directory,
             )  # fmt: skip
             return _with_adapter(directory, options)
+        if (directory / "training_args.bin").is_file() and not (directory / "config.json").is_file():
+            raise ModelError(
+                f"{directory}: what a trainer saves, to resume from it; an adapter is written by model.save_pretrained"
+            )
         shape = read_architecture(directory)
+        if not any((directory / name).is_file() for name in VOCABULARIES):
+            raise ModelError(f"{directory}: no tokenizer ({' or '.join(VOCABULARIES)})")
+        checkpoint = Checkpoint(directory)
+        check_sizes(checkpoint, shape)
         # Before anything wakes CUDA up: it takes its time, and a process that uses it cannot be copied.
-        capability = None if torch.device(device or "cuda").type == "cpu" else nvml.capability()
+        capability = None if device and device.type == "cpu" else nvml.capability()
         compilation = compile_ahead(shape, dtype or _default_dtype(capability), capability) if capability else None
         # Importing transformers' tokenizers takes seconds; reading weights mostly waits.
         thread = ThreadPoolExecutor(1)
         tokenizer = thread.submit(_tokenizer, directory)
         thread.shutdown(wait=False)  # it ends with its task
-        chosen = torch.device(device) if device else _default_device()
+        chosen = device or _default_device()
         if chosen.type == "cuda":
             if chosen.index is None:
                 chosen = torch.device("cuda", torch.cuda.current_device())
@@ -79,11 +91,13 @@ class FastLanguageModel:
             dtype = dtype or _default_dtype(capability)
             compilation = compilation or compile_ahead(shape, dtype, capability)
         dtype = dtype or torch.float32
-        checkpoint = Checkpoint(directory)
         cache = cache_directory or default_cache()
         fingerprint = base_fingerprint(directory, cache)
         packed = packed_weights(shape, checkpoint, fingerprint, cache, chosen) if load_in_4bit else None
-        weights = load_weights(shape, checkpoint, packed, device=chosen, dtype=dtype, positions=max_seq_length)
+        weights = load_weights(
+            shape, checkpoint, packed, device=chosen, dtype=dtype, positions=max_seq_length,
+            offload_embedding=offload_embedding,
+        )  # fmt: skip
         model = Gemma3n(
             shape,
             weights,
@@ -104,7 +118,7 @@ class FastLanguageModel:
     def get_peft_model(
         model: Gemma3n,
         r: int = 16,
-        target_modules: Sequence[str] | str = TARGETS,
+        target_modules: Sequence[str] | str | None = None,
         lora_alpha: float = 16,
         lora_dropout: float = 0.0,
         bias: str = "none",
@@ -112,24 +126,24 @@ class FastLanguageModel:
         random_state: int = 3407,
         use_rslora: bool = False,
         layers_to_transform: Sequence[int] | int | None = None,
+        finetune_attention_modules: bool = True,
+        finetune_mlp_modules: bool = True,
         **others: Any,
     ) -> Gemma3n:
         """Give `model` a fresh adapter and return it. Raises SettingError for what the engine does not compute.
 
-        `target_modules` may be "all-linear", the seven projections. `layers_to_transform`: None for all. Layers that
+        `target_modules`: None or "all-linear" for the seven projections; `finetune_attention_modules` and
+        `finetune_mlp_modules` switch off those of one kind. `layers_to_transform`: None for all. Layers that
         share another's keys and values have no k_proj and v_proj to train. `use_gradient_checkpointing` is accepted and
         ignored: what is kept and what is recomputed follows the memory budget.
         """
-        _refuse(others)
-        targets = TARGETS if target_modules == "all-linear" else target_modules
-        if isinstance(targets, str):
-            raise SettingError(f"target_modules: {targets!r} is neither a list of names nor 'all-linear'")
-        if unknown := sorted(set(targets) - set(TARGETS)):
-            raise SettingError(f"target_modules: {unknown[0]} cannot carry LoRA, only {', '.join(TARGETS)}")
-        if r < 8 or r % 8:
-            raise SettingError(f"r: {r} is no multiple of 8")
-        if lora_alpha <= 0:
-            raise SettingError(f"lora_alpha: {lora_alpha} is not positive")
+        arguments.refuse(others)
+        targets = arguments.targets(
+            target_modules, attention=finetune_attention_modules, feedforward=finetune_mlp_modules
+        )
+        arguments.whole("r", r, 1)
+        arguments.positive("lora_alpha", lora_alpha)
+        arguments.whole("random_state", random_state, 0)
         if lora_dropout:
             raise SettingError(
                 f"lora_dropout: {lora_dropout} is not supported, only 0: weight and adapter are one matrix"
@@ -142,7 +156,7 @@ class FastLanguageModel:
                 f"layers_to_transform: there is no layer {absent[0]}, only 0 to {model.shape.layers - 1}"
             )
         chosen = None if layers is None else tuple(layers)
-        model.attach_lora(LoraSettings(r, lora_alpha, tuple(targets), use_rslora, chosen, random_state))
+        model.attach_lora(LoraSettings(r, lora_alpha, targets, use_rslora, chosen, random_state))
         return model
 
     @staticmethod
@@ -158,23 +172,21 @@ class FastLanguageModel:
 
 def _with_adapter(directory: Path, options: dict[str, Any]) -> tuple[Gemma3n, Any]:
     """The base that the adapter in `directory` names, with the adapter. Raises ModelError, SettingError, AdapterError."""
-    config = json.loads((directory / "adapter_config.json").read_text())
+    config = adapter.read_config(directory)
+    if not config.get("base_model_name_or_path"):
+        raise AdapterError(f"{directory}/adapter_config.json: base_model_name_or_path names no base model")
+    if isinstance(config.get("target_modules"), str):  # a pattern, which names what is in the file
+        config["target_modules"] = adapter.target_modules(directory)
     model, tokenizer = FastLanguageModel.from_pretrained(config["base_model_name_or_path"], **options)
     names = ("r", "target_modules", "lora_alpha", "use_rslora", "layers_to_transform")
-    model = FastLanguageModel.get_peft_model(model, **{name: config[name] for name in names if name in config})
+    try:
+        model = FastLanguageModel.get_peft_model(model, **{name: config[name] for name in names if name in config})
+    except SettingError as error:
+        raise AdapterError(f"{directory}/adapter_config.json: {error}") from None
     model.load_adapter(directory)
-    if (directory / "tokenizer_config.json").is_file():
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+    if any((directory / name).is_file() for name in VOCABULARIES):
+        tokenizer = _tokenizer(directory)
     return model, tokenizer
-
-
-def _refuse(others: dict[str, Any]) -> None:
-    """Arguments that only other implementations of this interface have may be passed where they change nothing."""
-    for name, value in others.items():
-        if value and name not in IDLE and NATURAL.get(name) != value:
-            raise SettingError(f"{name}: {value!r} is not supported")
 
 
 def _find(model_name: str | Path) -> Path:
@@ -198,9 +210,13 @@ def _default_device() -> torch.device:
 
 
 def _tokenizer(directory: Path) -> Any:
+    """Raises ModelError."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(directory)
+    try:
+        return AutoTokenizer.from_pretrained(directory)
+    except Exception as error:  # tokenizers raises nothing more special
+        raise ModelError(f"{directory}: the tokenizer is not to be read: {' '.join(str(error).split())}") from error
 
 
 def _default_dtype(capability: tuple[int, int]) -> torch.dtype:

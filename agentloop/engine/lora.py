@@ -34,6 +34,12 @@ class LoraSettings:
     seed: int = 3407
 
     @property
+    def width(self) -> int:
+        """The rank in the buffers, a multiple of 8 as GEMMs want it. What fills it up is zero in A and in B: neither has
+        a gradient then, and both stay zero."""
+        return -(-self.rank // 8) * 8
+
+    @property
     def scale(self) -> float:
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
@@ -50,6 +56,7 @@ class LoraSlot:
     a: slice
     b: slice
     rank: int
+    """Filled up to the buffers' width."""
     inputs: int
     outputs: int
 
@@ -80,17 +87,17 @@ class LoraBuffer:
             starts = []
             for _, inputs, _ in group:
                 starts.append(end)
-                end += settings.rank * inputs
+                end += settings.width * inputs
             for (name, inputs, outputs), start in zip(group, starts, strict=True):
                 self.slots[name] = LoraSlot(
                     name,
-                    slice(start, start + settings.rank * inputs),
-                    slice(end, end + settings.rank * outputs),
-                    settings.rank,
+                    slice(start, start + settings.width * inputs),
+                    slice(end, end + settings.width * outputs),
+                    settings.width,
                     inputs,
                     outputs,
                 )
-                end += settings.rank * outputs
+                end += settings.width * outputs
         precision = torch.float64 if dtype == torch.float64 else torch.float32
         self.parameters = torch.zeros(end, dtype=precision, device=device)
         """[size] fp32: what the optimizer changes."""
@@ -111,8 +118,8 @@ class LoraBuffer:
         # As PEFT: kaiming_uniform_(a=sqrt(5)) for A, that is uniform within inputs^-1/2, and zero for B.
         generator = torch.Generator().manual_seed(self.settings.seed)
         for slot in self.slots.values():
-            a = torch.rand(slot.rank, slot.inputs, generator=generator) * 2 - 1
-            slot.view_a(self.parameters).copy_(a / math.sqrt(slot.inputs))
+            a = torch.rand(self.settings.rank, slot.inputs, generator=generator) * 2 - 1
+            slot.view_a(self.parameters)[: self.settings.rank].copy_(a / math.sqrt(slot.inputs))
         self.refresh()
 
     def refresh(self) -> None:
@@ -132,25 +139,29 @@ class LoraBuffer:
 
     def named(self) -> dict[str, Tensor]:
         """Views of the parameters by PEFT's names inside the model: `layers.N.….lora_A.weight`."""
-        views = {}
-        for name, slot in self.slots.items():
-            views[f"{name}.lora_A.weight"] = slot.view_a(self.parameters)
-            views[f"{name}.lora_B.weight"] = slot.view_b(self.parameters)
-        return views
+        return self._views(self.parameters)
 
     def named_gradients(self) -> dict[str, Tensor]:
         """Views of the gradients under the same names."""
-        views = {}
+        return self._views(self.gradients)
+
+    def _views(self, flat: Tensor) -> dict[str, Tensor]:
+        views, rank = {}, self.settings.rank
         for name, slot in self.slots.items():
-            views[f"{name}.lora_A.weight"] = slot.view_a(self.gradients)
-            views[f"{name}.lora_B.weight"] = slot.view_b(self.gradients)
+            views[f"{name}.lora_A.weight"] = slot.view_a(flat)[:rank]
+            views[f"{name}.lora_B.weight"] = slot.view_b(flat)[:, :rank]
         return views
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Replace the parameters; `tensors` has exactly the names of `named`."""
+        """Replace the parameters; `tensors` has exactly the names and shapes of `named`."""
+        self.parameters.zero_()
         for name, view in self.named().items():
             view.copy_(tensors[name])
         self.refresh()
 
     def describe(self) -> dict[str, Any]:
-        return {"parameters": self.parameters.numel(), "projections": len(self.slots), "rank": self.settings.rank}
+        return {
+            "parameters": sum(map(Tensor.numel, self.named().values())),
+            "projections": len(self.slots),
+            "rank": self.settings.rank,
+        }

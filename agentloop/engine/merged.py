@@ -1,8 +1,8 @@
 """The adapter merged into its base: a checkpoint that transformers and vLLM read like any other, without LoRA.
 
 Each covered weight becomes W + s B A, summed in fp32 and rounded once to the dtype in which the base is stored. W is either
-the original weight or what NF4 made of it: the adapter was trained on the latter and corrects its errors, the former has
-none. Which one it is stands in the directory's README.md and config.json.
+the original weight or what NF4 made of it: an adapter trained in 4 bit corrects the latter's errors, which the former does
+not have. Which one it is stands in the directory's README.md and config.json.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from agentloop.errors import SettingError
 from agentloop.files import atomic
 
 Base = Literal["bf16", "dequantised"]
-ONTO = {
-    "bf16": "the base's original weights, which the adapter was not trained on if the base was in 4 bit",
-    "dequantised": "the base's weights after NF4 quantisation and back, which the adapter was trained on",
-}
+ONTO = {"bf16": "original weights", "dequantised": "dequantised NF4 weights"}
 
 
-def write_merged(lora: LoraBuffer, directory: Path, *, base: Base, model: Path, cache: Path, fingerprint: str) -> None:
-    """Write `directory`, whole or not at all. `model` is the base's directory, `fingerprint` its name.
+def write_merged(
+    lora: LoraBuffer, directory: Path, *, base: Base, model: Path, cache: Path, fingerprint: str, quantised: bool
+) -> None:
+    """Write `directory`, whole or not at all. `model` is the base's directory, `fingerprint` its name, `quantised` whether the
+    adapter was trained on it in 4 bit.
 
     `cache` is where the dequantised base is, or is put. Raises SettingError where `directory` exists, DiskError.
     """
@@ -51,7 +51,7 @@ def write_merged(lora: LoraBuffer, directory: Path, *, base: Base, model: Path, 
                 shutil.copy(file, temporary / file.name)
         config = json.loads((source / "config.json").read_text())
         (temporary / "config.json").write_text(json.dumps(config | {"agentloop_merged": description}, indent=2))
-        (temporary / "README.md").write_text(_readme(model.name, base, description))
+        (temporary / "README.md").write_text(_readme(model.name, base, quantised, description))
 
 
 def _merge_file(
@@ -71,9 +71,9 @@ def merged(weight: Tensor, lora: LoraBuffer, slot: LoraSlot) -> Tensor:
     return wide(weight).add((b @ a).cpu().to(wide(weight).dtype), alpha=lora.settings.scale).to(weight.dtype)
 
 
-def _readme(name: str, base: Base, description: dict) -> str:
-    kind = "original weights" if base == "bf16" else "dequantised NF4 weights"
+def _readme(name: str, base: Base, quantised: bool, description: dict) -> str:
+    trained_on = ONTO["dequantised" if quantised else "bf16"]
     return (
-        f"# {name} with an adapter merged onto its {kind}\n\nMade by agentloop from LoRA and {ONTO[base]}.\n\n"
-        f"```json\n{json.dumps(description, indent=2)}\n```\n"
+        f"# {name} with an adapter merged onto its {ONTO[base]}\n\nMade by agentloop. The adapter was trained on the "
+        f"base's {trained_on}.\n\n```json\n{json.dumps(description, indent=2)}\n```\n"
     )

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from agentloop_kernels.nf4 import Nf4
 from torch import Tensor
 
-from agentloop.engine import adapter, merged
+from agentloop.engine import adapter, arguments, merged
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.batch import PackedBatch, join
 from agentloop.engine.context import StepContext, StepInputs, make_context, step_inputs
@@ -85,6 +86,11 @@ class Gemma3n(TrainerFacade):
         if self._lora is None:
             raise ModelError("the model has no adapter: call FastLanguageModel.get_peft_model first")
         return self._lora
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the base is in 4 bit."""
+        return any(isinstance(w, Nf4) for layer in self.weights.layers for g in layer.groups for _, w in g.parts)
 
     def attach_lora(self, settings: LoraSettings) -> None:
         """Give the covered projections a fresh adapter (B is zero: the outputs do not change)."""
@@ -242,8 +248,9 @@ class Gemma3n(TrainerFacade):
 
     # adapters
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write the adapter in PEFT's format. Raises DiskError."""
+    def save_pretrained(self, directory: str | Path, **others: Any) -> None:
+        """Write the adapter in PEFT's format. Raises SettingError for an argument that is not supported, DiskError."""
+        arguments.refuse(others)
         adapter.save(self.lora, Path(directory), base=self.fingerprint, model=self.directory)
 
     def save_pretrained_merged(
@@ -253,12 +260,14 @@ class Gemma3n(TrainerFacade):
         save_method: str = "merged_16bit",
         *,
         base: merged.Base = "bf16",
+        **others: Any,
     ) -> None:
         """Write the adapter merged onto the base's original weights ("bf16") or onto the dequantised NF4 that it was
         trained on: a checkpoint like any other (merged.py). The base's tokenizer comes along; `tokenizer` replaces it.
 
         Raises SettingError where `directory` exists or an argument is not supported, DiskError.
         """
+        arguments.refuse(others)
         if save_method not in ("merged_16bit", "lora"):
             raise SettingError(f"save_method: {save_method!r} is not supported, only 'merged_16bit' and 'lora'")
         if base not in merged.ONTO:
@@ -268,7 +277,7 @@ class Gemma3n(TrainerFacade):
         else:
             merged.write_merged(
                 self.lora, Path(directory), base=base, model=self.directory, cache=self.cache_directory,
-                fingerprint=self.fingerprint,
+                fingerprint=self.fingerprint, quantised=self.quantised,
             )  # fmt: skip
         if tokenizer is not None:
             tokenizer.save_pretrained(directory)

@@ -15,12 +15,14 @@ from agentloop_kernels.adamw_8bit import adamw_8bit, new_state
 from torch import Tensor
 
 from agentloop.engine.lora import LoraBuffer
+from agentloop.errors import SettingError
 
 
 class FlatAdamW:
     """Decoupled weight decay (arXiv 1711.05101); the same update as torch.optim.AdamW.
 
     `bits=8` keeps both moments in 8 bits with a scale for each 256 (arXiv 2110.02861): 6 bytes a parameter less.
+    Raises SettingError for another number.
     """
 
     def __init__(
@@ -32,6 +34,8 @@ class FlatAdamW:
         weight_decay: float = 0.0,
         bits: Literal[8, 32] = 32,
     ) -> None:
+        if bits not in (8, 32):
+            raise SettingError(f"bits: {bits!r} is neither 8 nor 32")
         self.lora, self.lr, self.betas, self.eps, self.weight_decay, self.bits = (
             lora,
             lr,

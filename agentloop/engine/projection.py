@@ -173,7 +173,7 @@ class Workspace:
             flat,
             matrix,
             [branch.rows for branch in group.branches],
-            rank=settings.rank,
+            rank=settings.width,
             inputs=group.inputs,
             outputs=group.outputs,
             scale=settings.scale,

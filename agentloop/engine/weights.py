@@ -118,7 +118,7 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype,
     positions: int,
-    table_on_host: bool = True,
+    offload_embedding: bool = True,
 ) -> ModelWeights:
     """Read every tensor once. `packed` gives the NF4 linears (None: keep all in `dtype`); `positions` sizes RoPE."""
 
@@ -133,7 +133,7 @@ def load_weights(
 
     def table() -> EmbeddingTable:
         weight = checkpoint.tensor("embed_tokens_per_layer.weight")
-        return EmbeddingTable(weight, dtype, device, on_host=table_on_host)
+        return EmbeddingTable(weight, dtype, device, on_host=offload_embedding)
 
     # Registering gigabytes with CUDA takes its time, in which the rest is read.
     thread = ThreadPoolExecutor(1)

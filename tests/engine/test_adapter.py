@@ -7,11 +7,14 @@ import shutil
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3nForCausalLM
 
 from agentloop.engine import FastLanguageModel
+from agentloop.engine.batch import join
+from agentloop.engine.lora import TARGETS
+from agentloop.engine.optimizer import FlatAdamW
 from agentloop.engine.projection import write_weight
 from agentloop.errors import AdapterError
 
@@ -43,6 +46,36 @@ def test_peft_gives_the_same_logprobs(checkpoint, cache, fill_adapter, tmp_path)
     peft = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     torch.testing.assert_close(model.logprobs(IDS), theirs(peft), rtol=0, atol=1e-4)
     assert (model.logprobs(IDS) - model.logprobs(IDS, adapter=False)).abs().max() > 1e-2
+
+
+def test_a_rank_that_is_no_multiple_of_8(checkpoint, cache, tmp_path):
+    """Filled up with zeros, which training leaves alone: PEFT's adapter, before it and after."""
+    base = Gemma3nForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
+    settings = LoraConfig(r=4, lora_alpha=24, target_modules=rf".*\.({'|'.join(TARGETS)})", init_lora_weights=False)
+    peft = get_peft_model(base, settings).eval()
+    peft.peft_config["default"].base_model_name_or_path = str(checkpoint)
+    peft.save_pretrained(tmp_path / "theirs")
+    model, _ = FastLanguageModel.from_pretrained(tmp_path / "theirs", load_in_4bit=False, cache_directory=cache)
+    optimizer = FlatAdamW(model.lora, weight_decay=0.1)
+    for _ in range(2):  # PEFT's adapter, and what it was trained into
+        with torch.no_grad():
+            logits = peft(input_ids=torch.tensor([IDS])).logits[0, :-1]
+        expected = torch.log_softmax(logits, -1).gather(-1, torch.tensor(IDS[1:])[:, None])[:, 0]
+        torch.testing.assert_close(model.logprobs(IDS), expected, rtol=0, atol=1e-4)
+        model.loss_and_gradients(join([(IDS, [True] * len(IDS))]))
+        optimizer.step(learning_rate=1e-3)
+        model.save_pretrained(tmp_path / "ours")
+        peft = PeftModel.from_pretrained(peft.unload(), tmp_path / "ours").eval()
+    shapes = {tuple(t.shape) for t in load_file(tmp_path / "ours" / "adapter_model.safetensors").values()}
+    assert {min(shape) for shape in shapes} == {4}
+    for slot in model.lora.slots.values():
+        assert not slot.view_a(model.lora.parameters)[4:].any() and not slot.view_b(model.lora.parameters)[:, 4:].any()
+    assert (
+        not FastLanguageModel.get_peft_model(model, r=4)
+        .lora.slots["layers.0.mlp.up_proj"]
+        .view_a(model.lora.parameters)[4:]
+        .any()
+    )
 
 
 def test_comes_back(checkpoint, cache, fill_adapter, tmp_path):

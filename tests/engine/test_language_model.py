@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from math import nan
+
 import pytest
 import torch
 
-from agentloop.engine import FastLanguageModel
+from agentloop.engine import FastLanguageModel, FastModel
 from agentloop.engine.batch import join
+from agentloop.engine.blueprint import META, ImpliedCheckpoint
+from agentloop.engine.lora import ATTENTION, FEEDFORWARD, TARGETS
+from agentloop.engine.weights import load_weights
 from agentloop.errors import ModelError, SettingError
 
 
@@ -18,9 +23,9 @@ def base(checkpoint, cache):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"r": 12}, {"r": 0}, {"target_modules": ["q_proj", "lm_head"]}, {"target_modules": "q_proj"}, {"lora_alpha": 0},
-        {"lora_dropout": 0.1}, {"bias": "all"}, {"layers_to_transform": [0, 5]}, {"modules_to_save": ["lm_head"]},
-        {"use_dora": True}, {"init_lora_weights": "pissa"},
+        {"r": 0}, {"r": "16"}, {"r": 16.0}, {"target_modules": ["q_proj", "lm_head"]}, {"target_modules": "q_proj"},
+        {"target_modules": []}, {"lora_alpha": 0}, {"lora_alpha": nan}, {"random_state": None}, {"lora_dropout": 0.1}, {"bias": "all"}, {"layers_to_transform": [0, 5]}, {"modules_to_save": ["lm_head"]},
+        {"use_dora": True}, {"init_lora_weights": "pissa"}, {"finetune_language_layers": False}, {"task_type": "SEQ_CLS"},
     ],
     ids=lambda arguments: next(iter(arguments)),
 )  # fmt: skip
@@ -61,11 +66,69 @@ def test_scale_and_seed(base):
     assert torch.equal(model.lora.parameters, first)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"max_seq_length": None}, {"max_seq_length": 0}, {"dtype": "int8"}, {"dtype": torch.int8}, {"device": "tpu"},
+        {"device": 1.5}, {"memory_budget": 0}, {"memory_budget": "lots"}, {"memory_budget": nan}, {"text_only": False},
+        {"full_finetuning": True}, {"load_in_8bit": True}, {"rope_scaling": {"factor": 2}}, {"device": "cuda:99"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_refused_at_loading(checkpoint, cache, arguments):
+    with pytest.raises(SettingError) as error:
+        FastLanguageModel.from_pretrained(checkpoint, cache_directory=cache, **arguments)
+    assert str(error.value).startswith(f"{next(iter(arguments))}: ") and "\n" not in str(error.value)
+
+
+def test_unsloths_script(checkpoint, cache, tmp_path):
+    """Its arguments for Gemma 3n."""
+    model, tokenizer = FastModel.from_pretrained(
+        model_name=str(checkpoint),
+        dtype="float32",
+        max_seq_length=1024,
+        load_in_4bit=True,
+        full_finetuning=False,
+        local_files_only=True,
+        trust_remote_code=False,
+        text_only=True,
+        offload_embedding=False,
+        cache_directory=cache,
+    )
+    assert model.dtype == torch.float32
+    usual = dict(finetune_vision_layers=False, finetune_language_layers=True, task_type="CAUSAL_LM", r=8, bias="none")
+    model = FastModel.get_peft_model(
+        model, finetune_attention_modules=True, finetune_mlp_modules=True, random_state=3407, **usual
+    )
+    assert model.lora.settings.targets == TARGETS
+    assert FastModel.get_peft_model(model, finetune_mlp_modules=False, **usual).lora.settings.targets == ATTENTION
+    model = FastModel.get_peft_model(model, finetune_attention_modules=False, **usual)
+    assert model.lora.settings.targets == FEEDFORWARD
+    with pytest.raises(SettingError, match="finetune_mlp_modules"):
+        FastModel.get_peft_model(model, target_modules=["q_proj"], finetune_attention_modules=False, **usual)
+    model.save_pretrained(tmp_path / "adapter", safe_serialization=True)
+    model.save_pretrained_merged(tmp_path / "merged", tokenizer, maximum_memory_usage=0.5)
+    for refused in ({"safe_serialization": False}, {"push_to_hub": True}):
+        with pytest.raises(SettingError, match=next(iter(refused))):
+            model.save_pretrained(tmp_path / "adapter", **refused)
+
+
+def test_the_table_counts_where_it_is(base):
+    """Everything but the per-layer embeddings takes the same room on the device."""
+    implied = ImpliedCheckpoint(base.shape)
+    bytes_of = {
+        offloaded: load_weights(
+            base.shape, implied, None, device=META, dtype=torch.bfloat16, positions=64, offload_embedding=offloaded
+        ).device_bytes
+        for offloaded in (True, False)
+    }
+    table = base.shape.ple_vocab * base.shape.layers * base.shape.ple * 2
+    assert bytes_of[False] - bytes_of[True] == table
+
+
 def test_loading(checkpoint, cache, tmp_path):
     with pytest.raises(ModelError, match="google/gemma-3n-E4B-it: no such directory"):
         FastLanguageModel.from_pretrained("google/gemma-3n-E4B-it")
-    with pytest.raises(SettingError, match="load_in_8bit"):
-        FastLanguageModel.from_pretrained(checkpoint, load_in_8bit=True)
     model, _ = FastLanguageModel.from_pretrained(checkpoint, load_in_4bit=False, token=None, cache_directory=cache)
     with pytest.raises(ModelError, match="no adapter"):
         model.loss_and_gradients(join([([5, 6, 7], [True] * 3)]))

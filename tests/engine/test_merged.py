@@ -50,7 +50,7 @@ def test_says_what_it_is(model, checkpoint, tmp_path):
     model.save_pretrained_merged(directory, base="dequantised")
     record = json.loads((directory / "config.json").read_text())["agentloop_merged"]
     assert (record["base"], record["onto"], record["adapter"]["rank"]) == (model.fingerprint, "dequantised", 8)
-    assert "dequantised NF4" in (directory / "README.md").read_text()
+    assert "trained on the base's dequantised NF4" in (directory / "README.md").read_text()
     changed = load_file(directory / "model.safetensors").keys()
     assert changed == load_file(checkpoint / "model.safetensors").keys()
     assert FastLanguageModel.from_pretrained(directory, cache_directory=tmp_path)[1].eos_token
@@ -58,3 +58,10 @@ def test_says_what_it_is(model, checkpoint, tmp_path):
         model.save_pretrained_merged(directory)
     with pytest.raises(SettingError, match="save_method"):
         model.save_pretrained_merged(tmp_path / "other", save_method="merged_4bit")
+
+
+def test_an_adapter_trained_in_16_bit(checkpoint, cache, tmp_path):
+    model, _ = FastLanguageModel.from_pretrained(checkpoint, load_in_4bit=False, cache_directory=cache)
+    FastLanguageModel.get_peft_model(model, r=8).save_pretrained_merged(tmp_path / "merged", base="dequantised")
+    text = (tmp_path / "merged" / "README.md").read_text()
+    assert "onto its dequantised NF4 weights" in text and "trained on the base's original weights" in text

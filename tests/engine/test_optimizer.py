@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
 from agentloop.engine.optimizer import FlatAdamW
+from agentloop.errors import SettingError
 
 
 @pytest.fixture
@@ -32,6 +33,11 @@ def test_equal_to_torch(model):
         assert float(norm) == pytest.approx(float(expected), rel=1e-5)
         assert not model.lora.gradients.any()
     torch.testing.assert_close(model.lora.parameters, parameter.data, rtol=1e-5, atol=1e-7)
+
+
+def test_other_bits(model):
+    with pytest.raises(SettingError, match="bits: 4"):
+        FlatAdamW(model.lora, bits=4)
 
 
 @pytest.mark.parametrize("bits", [32, 8])
