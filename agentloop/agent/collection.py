@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from agentloop.errors import ServerError
 from agentloop.records import Attempt, Sampling, Task, Trajectory, content_id, trajectory_id
 from agentloop.settings import Collect
 from agentloop.tools import Tool
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 8.0
+"""Seconds before an episode is tried again, twice as long each time: what went wrong needs a moment to be mended."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,9 @@ async def run_shard(
 ) -> list[Trajectory]:
     """All episodes of a shard, at most `limits.concurrency` in flight, in the plan's order.
 
-    An infrastructure failure or an episode past `limits.episode_seconds` is tried again with fresh tools and recorded in
-    the trajectory's attempts; after `limits.attempts` failures it is raised and no episode of the shard is scored.
+    An infrastructure failure or an episode past `limits.episode_seconds` is tried again with fresh tools, after a pause, and
+    recorded in the trajectory's attempts; after `limits.attempts` failures it is raised and no episode of the shard is
+    scored.
     """
     slots = asyncio.Semaphore(limits.concurrency)
 
@@ -98,6 +103,7 @@ async def run_shard(
                         raise ServerError(
                             f"task {task.id} sample {sample}: {len(attempts)} attempts failed, the last: {message}"
                         ) from error
+                    await asyncio.sleep(_pause(len(attempts)))
         on_episode(trajectory)
         return dataclasses.replace(trajectory, attempts=tuple(attempts)) if attempts else trajectory
 
@@ -107,3 +113,7 @@ async def run_shard(
     except* ServerError as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in running]
+
+
+def _pause(failures: int) -> float:
+    return min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)

@@ -3,11 +3,15 @@
 A session (an episode) stays at one endpoint, where its prefix is cached; a new one goes where least is in flight. Only a
 connection that failed is tried again: the same request with the same seed gives the same answer. Whatever else goes wrong
 is a ServerError, an infrastructure failure that the caller retries or records, never a score.
+
+An endpoint that failed is set aside until it answers a probe. However many requests fail meanwhile, it is one outage, with
+one probe at a time; those that have nowhere else to go wait for its end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections import OrderedDict
@@ -23,8 +27,10 @@ from agentloop.settings import Serving
 
 _ATTEMPTS = 4
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
-_FAILURES_TO_SET_ASIDE = 3
-_PROBE_DELAY, _LONGEST_PROBE_DELAY, _PROBE_TIMEOUT = 0.5, 30.0, 5.0
+_PROBE_SECONDS = 5.0
+_OUTAGE_SECONDS = 30.0
+"""So long a request waits where no endpoint answers: long enough for a restart of whatever stands between, and a vLLM that
+has died is not hidden for long."""
 _SESSIONS_REMEMBERED = 1 << 16
 
 
@@ -55,23 +61,13 @@ class _Seat:
         self.slots = asyncio.Semaphore(capacity)
         self.waiting = 0
         """Requests in flight and requests that wait for a slot."""
-        self.failures = 0
-        """In a row."""
-        self.probe_at = 0.0
-        self.probe_delay = _PROBE_DELAY
+        self.down_since = 0.0
+        self.outage: asyncio.Task[None] | None = None
+        """Ends when the endpoint answers again."""
 
     @property
     def set_aside(self) -> bool:
-        return self.failures >= _FAILURES_TO_SET_ASIDE
-
-    def succeeded(self) -> None:
-        self.failures, self.probe_delay = 0, _PROBE_DELAY
-
-    def failed(self) -> None:
-        self.failures += 1
-        if self.set_aside:
-            self.probe_at = time.monotonic() + self.probe_delay
-            self.probe_delay = min(2 * self.probe_delay, _LONGEST_PROBE_DELAY)
+        return self.outage is not None and not self.outage.done()
 
 
 class CompletionClient:
@@ -81,6 +77,7 @@ class CompletionClient:
         """At most serving.max_num_seqs requests are in flight at each endpoint: more would only wait in its queue."""
         self._seats = [_Seat(endpoint, serving.max_num_seqs) for endpoint in endpoints]
         self._timeout = serving.request_seconds
+        self._patience = min(_OUTAGE_SECONDS, serving.request_seconds)
         self._homes: OrderedDict[str, _Seat] = OrderedDict()
         self._http: aiohttp.ClientSession | None = None
 
@@ -92,6 +89,10 @@ class CompletionClient:
         return self
 
     async def __aexit__(self, *_: Any) -> None:
+        outages = [seat.outage for seat in self._seats if seat.set_aside]
+        for outage in outages:
+            outage.cancel()
+        await asyncio.gather(*outages, return_exceptions=True)
         await self._http.close()
 
     async def complete(
@@ -149,7 +150,7 @@ class CompletionClient:
                     return await self._post(seat, payload)
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
                 # the second where the connection broke in the middle of an answer
-                seat.failed()
+                self._set_aside(seat)
                 failure = str(error) or type(error).__name__
             finally:
                 seat.waiting -= 1
@@ -161,23 +162,25 @@ class CompletionClient:
             async with self._http.post(f"{seat.url}/v1/completions", data=payload, headers=seat.headers) as response:
                 content = await response.read()
         except TimeoutError:
+            self._set_aside(seat)
             raise ServerError(f"{seat.url}: no answer within serving.request_seconds = {self._timeout:g}") from None
         if response.status == 200:
-            seat.succeeded()
             return orjson.loads(content)["choices"][0]
         if response.status >= 500:
-            seat.failed()
+            self._set_aside(seat)
         raise ServerError(f"{seat.url}: {response.status} {_message(content)}")
 
     async def _seat(self, session: str | None) -> _Seat:
-        """Where the next request goes. Endpoints that were set aside are asked now and then whether they are back."""
-        now = time.monotonic()
-        due = [seat for seat in self._seats if seat.set_aside and seat.probe_at <= now]
-        if due:
-            await asyncio.gather(*map(self._probe, due))
-        ready = [seat for seat in self._seats if not seat.set_aside]
-        if not ready:
-            raise ServerError(f"no endpoint answers: {', '.join(seat.url for seat in self._seats)}")
+        """Where the next request goes, as soon as there is an endpoint that answers. Raises ServerError."""
+        # However long an outage has lasted, whoever comes now waits for one more probe.
+        earliest = time.monotonic() + _LONGEST_DELAY
+        while not (ready := [seat for seat in self._seats if not seat.set_aside]):
+            latest = max(seat.down_since for seat in self._seats) + self._patience
+            left = max(earliest, latest) - time.monotonic()
+            if left <= 0:
+                raise ServerError(f"no endpoint answers: {', '.join(seat.url for seat in self._seats)}")
+            outages = [seat.outage for seat in self._seats]
+            await asyncio.wait(outages, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         home = self._homes.get(session)
         if home is None or home.set_aside:
             home = min(ready, key=lambda seat: seat.waiting)
@@ -188,21 +191,31 @@ class CompletionClient:
                 self._homes.popitem(last=False)
         return home
 
-    async def _probe(self, seat: _Seat) -> None:
-        seat.probe_at = time.monotonic() + seat.probe_delay
+    def _set_aside(self, seat: _Seat) -> None:
+        """Ask the endpoint until it answers. Requests that fail meanwhile fail of the same outage."""
+        if not seat.set_aside:
+            seat.down_since = time.monotonic()
+            seat.outage = asyncio.create_task(self._await_answer(seat))
+
+    async def _await_answer(self, seat: _Seat) -> None:
+        for attempt in itertools.count():
+            if await self._answers(seat):
+                return
+            await asyncio.sleep(pause(attempt))
+
+    async def _answers(self, seat: _Seat) -> bool:
+        timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS)
         try:
-            async with self._http.get(
-                f"{seat.url}/health", timeout=aiohttp.ClientTimeout(total=_PROBE_TIMEOUT)
-            ) as response:
-                healthy = response.status == 200
-        except (aiohttp.ClientConnectionError, TimeoutError):
-            healthy = False
-        seat.succeeded() if healthy else seat.failed()
+            async with self._http.get(f"{seat.url}/health", timeout=timeout) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
 
 
 def pause(attempt: int) -> float:
     """Seconds to wait after failed attempt number `attempt` (from 0): twice as long each time, and not all at once."""
-    return min(_FIRST_DELAY * 2**attempt, _LONGEST_DELAY) * random.uniform(0.5, 1.0)
+    doublings = min(attempt, 16)  # of thousands no float can be made
+    return min(_FIRST_DELAY * 2**doublings, _LONGEST_DELAY) * random.uniform(0.5, 1.0)
 
 
 def _message(content: bytes) -> str:

@@ -1,6 +1,6 @@
 """The client against the real server: where requests go, what is tried again, what is given up.
 
-Between them stand TCP relays that pass every byte on, count requests, and can be cut.
+Between them stand relays that can be cut. What happens to many requests at once when one is: test_outages.py.
 """
 
 import asyncio
@@ -8,83 +8,12 @@ import time
 
 import pytest
 from conftest import random_prompt
+from relay import client_of, with_relays
 
 from agentloop.errors import ServerError
-from agentloop.serving.client import CompletionClient, Endpoint, pause
-from agentloop.serving.server import ModelServer
-from agentloop.settings import Serving
+from agentloop.serving.client import pause
 
 PROMPT = random_prompt(8, 20)
-
-
-class Relay:
-    """A way to the server that can be cut and mended."""
-
-    def __init__(self, server: ModelServer) -> None:
-        self._server = server
-        self._tasks: set[asyncio.Task] = set()
-        self._listener: asyncio.Server | None = None
-        self.port = 0
-        self.requests = 0
-        self.connections = 0
-        self.answers_to_break = 0
-        """So many of the next answers end after their first bytes."""
-
-    async def mend(self) -> None:
-        self._listener = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
-        self.port = self._listener.sockets[0].getsockname()[1]
-
-    async def cut(self) -> None:
-        self._listener.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.sleep(0.05)
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return Endpoint(f"http://127.0.0.1:{self.port}", self._server.api_key)
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self._tasks.add(asyncio.current_task())
-        onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", self._server.port)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._pass(reader, onward_writer, count=True))
-                group.create_task(self._pass(onward_reader, writer))
-        finally:
-            self._tasks.discard(asyncio.current_task())
-            writer.transport.abort()
-            onward_writer.transport.abort()
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool = False) -> None:
-        while data := await reader.read(65536):
-            self.requests += data.count(b"POST /v1/completions") if count else 0
-            if self.answers_to_break and not count:
-                self.answers_to_break -= 1
-                data = data[: data.index(b"\r\n\r\n") + 10]
-                writer.write(data)
-                break
-            writer.write(data)
-        writer.close()
-
-
-def client_of(*endpoints: Endpoint, **serving) -> CompletionClient:
-    return CompletionClient(endpoints, Serving(**serving))
-
-
-def with_relays(server, number, test) -> None:
-    async def run():
-        relays = [Relay(server) for _ in range(number)]
-        for relay in relays:
-            await relay.mend()
-        try:
-            await test(*relays)
-        finally:
-            for relay in relays:
-                await relay.cut()
-
-    asyncio.run(run())
 
 
 def test_a_session_stays_and_new_ones_spread(server):
@@ -154,21 +83,9 @@ def test_an_answer_that_breaks_off_is_asked_for_again(server):
 
 
 def test_pauses_between_attempts_grow_up_to_a_limit_and_differ():
-    for attempt, longest in enumerate((0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0)):
+    for attempt, longest in [*enumerate((0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0)), (10_000, 2.0)]:
         drawn = {pause(attempt) for _ in range(50)}
         assert longest / 2 <= min(drawn) < max(drawn) <= longest
-
-
-def test_no_endpoint(server):
-    async def test(relay):
-        async with client_of(relay.endpoint) as client:
-            await relay.cut()
-            with pytest.raises(
-                ServerError, match=f"no endpoint answers: http://127.0.0.1:{relay.port}|connections failed"
-            ):
-                await client.complete("base", PROMPT, max_tokens=1)
-
-    with_relays(server, 1, test)
 
 
 def test_what_the_server_refuses_is_not_tried_again(server):
