@@ -2,14 +2,17 @@
 
 import json
 from io import StringIO
+from math import nan
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from transformers import Gemma3nTextConfig
+from typer.testing import CliRunner
 
 from agentloop import doctor_training
 from agentloop import settings as configuration
+from agentloop.cli import app
 from agentloop.errors import ModelError, SettingError
 
 
@@ -90,11 +93,27 @@ def test_budget_and_optimizer_are_those_of_the_settings(short):
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"tokens": 1}, "--tokens"), ({"supervised": 1.2}, "--supervised"), ({"budget": 0.0}, "--budget")],
+    [
+        ({"tokens": 1}, "--tokens"),
+        ({"supervised": 1.2}, "--supervised"),
+        ({"budget": 0.0}, "--budget"),
+        ({"budget": nan}, "--budget: nan"),
+    ],
 )
 def test_bad_numbers_are_named(short, changed, named):
     with pytest.raises(SettingError, match=named):
         report(short, **changed)
+
+
+@pytest.mark.parametrize("option", [["--tokens", "99"], ["--budget", "3"], ["--supervised", "0.5"]], ids=str)
+def test_options_that_need_a_model(option):
+    asked = CliRunner().invoke(app, ["doctor", *option])
+    assert isinstance(asked.exception, SettingError) and str(asked.exception).startswith(f"{option[0]}: ")
+
+
+def test_no_tokens_are_not_the_settings_tokens(short):
+    asked = CliRunner().invoke(app, ["doctor", "--train", str(short), "--tokens", "0"])
+    assert isinstance(asked.exception, SettingError) and str(asked.exception).startswith("--tokens: 0")
 
 
 def test_bad_models_are_named(tmp_path):

@@ -28,17 +28,16 @@ def doctor(
     ] = None,
 ) -> None:
     """Versions, paths, memory, GPU, ports: what is missing and how to get it. With --train: the memory of a step."""
-    if not train and (
-        unused := [name for name, value in (("tokens", tokens), ("budget", budget)) if value is not None]
-    ):
-        raise SettingError(f"--{unused[0]}: says something about training, and needs --train MODEL")
+    if not train:
+        given = {"tokens": tokens is not None, "supervised": supervised != 1.0, "budget": budget is not None}
+        for name in (name for name, used in given.items() if used):
+            raise SettingError(f"--{name}: of a training step, and needs --train MODEL")
     settings = load(profile, [*(overrides or []), *([f"model={train}"] if train else [])])
     if train:
         from agentloop import doctor_training
 
-        doctor_training.report(
-            settings, settings.training.batch_tokens if tokens is None else tokens, supervised, budget, console
-        )
+        tokens = settings.training.batch_tokens if tokens is None else tokens
+        doctor_training.report(settings, tokens, supervised, budget, console)
         return
     from agentloop import doctor as checks
 
