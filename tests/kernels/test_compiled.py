@@ -1,4 +1,4 @@
-"""Every kernel compiles for every architecture at Gemma 3n's widths, in bf16, without a GPU.
+"""Every kernel compiles for every architecture at Gemma 3n's widths, in bf16 (sm_75: fp16), without a GPU.
 
 The launchers run on meta tensors and their launches are noted instead of sent; each is then compiled for the target.
 What must hold: shared memory within the card's limit, and (next to) no registers spilled.
@@ -30,19 +30,21 @@ from agentloop_kernels import (
 )
 from agentloop_kernels.launching import Launch, card, planning
 
-SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
+SHARED_LIMIT = {75: 64 * 1024, 80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 STACK_LIMIT = 32
 """Attention on sm_90 keeps 24 bytes there: smaller tiles keep none and are slower."""
+SPILLS = {(75, "_dquery_kernel"): 256, (75, "_dkey_dvalue_kernel"): 1024}
+"""Bytes of stack where no tile does without: see agentloop_kernels/tiles.py."""
 TOKENS, HIDDEN, INTER, STREAMS, HEADS, KV_HEADS, HEAD_DIM, WORDS = 64, 2048, 16384, 4, 8, 2, 256, 262400
 EPS = 1e-6
 
 
-def tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    return torch.empty(*shape, dtype=dtype, device="meta")
+def launches(compute: torch.dtype) -> None:
+    """Every launcher once, as the engine calls it for E4B, which computes in `compute`."""
 
+    def tensor(*shape: int, dtype: torch.dtype = compute) -> torch.Tensor:
+        return torch.empty(*shape, dtype=dtype, device="meta")
 
-def launches() -> None:
-    """Every launcher once, as the engine calls it for E4B."""
     row, wide, w = tensor(TOKENS, HIDDEN), tensor(TOKENS, 2 * INTER), tensor(HIDDEN)
     streams, projections = tensor(STREAMS, TOKENS, HIDDEN), tensor(STREAMS - 1, TOKENS, HIDDEN)
     router, prediction = tensor(STREAMS, HIDDEN, dtype=torch.float32), tensor(16, 4, dtype=torch.float32)
@@ -114,21 +116,24 @@ def usage(launch: Launch, cubin: Path) -> tuple[int, int]:
     return compiled.metadata.shared, int(re.search(r"STACK:(\d+)", text)[1])
 
 
-# What differs between sm_86 and sm_89, or sm_80 and both, is the tiles of attention.
+# What differs between sm_86 and sm_89, or sm_80 and both, is the tiles of attention. On sm_75 it is attention that spills;
+# AltUp has the widest of the others.
 @pytest.mark.parametrize(
-    ("architecture", "only"), [(86, None), (90, None), (80, "attention_triton"), (89, "attention_triton")]
+    ("architecture", "only"),
+    [(86, None), (90, None), (75, "_triton"), (80, "attention_triton"), (89, "attention_triton")],
 )
 def test_compiles_within_the_limits(tmp_path, architecture, only):
     capability = divmod(architecture, 10)
     with planning(capability) as planned:
-        launches()
+        launches(torch.bfloat16 if capability >= (8, 0) else torch.float16)
     failures = []
     with card(capability):
         for launch in planned:
             if only is not None and only not in launch.kernel.fn.__module__:
                 continue
             shared, stack = usage(launch, tmp_path / "kernel.cubin")
-            if shared > SHARED_LIMIT[architecture] or stack > STACK_LIMIT:
+            allowed = SPILLS.get((architecture, launch.name), STACK_LIMIT)
+            if shared > SHARED_LIMIT[architecture] or stack > allowed:
                 failures.append(f"{launch.name}: {shared} B shared, {stack} B stack")
     assert not failures, failures
     assert len(planned) > 30
