@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
 from agentloop.errors import AdapterError, CanaryError
+from agentloop.serving import adapters as adapter_files
 from agentloop.serving import models
 from agentloop.serving.canary import CanaryReport, Expected, ask, compare
 from agentloop.serving.client import CompletionClient, Endpoint
@@ -58,7 +58,7 @@ def inspect_bases(campaign: Campaign, name: str, directory: Path) -> Iterator[tu
     First the one that it was trained on. Raises AdapterError, ServerError.
     """
     stored = reference.read(directory)
-    rank = json.loads((directory / "adapter_config.json").read_text())["r"]
+    rank = adapter_files.rank(directory)
     for kind in ("dequantised", "original") if stored.in_4bit else ("original",):
         serving = campaign.settings.serving.model_copy(update={"base": kind})
         training = campaign.settings.training.model_copy(update={"load_in_4bit": stored.in_4bit})

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
+from agentloop.engine.reading import open_tensors, read_object
 from agentloop.errors import AdapterError
 
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "agentloop.json"
 
 
 def check_base(directory: Path, *, fingerprint: str | None, model: Path) -> None:
-    """Raise AdapterError, in one line, where a file is missing or the adapter names another base.
+    """Raise AdapterError, in one line, where a file is missing or broken or the adapter names another base.
 
     The base's fingerprint (`base_…`, in agentloop.json or adapter_config.json) decides where both sides have one; an
     adapter made elsewhere names a directory or a repository, of which the last part must be that of `model`.
@@ -20,12 +20,23 @@ def check_base(directory: Path, *, fingerprint: str | None, model: Path) -> None
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
             raise AdapterError(f"{directory}: no {name}")
+    with open_tensors(directory / WEIGHTS, AdapterError):
+        pass  # whole, as far as its header and its length tell
     named = _base_named(directory)
     if named is None or (named.startswith("base_") and fingerprint is None):
         return
     served = fingerprint if named.startswith("base_") else model.name
     if named != served:
         raise AdapterError(f"{directory}: trained on {named}, but {served} is served")
+
+
+def rank(directory: Path) -> int:
+    """Of the adapter's matrices. Raises AdapterError."""
+    file = directory / CONFIG
+    found = read_object(file, AdapterError).get("r")
+    if type(found) is not int or found < 1:
+        raise AdapterError(f"{file}: r {found!r} is not a rank")
+    return found
 
 
 def digest(directory: Path) -> str:
@@ -41,6 +52,15 @@ def _base_named(directory: Path) -> str | None:
     """A fingerprint, or the last part of a path or repository, or None where the adapter names no base."""
     record = directory / RECORD
     if record.is_file():
-        return json.loads(record.read_text())["base"]
-    named = json.loads((directory / CONFIG).read_text()).get("base_model_name_or_path")
-    return Path(named).name if named else None
+        return _name(record, "base")
+    file = directory / CONFIG
+    if not read_object(file, AdapterError).get("base_model_name_or_path"):
+        return None
+    return Path(_name(file, "base_model_name_or_path")).name
+
+
+def _name(file: Path, key: str) -> str:
+    name = read_object(file, AdapterError).get(key)
+    if not isinstance(name, str):
+        raise AdapterError(f"{file}: {key} {name!r} is not a name")
+    return name

@@ -1,7 +1,8 @@
-"""Free memory of the graphics card, as its driver sees it: `python -m agentloop.serving.card` prints the bytes.
+"""Free memory of the graphics cards, as their driver sees it: `python -m agentloop.serving.card` prints bytes, card by card.
 
 Whoever asks the driver gets a context of some 400 MiB on the card for as long as it lives. A process of its own asks, so
-that the flow never holds one; it sees the card that vLLM and the trainer see, because it inherits the same environment.
+that the flow never holds one; it sees the cards that vLLM and the trainer see, because it inherits the same environment.
+All of these are asked, for either may use several; CUDA_VISIBLE_DEVICES hides those that are somebody else's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import ctypes
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from agentloop.errors import ServerError
 
@@ -18,47 +21,53 @@ _POLL_SECONDS = 0.2
 _ASK_SECONDS = 60
 
 
-def free_bytes() -> int:
-    """Raises ServerError where there is no driver or no card."""
+def free_bytes() -> tuple[int, ...]:
+    """Of each visible card. Raises ServerError where there is no driver or no card."""
     asked = subprocess.run(
         [sys.executable, "-m", "agentloop.serving.card"], capture_output=True, text=True, timeout=_ASK_SECONDS
     )
     if asked.returncode:
         raise ServerError(f"the card's free memory is unknown: {asked.stderr.strip()}")
-    return int(asked.stdout)
+    return tuple(map(int, asked.stdout.split()))
 
 
-def wait_until_free(target: int, *, seconds: float) -> int:
-    """Wait until at least `target` bytes are free and return how many are. Raises ServerError, with the figures."""
+def wait_until_free(targets: Sequence[int], *, seconds: float) -> None:
+    """Wait until at least so many bytes are free on each visible card. Raises ServerError, with the figures."""
     deadline = time.monotonic() + seconds
-    while (free := free_bytes()) < target:
+    while lacking := [
+        f"{free / GIB:.2f} GiB on card {card}, expected {target / GIB:.2f} GiB"
+        for card, (free, target) in enumerate(zip(free_bytes(), targets, strict=True))
+        if free < target
+    ]:
         if time.monotonic() > deadline:
-            raise ServerError(
-                f"the card's memory is not free: {free / GIB:.2f} GiB after {seconds:g} s, expected {target / GIB:.2f} GiB"
-            )
+            raise ServerError(f"the card's memory is not free after {seconds:g} s: {'; '.join(lacking)}")
         time.sleep(_POLL_SECONDS)
-    return free
 
 
-def _ask() -> int:
+def _ask() -> list[int]:
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         sys.exit("there is no CUDA driver (libcuda.so.1)")
-    device, context = ctypes.c_int(), ctypes.c_void_p()
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    for name, *arguments in (
-        ("cuInit", 0),
-        ("cuDeviceGet", ctypes.byref(device), 0),
-        ("cuDevicePrimaryCtxRetain", ctypes.byref(context), device),
-        ("cuCtxSetCurrent", context),
-        ("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total)),
-    ):
+
+    def call(name: str, *arguments: Any) -> None:
         code = getattr(driver, name)(*arguments)
         if code:
             sys.exit(f"{name} answered {code}")
-    return free.value
+
+    cards, device, context = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    found = []
+    call("cuInit", 0)
+    call("cuDeviceGetCount", ctypes.byref(cards))
+    for index in range(cards.value):
+        call("cuDeviceGet", ctypes.byref(device), index)
+        call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        call("cuCtxSetCurrent", context)
+        call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        found.append(free.value)
+    return found
 
 
 if __name__ == "__main__":
-    print(_ask())
+    print(*_ask())

@@ -31,7 +31,7 @@ _SLEEP_SECONDS = 300.0
 _END_SECONDS = 20.0
 _FREE_SECONDS = 20.0
 _LEFT_BY_THE_DEAD = 1 << 30
-"""Bytes that somebody else may have taken since vLLM was started: a desktop, a browser."""
+"""Bytes of a card that somebody else may have taken since vLLM was started: a desktop, a browser."""
 LEFT_ASLEEP = _LEFT_BY_THE_DEAD + (5 << 29)
 """And 2.5 GiB of vLLM's that stay in use while it sleeps: its CUDA context, graphs and kernels."""
 
@@ -68,8 +68,8 @@ class ModelServer:
         self._known: dict[str, str] = {}
         """Digest of every adapter ever loaded, by id."""
         self._loaded: set[str] = set()
-        self._free_before: int | None = None
-        """Bytes free on the card before vLLM was started; None on the CPU."""
+        self._free_before: tuple[int, ...] | None = None
+        """Bytes free on each card before vLLM was started; None on the CPU."""
 
     @property
     def url(self) -> str:
@@ -129,10 +129,10 @@ class ModelServer:
         _wait_until_gone(group)
 
     def wait_until_free(self, *, asleep: bool = False) -> None:
-        """After `stop` or `sleep`: wait until the card's driver has the memory back. Raises ServerError, with the figures."""
+        """After `stop` or `sleep`: wait until the driver has the cards' memory back. Raises ServerError, with the figures."""
         if self._free_before is not None:
             left = LEFT_ASLEEP if asleep else _LEFT_BY_THE_DEAD
-            card.wait_until_free(self._free_before - left, seconds=_FREE_SECONDS)
+            card.wait_until_free([free - left for free in self._free_before], seconds=_FREE_SECONDS)
 
     def sleep(self) -> None:
         """Finish the requests that run, move the weights to host memory and drop the cache. Raises ServerError.

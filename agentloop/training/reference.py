@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.model import Gemma3n
+from agentloop.engine.reading import read_object
 from agentloop.engine.table import EmbeddingTable
 from agentloop.engine.weights import LayerWeights, ModelWeights
 from agentloop.errors import AdapterError
@@ -81,18 +82,31 @@ def write(directory: Path, model: Gemma3n, base: Reference) -> None:
 
 
 def read(directory: Path) -> Reference:
-    """Raises AdapterError where the adapter has none, or one of another layout."""
+    """Raises AdapterError where the adapter has none, or one that is broken or of another layout."""
     file = directory / FILE
     if not file.is_file():
         raise AdapterError(f"{directory}: no {FILE}; the trainer writes it when it saves an adapter")
-    stored = json.loads(file.read_text())
+    stored = read_object(file, AdapterError)
     try:
         prompts = tuple(
             Prompt(**{name: tuple(values) for name, values in prompt.items()}) for prompt in stored["prompts"]
         )
-        return Reference(stored["dtype"], stored["in_4bit"], prompts)
+        reference = Reference(stored["dtype"], stored["in_4bit"], prompts)
+        whole = bool(prompts) and all(map(_is_whole, prompts))
     except (TypeError, KeyError, AttributeError):
-        raise AdapterError(f"{file}: another layout than this version writes; train the adapter again") from None
+        whole = False
+    if not whole:
+        raise AdapterError(f"{file}: another layout than this version writes; train the adapter again")
+    return reference
+
+
+def _is_whole(prompt: Prompt) -> bool:
+    rows = (prompt.base, prompt.adapted, prompt.rounding)
+    return (
+        all(type(token) is int for token in prompt.token_ids)
+        and all(len(row) == len(prompt.token_ids) - 1 for row in rows)
+        and all(type(value) is float for row in rows for value in row)
+    )
 
 
 def _recast(model: Gemma3n, dtype: torch.dtype) -> Gemma3n:

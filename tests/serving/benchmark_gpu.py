@@ -279,14 +279,14 @@ def lifecycle(checkpoint: Path, work: Path, policy: str) -> dict[str, Any]:
 
         asyncio.run(question())
 
-    before = card.free_bytes() if on_gpu() else 0
+    before = sum(card.free_bytes()) if on_gpu() else 0
     with PolicyServer(campaign) as server:
         started = time.perf_counter()
         first_token(server, server.serve(None))
         ready = time.perf_counter()
         server.make_room()
         made_room = time.perf_counter()
-        held = before - card.free_bytes() if on_gpu() else 0
+        held = before - sum(card.free_bytes()) if on_gpu() else 0
         launch(run, settings, on_step=on_step)
         trained = time.perf_counter()
         first_token(server, server.serve(run.adapter.id))

@@ -1,6 +1,7 @@
 """Four faults, planted in the real server, and each is caught and called by its name: by a trainer in fp32 and in bf16."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from conftest import random_prompt, write_adapter
 from safetensors.torch import load_file, save_file
 
 from agentloop.campaign.canary import inspect
+from agentloop.cli import main
 from agentloop.commands.serving import canary
 from agentloop.engine import FastLanguageModel
 from agentloop.errors import AdapterError, ServerError
+from agentloop.serving import adapters as adapter_files
 from agentloop.serving.canary import FACTOR, FLOOR, Expected, compare
 from agentloop.tiny.architecture import random_checkpoint
 from agentloop.training import reference as trainer
@@ -119,9 +122,65 @@ def test_another_base(look, adapters, tmp_path, trained):
 def test_a_reference_of_another_layout(tmp_path):
     with pytest.raises(AdapterError, match="no reference.json; the trainer writes it"):
         trainer.read(tmp_path)
-    (tmp_path / "reference.json").write_text('[{"token_ids": [2, 7]}]')
-    with pytest.raises(AdapterError, match="reference.json: another layout than this version writes"):
-        trainer.read(tmp_path)
+    prompt = {"token_ids": [2, 7], "base": [-1.0], "adapted": [-1.0], "rounding": [0.0]}
+
+    def write(**changed):
+        layout = {"dtype": "float32", "in_4bit": False, "prompts": [prompt | changed]}
+        (tmp_path / "reference.json").write_text(json.dumps(layout))
+
+    write()
+    assert trainer.read(tmp_path).token_ids == [(2, 7)]
+    for changed in ({"base": [-1.0, -2.0]}, {"adapted": ["-1"]}, {"token_ids": ["2", "7"]}, {"of": []}, {"base": None}):
+        write(**changed)
+        with pytest.raises(AdapterError, match="reference.json: another layout than this version writes"):
+            trainer.read(tmp_path)
+
+
+REFERENCE, CONFIG, RECORD = "reference.json", "adapter_config.json", "agentloop.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        (REFERENCE, b'{"dtype": "float32", "promp', "not to be read: "),
+        (REFERENCE, b"\xff\xfe\x00", "not to be read: "),
+        (REFERENCE, b"[]", "not a JSON object"),
+        (REFERENCE, b'{"dtype": "float32", "in_4bit": false, "prompts": []}', "another layout"),
+        (CONFIG, b'{"r": 16, "base_mod', "not to be read: "),
+        (CONFIG, b"null", "not a JSON object"),
+        (CONFIG, b'{"base_model_name_or_path": 7}', "base_model_name_or_path 7 is not a name"),
+        (RECORD, b"{", "not to be read: "),
+        (RECORD, b"{}", "base None is not a name"),
+        (WEIGHTS, b"", "not to be read as safetensors: "),
+        (WEIGHTS, b'\x08\x00\x00\x00\x00\x00\x00\x00{"a": {', "not to be read as safetensors: "),
+    ],
+)
+def test_the_command_names_a_broken_file(checkpoint, tmp_path, monkeypatch, capsys, name, content, complaint):
+    adapter = write_adapter(tmp_path / "adapter", checkpoint, seed=1)
+    broken = adapter / name
+    broken.write_bytes(content)
+    words = [f"model={checkpoint}", f"paths.data={tmp_path / 'data'}", f"paths.cache={checkpoint.parent / 'cache'}"]
+    monkeypatch.setattr("sys.argv", ["agentloop", "canary", str(adapter), "--url", "http://127.0.0.1:9", *words])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    [line] = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith(f"error: {broken}: {complaint}")
+
+
+def test_a_truncated_adapter_is_refused_before_vllm_sees_it(checkpoint, tmp_path):
+    adapter = write_adapter(tmp_path / "adapter", checkpoint, seed=1)
+    whole = (adapter / WEIGHTS).read_bytes()
+    (adapter / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AdapterError, match=f"^{adapter / WEIGHTS}: not to be read as safetensors"):
+        adapter_files.check_base(adapter, fingerprint=None, model=checkpoint)
+
+
+@pytest.mark.parametrize("rank", ["16", 0, True, None])
+def test_a_rank_that_is_none(tmp_path, rank):
+    (tmp_path / CONFIG).write_text(json.dumps({"r": rank}))
+    with pytest.raises(AdapterError, match=f"{CONFIG}: r {rank!r} is not a rank"):
+        adapter_files.rank(tmp_path)
 
 
 def test_the_command_tells_with_its_exit_code(server, adapters, trained, checkpoint, copied, tmp_path, capsys):

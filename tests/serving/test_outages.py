@@ -23,6 +23,7 @@ def complete(client, seed: int, **options):
 async def while_in_flight(tasks, *relays, requests: int = MANY) -> None:
     """Return when so many requests have passed and none was answered."""
     while sum(relay.requests for relay in relays) < requests:
+        assert not any(task.done() for task in tasks)
         await asyncio.sleep(0.005)
     assert not any(task.done() for task in tasks)
 
@@ -127,7 +128,7 @@ def test_a_shard_outlives_short_outages(server, campaign):
             await asyncio.sleep(0.3)
             relay.unavailable = True
             await relay.mend()
-            while relay.refused < MANY:
+            while relay.refused < MANY and not collecting.done():
                 await asyncio.sleep(0.005)
             relay.unavailable = False
             trajectories = await collecting

@@ -1,0 +1,60 @@
+"""The memory of all visible cards: the driver asked for each, and nobody starts before the last is free."""
+
+import ctypes
+
+import pytest
+
+from agentloop.errors import ServerError
+from agentloop.serving import card
+
+GIB = card.GIB
+
+
+class Driver:
+    """Answers as libcuda.so.1 does, for cards with so many bytes free."""
+
+    def __init__(self, *free: int) -> None:
+        self.free, self.current = free, None
+
+    def cuInit(self, flags: int) -> int:
+        return 0
+
+    def cuDeviceGetCount(self, count) -> int:
+        count._obj.value = len(self.free)
+        return 0
+
+    def cuDeviceGet(self, device, index: int) -> int:
+        device._obj.value = index
+        return 0
+
+    def cuDevicePrimaryCtxRetain(self, context, device) -> int:
+        context._obj.value = device.value + 1
+        return 0
+
+    def cuCtxSetCurrent(self, context) -> int:
+        self.current = context.value - 1
+        return 0
+
+    def cuMemGetInfo_v2(self, free, total) -> int:
+        free._obj.value = total._obj.value = self.free[self.current]
+        return 0
+
+
+@pytest.mark.parametrize("free", [(7 * GIB,), (70 * GIB, 3 * GIB, 5 * GIB)])
+def test_every_visible_card_is_asked(monkeypatch, free):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(*free))
+    assert card._ask() == list(free)
+
+
+def test_waits_for_the_last_card(monkeypatch):
+    answers = iter([(10 * GIB, 2 * GIB), (70 * GIB, 2 * GIB), (70 * GIB, 20 * GIB)])
+    monkeypatch.setattr(card, "free_bytes", lambda: next(answers))
+    card.wait_until_free([60 * GIB, 20 * GIB], seconds=60)
+    assert next(answers, None) is None
+
+
+def test_a_card_that_stays_full_is_named(monkeypatch):
+    monkeypatch.setattr(card, "free_bytes", lambda: (70 * GIB, 2 * GIB))
+    message = "the card's memory is not free after 0 s: 2.00 GiB on card 1, expected 20.00 GiB"
+    with pytest.raises(ServerError, match=f"^{message}$"):
+        card.wait_until_free([60 * GIB, 20 * GIB], seconds=0)
