@@ -29,6 +29,8 @@ class PolicyServer:
         """Raises SettingError where this machine cannot do what serving.policy says."""
         self._campaign = campaign
         self._server: ModelServer | None = None
+        self._next: ModelServer | None = None
+        """Prepared for when the trainer has ended."""
         self._asleep = False
         self._lock = threading.Lock()
         self._may_sleep = campaign.settings.serving.policy == "sleep"
@@ -41,6 +43,8 @@ class PolicyServer:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        if self._next is not None:
+            self._next.stop()
         self._stop()
 
     def serve(self, adapter: str | None) -> str:
@@ -51,7 +55,7 @@ class PolicyServer:
             if self._asleep:
                 self._wake()
             if self._server is None:
-                server = ModelServer(self._campaign.settings, self._campaign.served_model, base=self._campaign.base)
+                server, self._next = self._next or self._new_server(), None
                 server.start()
                 self._server = server
             if adapter is not None:
@@ -76,6 +80,9 @@ class PolicyServer:
         server = self._server
         self._stop()
         server.wait_until_free()
+        # While the trainer works, the next vLLM imports what it needs: half of the time that it takes to start.
+        self._next = self._new_server()
+        self._next.prepare()
 
     def restart(self) -> None:
         """End vLLM, because what it serves after its sleep is not right; the next `serve` starts another."""
@@ -100,6 +107,9 @@ class PolicyServer:
     def client(self) -> CompletionClient:
         """A client for one event loop; `async with`."""
         return CompletionClient([self.endpoint], self._campaign.settings.serving)
+
+    def _new_server(self) -> ModelServer:
+        return ModelServer(self._campaign.settings, self._campaign.served_model, base=self._campaign.base)
 
     def _wake(self) -> None:
         try:

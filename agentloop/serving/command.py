@@ -1,4 +1,4 @@
-"""The command line and environment that vLLM is started with."""
+"""The arguments and environment that vLLM is started with."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _CPU_CACHE_BYTES = 1 << 30
 
 
-def command(
+def arguments(
     settings: Settings, installation: Installation, *, model: Path, port: int, max_lora_rank: int, max_loras: int
 ) -> list[str]:
-    """The arguments, settings.serving.extra_arguments last: there the user may overrule what is chosen here.
+    """Of vLLM's server, settings.serving.extra_arguments last: there the user may overrule what is chosen here.
 
     Raises SettingError for what this vLLM cannot do.
     """
@@ -70,9 +70,7 @@ def command(
         }
         if serving.policy == "sleep":
             options |= {"--enable-sleep-mode": True}
-    # `vllm serve` is broken in the CPU wheel; the module works in both.
-    program = [str(installation.python), "-m", "vllm.entrypoints.openai.api_server"]
-    return [*program, *_words(options), *serving.extra_arguments]
+    return [*_words(options), *serving.extra_arguments]
 
 
 def graph_sizes(sequences: int) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ weights under an old name would be answered with the old ones' keys and values.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -19,9 +20,10 @@ import psutil
 
 from agentloop.child import ChildProcess
 from agentloop.errors import AdapterError, ServerError
+from agentloop.files import atomic
 from agentloop.serving import adapters, card, installation, log
 from agentloop.serving.client import Endpoint
-from agentloop.serving.command import BASE_NAME, command, environment
+from agentloop.serving.command import BASE_NAME, arguments, environment
 from agentloop.settings import Settings
 
 _POLL_SECONDS = 0.1
@@ -64,6 +66,7 @@ class ModelServer:
         self.api_key = secrets.token_urlsafe(24)
         self.port = 0
         self.log: Path | None = None
+        self._installation: installation.Installation | None = None
         self._child: ChildProcess | None = None
         self._known: dict[str, str] = {}
         """Digest of every adapter ever loaded, by id."""
@@ -86,28 +89,43 @@ class ModelServer:
     def __exit__(self, *_: Any) -> None:
         self.stop()
 
-    def start(self) -> None:
-        """Start vLLM and wait until it answers. Raises SettingError or ServerError; nothing is left running then."""
-        vllm = installation.find(self.settings.serving.python or Path(sys.executable))
-        self._free_before = None if vllm.on_cpu else card.free_bytes()
+    def prepare(self) -> None:
+        """Let vLLM's process import everything already, without the card; `start` goes on from there. Raises SettingError."""
+        self._installation = installation.find(self.settings.serving.python or Path(sys.executable))
         self.port = _claim(self.settings.serving.port)
         self.log = self.settings.paths.logs / f"vllm-{time.strftime('%Y%m%d-%H%M%S')}-{self.port}.log"
-        arguments = command(
-            self.settings,
-            vllm,
-            model=self.model,
-            port=self.port,
-            max_lora_rank=self.max_lora_rank,
-            max_loras=self.max_loras,
-        )
         self._child = ChildProcess(
-            arguments, environment=environment(self.settings, vllm, api_key=self.api_key), log=self.log
+            [str(self._installation.python), "-m", "agentloop.serving.standby", str(self._orders)],
+            environment=environment(self.settings, self._installation, api_key=self.api_key),
+            log=self.log,
         )
+
+    def start(self) -> None:
+        """Start vLLM and wait until it answers. Raises SettingError or ServerError; nothing is left running then."""
+        if not self.alive():
+            self.stop()
+            self.prepare()
         try:
+            words = arguments(
+                self.settings,
+                self._installation,
+                model=self.model,
+                port=self.port,
+                max_lora_rank=self.max_lora_rank,
+                max_loras=self.max_loras,
+            )
+            self._free_before = None if self._installation.on_cpu else card.free_bytes()
+            with atomic(self._orders) as temporary:
+                temporary.write_text(json.dumps(words))
             self._wait_until_healthy()
         except BaseException:
             self.stop()
             raise
+
+    @property
+    def _orders(self) -> Path:
+        """What vLLM was started with, beside its log."""
+        return self.log.with_suffix(".json")
 
     @property
     def adapters(self) -> set[str]:

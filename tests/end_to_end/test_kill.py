@@ -64,7 +64,7 @@ def test_killed_anywhere_the_same_command_ends_in_the_same_state(home, other):
 
     # the run itself, at a random moment of the first collection
     run = start(other)
-    descendant(run, "vllm.entrypoints.openai.api_server")
+    descendant(run, "agentloop.serving.standby")
     time.sleep(draw.uniform(0, 25))
     orphans = family(run)
     assert orphans
@@ -75,7 +75,7 @@ def test_killed_anywhere_the_same_command_ends_in_the_same_state(home, other):
 
     # vLLM, while it serves: the run starts another one and goes on
     run = start(other)
-    descendant(run, "vllm.entrypoints.openai.api_server").kill()
+    descendant(run, "agentloop.serving.standby").kill()
     # the trainer: the run ends with one line and a code, the same command continues
     trainer = descendant(run, "agentloop.training.worker")
     time.sleep(draw.uniform(0, 4))

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import httpx
 import psutil
 import pytest
 import torch
@@ -170,8 +171,12 @@ def server(settings, checkpoint):
         started = ModelServer(
             settings.model_copy(update={"serving": serving}), checkpoint, base="base_0123456789abcdef", max_loras=4
         )
-        started.start()
+        started.prepare()
     group = started._child.pid
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{started.url}/health")
+    started.start()
+    assert started._child.pid == group, "start goes on with what was prepared"
     yield started
     started.stop()
     assert not started.alive() and not processes_of(group)

@@ -20,7 +20,7 @@ from agentloop.campaign.policies import PolicyServer, on_gpu
 from agentloop.engine import FastLanguageModel
 from agentloop.errors import CanaryError, SettingError
 from agentloop.serving import installation
-from agentloop.serving.command import command, graph_sizes
+from agentloop.serving.command import arguments, graph_sizes
 from agentloop.training import reference as trainer
 from agentloop.training.run import TrainingRun
 
@@ -62,14 +62,14 @@ def test_what_vllm_is_told_for_each_policy(policy, tmp_path):
     settings = serving_settings(tmp_path, policy=policy)
     options = {"model": tmp_path, "port": 1, "max_lora_rank": 16, "max_loras": 1}
     cuda = installation.Installation(tmp_path, "0.26.0", on_cpu=False)
-    assert ("--enable-sleep-mode" in command(settings, cuda, **options)) == (policy == "sleep")
+    assert ("--enable-sleep-mode" in arguments(settings, cuda, **options)) == (policy == "sleep")
     cpu = installation.Installation(tmp_path, "0.32.0", on_cpu=True)
     with (
         pytest.raises(SettingError, match="serving.policy: vLLM cannot sleep on the CPU")
         if policy == "sleep"
         else nullcontext()
     ):
-        assert "--enable-sleep-mode" not in command(settings, cpu, **options)
+        assert "--enable-sleep-mode" not in arguments(settings, cpu, **options)
 
 
 def test_graphs_are_recorded_up_to_a_full_step_of_decoding():

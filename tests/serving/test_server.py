@@ -55,11 +55,20 @@ def test_a_server_that_is_late(checkpoint, tmp_path):
     assert not server.alive()
 
 
+def test_a_prepared_server_may_be_given_up(checkpoint, tmp_path):
+    server = ModelServer(serving_settings(tmp_path), checkpoint)
+    server.prepare()
+    group = server._child.pid
+    assert server.alive() and processes_of(group)
+    server.stop()
+    assert not server.alive() and not processes_of(group)
+
+
 def test_the_key_is_needed_and_hidden(server):
     answer = httpx.post(f"{server.url}/v1/completions", json={"model": "base", "prompt": [2], "max_tokens": 1})
     assert answer.status_code == 401
     arguments = [" ".join(process.cmdline()) for process in processes_of(server._child.pid)]
-    assert any("api_server" in text for text in arguments)
+    assert any("agentloop.serving.standby" in text for text in arguments)
     assert not any(server.api_key in text for text in arguments)
     assert server.api_key not in server.log.read_text()
     assert server.api_key not in repr(server.endpoint)

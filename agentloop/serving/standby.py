@@ -1,0 +1,33 @@
+"""vLLM's server in two halves: `python -m agentloop.serving.standby ORDERS` imports everything, and starts when it is told to.
+
+Its imports take ten to thirty seconds, in which it needs no GPU: they can be over when the trainer hands the card back.
+ORDERS is a file with the server's arguments as a JSON list; the process waits until it is there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import runpy
+import sys
+import time
+from pathlib import Path
+
+SERVER = "vllm.entrypoints.openai.api_server"
+"""`vllm serve` is broken in the CPU wheel; the module works in both."""
+_POLL_SECONDS = 0.05
+
+
+def main(orders: Path) -> None:
+    importlib.import_module(SERVER)
+    importlib.import_module("agentloop.serving.gemma3n")  # the plugin will ask for it
+    while not orders.exists():
+        time.sleep(_POLL_SECONDS)
+    sys.argv = [SERVER, *json.loads(orders.read_text())]
+    # As `python -m` would run it, so that processes which vLLM spawns find it by its name.
+    del sys.modules[SERVER]
+    runpy.run_module(SERVER, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
