@@ -115,7 +115,7 @@ def read_architecture(directory: Path) -> Architecture:
         eps=filled.number("rms_norm_eps"),
         window=filled.whole("sliding_window"),
         layer_types=types,
-        rope_theta={kind: float(rope[kind]["rope_theta"]) for kind in (SLIDING, FULL)},
+        rope_theta={kind: filled.positive("rope_theta", rope[kind]["rope_theta"]) for kind in (SLIDING, FULL)},
         softcap=filled.number("final_logit_softcapping"),
         ple_vocab=filled.whole("vocab_size_per_layer_input"),
         ple=filled.whole("hidden_size_per_layer_input"),
@@ -146,7 +146,9 @@ class _Filled:
         return value
 
     def number(self, name: str) -> float:
-        value = getattr(self, name)
+        return self.positive(name, getattr(self, name))
+
+    def positive(self, name: str, value: Any) -> float:
         if type(value) not in (int, float) or not 0 < value < math.inf:
             raise ModelError(f"{self._path}: {name} {value!r} is not a number above 0")
         return float(value)
@@ -165,7 +167,10 @@ class _Filled:
             parameters is None and self._text.get("rope_scaling") is None and all(bases.values())
         ):  # before transformers 5
             return {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
-        complete = parameters and all({"rope_type", "rope_theta"} <= {*(parameters.get(kind) or ())} for kind in bases)
+        if parameters is not None and not isinstance(parameters, dict):
+            raise ModelError(f"{self._path}: rope_parameters {parameters!r} is not an object")
+        given = [(parameters or {}).get(kind) for kind in bases]
+        complete = all(isinstance(each, dict) and {"rope_type", "rope_theta"} <= each.keys() for each in given)
         return parameters if complete else self._config.rope_parameters
 
     @cached_property

@@ -173,7 +173,7 @@ class FastLanguageModel:
 def _with_adapter(directory: Path, options: dict[str, Any]) -> tuple[Gemma3n, Any]:
     """The base that the adapter in `directory` names, with the adapter. Raises ModelError, SettingError, AdapterError."""
     config = adapter.read_config(directory)
-    if not config.get("base_model_name_or_path"):
+    if not isinstance(config.get("base_model_name_or_path"), str):
         raise AdapterError(f"{directory}/adapter_config.json: base_model_name_or_path names no base model")
     if isinstance(config.get("target_modules"), str):  # a pattern, which names what is in the file
         config["target_modules"] = adapter.target_modules(directory)
@@ -190,7 +190,9 @@ def _with_adapter(directory: Path, options: dict[str, Any]) -> tuple[Gemma3n, An
 
 
 def _find(model_name: str | Path) -> Path:
-    """A model's or an adapter's directory. Raises ModelError."""
+    """A model's or an adapter's directory. Raises ModelError, SettingError."""
+    if not model_name or not isinstance(model_name, str | Path):
+        raise SettingError(f"model_name: {model_name!r} is neither a directory nor a name")
     if Path(model_name).is_dir():
         return Path(model_name)
     # Imported when asked for: the engine itself needs no settings.

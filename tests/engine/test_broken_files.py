@@ -72,7 +72,9 @@ CONFIGURATIONS = [
     (change("num_attention_heads", "4"), "num_attention_heads '4'"),
     (change("hidden_size", 256), "[128"),
     (change("hidden_size", 100), "[128"),
-    (change("rope_parameters", {"sliding_attention": 3}), "config.json: "),
+    (change("rope_parameters", {"sliding_attention": 3, "full_attention": 3}), "config.json: "),
+    (change("rope_parameters", [1]), "rope_parameters [1]"),
+    (change("rms_norm_eps", "1e-6"), "rms_norm_eps '1e-6'"),
     (cut("model.safetensors"), "model.safetensors: not to be read as safetensors"),
 ]
 

@@ -71,13 +71,13 @@ def test_scale_and_seed(base):
     [
         {"max_seq_length": None}, {"max_seq_length": 0}, {"dtype": "int8"}, {"dtype": torch.int8}, {"device": "tpu"},
         {"device": 1.5}, {"memory_budget": 0}, {"memory_budget": "lots"}, {"memory_budget": nan}, {"text_only": False},
-        {"full_finetuning": True}, {"load_in_8bit": True}, {"rope_scaling": {"factor": 2}}, {"device": "cuda:99"},
+        {"full_finetuning": True}, {"load_in_8bit": True}, {"rope_scaling": {"factor": 2}}, {"device": "cuda:99"}, {"model_name": None},
     ],
     ids=str,
 )  # fmt: skip
 def test_refused_at_loading(checkpoint, cache, arguments):
     with pytest.raises(SettingError) as error:
-        FastLanguageModel.from_pretrained(checkpoint, cache_directory=cache, **arguments)
+        FastLanguageModel.from_pretrained(**{"model_name": checkpoint, "cache_directory": cache} | arguments)
     assert str(error.value).startswith(f"{next(iter(arguments))}: ") and "\n" not in str(error.value)
 
 

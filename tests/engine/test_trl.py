@@ -15,6 +15,7 @@ from agentloop.engine import FastLanguageModel
 from agentloop.engine.lora import TARGETS
 from agentloop.engine.projection import write_weight
 from agentloop.environments.arithmetic import Arithmetic
+from agentloop.errors import ModelError
 
 LOGGED = ("loss", "grad_norm", "entropy", "mean_token_accuracy", "num_tokens")
 
@@ -144,6 +145,9 @@ def test_resumes_and_evaluates(model, tokenizer, texts, tmp_path):
     )
     trainer.train(resume_from_checkpoint=f"{tmp_path}/out/checkpoint-1")
     torch.testing.assert_close(fresh.lora.parameters, expected, rtol=0, atol=1e-6)
+    trainer.save_model(tmp_path / "saved")
+    with pytest.raises(ModelError, match=r"model\.save_pretrained"):
+        FastLanguageModel.from_pretrained(tmp_path / "saved")
     measured = trainer.evaluate()
     assert measured["eval_loss"] == pytest.approx(whole[-1]["loss"], rel=0.2)
     assert measured["eval_entropy"] > 0
