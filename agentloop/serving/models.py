@@ -11,7 +11,7 @@ _SECONDS = 10.0
 
 
 def served(endpoint: Endpoint) -> tuple[str, list[str]]:
-    """The base model's name and its adapters'. Raises ServerError where vLLM does not answer or refuses the key."""
+    """The base model's name and its adapters'. Raises ServerError where no vLLM answers or it refuses the key."""
     try:
         answer = httpx.get(
             f"{endpoint.url.rstrip('/')}/v1/models",
@@ -23,6 +23,9 @@ def served(endpoint: Endpoint) -> tuple[str, list[str]]:
         raise ServerError(f"{endpoint.url}: {type(error).__name__} {error}") from None
     if not answer.is_success:
         raise ServerError(f"{endpoint.url}: {answer.status_code} {' '.join(answer.text.split())[:200]}")
-    models = answer.json()["data"]
-    [base, *_] = [model["id"] for model in models if model["parent"] is None]
-    return base, [model["id"] for model in models if model["parent"] is not None]
+    try:
+        models = answer.json()["data"]
+        [base, *_] = [model["id"] for model in models if model["parent"] is None]
+        return base, [model["id"] for model in models if model["parent"] is not None]
+    except (ValueError, KeyError, TypeError):
+        raise ServerError(f"{endpoint.url}: no vLLM: it lists its models as {answer.text[:200]!r}") from None

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,9 @@ from agentloop.commands.serving import canary
 from agentloop.engine import FastLanguageModel
 from agentloop.errors import AdapterError, ServerError
 from agentloop.serving import adapters as adapter_files
+from agentloop.serving import models
 from agentloop.serving.canary import FACTOR, FLOOR, Expected, compare
+from agentloop.serving.client import Endpoint
 from agentloop.tiny.architecture import random_checkpoint
 from agentloop.training import reference as trainer
 
@@ -206,6 +210,22 @@ def test_the_command_tells_with_its_exit_code(server, adapters, trained, checkpo
         run(adapters["adapter_0"], key="another")
     with pytest.raises(AdapterError, match="neither an adapter in .*adapters nor a directory"):
         run(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("answer", ["<html>\nWelcome</html>", "{}", '{"data": []}', '{"data": [{"id": "gpt"}]}'])
+def test_a_url_where_something_else_listens(answer):
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer.encode())
+
+    with HTTPServer(("127.0.0.1", 0), Site) as site:
+        threading.Thread(target=site.handle_request).start()
+        url = f"http://127.0.0.1:{site.server_port}"
+        with pytest.raises(ServerError) as refused:
+            models.served(Endpoint(url, "key"))
+    assert str(refused.value) == f"{url}: no vLLM: it lists its models as {answer!r}"
 
 
 # What follows needs no server: log probabilities in which effect and rounding are known.
