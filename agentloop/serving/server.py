@@ -72,7 +72,7 @@ class ModelServer:
         """Digest of every adapter ever loaded, by id."""
         self._loaded: set[str] = set()
         self._free_before: tuple[int, ...] | None = None
-        """Bytes free on each card before vLLM was started; None on the CPU."""
+        """Bytes free before vLLM was started on each card that it takes memory of, 0 for other cards; None on the CPU."""
 
     @property
     def url(self) -> str:
@@ -114,10 +114,14 @@ class ModelServer:
                 max_lora_rank=self.max_lora_rank,
                 max_loras=self.max_loras,
             )
-            self._free_before = None if self._installation.on_cpu else card.free_bytes()
+            before = () if self._installation.on_cpu else card.free_bytes()
             with atomic(self._orders) as temporary:
                 temporary.write_text(json.dumps(words))
             self._wait_until_healthy()
+            if before:
+                # What happens on other cards is somebody else's affair.
+                pairs = zip(before, card.free_bytes(), strict=True)
+                self._free_before = tuple(free if free - now > _LEFT_BY_THE_DEAD else 0 for free, now in pairs)
         except BaseException:
             self.stop()
             raise

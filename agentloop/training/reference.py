@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from agentloop.engine.batch import join
 from agentloop.engine.model import Gemma3n
 from agentloop.engine.reading import read_object
 from agentloop.engine.table import EmbeddingTable
@@ -75,9 +76,11 @@ def measure_base(model: Gemma3n, sequences: Sequence[tuple[Sequence[int], Sequen
 
 def write(directory: Path, model: Gemma3n, base: Reference) -> None:
     """Add the log probabilities under the trained adapter to those of the base, and store both in `directory`."""
-    prompts = tuple(
-        replace(prompt, adapted=tuple(model.logprobs(prompt.token_ids).tolist())) for prompt in base.prompts
-    )
+    # All prompts at once: somebody waits for the adapter.
+    losses = model.token_results(join([(ids, [True] * len(ids)) for ids in base.token_ids])).losses
+    adapted = losses.neg().cpu().split([len(ids) - 1 for ids in base.token_ids])
+    pairs = zip(base.prompts, adapted, strict=True)
+    prompts = tuple(replace(prompt, adapted=tuple(values.tolist())) for prompt, values in pairs)
     (directory / FILE).write_text(json.dumps(asdict(replace(base, prompts=prompts))))
 
 

@@ -7,6 +7,7 @@ error and exit code 2.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 
@@ -34,4 +35,8 @@ def main(run_file: str, checkpoint_steps: str, memory_budget: str = "auto") -> i
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    code = main(*sys.argv[1:])
+    # Everything is on disk. To take torch and its threads down in order would cost a second that somebody waits for.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

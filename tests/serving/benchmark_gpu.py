@@ -270,7 +270,7 @@ def lifecycle(checkpoint: Path, work: Path, policy: str) -> dict[str, Any]:
     marks: dict[str, float] = {}
 
     def on_step(metrics: dict[str, Any]) -> None:
-        marks["last_step"] = time.perf_counter()
+        marks["last_step"] = time.time()
 
     def first_token(server: PolicyServer, name: str) -> None:
         async def question() -> None:
@@ -281,24 +281,32 @@ def lifecycle(checkpoint: Path, work: Path, policy: str) -> dict[str, Any]:
 
     before = sum(card.free_bytes()) if on_gpu() else 0
     with PolicyServer(campaign) as server:
-        started = time.perf_counter()
+        started = time.time()
         first_token(server, server.serve(None))
-        ready = time.perf_counter()
+        ready = time.time()
         server.make_room()
-        made_room = time.perf_counter()
+        made_room = time.time()
         held = before - sum(card.free_bytes()) if on_gpu() else 0
         launch(run, settings, on_step=on_step)
-        trained = time.perf_counter()
-        first_token(server, server.serve(run.adapter.id))
-        answered = time.perf_counter()
+        marks |= {
+            "adapter_written": (run.output / "adapter_model.safetensors").stat().st_mtime,
+            "reference_written": (run.output / reference.FILE).stat().st_mtime,
+            "trainer_ended": time.time(),
+        }
+        server.serve(None)
+        marks["served_again"] = time.time()
+        name = server.serve(run.adapter.id)
+        marks["adapter_loaded"] = time.time()
+        first_token(server, name)
+        marks["first_token"] = time.time()
         stored = reference.read(run.output)
         report = inspect(server.endpoint, settings.serving, stored, base=server.serve(None), adapter=run.adapter.id)
+    last_step = marks.pop("last_step")
     return {
         "start_seconds": ready - started,
         "make_room_seconds": made_room - ready,
         "held_while_training_gib": held / card.GIB,
-        "last_step_to_trainer_ended_seconds": trained - marks["last_step"],
-        "last_step_to_first_token_seconds": answered - marks["last_step"],
+        "seconds_from_last_step_to": {name: mark - last_step for name, mark in marks.items()},
         "canary": dataclasses.asdict(report),
     }
 
