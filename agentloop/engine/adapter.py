@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from agentloop.engine.architecture import is_multimodal
 from agentloop.engine.lora import LoraBuffer
-from agentloop.engine.reading import open_tensors, read_object
 from agentloop.errors import AdapterError
 from agentloop.files import atomic
+from agentloop.reading import open_tensors, read_object
 
 TEXT_ONLY, MULTIMODAL = "base_model.model.model.", "base_model.model.model.language_model."
 """What PEFT and vLLM put before the names of a language model's modules."""

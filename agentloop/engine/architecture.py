@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentloop.engine.reading import read_object
 from agentloop.errors import ModelError
+from agentloop.reading import read_object
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 LAYERWISE = ("intermediate_size", "layer_types", "activation_sparsity_pattern")

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from agentloop.engine.reading import open_tensors
 from agentloop.errors import ModelError
+from agentloop.reading import open_tensors
 
 LANDMARK = "embed_tokens_per_layer.weight"
 

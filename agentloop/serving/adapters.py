@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from agentloop.engine.reading import open_tensors, read_object
 from agentloop.errors import AdapterError
+from agentloop.reading import open_tensors, read_object
 
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "agentloop.json"
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from agentloop.engine.batch import join
 from agentloop.engine.model import Gemma3n
-from agentloop.engine.reading import read_object
 from agentloop.engine.table import EmbeddingTable
 from agentloop.engine.weights import LayerWeights, ModelWeights
 from agentloop.errors import AdapterError
+from agentloop.reading import read_object
 
 FILE = "reference.json"
 PROMPTS = 8
