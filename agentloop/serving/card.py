@@ -2,7 +2,6 @@
 
 Whoever asks the driver gets a context of some 400 MiB on the card for as long as it lives. A process of its own asks, so
 that the flow never holds one; it sees the cards that vLLM and the trainer see, because it inherits the same environment.
-All of these are asked, for either may use several; CUDA_VISIBLE_DEVICES hides those that are somebody else's.
 """
 
 from __future__ import annotations
