@@ -103,12 +103,17 @@ def span(difference: Interval) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{_tenths(share):.1f} %"
 
 
 def points(difference: float) -> str:
     """A difference of shares in percentage points, signed."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
+    return f"{_tenths(difference):+.1f}".replace("-", "−")
+
+
+def _tenths(share: float) -> float:
+    """In percent. The same share, summed in another order, must not show another last digit where it is halfway."""
+    return round(100 * share, 6)
 
 
 def probability(p: float) -> str:

@@ -195,3 +195,10 @@ def test_a_campaign_without_measurements_claims_nothing(fresh):
     assert comparison.findings(result) == [
         "The base model and a challenger have not been measured on the same tasks yet: no gain can be stated."
     ]
+
+
+def test_a_share_that_is_halfway_is_rounded_alike_however_it_was_summed():
+    exact = 29 / 80
+    for share in (exact, 0.74375 - 0.38125, exact + 1e-15, exact - 1e-15):
+        assert comparison.points(share) == comparison.points(exact)
+        assert comparison.percent(share) == comparison.percent(exact)
