@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from agentloop.agent.episode import Generate, run_episode
 from agentloop.agent.prompt import PromptFormat
+from agentloop.backoff import pause
 from agentloop.errors import ServerError
 from agentloop.records import Attempt, Sampling, Task, Trajectory, content_id, trajectory_id
 from agentloop.settings import Collect
@@ -103,7 +103,7 @@ async def run_shard(
                         raise ServerError(
                             f"task {task.id} sample {sample}: {len(attempts)} attempts failed, the last: {message}"
                         ) from error
-                    await asyncio.sleep(_pause(len(attempts)))
+                    await asyncio.sleep(pause(len(attempts) - 1, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE))
         on_episode(trajectory)
         return dataclasses.replace(trajectory, attempts=tuple(attempts)) if attempts else trajectory
 
@@ -113,7 +113,3 @@ async def run_shard(
     except* ServerError as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in running]
-
-
-def _pause(failures: int) -> float:
-    return min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)

@@ -51,16 +51,11 @@ def digest(directory: Path) -> str:
 def _base_named(directory: Path) -> str | None:
     """A fingerprint, or the last part of a path or repository, or None where the adapter names no base."""
     record = directory / RECORD
-    if record.is_file():
-        return _name(record, "base")
-    file = directory / CONFIG
-    if not read_object(file, AdapterError).get("base_model_name_or_path"):
-        return None
-    return Path(_name(file, "base_model_name_or_path")).name
-
-
-def _name(file: Path, key: str) -> str:
+    own = record.is_file()
+    file, key = (record, "base") if own else (directory / CONFIG, "base_model_name_or_path")
     name = read_object(file, AdapterError).get(key)
+    if not name and not own:
+        return None
     if not isinstance(name, str):
         raise AdapterError(f"{file}: {key} {name!r} is not a name")
-    return name
+    return name if own else Path(name).name

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from agentloop import backoff
 from agentloop.errors import ServerError
 from agentloop.settings import Serving
 
@@ -213,9 +213,8 @@ class CompletionClient:
 
 
 def pause(attempt: int) -> float:
-    """Seconds to wait after failed attempt number `attempt` (from 0): twice as long each time, and not all at once."""
-    doublings = min(attempt, 16)  # of thousands no float can be made
-    return min(_FIRST_DELAY * 2**doublings, _LONGEST_DELAY) * random.uniform(0.5, 1.0)
+    """Seconds to wait after failed attempt number `attempt` (from 0)."""
+    return backoff.pause(attempt, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
 
 
 def _message(content: bytes) -> str:

@@ -68,10 +68,7 @@ def measure_base(model: Gemma3n, sequences: Sequence[tuple[Sequence[int], Sequen
     del other
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
-    in_4bit = any(
-        not isinstance(weight, Tensor) for group in model.weights.layers[0].groups for _, weight in group.parts
-    )
-    return Reference(str(model.dtype).removeprefix("torch."), in_4bit, tuple(prompts))
+    return Reference(str(model.dtype).removeprefix("torch."), model.quantised, tuple(prompts))
 
 
 def write(directory: Path, model: Gemma3n, base: Reference) -> None:
