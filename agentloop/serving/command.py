@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from packaging.version import Version
+
 from agentloop.errors import SettingError
 from agentloop.serving.installation import Installation
 from agentloop.settings import Settings
@@ -20,6 +22,8 @@ projections. An adapter that names other modules is refused by the plugin.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` accepts."""
 _CPU_CACHE_BYTES = 1 << 30
+_SCALE_OUT_BY_REQUEST = Version("0.30")
+"""Earlier versions have these endpoints without being asked."""
 
 
 def arguments(
@@ -47,6 +51,9 @@ def arguments(
         "--lora-target-modules": LORA_TARGETS,
         "--disable-uvicorn-access-log": True,
     }
+    if Version(installation.version) >= _SCALE_OUT_BY_REQUEST:
+        # Among what it switches on is the endpoint that takes and gives tokens.
+        options |= {"--enable-scale-out": True}
     if installation.on_cpu:
         if serving.policy == "sleep":
             raise SettingError("serving.policy: vLLM cannot sleep on the CPU, where it also need not; use restart")

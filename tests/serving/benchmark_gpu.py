@@ -9,8 +9,9 @@ checkpoint. Parts:
 
 - accuracy: log probabilities of random prompts, vLLM in bf16 (compiled, CUDA graphs) and transformers in bf16, each against
   transformers in fp32; base and a random adapter.
-- agent: output tokens per second with an adapter, 128 episodes at once through this project's agent and client. Every turn
-  that the model does not end counts as ended, so that random weights, too, take several turns.
+- agent: output tokens per second with an adapter, 128 episodes at once through this project's agent and client. Random
+  weights never end a turn: its length is drawn here, uniformly from 32 to 224 tokens, and once more it is always 128, where
+  all episodes wait for their next turn at the same time.
 - generate: the same requests through vLLM's LLM.generate, after `agent` in the same DIRECTORY.
 - sleep, restart: the lifecycle with that serving.policy: seconds from the trainer's last step to the first token of its
   adapter, memory in use meanwhile, and the canary's report.
@@ -58,13 +59,15 @@ RANK = 16
 PROMPTS, PROMPT_TOKENS = 8, 256
 CONCURRENT, WARM_UP = 128, 64
 TURNS, TURN_TOKENS = 4, 128
+SPREADS = {"varied": 96, "equal": 0}
+"""Turns are TURN_TOKENS long, give or take so many."""
 TRAINING_ROWS, TRAINING_TOKENS = 32, 512
 
 
 def settings_for(checkpoint: Path, work: Path, **sections: dict[str, Any]) -> Settings:
     dtype = "bfloat16" if on_gpu() else "float32"
     serving = {"dtype": dtype, "max_model_len": 2560, "max_num_seqs": CONCURRENT}
-    agent = {"max_turns": TURNS, "max_turn_tokens": TURN_TOKENS, "max_tokens": 2048}
+    agent = {"max_turns": TURNS, "max_turn_tokens": 2 * TURN_TOKENS, "max_tokens": 2048}
     training = {"rank": RANK, "alpha": 2 * RANK, "epochs": 1, "batch_tokens": 4096}
     return configuration.load(
         {
@@ -169,9 +172,10 @@ def accuracy(campaign: Campaign, server: ModelServer, work: Path) -> dict[str, A
 
 
 def run_episodes(
-    campaign: Campaign, server: ModelServer, count: int, *, first: int
+    campaign: Campaign, server: ModelServer, count: int, *, first: int, spread: int
 ) -> tuple[list[dict[str, Any]], float]:
     """(requests in the order in which they were sent, seconds). A turn that was cut off counts as ended."""
+    length = range(TURN_TOKENS - spread, TURN_TOKENS + spread + 1)
     tasks = campaign.environment.tasks("train", count, 0, skip=first)
     [shard] = plan(tasks, 1, policy="random", sampling=campaign.sampling(1.0), seed=0, shard_episodes=count)
     limits = campaign.settings.collect.model_copy(update={"concurrency": CONCURRENT, "episode_seconds": 600.0})
@@ -184,6 +188,7 @@ def run_episodes(
             async def generate(prompt_ids, **options):
                 request = {"prompt": list(prompt_ids), "seed": options["seed"]}
                 requests.append(request)
+                options["max_tokens"] = min(options["max_tokens"], random.Random(options["seed"]).choice(length))
                 completion = await complete(prompt_ids, **options)
                 request["tokens"] = len(completion.token_ids)
                 return dataclasses.replace(completion, finish_reason="stop")
@@ -195,21 +200,23 @@ def run_episodes(
     return requests, asyncio.run(episodes())
 
 
-def agent_rate(campaign: Campaign, server: ModelServer, work: Path, episodes: int) -> dict[str, Any]:
-    warm_up, _ = run_episodes(campaign, server, WARM_UP, first=episodes)
-    requests, seconds = run_episodes(campaign, server, episodes, first=0)
-    tokens = sum(request["tokens"] for request in requests)
-    result = {
-        "episodes": episodes,
-        "concurrent": CONCURRENT,
-        "requests": len(requests),
-        "mean_prompt_tokens": statistics.mean(len(request["prompt"]) for request in requests),
-        "output_tokens": tokens,
-        "tokens_per_second": tokens / seconds,
-    }
-    recorded = {"warm_up": warm_up, "measured": requests, "result": result}
-    (work / "requests.json").write_text(json.dumps(recorded))
-    return result
+def agent_rates(campaign: Campaign, server: ModelServer, work: Path, episodes: int) -> dict[str, Any]:
+    warm_up, _ = run_episodes(campaign, server, WARM_UP, first=0, spread=0)
+    recorded, results = {"warm_up": warm_up}, {"episodes": episodes, "concurrent": CONCURRENT}
+    for number, (name, spread) in enumerate(SPREADS.items()):
+        # Other tasks each time: what is in the prefix cache of the first would make the second faster.
+        first = WARM_UP + number * episodes
+        requests, seconds = run_episodes(campaign, server, episodes, first=first, spread=spread)
+        recorded[name] = requests
+        tokens = sum(request["tokens"] for request in requests)
+        results[name] = {
+            "requests": len(requests),
+            "mean_prompt_tokens": statistics.mean(len(request["prompt"]) for request in requests),
+            "output_tokens": tokens,
+            "tokens_per_second": tokens / seconds,
+        }
+    (work / "requests.json").write_text(json.dumps({"requests": recorded, "results": results}))
+    return results
 
 
 def generate_stage(checkpoint: Path, work: Path) -> None:
@@ -240,10 +247,9 @@ def generate_stage(checkpoint: Path, work: Path) -> None:
         **device,
     )
     adapter = LoRARequest("adapter", 1, str(work / "adapter"))
-    seconds = {}
-    recorded = json.loads((work / "requests.json").read_text())
-    for part in ("warm_up", "measured"):
-        requests = recorded[part]
+    stored = json.loads((work / "requests.json").read_text())
+    found = {}
+    for name, requests in stored["requests"].items():
         sampling = [
             SamplingParams(temperature=1.0, seed=each["seed"], max_tokens=each["tokens"], ignore_eos=True, logprobs=0)
             for each in requests
@@ -251,11 +257,12 @@ def generate_stage(checkpoint: Path, work: Path) -> None:
         prompts = [TokensPrompt(prompt_token_ids=each["prompt"]) for each in requests]
         started = time.perf_counter()
         answers = llm.generate(prompts, sampling, lora_request=adapter, use_tqdm=False)
-        seconds[part] = time.perf_counter() - started
-    tokens = sum(len(answer.outputs[0].token_ids) for answer in answers)
-    rate = tokens / seconds["measured"]
-    result = {"tokens_per_second": rate, "agent_of_this": recorded["result"]["tokens_per_second"] / rate}
-    (work / "generate.json").write_text(json.dumps(result))
+        seconds = time.perf_counter() - started
+        if name in SPREADS:
+            rate = sum(len(answer.outputs[0].token_ids) for answer in answers) / seconds
+            agent_of_this = stored["results"][name]["tokens_per_second"] / rate
+            found[name] = {"tokens_per_second": rate, "agent_of_this": agent_of_this}
+    (work / "generate.json").write_text(json.dumps(found))
 
 
 # lifecycle
@@ -380,7 +387,7 @@ def main() -> None:
             if "accuracy" in parts:
                 report("accuracy", accuracy(campaign, server, work))
             if "agent" in parts:
-                report("agent", agent_rate(campaign, server, work, arguments.episodes))
+                report("agent", agent_rates(campaign, server, work, arguments.episodes))
     if "generate" in parts:
         stage("generate", served, work)
         report("generate", json.loads((work / "generate.json").read_text()))

@@ -56,7 +56,7 @@ class Relay:
     ) -> None:
         """`back`: where answers go, given for the direction of requests."""
         while data := await reader.read(65536):
-            completions = data.count(b"POST /v1/completions") if back else 0
+            completions = data.count(b"POST /inference/v1/generate") if back else 0
             if completions and self.unavailable:
                 self.refused += 1
                 back.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

@@ -72,6 +72,13 @@ def test_what_vllm_is_told_for_each_policy(policy, tmp_path):
         assert "--enable-sleep-mode" not in arguments(settings, cpu, **options)
 
 
+@pytest.mark.parametrize(("version", "by_request"), [("0.26.0", False), ("0.29.0+cu129", False), ("0.30.0", True)])
+def test_the_endpoint_for_tokens_is_asked_for_where_vllm_wants_that(version, by_request, tmp_path):
+    asked = installation.Installation(tmp_path, version, on_cpu=True)
+    words = arguments(serving_settings(tmp_path), asked, model=tmp_path, port=1, max_lora_rank=16, max_loras=1)
+    assert ("--enable-scale-out" in words) == by_request
+
+
 def test_graphs_are_recorded_up_to_a_full_step_of_decoding():
     for sequences in (1, 3, 8, 100, 128, 256):
         sizes = graph_sizes(sequences)
