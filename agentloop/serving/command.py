@@ -22,6 +22,7 @@ projections. An adapter that names other modules is refused by the plugin.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` accepts."""
 _CPU_CACHE_BYTES = 1 << 30
+_MIXED_STEP_TOKENS = 1024
 _SCALE_OUT_BY_REQUEST = Version("0.30")
 """Earlier versions have these endpoints without being asked."""
 
@@ -81,15 +82,19 @@ def arguments(
 
 
 def graph_sizes(sequences: int) -> tuple[int, ...]:
-    """Numbers of tokens that vLLM records CUDA graphs for: up to `sequences`, which is a step that only decodes.
+    """Numbers of tokens that vLLM records CUDA graphs for: `sequences`, which is a full step that only decodes, and up to
+    1,024, which is one that reads the prompts of a few more episodes as well.
 
-    vLLM's own list goes up in eights to twice that. Each size is recorded several times over (with adapters and without,
-    whole and in pieces), which costs time at every start and memory for as long as it runs; a batch is padded to the next.
+    vLLM's own list goes up in eights to twice `sequences`. Each size is recorded several times over (with adapters and
+    without, whole and in pieces), which costs time at every start and memory for as long as it runs; a batch is padded to
+    the next. A step beyond the last runs without graphs, at a third of the speed, and with episodes that take their turns
+    at different times almost every step has a prompt in it.
     """
     sizes = [1, 2, 4, 8, 16]
-    while sizes[-1] < sequences:
+    while sizes[-1] < max(sequences, _MIXED_STEP_TOKENS):
         sizes += [sizes[-1] * 3 // 2, sizes[-1] * 2]
-    return (*(size for size in sizes if size < sequences), sequences)
+    last = max(sequences, _MIXED_STEP_TOKENS)
+    return tuple(sorted({*(size for size in sizes if size <= last), sequences, last}))
 
 
 def _words(options: dict[str, object]) -> list[str]:

@@ -79,11 +79,12 @@ def test_the_endpoint_for_tokens_is_asked_for_where_vllm_wants_that(version, by_
     assert ("--enable-scale-out" in words) == by_request
 
 
-def test_graphs_are_recorded_up_to_a_full_step_of_decoding():
-    for sequences in (1, 3, 8, 100, 128, 256):
+def test_graphs_are_recorded_for_steps_that_decode_and_for_those_that_read_prompts_too():
+    for sequences in (1, 3, 8, 100, 128, 256, 1500):
         sizes = graph_sizes(sequences)
-        assert sizes[-1] == sequences and list(sizes) == sorted(set(sizes))
-        padded = {count: min(size for size in sizes if size >= count) for count in range(1, sequences + 1)}
+        last = max(sequences, 1024)
+        assert sequences in sizes and sizes[-1] == last and list(sizes) == sorted(set(sizes))
+        padded = {count: min(size for size in sizes if size >= count) for count in range(1, last + 1)}
         assert all(size <= 2 * count for count, size in padded.items())
 
 
