@@ -165,6 +165,10 @@ class Gemma3n(TrainerFacade):
             return self._no_results(observe)
         return self.network.results(self._context(batch), self._inference_plan, observe=observe)
 
+    def hidden(self, batch: PackedBatch) -> Tensor:
+        """The head's input at each position that has a label: [supervised, hidden]. Raises ModelError as above."""
+        return self.network.hidden(self._context(batch), self._inference_plan)
+
     def logits(self, batch: PackedBatch) -> Tensor:
         """What follows each position that has a label (whichever): [supervised, vocab]. Raises ModelError as above."""
         return self.network.logits(self._context(batch), self._inference_plan)

@@ -97,7 +97,7 @@ class Network:
     def embed(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """-> streams [n, tokens, hidden] and the per-layer inputs [tokens, layers * ple]."""
         w, shape = self.weights, self.shape
-        first = w.embedding[token_ids] * self._embedding_scale
+        first = w.embedding[token_ids].to(self.precision.compute) * self._embedding_scale
         in_table = torch.where(token_ids < shape.ple_vocab, token_ids, 0)
         projection = first @ w.ple_model_projection.t()
         ple = ple_inputs(

@@ -25,6 +25,8 @@ from agentloop.reading import read_object
 FILE = "reference.json"
 PROMPTS = 8
 MAX_TOKENS = 256
+_HEAD_ROWS = 1 << 15
+"""Of the head at once in another dtype: a copy of the whole would be 2 GiB, as much as two thirds of the model."""
 _ALWAYS_WIDE = ("router", "prediction", "correction")
 """Weights of a layer that the engine keeps in fp32 whatever it computes in."""
 
@@ -62,7 +64,7 @@ def measure_base(model: Gemma3n, sequences: Sequence[tuple[Sequence[int], Sequen
     other = _recast(model, torch.float32 if model.dtype == half else half)
     prompts = []
     for ids in (tuple(ids[:MAX_TOKENS]) for ids, _ in sequences[:PROMPTS]):
-        own, others = (which.logprobs(ids, adapter=False).double() for which in (model, other))
+        own, others = model.logprobs(ids, adapter=False).double(), _logprobs(other, ids).double()
         rounding = own - others if model.dtype == half else others - own
         prompts.append(Prompt(ids, tuple(own.tolist()), (), tuple(rounding.tolist())))
     del other
@@ -110,13 +112,12 @@ def _is_whole(prompt: Prompt) -> bool:
 
 
 def _recast(model: Gemma3n, dtype: torch.dtype) -> Gemma3n:
-    """The same base, computed in `dtype`. Linears and the per-layer table are shared, not copied."""
+    """The same base, computed in `dtype` up to the head's input. What is large is shared, not copied."""
     weights = model.weights
-    shared = {id(weights.embedding): weights.embedding.to(dtype)}
     tensors = {
-        field.name: shared.get(id(value), value.to(dtype))
+        field.name: value.to(dtype)
         for field in fields(ModelWeights)
-        if isinstance(value := getattr(weights, field.name), Tensor)
+        if isinstance(value := getattr(weights, field.name), Tensor) and field.name not in ("embedding", "head")
     }
     return Gemma3n(
         model.shape,
@@ -134,6 +135,22 @@ def _recast(model: Gemma3n, dtype: torch.dtype) -> Gemma3n:
         resident=False,
         graphs=False,
     )
+
+
+def _logprobs(model: Gemma3n, token_ids: Sequence[int]) -> Tensor:
+    """What Gemma3n.logprobs gives, for a model whose head is in another dtype than it computes in. [len(token_ids) - 1]"""
+    hidden = model.hidden(join([(token_ids, [True] * len(token_ids))]))
+    labels = torch.tensor(token_ids[1:], device=hidden.device).unsqueeze(1)
+    total = torch.full((len(labels),), -torch.inf, device=hidden.device)
+    wanted = torch.zeros_like(total)
+    for first, rows in zip(range(0, len(model.weights.head), _HEAD_ROWS), model.weights.head.split(_HEAD_ROWS)):
+        logits = (hidden @ rows.to(hidden.dtype).t()).float()
+        logits.div_(model.shape.softcap).tanh_().mul_(model.shape.softcap)
+        total = torch.logaddexp(total, logits.logsumexp(-1))
+        within = labels - first
+        mine = (within >= 0) & (within < len(rows))
+        wanted += torch.where(mine, logits.gather(1, within.clamp(0, len(rows) - 1)), 0.0).squeeze(1)
+    return (wanted - total).cpu()
 
 
 def _recast_layer(layer: LayerWeights, dtype: torch.dtype) -> LayerWeights:
