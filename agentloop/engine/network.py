@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import torch
-from agentloop_kernels.loss import linear_cross_entropy, linear_logprobs
+from agentloop_kernels.loss import Observed, linear_cross_entropy, linear_logprobs
 from agentloop_kernels.magnitude import embed_streams, unembed_streams, unembed_streams_backward
 from agentloop_kernels.ple import ple_inputs
 from torch import Tensor
@@ -21,7 +21,7 @@ from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.offload import HostStore
 from agentloop.engine.precision import Precision
 from agentloop.engine.projection import Workspace
-from agentloop.engine.results import LogitsObserver, TokenResults
+from agentloop.engine.results import TokenResults
 from agentloop.engine.weights import ModelWeights
 
 
@@ -50,28 +50,28 @@ class Network:
         `observe` asks for entropy and top as well.
         """
         inputs = context.inputs
-        observer = self._observer(inputs.labels) if observe else None
+        observed = self._observed(inputs.labels) if observe else None
         streams, ple = self.embed(inputs.token_ids)
         keys: Keys = {}
         streams, kept, below = self.forward(streams, ple, context, keys, plan)
         if context.rows is None:
             streams = streams[:, inputs.supervised]
-        losses, dstreams = self.head(streams, inputs.labels, scale, plan, observer)
+        losses, dstreams = self.head(streams, inputs.labels, scale, plan, observed)
         del streams
         if context.rows is None:
             dstreams = _scattered(dstreams, inputs.supervised, context.tokens)
         self.backward(dstreams, kept, below, ple, context, keys, plan)
-        return _results(losses, observer)
+        return _results(losses, observed)
 
     def results(self, context: StepContext, plan: StepPlan, *, observe: bool = False) -> TokenResults:
         """`gradients` without the gradients."""
         labels = context.inputs.labels
-        observer = self._observer(labels) if observe else None
+        observed = self._observed(labels) if observe else None
         hidden = self.hidden(context, plan)
         logprobs = linear_logprobs(
-            hidden, self.weights.head, labels, self.shape.softcap, chunk_rows=plan.head_rows, observe=observer
+            hidden, self.weights.head, labels, self.shape.softcap, chunk_rows=plan.head_rows, observed=observed
         )
-        return _results(logprobs.neg_(), observer)
+        return _results(logprobs.neg_(), observed)
 
     def logprobs(self, context: StepContext, plan: StepPlan) -> Tensor:
         """log p of every label, [supervised]."""
@@ -90,9 +90,10 @@ class Network:
             streams = streams[:, context.inputs.supervised]
         return self.unembed(streams)[0]
 
-    def _observer(self, labels: Tensor) -> LogitsObserver:
+    def _observed(self, labels: Tensor) -> Observed:
         wide = torch.float64 if self.workspace.dtype == torch.float64 else torch.float32
-        return LogitsObserver(labels, self.shape.softcap, wide)
+        entropy = torch.empty(labels.shape, dtype=wide, device=labels.device)
+        return Observed(entropy, torch.empty(labels.shape, dtype=torch.bool, device=labels.device))
 
     def embed(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """-> streams [n, tokens, hidden] and the per-layer inputs [tokens, layers * ple]."""
@@ -153,13 +154,13 @@ class Network:
         return unembed_streams(streams[0], projected, self.weights.final_norm, self.shape.eps, out=hidden), projected
 
     def head(
-        self, streams: Tensor, labels: Tensor, scale: Tensor, plan: StepPlan, observer: LogitsObserver | None
+        self, streams: Tensor, labels: Tensor, scale: Tensor, plan: StepPlan, observed: Observed | None
     ) -> tuple[Tensor, Tensor]:
         """[n, rows, hidden] -> losses [rows] and the streams' gradient times `scale`."""
         w = self.weights
         hidden, projected = self.unembed(streams)
         losses, dhidden = linear_cross_entropy(
-            hidden, w.head, labels, self.shape.softcap, dhidden=hidden, chunk_rows=plan.head_rows, observe=observer
+            hidden, w.head, labels, self.shape.softcap, dhidden=hidden, chunk_rows=plan.head_rows, observed=observed
         )
         # [1, 1] and not []: torch then multiplies in fp32 and rounds once.
         torch.mul(dhidden, scale, out=dhidden)
@@ -214,8 +215,8 @@ class Network:
         return {self.shape.kv_source(index) for index in range(self.shape.boundary, self.shape.layers)}
 
 
-def _results(losses: Tensor, observer: LogitsObserver | None) -> TokenResults:
-    return TokenResults(losses) if observer is None else TokenResults(losses, observer.entropy, observer.top)
+def _results(losses: Tensor, observed: Observed | None) -> TokenResults:
+    return TokenResults(losses) if observed is None else TokenResults(losses, observed.entropy, observed.top)
 
 
 def _scattered(values: Tensor, rows: Tensor, tokens: int) -> Tensor:

@@ -91,6 +91,9 @@ def launches(compute: torch.dtype) -> None:
     labels = tensor(TOKENS, dtype=torch.int64)
     loss.triton_softcap_cross_entropy(tensor(TOKENS, WORDS), labels, 30.0)
     loss.triton_softcap_cross_entropy(tensor(TOKENS, WORDS), labels, None)
+    seen = loss.Observed(tensor(TOKENS, dtype=torch.float32), tensor(TOKENS, dtype=torch.bool))
+    loss.triton_softcap_cross_entropy(tensor(TOKENS, WORDS), labels, 30.0, observed=seen)
+    loss.triton_softcap_cross_entropy(tensor(TOKENS, WORDS), labels, None, observed=seen)
     flat, scalar = tensor(4096, dtype=torch.float32), tensor((), dtype=torch.float32)
     adamw.triton_adamw(
         flat, flat, flat, flat, lr=scalar, step=scalar, clip=scalar, compute_copy=tensor(4096)

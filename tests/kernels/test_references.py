@@ -222,7 +222,10 @@ def test_linear_cross_entropy(softcap):
     losses, dhidden = loss.linear_cross_entropy(hidden.detach(), weight, labels, softcap, chunk_rows=3)
     close(losses, expected)
     close(dhidden, theirs)
-    close(loss.linear_logprobs(hidden.detach(), weight, labels, softcap, chunk_rows=4), -expected)
+    seen = loss.Observed(torch.empty(7, dtype=DEEP), torch.empty(7, dtype=torch.bool))
+    close(loss.linear_logprobs(hidden.detach(), weight, labels, softcap, chunk_rows=4, observed=seen), -expected)
+    close(seen.entropy, torch.distributions.Categorical(logits=z).entropy())
+    assert seen.top.tolist() == (z.argmax(-1) == labels).tolist()
 
 
 def test_gradient_norm_and_clip_factor():

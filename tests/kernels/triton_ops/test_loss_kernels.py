@@ -21,6 +21,32 @@ def test_softcap_cross_entropy(agree, words, softcap, gradient):
     agree(loss.triton_softcap_cross_entropy, loss.reference_softcap_cross_entropy, call, inputs)
 
 
+@pytest.mark.parametrize(
+    ("words", "softcap", "gradient"), [(64, None, True), (9000, None, False), (500, 3.0, False), (9000, 30.0, True)]
+)
+@pytest.mark.parametrize("peak", [6.0, 300.0])
+def test_what_else_is_observed(agree, words, softcap, gradient, peak):
+    """With a large `peak` nearly all probability is on a few words."""
+    logits = peak * normal(6, words)
+    logits[3, 20:40] = logits[3].max()  # several as probable as the label
+    best = logits.argmax(-1)
+    labels = torch.tensor([int(best[0]), loss.IGNORED, words - 1, int(best[3]), int(best[4]), int(best[3]) + 1])
+
+    def call(op, t, out):
+        entropy = out(6, dtype=torch.float32, dense=True)
+        if entropy is None:
+            entropy = torch.empty(6, dtype=torch.float64)
+        seen = loss.Observed(entropy, torch.zeros(6, dtype=torch.bool, device=entropy.device))
+        op(t["logits"], t["labels"], softcap, gradient=gradient, observed=seen)
+        assert seen.top.tolist() == [True, False, False, True, True, False]
+        return (seen.entropy,)
+
+    agree(
+        loss.triton_softcap_cross_entropy, loss.reference_softcap_cross_entropy, call,
+        {"logits": logits, "labels": labels},
+    )  # fmt: skip
+
+
 def test_no_softcap_survives_large_logits(dtype):
     logits = torch.full((1, 100), -3e4, dtype=dtype, device=DEVICE)
     logits[0, 7] = 3e4
