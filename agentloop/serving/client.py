@@ -25,10 +25,10 @@ from agentloop import backoff
 from agentloop.errors import ServerError
 from agentloop.settings import Serving
 
-_GENERATE = "/inference/v1/generate"
+GENERATE = "/inference/v1/generate"
 """Tokens in, tokens out: half of what /v1/completions costs the API server, which at many requests holds the GPU up."""
-_COMPLETIONS = "/v1/completions"
-_FINAL_ONLY = 2
+COMPLETIONS = "/v1/completions"
+FINAL_ONLY = 2
 """vLLM's RequestOutputKind: outputs are collected until the request has ended."""
 _ATTEMPTS = 4
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
@@ -122,17 +122,17 @@ class CompletionClient:
             "logprobs": 0,
             # Text that nobody reads and steps that nobody watches take most of the API server's time.
             "detokenize": False,
-            "output_kind": _FINAL_ONLY,
+            "output_kind": FINAL_ONLY,
         }
         body = {"model": model, "token_ids": list(prompt_ids), "sampling_params": sampling}
-        choice = (await self._request(_GENERATE, body, session))["choices"][0]
+        choice = (await self._request(GENERATE, body, session))["choices"][0]
         logprobs = [token["logprob"] for token in choice["logprobs"]["content"]]
         return Completion(choice["token_ids"], logprobs, choice["finish_reason"])
 
     async def prompt_logprobs(self, model: str, token_ids: Sequence[int]) -> list[float]:
         """Log probability of each token given those before it. [len(token_ids) - 1]. Raises ServerError."""
         body = {"model": model, "prompt": list(token_ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
-        rows = (await self._request(_COMPLETIONS, body, None))["choices"][0]["prompt_logprobs"][1:]
+        rows = (await self._request(COMPLETIONS, body, None))["choices"][0]["prompt_logprobs"][1:]
         return [row[str(token)]["logprob"] for row, token in zip(rows, token_ids[1:], strict=True)]
 
     async def _request(self, path: str, body: dict[str, Any], session: str | None) -> dict[str, Any]:

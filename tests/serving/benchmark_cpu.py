@@ -2,9 +2,10 @@
 
     python tests/serving/benchmark_cpu.py [--json OUT]
 
-Two measurements against a real vLLM. (1) 64 episodes at once of the arithmetic task by the tiny model: CPU time that this
+Three measurements against a real vLLM. (1) 64 episodes at once of the arithmetic task by the tiny model: CPU time that this
 process, everything but the model, takes per turn. (2) The same 32 requests at once to the base, to one adapter and to four,
-in turns, so that whatever else the machine does hits all alike. Not a test: it asserts nothing.
+in turns, so that whatever else the machine does hits all alike. (3) CPU time that vLLM's API server takes for a request with log
+probabilities, by the endpoint for tokens, which the client asks, and by the one for text. Not a test: it asserts nothing.
 """
 
 from __future__ import annotations
@@ -20,19 +21,22 @@ import time
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import httpx
-from conftest import random_prompt, write_adapter
+from conftest import processes_of, random_prompt, write_adapter
 
 from agentloop import settings as configuration
 from agentloop.agent.collection import plan, run_shard
 from agentloop.campaign.campaign import Campaign
-from agentloop.serving.client import CompletionClient
+from agentloop.serving.client import COMPLETIONS, FINAL_ONLY, GENERATE, CompletionClient
 from agentloop.serving.server import ModelServer
 
 EPISODES, CONCURRENT = 512, 64
 REQUESTS, PROMPT_TOKENS, NEW_TOKENS, ROUNDS = 32, 64, 64, 7
+LENGTHS = (16, 128)
+"""Tokens of an answer, for what a request costs the API server and what each token does."""
 
 
 def server_seconds(server: ModelServer) -> float:
@@ -117,6 +121,45 @@ def measure_adapters(campaign: Campaign, server: ModelServer, directory: Path) -
     return result
 
 
+def api_server_seconds(server: ModelServer) -> float:
+    """CPU time so far of vLLM's processes but for the engine, whose name vLLM changes."""
+    others = [process for process in processes_of(server._child.pid) if not process.name().startswith("VLLM::")]
+    return sum(times.user + times.system for times in (process.cpu_times() for process in others))
+
+
+def measure_api_server(server: ModelServer) -> dict[str, float]:
+    """CPU milliseconds per request by endpoint and length of the answer; CONCURRENT requests at once."""
+
+    def body(path: str, index: int, length: int) -> dict[str, Any]:
+        prompt, sampling = random_prompt(index, PROMPT_TOKENS), {"max_tokens": length, "seed": index, "logprobs": 0}
+        sampling |= {"ignore_eos": True}
+        if path == COMPLETIONS:
+            return {"model": server.model_name, "prompt": prompt, "return_token_ids": True} | sampling
+        sampling |= {"detokenize": False, "output_kind": FINAL_ONLY}
+        return {"model": server.model_name, "token_ids": prompt, "sampling_params": sampling}
+
+    async def ask(path: str, length: int) -> None:
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {server.api_key}"}) as http:
+
+            async def request(index: int) -> None:
+                async with http.post(server.url + path, json=body(path, index, length)) as answer:
+                    answer.raise_for_status()
+                    await answer.read()
+
+            await asyncio.gather(*map(request, range(CONCURRENT)))
+
+    spent: dict[str, list[float]] = {}
+    for number in range(ROUNDS + 1):
+        for name, path in {"tokens": GENERATE, "text": COMPLETIONS}.items():
+            for length in LENGTHS:
+                before = api_server_seconds(server)
+                asyncio.run(ask(path, length))
+                if number:  # the first round warms up
+                    milliseconds = 1e3 * (api_server_seconds(server) - before) / CONCURRENT
+                    spent.setdefault(f"{name}_{length}_ms_per_request", []).append(milliseconds)
+    return {name: statistics.median(found) for name, found in spent.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
@@ -129,6 +172,7 @@ def main() -> None:
             results = {
                 "agent": measure_agent(campaign, server),
                 "adapters": measure_adapters(campaign, server, Path(directory)),
+                "api_server": measure_api_server(server),
                 "machine": {
                     "cpu": platform.processor() or platform.machine(),
                     "cores": len(os.sched_getaffinity(0)),
