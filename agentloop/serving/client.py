@@ -26,7 +26,7 @@ from agentloop.errors import ServerError
 from agentloop.settings import Serving
 
 GENERATE = "/inference/v1/generate"
-"""Tokens in, tokens out: half of what /v1/completions costs the API server, which at many requests holds the GPU up."""
+"""Tokens in, tokens out: less work than /v1/completions for the API server, which at many requests holds the GPU up."""
 COMPLETIONS = "/v1/completions"
 FINAL_ONLY = 2
 """vLLM's RequestOutputKind: outputs are collected until the request has ended."""
