@@ -37,13 +37,16 @@ def test_requests_wait_while_the_server_sleeps(server, ask, adapters, reference)
         running = asyncio.create_task(client.complete("adapter_1", ids, max_tokens=60, seed=1))
         await asyncio.sleep(0.1)
         await asyncio.to_thread(server.sleep)
-        assert sleeping() and running.done(), "mode=wait finishes what runs"
-        waiting = asyncio.create_task(client.complete("adapter_1", ids, max_tokens=10, seed=2))
-        await asyncio.sleep(0.5)
-        assert not waiting.done()
-        await asyncio.to_thread(server.wake)
+        try:
+            assert sleeping()
+            finished = await running  # mode=wait finishes what runs: nobody has woken the server yet
+            waiting = asyncio.create_task(client.complete("adapter_1", ids, max_tokens=10, seed=2))
+            await asyncio.sleep(0.5)
+            assert not waiting.done()
+        finally:
+            await asyncio.to_thread(server.wake)
         assert not sleeping()
-        return await running, await waiting
+        return finished, await waiting
 
     for completion in ask(question):
         expected = reference(adapters["adapter_1"], [*ids, *completion.token_ids])[len(ids) - 1 :]
