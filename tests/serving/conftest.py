@@ -104,6 +104,13 @@ def largest_gap(left, right) -> float:
     return max(abs(a - b) for a, b in zip(left, right))
 
 
+async def running_requests(server: ModelServer) -> float:
+    """How many requests vLLM computes."""
+    async with httpx.AsyncClient(trust_env=False) as http:
+        lines = (await http.get(f"{server.url}/metrics")).text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("vllm:num_requests_running{"))
+
+
 def processes_of(group: int) -> list[psutil.Process]:
     """Everything in the session of the child, zombies aside."""
     found = []

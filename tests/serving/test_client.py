@@ -7,7 +7,7 @@ import asyncio
 import time
 
 import pytest
-from conftest import random_prompt
+from conftest import random_prompt, running_requests
 from relay import client_of, with_relays
 
 from agentloop.errors import ServerError
@@ -98,14 +98,6 @@ def test_what_the_server_refuses_is_not_tried_again(server):
             assert relay.requests == 2
 
     with_relays(server, 1, test)
-
-
-async def running_requests(server) -> float:
-    import aiohttp
-
-    async with aiohttp.ClientSession() as session, session.get(f"{server.url}/metrics") as response:
-        lines = (await response.text()).splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("vllm:num_requests_running{"))
 
 
 def test_cancelling_frees_the_request_on_the_server(server):

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from conftest import gone, largest_gap, processes_of, random_prompt, serving_settings, write_adapter
+from conftest import gone, largest_gap, processes_of, random_prompt, running_requests, serving_settings, write_adapter
 from safetensors.torch import load_file, save_file
 
 from agentloop import settings as configuration
@@ -35,7 +35,8 @@ def test_requests_wait_while_the_server_sleeps(server, ask, adapters, reference)
 
     async def question(client):
         running = asyncio.create_task(client.complete("adapter_1", ids, max_tokens=60, seed=1))
-        await asyncio.sleep(0.1)
+        while not running.done() and await running_requests(server) == 0:
+            await asyncio.sleep(0.01)
         await asyncio.to_thread(server.sleep)
         try:
             assert sleeping()
