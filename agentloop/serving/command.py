@@ -90,10 +90,9 @@ def graph_sizes(sequences: int) -> tuple[int, ...]:
     the next. A step beyond the last runs without graphs, at a third of the speed, and with episodes that take their turns
     at different times almost every step has a prompt in it.
     """
-    sizes = [1, 2, 4, 8, 16]
-    while sizes[-1] < max(sequences, _MIXED_STEP_TOKENS):
+    last, sizes = max(sequences, _MIXED_STEP_TOKENS), [1, 2, 4, 8, 16]
+    while sizes[-1] < last:
         sizes += [sizes[-1] * 3 // 2, sizes[-1] * 2]
-    last = max(sequences, _MIXED_STEP_TOKENS)
     return tuple(sorted({*(size for size in sizes if size <= last), sequences, last}))
 
 

@@ -22,8 +22,8 @@ _POLL_SECONDS = 0.05
 def hide_key() -> None:
     """Take the key out of the environment, and give it to this process's server alone.
 
-    vLLM (before 0.27 or so) counts every variable of its own, the key too, among what compiled code depends on: with another
-    key at every start it would compile everything at every start, for minutes.
+    vLLM 0.26 (0.32 no longer) counts every variable of its own, the key too, among what compiled code depends on: with
+    another key at every start it would compile everything at every start, for minutes.
     """
     from vllm import envs
 
