@@ -89,6 +89,7 @@ class Widths:
         self.tail = size.rank * e
         self.raw = (query + shape.laurel_rank + (keys if layer < shape.boundary else 0)) * e
         self.query = query * e
+        self.keys = keys * e
         self.query_sums = query * 4
         self.lse = 4 * shape.heads
         self.gate_up = 2 * shape.intermediate[layer] * e + self.tail
@@ -118,9 +119,10 @@ class Widths:
         feedforward = 4 * self.row + 2 * self.residual + 2 * self.tail
         feedforward += again + (self.query + self.row if keep < Keep.ATTENTION else 0)
         inner = self.inner if keep is Keep.ALL else self.gate_up + self.inner
-        # dsum, ddown, dnormed, dattention, draw; q, dO, dq and its fp32 sums, out once more, dk and dv for every head.
+        # dsum, ddown, dnormed, dattention, draw; q, dO, dq and its fp32 sums, out once more, dk and dv for every head and
+        # of every group of heads.
         attention = self.residual + 3 * self.row + 2 * self.tail + self.raw + self.tail
-        attention += again + 6 * self.query + self.query_sums
+        attention += again + 6 * self.query + self.keys + self.query_sums
         attention -= self.row if keep >= Keep.ATTENTION else 0
         attention -= self.gate_up if keep is Keep.ALL else 0
         part = min(tokens, chunk)
