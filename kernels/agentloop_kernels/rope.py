@@ -3,9 +3,12 @@
     q = rotate(RMS(q; w_q)),  k = rotate(RMS(k; w_k)),  v = RMS(v)             each head by itself
     rotate([a | b]) = [a cos - b sin | b cos + a sin]                          halves of the head, not pairs
 
+That is Gemma 3n. Gemma 3 norms q and k alone (`norm_values=False`): v passes as it is, and so does its gradient. Norm
+weights are given as they multiply, and may be fp32 where qkv is 16 bit (Gemma 3's 1 + w).
+
 `qkv` is one buffer [tokens, (heads + 2 kv_heads) * head_dim] = [q | k | v]; any row stride. `kv_heads=0` for layers
 that share keys and values, `heads=0` where only keys and values are wanted. Source: Gemma3nTextAttention and
-apply_rotary_pos_emb in transformers' modeling_gemma3n.py.
+apply_rotary_pos_emb in transformers' modeling_gemma3n.py, Gemma3Attention in modeling_gemma3.py.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ def qkv_rope(
     query_norm: Tensor | None,
     key_norm: Tensor | None,
     eps: float,
+    norm_values: bool = True,
     query: Tensor | None = None,
     key: Tensor | None = None,
     value: Tensor | None = None,
@@ -50,7 +54,7 @@ def qkv_rope(
     op = triton_qkv_rope if takes_kernels(qkv) else reference_qkv_rope
     return op(
         qkv, table, positions, heads=heads, kv_heads=kv_heads, query_norm=query_norm, key_norm=key_norm, eps=eps,
-        query=query, key=key, value=value,
+        norm_values=norm_values, query=query, key=key, value=value,
     )  # fmt: skip
 
 
@@ -67,13 +71,14 @@ def qkv_rope_backward(
     query_norm: Tensor | None,
     key_norm: Tensor | None,
     eps: float,
+    norm_values: bool = True,
     out: Tensor | None = None,
 ) -> Tensor:
     """Gradient of `qkv_rope` -> dqkv like `qkv`. `out` may be `qkv`. The gradients that come in may be fp32."""
     op = triton_qkv_rope_backward if takes_kernels(qkv) else reference_qkv_rope_backward
     return op(
         dquery, dkey, dvalue, qkv, table, positions, heads=heads, kv_heads=kv_heads, query_norm=query_norm,
-        key_norm=key_norm, eps=eps, out=out,
+        key_norm=key_norm, eps=eps, norm_values=norm_values, out=out,
     )  # fmt: skip
 
 
@@ -99,6 +104,7 @@ def reference_qkv_rope(
     query_norm: Tensor | None,
     key_norm: Tensor | None,
     eps: float,
+    norm_values: bool = True,
     query: Tensor | None = None,
     key: Tensor | None = None,
     value: Tensor | None = None,
@@ -106,7 +112,8 @@ def reference_qkv_rope(
     q, k, v = _split(wide(qkv), heads, kv_heads)
     q = _rotate(normalise(q, query_norm, eps), table, positions, 1.0)
     k = _rotate(normalise(k, key_norm, eps), table, positions, 1.0)
-    v = normalise(v, None, eps)
+    # Never a view of qkv, which its owner may overwrite.
+    v = normalise(v, None, eps) if norm_values else v.clone()
     return store(q, query, qkv.dtype), store(k, key, qkv.dtype), store(v, value, qkv.dtype)
 
 
@@ -123,6 +130,7 @@ def reference_qkv_rope_backward(
     query_norm: Tensor | None,
     key_norm: Tensor | None,
     eps: float,
+    norm_values: bool = True,
     out: Tensor | None = None,
 ) -> Tensor:
     q, k, v = _split(wide(qkv), heads, kv_heads)
@@ -131,7 +139,7 @@ def reference_qkv_rope_backward(
         parts.append(normalise_backward(_rotate(wide(dquery), table, positions, -1.0), q, query_norm, eps))
     if kv_heads:
         parts.append(normalise_backward(_rotate(wide(dkey), table, positions, -1.0), k, key_norm, eps))
-        parts.append(normalise_backward(wide(dvalue), v, None, eps))
+        parts.append(normalise_backward(wide(dvalue), v, None, eps) if norm_values else wide(dvalue))
     return store(torch.cat(parts, dim=1).flatten(1), out, qkv.dtype)
 
 
@@ -171,11 +179,19 @@ def _head_norm_backward(
     tl.store(dx + at_dx + HALF, (r * d_b - b * shared).to(dx.dtype.element_ty), inside)
 
 
+@triton.jit
+def _head_copy(x, out, at_x, at_out, inside, HALF: tl.constexpr):
+    a = tl.load(x + at_x, inside, 0.0)
+    b = tl.load(x + at_x + HALF, inside, 0.0)
+    tl.store(out + at_out, a.to(out.dtype.element_ty), inside)
+    tl.store(out + at_out + HALF, b.to(out.dtype.element_ty), inside)
+
+
 @triton.jit(do_not_specialize=["tokens"])
 def _qkv_rope_kernel(
     qkv, query, key, value, dqkv, table, positions, query_norm, key_norm, tokens, stride_qkv, stride_dqkv, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, HALF_BLOCK: tl.constexpr,
-    BACKWARD: tl.constexpr,
+    NORM_VALUES: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
     """Forward: qkv -> query, key, value. Backward: the gradients in query, key, value -> dqkv."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -205,9 +221,17 @@ def _qkv_rope_kernel(
     else:
         to = (row[:, None] * KV_HEADS + head - HEADS - KV_HEADS) * (2 * HALF) + columns
         if BACKWARD:
-            _head_norm_backward(qkv, value, dqkv, key_norm, at, to, at_d, columns, inside, cos, sin, eps, HALF, False)
+            if NORM_VALUES:
+                _head_norm_backward(
+                    qkv, value, dqkv, key_norm, at, to, at_d, columns, inside, cos, sin, eps, HALF, False
+                )  # fmt: skip
+            else:
+                _head_copy(value, dqkv, to, at_d, inside, HALF)
         else:
-            _head_norm(qkv, value, key_norm, at, to, columns, inside, cos, sin, eps, HALF, False)
+            if NORM_VALUES:
+                _head_norm(qkv, value, key_norm, at, to, columns, inside, cos, sin, eps, HALF, False)
+            else:
+                _head_copy(qkv, value, at, to, inside, HALF)
 
 
 def _launch(
@@ -220,6 +244,7 @@ def _launch(
     kv_heads: int,
     norms: tuple[Tensor | None, Tensor | None],
     eps: float,
+    norm_values: bool,
     backward: bool,
 ) -> None:
     tokens, count = qkv.shape[0], heads + 2 * kv_heads
@@ -230,8 +255,8 @@ def _launch(
     query_norm, key_norm = (table if w is None else w for w in norms)
     _qkv_rope_kernel[(triton.cdiv(tokens, height), count)](
         qkv, *parts, dqkv, table, positions, query_norm, key_norm, tokens, qkv.stride(0), dqkv.stride(0), eps,
-        HEADS=heads, KV_HEADS=kv_heads, HALF=half, ROWS=height, HALF_BLOCK=block, BACKWARD=backward, num_warps=4,
-        **PRECISE,
+        HEADS=heads, KV_HEADS=kv_heads, HALF=half, ROWS=height, HALF_BLOCK=block, NORM_VALUES=norm_values,
+        BACKWARD=backward, num_warps=4, **PRECISE,
     )  # fmt: skip
 
 
@@ -245,6 +270,7 @@ def triton_qkv_rope(
     query_norm: Tensor | None,
     key_norm: Tensor | None,
     eps: float,
+    norm_values: bool = True,
     query: Tensor | None = None,
     key: Tensor | None = None,
     value: Tensor | None = None,
@@ -253,7 +279,8 @@ def triton_qkv_rope(
     query = buffer(query, (tokens, heads, head_dim), qkv)
     key, value = buffer(key, (tokens, kv_heads, head_dim), qkv), buffer(value, (tokens, kv_heads, head_dim), qkv)
     norms = (query_norm, key_norm)
-    _launch(qkv, (query, key, value), qkv, table, positions, heads, kv_heads, norms, eps, backward=False)
+    parts = (query, key, value)
+    _launch(qkv, parts, qkv, table, positions, heads, kv_heads, norms, eps, norm_values, backward=False)
     return query, key, value
 
 
@@ -270,9 +297,11 @@ def triton_qkv_rope_backward(
     query_norm: Tensor | None,
     key_norm: Tensor | None,
     eps: float,
+    norm_values: bool = True,
     out: Tensor | None = None,
 ) -> Tensor:
     out = buffer(out, qkv.shape, qkv)
     parts = tuple(qkv if d is None else d.contiguous() for d in (dquery, dkey, dvalue))
-    _launch(qkv, parts, out, table, positions, heads, kv_heads, (query_norm, key_norm), eps, backward=True)
+    norms = (query_norm, key_norm)
+    _launch(qkv, parts, out, table, positions, heads, kv_heads, norms, eps, norm_values, backward=True)
     return out

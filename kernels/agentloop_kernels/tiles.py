@@ -26,7 +26,8 @@ def row_warps(width: int, rows: int = 1) -> int:
     """Warps of a program that holds `rows` rows of `width` elements in registers.
 
     8 elements a thread make one 16-byte access of 16-bit data, and 256 threads hold four streams of 2,048 in 32 fp32
-    registers each: 80 to 130 in all and no spill on sm_80 to sm_90 (tests/kernels/test_compiled.py).
+    registers each: 80 to 130 in all and no spill on sm_80 to sm_90 (tests/kernels/test_compiled.py). Of Gemma 3's widths up
+    to 5,376 they hold one row: at most 127, on sm_75 too.
     """
     if width * rows <= 1024:
         return 1 if width <= 256 else 4

@@ -22,6 +22,7 @@ import triton
 from agentloop_kernels import (
     adamw,
     adamw_8bit,
+    add_norm,
     altup,
     altup_reference,
     attention,
@@ -71,7 +72,7 @@ def normal(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 
 
 def row_cases(tokens: int) -> Iterator[Case]:
-    """Norms, LAuReL's merge, AltUp. A row is 4,096 bytes."""
+    """Norms, the residual sums of Gemma 3n and Gemma 3, AltUp. A row is 4,096 bytes."""
     row = 2 * HIDDEN * tokens
     x, y, z, d, e = (normal(tokens, HIDDEN) for _ in range(5))
     out, out2, out3 = (torch.empty_like(x) for _ in range(3))
@@ -109,6 +110,16 @@ def row_cases(tokens: int) -> Iterator[Case]:
             x, y, z, d, e, dsum=out, dattention=out2, dlaurel=out3, **norms
         ),
         lambda: residual.reference_merge_attention_backward(x, y, z, d, e, **norms),
+    )  # fmt: skip
+    sandwich = {"norm": w.float(), "next_norm": w.float(), "eps": EPS}
+    yield case(
+        "add_norm.add_norm", 4, lambda: add_norm.add_norm(x, y, total=out, normed=out2, **sandwich),
+        lambda: add_norm.reference_add_norm(x, y, **sandwich),
+    )  # fmt: skip
+    yield case(
+        "add_norm.add_norm_backward", 6,
+        lambda: add_norm.add_norm_backward(x, y, z, d, dsum=out, dy=out2, **sandwich),
+        lambda: add_norm.reference_add_norm_backward(x, y, z, d, **sandwich),
     )  # fmt: skip
     yield case(
         "altup.predict", 6, lambda: altup.predict(streams, coefs=coefs, active=out, normed=out2, **head),

@@ -1,4 +1,5 @@
-"""Every kernel compiles for every architecture at Gemma 3n's widths, in bf16 (sm_75: fp16), without a GPU.
+"""Every kernel compiles for every architecture at Gemma 3n's widths, and what reads whole rows or heads at Gemma 3's, in
+bf16 (sm_75: fp16), without a GPU.
 
 The launchers run on meta tensors and their launches are noted instead of sent; each is then compiled for the target.
 What must hold: shared memory within the card's limit, and (next to) no registers spilled.
@@ -14,6 +15,7 @@ import triton
 from agentloop_kernels import (
     adamw,
     adamw_8bit,
+    add_norm,
     altup,
     attention,
     attention_triton,
@@ -36,6 +38,8 @@ STACK_LIMIT = 32
 SPILLS = {(75, "_dquery_kernel"): 256, (75, "_dkey_dvalue_kernel"): 1024}
 """Bytes of stack where no tile does without: see agentloop_kernels/tiles.py."""
 TOKENS, HIDDEN, INTER, STREAMS, HEADS, KV_HEADS, HEAD_DIM, WORDS = 64, 2048, 16384, 4, 8, 2, 256, 262400
+GEMMA3 = [(1152, 4, 1, 256), (2560, 8, 4, 256), (3840, 16, 8, 256), (5376, 32, 16, 128)]
+"""(hidden, heads, kv_heads, head_dim) of 1B, 4B, 12B, 27B."""
 EPS = 1e-6
 
 
@@ -54,6 +58,8 @@ def launches(compute: torch.dtype) -> None:
     norms = {"attention_norm": w, "laurel_norm": w, "feedforward_norm": w, "eps": EPS}
     norm.triton_rms_norm(row, w, EPS)
     norm.triton_rms_norm_backward(row, row, w, EPS, residual=row)
+    add_norm.triton_add_norm(row, row, norm=w, next_norm=w, eps=EPS)
+    add_norm.triton_add_norm_backward(row, row, row, row, norm=w, next_norm=w, eps=EPS)
     residual.triton_merge_attention(row, row, row, input_norm=w, **norms)
     residual.triton_merge_attention_backward(row, row, row, row, row, **norms)
     altup.triton_predict(streams, **head)
@@ -110,6 +116,27 @@ def launches(compute: torch.dtype) -> None:
     nf4.triton_dequantise(packed, out=tensor(INTER, HIDDEN + 32)[:, :HIDDEN])
 
 
+def gemma3_launches(compute: torch.dtype) -> None:
+    """What computes on whole rows or heads, once for each size: norms in fp32, streams in fp32 and in `compute`."""
+    for hidden, heads, kv_heads, head_dim in GEMMA3:
+        y, w = torch.empty(TOKENS, hidden, dtype=compute, device="meta"), torch.empty(hidden, device="meta")
+        for stream in (y, y.float()):
+            norm.triton_rms_norm(stream, w, EPS, out=y)
+            norm.triton_rms_norm_backward(y, stream, w, EPS, residual=stream, out=stream)
+            add_norm.triton_add_norm(stream, y, norm=w, next_norm=w, eps=EPS, normed=y)
+            add_norm.triton_add_norm(stream, y, norm=w, next_norm=None, eps=EPS)
+            add_norm.triton_add_norm_backward(stream, y, stream, y, norm=w, next_norm=w, eps=EPS)
+            add_norm.triton_add_norm_backward(stream, None, stream, y, norm=w, next_norm=None, eps=EPS)
+        qkv = torch.empty(TOKENS, (heads + 2 * kv_heads) * head_dim, dtype=compute, device="meta")
+        table, w = torch.empty(2048, head_dim, device="meta"), torch.empty(head_dim, device="meta")
+        positions = torch.empty(TOKENS, dtype=torch.int32, device="meta")
+        options = {
+            "heads": heads, "kv_heads": kv_heads, "query_norm": w, "key_norm": w, "eps": EPS, "norm_values": False
+        }  # fmt: skip
+        d = rope.triton_qkv_rope(qkv, table, positions, **options)
+        rope.triton_qkv_rope_backward(*d, qkv, table, positions, **options)
+
+
 def usage(launch: Launch, cubin: Path) -> tuple[int, int]:
     """(bytes of shared memory, bytes of stack a thread) of the compiled kernel. Spilled registers lie on the stack."""
     compiled = launch.kernel.preload(launch.specialisation)
@@ -117,6 +144,18 @@ def usage(launch: Launch, cubin: Path) -> tuple[int, int]:
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     text = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
     return compiled.metadata.shared, int(re.search(r"STACK:(\d+)", text)[1])
+
+
+def failures(planned: list[Launch], architecture: int, cubin: Path) -> list[str]:
+    """What does not keep to the limits."""
+    beyond = []
+    with card(divmod(architecture, 10)):
+        for launch in planned:
+            shared, stack = usage(launch, cubin)
+            allowed = SPILLS.get((architecture, launch.name), STACK_LIMIT)
+            if shared > SHARED_LIMIT[architecture] or stack > allowed:
+                beyond.append(f"{launch.name}: {shared} B shared, {stack} B stack")
+    return beyond
 
 
 # What differs between sm_86 and sm_89, or sm_80 and both, is the tiles of attention. On sm_75 it is attention that spills;
@@ -129,14 +168,15 @@ def test_compiles_within_the_limits(tmp_path, architecture, only):
     capability = divmod(architecture, 10)
     with planning(capability) as planned:
         launches(torch.bfloat16 if capability >= (8, 0) else torch.float16)
-    failures = []
-    with card(capability):
-        for launch in planned:
-            if only is not None and only not in launch.kernel.fn.__module__:
-                continue
-            shared, stack = usage(launch, tmp_path / "kernel.cubin")
-            allowed = SPILLS.get((architecture, launch.name), STACK_LIMIT)
-            if shared > SHARED_LIMIT[architecture] or stack > allowed:
-                failures.append(f"{launch.name}: {shared} B shared, {stack} B stack")
-    assert not failures, failures
+    chosen = [launch for launch in planned if only is None or only in launch.module]
+    assert not failures(chosen, architecture, tmp_path / "kernel.cubin")
     assert len(planned) > 30
+
+
+@pytest.mark.parametrize("architecture", [75, 86, 90])
+def test_gemma3_compiles_within_the_limits(tmp_path, architecture):
+    capability = divmod(architecture, 10)
+    with planning(capability) as planned:
+        gemma3_launches(torch.bfloat16 if capability >= (8, 0) else torch.float16)
+    assert not failures(planned, architecture, tmp_path / "kernel.cubin")
+    assert len(planned) > 50

@@ -5,6 +5,7 @@ import torch
 from agentloop_kernels import (
     adamw,
     adamw_8bit,
+    add_norm,
     altup,
     attention,
     geglu,
@@ -73,16 +74,65 @@ def test_merge_attention_of_a_scaled_branch_is_the_same():
     close(scaled[0], whole[0])
 
 
-def test_qkv_rope():
+@pytest.mark.parametrize("y_eps", [None, EPS / 64**2, 0.5])
+@pytest.mark.parametrize("last", [False, True])
+def test_add_norm(last, y_eps):
+    """`last` is the end of a layer whose follower norms for itself."""
+    stream, y = leaf(normal(5, 24)), leaf(normal(5, 24, seed=1))
+    w, w_next = normal(24, seed=2), None if last else normal(24, seed=3)
+    options = {"norm": w, "next_norm": w_next, "eps": EPS, "y_eps": y_eps}
+    expected = stream + torch.nn.functional.rms_norm(y, (24,), w, EPS if y_eps is None else y_eps)
+    expected = (expected,) if last else (expected, torch.nn.functional.rms_norm(expected, (24,), w_next, EPS))
+    total, normed = add_norm.add_norm(stream.detach(), y.detach(), **options)
+    close(total, expected[0])
+    upstream = (normal(5, 24, seed=4), normal(5, 24, seed=5))[: len(expected)]
+    dstream, dbranch = gradients(expected, upstream, [stream, y])
+    dtotal, dnormed = (*upstream, None)[:2]
+    dsum, dy = add_norm.add_norm_backward(dtotal, dnormed, total, y.detach(), **options)
+    close(dsum, dstream)
+    close(dy, dbranch)
+    if last:
+        assert normed is None and dsum is dtotal
+    else:
+        close(normed, expected[1])
+        over = add_norm.add_norm_backward(dtotal, dnormed, total, y.detach(), **options, dsum=dtotal, dy=dnormed)
+        assert over == (dtotal, dnormed)
+        close(dtotal, dstream)
+        close(dnormed, dbranch)
+
+
+def test_add_norm_of_a_scaled_branch_is_the_same():
+    x, y, w = normal(5, 24), normal(5, 24, seed=1), normal(24, seed=2)
+    whole = add_norm.add_norm(x, y, norm=w, next_norm=w, eps=EPS)
+    scaled = add_norm.add_norm(x, y / 64, norm=w, next_norm=w, eps=EPS, y_eps=EPS / 64**2)
+    close(scaled[0], whole[0])
+    close(scaled[1], whole[1])
+
+
+def test_add_norm_keeps_a_wide_stream_wide():
+    x, y, w = normal(5, 24).float(), normal(5, 24, seed=1).half(), normal(24, seed=2).float()
+    total, normed = add_norm.add_norm(x, y, norm=w, next_norm=w, eps=EPS)
+    assert (total.dtype, normed.dtype) == (torch.float32, torch.float32)
+    dsum, dy = add_norm.add_norm_backward(total, y, total, y, norm=w, next_norm=w, eps=EPS)
+    assert (dsum.dtype, dy.dtype) == (torch.float32, torch.float16)
+    dsum, dy = add_norm.add_norm_backward(total, None, total, y, norm=w, next_norm=None, eps=EPS)
+    assert (dsum.dtype, dy.dtype) == (torch.float32, torch.float16)
+
+
+@pytest.mark.parametrize("norm_values", [True, False])
+def test_qkv_rope(norm_values):
     heads, kv_heads, width, tokens = 4, 2, 8, 7
     qkv = leaf(normal(tokens, (heads + 2 * kv_heads) * width))
     table = rope.rope_table(1.0 / 10000 ** (torch.arange(0, width, 2, dtype=DEEP) / width), 32)
     options = {
         "heads": heads, "kv_heads": kv_heads, "query_norm": normal(width, seed=1), "key_norm": normal(width, seed=2),
-        "eps": EPS,
+        "eps": EPS, "norm_values": norm_values,
     }  # fmt: skip
     positions = torch.tensor([0, 1, 2, 0, 1, 2, 3], dtype=torch.int32)
     output = rope.qkv_rope(qkv, table, positions, **options)
+    if not norm_values:
+        assert torch.equal(output[2].flatten(1), qkv[:, -kv_heads * width :])
+        assert output[2].is_contiguous() and output[2].untyped_storage().data_ptr() != qkv.untyped_storage().data_ptr()
     upstream = tuple(normal(*o.shape, seed=9) for o in output)
     (dqkv,) = gradients(output, upstream, [qkv])
     close(rope.qkv_rope_backward(*upstream, qkv.detach(), table, positions, **options), dqkv)
