@@ -40,7 +40,9 @@ def report(settings: Settings, tokens: int, supervised: float, budget: float | N
     )
     always = ", ".join(f"{name} {_size(gib)}" for name, gib in step.resident.items())
     console.print(f"in use whatever the batch: {always}")
-    console.print(f"in host memory: per-layer embeddings {_size(step.host_table)}\n")
+    if step.host_table:
+        console.print(f"in host memory: per-layer embeddings {_size(step.host_table)}")
+    console.print()
     table = Table(
         "where", "budget", "peak", "", "layers × what they keep for the backward pass", "longest step", box=None
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from agentloop.engine.architecture import is_multimodal
+from agentloop.engine.configuration import is_multimodal
 from agentloop.engine.lora import LoraBuffer
 from agentloop.errors import AdapterError
 from agentloop.files import atomic

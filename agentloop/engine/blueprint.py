@@ -15,10 +15,10 @@ from torch import Tensor
 
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.checkpoint import Checkpoint
+from agentloop.engine.families import load_weights
 from agentloop.engine.lora import TARGETS, LoraSettings
-from agentloop.engine.model import Gemma3n
-from agentloop.engine.packed import PackedWeights, linear_names
-from agentloop.engine.weights import load_weights
+from agentloop.engine.model import Gemma
+from agentloop.engine.packed import PackedWeights
 from agentloop.errors import ModelError
 
 META = torch.device("meta")
@@ -34,10 +34,10 @@ def blueprint(
     rank: int = 16,
     targets: Sequence[str] = TARGETS,
     memory_budget: float | Literal["auto"] = "auto",
-) -> Gemma3n:
+) -> Gemma:
     """The model that `FastLanguageModel` would make on a CUDA device, with an adapter, as meta tensors."""
     checkpoint = ImpliedCheckpoint(shape)
-    model = Gemma3n(
+    model = Gemma(
         shape,
         load_weights(
             shape,
@@ -82,11 +82,11 @@ class ImpliedCheckpoint:
         self.shape = shape
 
     def head(self) -> None:
-        """Tied to the embeddings, as in every Gemma 3n."""
+        """Tied to the embeddings, as in every Gemma."""
 
     def packed(self) -> PackedWeights:
         """Its NF4 linears."""
-        weights = {name: self.tensor(f"{name}.weight") for name in linear_names(self.shape)}
+        weights = {name: self.tensor(f"{name}.weight") for name in self.shape.linears}
         return PackedWeights({name: _packed(w) for name, w in weights.items() if w.shape[1] % BLOCK == 0})
 
     def tensor(self, name: str) -> Tensor:

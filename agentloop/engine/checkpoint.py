@@ -1,7 +1,7 @@
 """Tensors of a checkpoint directory, by their name inside the language model.
 
 Names are looked up in the safetensors files themselves; the prefix (`model.`, `model.language_model.`, …) is found from the
-one tensor that only the language model has. Towers are never read.
+one tensor that language models have and towers have not. These are never read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from agentloop.errors import ModelError
 from agentloop.reading import open_tensors
 
-LANDMARK = "embed_tokens_per_layer.weight"
+LANDMARK = "embed_tokens.weight"
 
 
 class Checkpoint:
@@ -29,9 +29,7 @@ class Checkpoint:
         self._where = {name: path for path, file in self._files.items() for name in file.keys()}
         landmarks = [name for name in self._where if name.endswith(LANDMARK)]
         if len(landmarks) != 1:
-            raise ModelError(
-                f"{directory}: {len(landmarks)} tensors named {LANDMARK}; a Gemma 3n language model has one"
-            )
+            raise ModelError(f"{directory}: {len(landmarks)} tensors named {LANDMARK}; a language model has one")
         self.prefix = landmarks[0][: -len(LANDMARK)]
 
     def tensor(self, name: str) -> Tensor:

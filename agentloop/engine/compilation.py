@@ -138,7 +138,7 @@ def _digest(request: str) -> str:
     """Of everything that decides what is compiled and how."""
     digest = hashlib.sha256(f"{request} {triton.__version__} {torch.__version__} {sys.version}".encode())
     for package in (Path(agentloop_kernels.__file__).parent, Path(__file__).parent):
-        for source in sorted(package.glob("*.py")):
+        for source in sorted(package.rglob("*.py")):
             digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -15,8 +15,8 @@ from agentloop_kernels.nf4 import dequantise
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from agentloop.engine.architecture import read_architecture
 from agentloop.engine.checkpoint import Checkpoint
+from agentloop.engine.configuration import read_architecture
 from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.engine.packed import FORMAT, packed_weights
 from agentloop.files import atomic

@@ -22,7 +22,7 @@ from agentloop.errors import ModelError, SettingError
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
-    from agentloop.engine.model import Gemma3n
+    from agentloop.engine.model import Gemma
 
 IMPLIED = {
     "use_cache", "return_dict", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx",
@@ -172,7 +172,7 @@ class _TokenLosses(torch.autograd.Function):
     """The losses of the supervised tokens, whose gradient is computed on the way forward."""
 
     @staticmethod
-    def forward(ctx: Any, adapter: Tensor, model: Gemma3n, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, adapter: Tensor, model: Gemma, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
         gradients = model.lora.gradients.zero_()
         results = model.results_and_gradients(batch, 1 / max(batch.supervised, 1), observe=True)
         ctx.model, ctx.batch, ctx.mean = model, batch, gradients.clone()

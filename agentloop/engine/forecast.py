@@ -11,14 +11,14 @@ from typing import Literal
 
 import torch
 
-from agentloop.engine.architecture import read_architecture
 from agentloop.engine.batch import IGNORED, PackedBatch
 from agentloop.engine.blueprint import blueprint, check_sizes
 from agentloop.engine.checkpoint import Checkpoint
+from agentloop.engine.configuration import read_architecture
 from agentloop.engine.context import TOKEN_STEP
 from agentloop.engine.lora import TARGETS
 from agentloop.engine.memory import GIB, LEAN, Keep, StepPlan
-from agentloop.engine.model import AUTO_SHARE, Gemma3n
+from agentloop.engine.model import AUTO_SHARE, Gemma
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.errors import SettingError
 
@@ -81,7 +81,7 @@ class StepForecast:
         shape = read_architecture(directory)
         if any(directory.glob("*.safetensors")):
             check_sizes(Checkpoint(directory), shape)
-        self.model: Gemma3n = blueprint(
+        self.model: Gemma = blueprint(
             shape,
             dtype=dtype,
             max_seq_length=max_seq_length or tokens,

@@ -15,12 +15,12 @@ from agentloop.engine.batch import IGNORED, PackedBatch, join
 from agentloop.errors import SettingError
 
 if TYPE_CHECKING:
-    from agentloop.engine.model import Gemma3n
+    from agentloop.engine.model import Gemma
 
 
 @torch.no_grad()
 def generate(
-    model: Gemma3n,
+    model: Gemma,
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,

@@ -1,4 +1,4 @@
-"""FastLanguageModel: load a Gemma 3n checkpoint, give it LoRA, train it. The calls are named and ordered as Unsloth's."""
+"""FastLanguageModel: load a Gemma 3n or Gemma 3 checkpoint, give it LoRA, train it. The calls are Unsloth's."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, Literal
 import torch
 
 from agentloop.engine import adapter, arguments, nvml
-from agentloop.engine.architecture import read_architecture
 from agentloop.engine.blueprint import check_sizes
 from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.compilation import compile_ahead
+from agentloop.engine.configuration import read_architecture
+from agentloop.engine.families import load_weights
 from agentloop.engine.fingerprint import base_fingerprint, default_cache
 from agentloop.engine.lora import LoraSettings
-from agentloop.engine.model import Gemma3n
+from agentloop.engine.model import Gemma
 from agentloop.engine.packed import packed_weights
-from agentloop.engine.weights import load_weights
 from agentloop.errors import AdapterError, ModelError, SettingError
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model")
@@ -41,7 +41,7 @@ class FastLanguageModel:
         offload_embedding: bool = True,
         cache_directory: Path | None = None,
         **others: Any,
-    ) -> tuple[Gemma3n, Any]:
+    ) -> tuple[Gemma, Any]:
         """(model, tokenizer) of a checkpoint directory, text-only or multimodal (its language model alone is read).
 
         `model_name` is the directory or its name under settings.paths.models. The directory of an adapter that
@@ -98,7 +98,7 @@ class FastLanguageModel:
             shape, checkpoint, packed, device=chosen, dtype=dtype, positions=max_seq_length,
             offload_embedding=offload_embedding,
         )  # fmt: skip
-        model = Gemma3n(
+        model = Gemma(
             shape,
             weights,
             fingerprint=fingerprint,
@@ -116,7 +116,7 @@ class FastLanguageModel:
 
     @staticmethod
     def get_peft_model(
-        model: Gemma3n,
+        model: Gemma,
         r: int = 16,
         target_modules: Sequence[str] | str | None = None,
         lora_alpha: float = 16,
@@ -129,7 +129,7 @@ class FastLanguageModel:
         finetune_attention_modules: bool = True,
         finetune_mlp_modules: bool = True,
         **others: Any,
-    ) -> Gemma3n:
+    ) -> Gemma:
         """Give `model` a fresh adapter and return it. Raises SettingError for what the engine does not compute.
 
         `target_modules`: None or "all-linear" for the seven projections; `finetune_attention_modules` and
@@ -160,17 +160,17 @@ class FastLanguageModel:
         return model
 
     @staticmethod
-    def for_training(model: Gemma3n) -> Gemma3n:
+    def for_training(model: Gemma) -> Gemma:
         """The model in training mode. Nothing else changes: no weights are merged or cast for either mode."""
         return model.train()
 
     @staticmethod
-    def for_inference(model: Gemma3n) -> Gemma3n:
+    def for_inference(model: Gemma) -> Gemma:
         """The model in evaluation mode, as above: `model.generate` and `model(input_ids)` work in both."""
         return model.eval()
 
 
-def _with_adapter(directory: Path, options: dict[str, Any]) -> tuple[Gemma3n, Any]:
+def _with_adapter(directory: Path, options: dict[str, Any]) -> tuple[Gemma, Any]:
     """The base that the adapter in `directory` names, with the adapter. Raises ModelError, SettingError, AdapterError."""
     config = adapter.read_config(directory)
     if not isinstance(config.get("base_model_name_or_path"), str):

@@ -96,6 +96,13 @@ class Widths:
         self.inner = shape.intermediate[layer] * e
         self.ple = shape.ple * e
         self.statistics = 8 * (shape.sparsity[layer] > 0)
+        altup = shape.family == "gemma3n"
+        # AltUp's prediction, gradient of the per-layer input's branch and its gate; LAuReL's output and dfirst; dsum, which is
+        # the stream's own gradient where there is one stream.
+        self.predicted = self.residual + self.row + self.ple if altup else 0
+        self.branches = self.row + self.residual if altup else 0
+        self.dsum = self.residual if altup else 0
+        self.own_keys = self.keys if layer < shape.boundary and not altup else 0
 
     def kept(self, keep: Keep, offload: bool) -> list[int]:
         """Of the tensors that stay on the device between the forward and the backward pass."""
@@ -113,15 +120,15 @@ class Widths:
         in the feed-forward, which works on a chunk, or in attention, which works on everything."""
         fetched = 2 * self.streams + self.row if offload else 0
         freed = self.row if keep >= Keep.DOWN and not offload else 0
-        always = self.streams + fetched - freed + self.residual + 2 * self.row + self.tail + self.ple
+        always = self.streams + fetched - freed + self.row + self.tail + self.predicted
         again = self.raw + self.query + self.tail if keep < Keep.ATTENTION else 0
-        # active, normed and dprojected are in `always`; here laurel_out, feedforward_in, merged, dfirst, ddown and dx.
-        feedforward = 4 * self.row + 2 * self.residual + 2 * self.tail
+        # What was predicted and normed is in `always`; here feedforward_in, merged, ddown and dx.
+        feedforward = 3 * self.row + self.residual + 2 * self.tail + self.branches
         feedforward += again + (self.query + self.row if keep < Keep.ATTENTION else 0)
         inner = self.inner if keep is Keep.ALL else self.gate_up + self.inner
         # dsum, ddown, dnormed, dattention, draw; q, dO, dq and its fp32 sums, out once more, dk and dv for every head and
         # of every group of heads.
-        attention = self.residual + 3 * self.row + 2 * self.tail + self.raw + self.tail
+        attention = self.dsum + 3 * self.row + 2 * self.tail + self.raw + self.tail + self.own_keys
         attention += again + 6 * self.query + self.keys + self.query_sums
         attention -= self.row if keep >= Keep.ATTENTION else 0
         attention -= self.gate_up if keep is Keep.ALL else 0

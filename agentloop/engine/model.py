@@ -1,4 +1,4 @@
-"""A Gemma 3n language model with frozen weights and a trainable adapter: what callers hold in their hands.
+"""A Gemma language model with frozen weights and a trainable adapter: what callers hold in their hands.
 
 The project's own train loop calls `loss_and_gradients`; transformers' and TRL's trainers use the same object as the
 nn.Module that its base class makes of it (facade.py).
@@ -49,7 +49,7 @@ class LossSum:
         return float(self.loss_sum) / max(self.supervised, 1)
 
 
-class Gemma3n(TrainerFacade):
+class Gemma(TrainerFacade):
     def __init__(
         self,
         shape: Architecture,

@@ -10,13 +10,13 @@ from functools import cached_property
 
 import torch
 from agentloop_kernels.loss import Observed, linear_cross_entropy, linear_logprobs
-from agentloop_kernels.magnitude import embed_streams, unembed_streams, unembed_streams_backward
-from agentloop_kernels.ple import ple_inputs
 from torch import Tensor
 
+from agentloop.engine.activations import Activations, Keys, LayerInput
 from agentloop.engine.architecture import Architecture
+from agentloop.engine.boundary import BoundaryKeys
 from agentloop.engine.context import StepContext
-from agentloop.engine.layer import Activations, BoundaryKeys, Keys, Layer, LayerInput
+from agentloop.engine.families import FAMILIES
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.offload import HostStore
 from agentloop.engine.precision import Precision
@@ -36,9 +36,14 @@ class Network:
         dtype: torch.dtype,
     ) -> None:
         self.shape, self.weights, self.workspace, self.device = shape, weights, workspace, device
-        self.layers = [Layer(shape, w, workspace, weights.rope[shape.layer_types[w.index]]) for w in weights.layers]
-        boundary = weights.layers[shape.boundary]
-        self.boundary_keys = BoundaryKeys(shape, boundary, workspace, weights.rope[shape.layer_types[boundary.index]])
+        parts = FAMILIES[shape.family]
+        ropes = [weights.rope[kind] for kind in shape.layer_types]
+        self.embedding = parts.embedding(shape, weights, workspace)
+        self.layers = [parts.layer(shape, w, workspace, rope) for w, rope in zip(weights.layers, ropes, strict=True)]
+        boundary = self.layers[shape.boundary]
+        self.boundary_keys = BoundaryKeys(
+            shape, boundary.weights, workspace, ropes[boundary.index], boundary.input_norm
+        )
         self.precision = Precision.of(dtype)
         # Rounded to the weights' dtype, as transformers does.
         self._embedding_scale = float(torch.tensor(shape.hidden**0.5, dtype=dtype))
@@ -79,8 +84,7 @@ class Network:
 
     def logits(self, context: StepContext, plan: StepPlan) -> Tensor:
         """Soft-capped logits of the supervised rows, all at once: [supervised, vocab]."""
-        logits = self.hidden(context, plan) @ self.weights.head.t()
-        return logits.div_(self.shape.softcap).tanh_().mul_(self.shape.softcap)
+        return softcapped(self.hidden(context, plan) @ self.weights.head.t(), self.shape.softcap)
 
     def hidden(self, context: StepContext, plan: StepPlan) -> Tensor:
         """The head's input, without anything kept: [supervised, hidden]."""
@@ -88,7 +92,7 @@ class Network:
         streams, _, _ = self.forward(streams, ple, context, {}, plan, training=False)
         if context.rows is None:
             streams = streams[:, context.inputs.supervised]
-        return self.unembed(streams)[0]
+        return self.embedding.unembed(streams)[0]
 
     def _observed(self, labels: Tensor) -> Observed:
         wide = torch.float64 if self.workspace.dtype == torch.float64 else torch.float32
@@ -97,21 +101,8 @@ class Network:
 
     def embed(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """-> streams [n, tokens, hidden] and the per-layer inputs [tokens, layers * ple]."""
-        w, shape = self.weights, self.shape
-        first = w.embedding[token_ids].to(self.precision.compute) * self._embedding_scale
-        in_table = torch.where(token_ids < shape.ple_vocab, token_ids, 0)
-        projection = first @ w.ple_model_projection.t()
-        ple = ple_inputs(
-            projection,
-            w.ple_table.rows(in_table),
-            w.ple_projection_norm,
-            scale=shape.hidden**-0.5,
-            table_scale=shape.ple**0.5,
-            eps=shape.eps,
-            out=projection,
-        )
-        streams = first.new_empty(shape.streams, *first.shape, dtype=self.precision.streams)
-        return embed_streams(first, torch.matmul(first, w.altup.transpose(1, 2)), out=streams), ple
+        first = self.weights.embedding[token_ids].to(self.precision.compute) * self._embedding_scale
+        return self.embedding.embed(token_ids, first)
 
     def forward(
         self, streams: Tensor, ple: Tensor, context: StepContext, keys: Keys, plan: StepPlan, *, training: bool = True
@@ -125,7 +116,7 @@ class Network:
                 below = None if context.rows is None else streams
                 if context.rows is not None:
                     streams = streams[:, context.rows]
-            act = Activations(streams)
+            act = layer.activations(streams)
             keep = plan.keep[layer.index] if training else Keep.STREAMS
             streams = layer.forward(act, self._given(layer.index, ple, context), keys, keep, plan.chunk)
             if layer.index not in self._sources:
@@ -146,33 +137,23 @@ class Network:
         )
         return LayerInput(plans[self.shape.layer_types[index]], positions, slot)
 
-    def unembed(self, streams: Tensor) -> tuple[Tensor, Tensor]:
-        """[n, rows, hidden] -> the head's input [rows, hidden], and the other streams projected."""
-        projected = torch.bmm(self.precision.lower(streams[1:]), self.weights.unembed.transpose(1, 2))
-        projected = self.precision.restore(projected)
-        hidden = self.workspace.new_empty(*streams.shape[1:])
-        return unembed_streams(streams[0], projected, self.weights.final_norm, self.shape.eps, out=hidden), projected
-
     def head(
         self, streams: Tensor, labels: Tensor, scale: Tensor, plan: StepPlan, observed: Observed | None
     ) -> tuple[Tensor, Tensor]:
         """[n, rows, hidden] -> losses [rows] and the streams' gradient times `scale`."""
-        w = self.weights
-        hidden, projected = self.unembed(streams)
+        hidden, saved = self.embedding.unembed(streams)
         losses, dhidden = linear_cross_entropy(
-            hidden, w.head, labels, self.shape.softcap, dhidden=hidden, chunk_rows=plan.head_rows, observed=observed
+            hidden,
+            self.weights.head,
+            labels,
+            self.shape.softcap,
+            dhidden=hidden,
+            chunk_rows=plan.head_rows,
+            observed=observed,
         )
         # [1, 1] and not []: torch then multiplies in fp32 and rounds once.
         torch.mul(dhidden, scale, out=dhidden)
-        dstreams = torch.empty_like(streams)
-        _, dprojected = unembed_streams_backward(
-            dhidden, streams[0], projected, w.final_norm, self.shape.eps, dfirst=dstreams[0], dprojected=projected
-        )
-        if dprojected.dtype == w.unembed.dtype:
-            torch.bmm(dprojected, w.unembed, out=dstreams[1:])
-        else:
-            dstreams[1:] = torch.bmm(dprojected.to(w.unembed.dtype), w.unembed)
-        return losses, dstreams
+        return losses, self.embedding.unembed_backward(dhidden, streams, saved)
 
     def backward(
         self,
@@ -213,6 +194,11 @@ class Network:
     def _sources(self) -> set[int]:
         """Layers whose K and V others read: they live until their own backward."""
         return {self.shape.kv_source(index) for index in range(self.shape.boundary, self.shape.layers)}
+
+
+def softcapped(logits: Tensor, softcap: float | None) -> Tensor:
+    """c tanh(logits / c), in place; `logits` themselves where there is no c."""
+    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
 
 
 def _results(losses: Tensor, observed: Observed | None) -> TokenResults:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from agentloop.engine.layer import Activations
+from agentloop.engine.activations import Activations
 
 FIELDS = ("streams", "down_out")
 

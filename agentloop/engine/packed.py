@@ -20,19 +20,6 @@ from agentloop.files import atomic
 
 FORMAT = 1
 """Raise it when the file's layout changes."""
-LINEARS = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-    "laurel.linear_left",
-    "laurel.linear_right",
-    "per_layer_input_gate",
-    "per_layer_projection",
-)
 FIELDS = ("packed", "absmax8", "absmax_scale", "offset", "shape")
 
 
@@ -66,22 +53,11 @@ def packed_weights(
 def quantised(shape: Architecture, checkpoint: Checkpoint, device: torch.device) -> dict[str, Nf4]:
     """Every layer linear whose width is a multiple of the NF4 block, packed on `device`."""
     linears = {}
-    for name in linear_names(shape):
+    for name in shape.linears:
         weight = checkpoint.tensor(f"{name}.weight")
         if weight.shape[1] % BLOCK == 0:
             linears[name] = quantise(weight.to(device))
     return linears
-
-
-def linear_names(shape: Architecture) -> list[str]:
-    """Every linear inside the layers."""
-    shared = ("self_attn.k_proj", "self_attn.v_proj")
-    return [
-        f"layers.{layer}.{name}"
-        for layer in range(shape.layers)
-        for name in LINEARS
-        if layer < shape.first_shared or name not in shared
-    ]
 
 
 def _write(path: Path, linears: dict[str, Nf4]) -> None:

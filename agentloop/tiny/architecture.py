@@ -10,7 +10,13 @@ import math
 from pathlib import Path
 
 import torch
-from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, GenerationConfig, PreTrainedTokenizerFast
+from transformers import (
+    Gemma3nForCausalLM,
+    Gemma3nTextConfig,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nRMSNorm
 
 from agentloop.tiny.tokenizer import BOS, END_OF_TURN, EOS, PAD, build_tokenizer
@@ -70,7 +76,7 @@ def initialise(config: Gemma3nTextConfig, seed: int) -> Gemma3nForCausalLM:
     return model
 
 
-def save(model: Gemma3nForCausalLM, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Write a checkpoint directory as transformers and vLLM read it."""
     model.generation_config = GenerationConfig(
         bos_token_id=model.config.bos_token_id,
@@ -85,7 +91,7 @@ def save(model: Gemma3nForCausalLM, tokenizer: PreTrainedTokenizerFast, director
 
 def random_checkpoint(directory: Path, *, seed: int = 0) -> None:
     """Write an untrained checkpoint in which every parameter matters: for tests of whatever loads or serves one."""
-    tokenizer = build_tokenizer(_WORDS)
+    tokenizer = build_tokenizer(WORDS)
     model = initialise(tiny_config(tokenizer), seed)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
@@ -96,7 +102,8 @@ def random_checkpoint(directory: Path, *, seed: int = 0) -> None:
     save(model, tokenizer, directory)
 
 
-_WORDS = (
+WORDS = (
     'user\nmodel\nAnswer: calculate("1 + 2") query("SELECT count(*) FROM orders WHERE item = \'tea\'")',
     "How many apples are left? Compute the sum of the numbers. error: there is no tool named",
 )
+"""Texts for the tokenizer of a random checkpoint."""

@@ -11,24 +11,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from agentloop.engine.batch import join
-from agentloop.engine.model import Gemma3n
+from agentloop.engine.model import Gemma
+from agentloop.engine.network import softcapped
 from agentloop.engine.table import EmbeddingTable
 from agentloop.engine.weights import LayerWeights, ModelWeights
 from agentloop.errors import AdapterError
 from agentloop.reading import read_object
 
+Weights = TypeVar("Weights", LayerWeights, ModelWeights)
 FILE = "reference.json"
 PROMPTS = 8
 MAX_TOKENS = 256
 _HEAD_ROWS = 1 << 15
 """Of the head at once in another dtype: a copy of the whole would be 2 GiB, as much as two thirds of the model."""
-_ALWAYS_WIDE = ("router", "prediction", "correction")
-"""Weights of a layer that the engine keeps in fp32 whatever it computes in."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Reference:
         return [prompt.token_ids for prompt in self.prompts]
 
 
-def measure_base(model: Gemma3n, sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Reference:
+def measure_base(model: Gemma, sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Reference:
     """The base's log probabilities of the first sequences, before anything is trained; `adapted` is still empty.
 
     They are computed twice, in 16 bit and in fp32, so the time is spent here and not when somebody waits for the adapter.
@@ -73,7 +74,7 @@ def measure_base(model: Gemma3n, sequences: Sequence[tuple[Sequence[int], Sequen
     return Reference(str(model.dtype).removeprefix("torch."), model.quantised, tuple(prompts))
 
 
-def write(directory: Path, model: Gemma3n, base: Reference) -> None:
+def write(directory: Path, model: Gemma, base: Reference) -> None:
     """Add the log probabilities under the trained adapter to those of the base, and store both in `directory`."""
     # All prompts at once: somebody waits for the adapter.
     losses = model.token_results(join([(ids, [True] * len(ids)) for ids in base.token_ids])).losses
@@ -111,22 +112,15 @@ def _is_whole(prompt: Prompt) -> bool:
     )
 
 
-def _recast(model: Gemma3n, dtype: torch.dtype) -> Gemma3n:
+def _recast(model: Gemma, dtype: torch.dtype) -> Gemma:
     """The same base, computed in `dtype` up to the head's input. What is large is shared, not copied."""
     weights = model.weights
-    tensors = {
-        field.name: value.to(dtype)
-        for field in fields(ModelWeights)
-        if isinstance(value := getattr(weights, field.name), Tensor) and field.name not in ("embedding", "head")
-    }
-    return Gemma3n(
+    changed: dict[str, Any] = {"layers": tuple(_cast(layer, dtype) for layer in weights.layers)}
+    if hasattr(weights, "ple_table"):
+        changed["ple_table"] = _RecastTable(weights.ple_table, dtype)
+    return Gemma(
         model.shape,
-        replace(
-            weights,
-            layers=tuple(_recast_layer(layer, dtype) for layer in weights.layers),
-            ple_table=_RecastTable(weights.ple_table, dtype),
-            **tensors,
-        ),
+        replace(_cast(weights, dtype, "embedding", "head"), **changed),
         fingerprint=model.fingerprint,
         device=model.device,
         dtype=dtype,
@@ -137,15 +131,15 @@ def _recast(model: Gemma3n, dtype: torch.dtype) -> Gemma3n:
     )
 
 
-def _logprobs(model: Gemma3n, token_ids: Sequence[int]) -> Tensor:
-    """What Gemma3n.logprobs gives, for a model whose head is in another dtype than it computes in. [len(token_ids) - 1]"""
+def _logprobs(model: Gemma, token_ids: Sequence[int]) -> Tensor:
+    """What Gemma.logprobs gives, for a model whose head is in another dtype than it computes in. [len(token_ids) - 1]"""
     hidden = model.hidden(join([(token_ids, [True] * len(token_ids))]))
     labels = torch.tensor(token_ids[1:], device=hidden.device).unsqueeze(1)
     total = torch.full((len(labels),), -torch.inf, device=hidden.device)
     wanted = torch.zeros_like(total)
     for first, rows in zip(range(0, len(model.weights.head), _HEAD_ROWS), model.weights.head.split(_HEAD_ROWS)):
         logits = (hidden @ rows.to(hidden.dtype).t()).float()
-        logits.div_(model.shape.softcap).tanh_().mul_(model.shape.softcap)
+        softcapped(logits, model.shape.softcap)
         total = torch.logaddexp(total, logits.logsumexp(-1))
         within = labels - first
         mine = (within >= 0) & (within < len(rows))
@@ -153,13 +147,14 @@ def _logprobs(model: Gemma3n, token_ids: Sequence[int]) -> Tensor:
     return (wanted - total).cpu()
 
 
-def _recast_layer(layer: LayerWeights, dtype: torch.dtype) -> LayerWeights:
+def _cast(weights: Weights, dtype: torch.dtype, *but: str) -> Weights:
+    """Its tensors in `dtype`, but for those named and those that the engine keeps in fp32 whatever it computes in."""
     tensors = {
         field.name: value.to(dtype)
-        for field in fields(LayerWeights)
-        if isinstance(value := getattr(layer, field.name), Tensor) and field.name not in _ALWAYS_WIDE
+        for field in fields(weights)
+        if isinstance(value := getattr(weights, field.name), Tensor) and field.name not in (*but, *weights.WIDE)
     }
-    return replace(layer, **tensors)
+    return replace(weights, **tensors)
 
 
 class _RecastTable:

@@ -1,6 +1,6 @@
 """Is the engine's 16-bit step as accurate as transformers' own? Real widths, few layers, random weights, a CUDA machine.
 
-    python kernels/benchmarks/accuracy.py [--dtype bfloat16] [--json OUT]
+    python kernels/benchmarks/accuracy.py [--family gemma3n] [--dtype bfloat16] [--json OUT]
 
 O: transformers in fp32 on the dequantised weights; H: transformers in 16 bit on the same; M: the engine. Printed are the
 losses and, over all LoRA tensors, the gradients' relative RMSE of H and of M against O.
@@ -19,32 +19,51 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models
 from torch import Tensor
-from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, Gemma3nTextConfig, Gemma3TextConfig, PreTrainedTokenizerFast
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
 from agentloop.engine.lora import TARGETS
 from agentloop.engine.memory import Keep
-from agentloop.engine.model import Gemma3n
+from agentloop.engine.model import Gemma
 from agentloop.engine.projection import write_weight
 
 LAYERS = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
 
 
-def write_checkpoint(directory: Path) -> None:
-    config = Gemma3nTextConfig(
+CONFIGS = {
+    "gemma3n": Gemma3nTextConfig(
         vocab_size=8192,
         vocab_size_per_layer_input=8192,
         num_hidden_layers=5,
         num_kv_shared_layers=2,
         layer_types=LAYERS,
         activation_sparsity_pattern=[0.95, 0.0, 0.0, 0.0, 0.0],
-    )
+    ),
+    # Gemma 3 4B
+    "gemma3": Gemma3TextConfig(
+        vocab_size=8192,
+        hidden_size=2560,
+        intermediate_size=10240,
+        num_hidden_layers=5,
+        layer_types=LAYERS,
+        sliding_window=1024,
+        rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        },
+    ),
+}
+
+
+def write_checkpoint(directory: Path, family: str) -> None:
     torch.manual_seed(0)
-    model = Gemma3nForCausalLM(config).to(torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(CONFIGS[family]).to(torch.bfloat16)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "norm" in name:
+            if "norm" in name and family == "gemma3":
+                weight.normal_(0, 0.05)  # 1 is added
+            elif "norm" in name:
                 # Scores are not divided by sqrt(head_dim): with norms at 1 the soft-max would be one-hot and every
                 # 16-bit result noise. 0.3 gives the spread of scores that trained weights have.
                 weight.normal_(0.3 if "q_norm" in name or "k_norm" in name else 1.0, 0.05)
@@ -58,9 +77,9 @@ def write_checkpoint(directory: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())).save_pretrained(directory)
 
 
-def peer(directory: Path, engine: Gemma3n, dtype: torch.dtype) -> torch.nn.Module:
+def peer(directory: Path, engine: Gemma, dtype: torch.dtype) -> torch.nn.Module:
     """transformers with the engine's dequantised weights and adapter."""
-    base = Gemma3nForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="eager").to("cuda")
+    base = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="eager").to("cuda")
     modules = dict(base.model.named_modules())
     with torch.no_grad():
         for layer in engine.weights.layers:
@@ -96,12 +115,13 @@ def peer_gradients(model: torch.nn.Module, rows: list[tuple[list[int], list[bool
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", default="gemma3n", choices=tuple(CONFIGS))
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     dtype = getattr(torch, arguments.dtype)
     directory = Path(tempfile.mkdtemp()) / "model"
-    write_checkpoint(directory)
+    write_checkpoint(directory, arguments.family)
     engine, _ = FastLanguageModel.from_pretrained(directory, dtype=dtype, cache_directory=directory.parent)
     engine = FastLanguageModel.get_peft_model(engine, r=16, lora_alpha=16)
     engine.lora.parameters.normal_(0, 0.02)

@@ -68,7 +68,7 @@ def watch_load(clock: Clock) -> None:
     clock.watch(language_model, "load_weights", "other weights")
     clock.watch(weights, "EmbeddingTable", "table")
     clock.watch(table, "_mapped", "table's registration")
-    clock.watch(language_model, "Gemma3n", "model")
+    clock.watch(language_model, "Gemma", "model")
     dense = weights.Checkpoint.tensor
 
     def tensor(self: Any, name: str) -> Any:
@@ -149,8 +149,8 @@ def child(checkpoint: Path, tokens: int, cache: Path, started: float) -> None:
 
 
 def prepare(checkpoint: Path, cache: Path) -> None:
-    from agentloop.engine.architecture import read_architecture
     from agentloop.engine.checkpoint import Checkpoint
+    from agentloop.engine.configuration import read_architecture
     from agentloop.engine.fingerprint import base_fingerprint
     from agentloop.engine.packed import packed_weights
 

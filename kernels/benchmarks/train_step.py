@@ -22,7 +22,7 @@ import triton
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import PackedBatch, join
-from agentloop.engine.model import Gemma3n
+from agentloop.engine.model import Gemma
 from agentloop.engine.optimizer import FlatAdamW
 
 
@@ -46,7 +46,7 @@ def make_batch(case: str, supervised: float, seed: int, vocab: int = 262_144) ->
     return join(rows)
 
 
-def measure(model: Gemma3n, optimizer: FlatAdamW, batches: list[PackedBatch], warmup: int) -> dict[str, float]:
+def measure(model: Gemma, optimizer: FlatAdamW, batches: list[PackedBatch], warmup: int) -> dict[str, float]:
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -73,7 +73,7 @@ def measure(model: Gemma3n, optimizer: FlatAdamW, batches: list[PackedBatch], wa
     }
 
 
-def profile(model: Gemma3n, optimizer: FlatAdamW, batch: PackedBatch, rows: int) -> None:
+def profile(model: Gemma, optimizer: FlatAdamW, batch: PackedBatch, rows: int) -> None:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 

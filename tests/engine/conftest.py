@@ -1,4 +1,4 @@
-"""A tiny random Gemma 3n, loaded by the engine and, with the same (dequantised) weights, by transformers."""
+"""A tiny random Gemma 3n or Gemma 3, loaded by the engine and, with the same (dequantised) weights, by transformers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import Gemma3nForCausalLM
+from transformers import AutoModelForCausalLM
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.lora import TARGETS
-from agentloop.engine.model import Gemma3n
+from agentloop.engine.model import Gemma
 from agentloop.engine.projection import write_weight
 from agentloop.tiny.architecture import random_checkpoint
+from agentloop.tiny.gemma3 import random_gemma3_checkpoint
 
 Sequence = tuple[list[int], list[bool]]
 
 
+WRITERS = {"gemma3n": random_checkpoint, "gemma3": random_gemma3_checkpoint}
+
+
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Gemma 3n; of the family that a test asks for by `parametrize("checkpoint", …, indirect=True)`."""
     directory = tmp_path_factory.mktemp("engine") / "tiny"
-    random_checkpoint(directory)
+    WRITERS[getattr(request, "param", "gemma3n")](directory)
     return directory
 
 
@@ -35,10 +40,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def fill_adapter() -> Callable[[Gemma3n], None]:
+def fill_adapter() -> Callable[[Gemma], None]:
     """Random weights in B too: with B at zero half of the gradients would vanish."""
 
-    def fill(model: Gemma3n) -> None:
+    def fill(model: Gemma) -> None:
         generator = torch.Generator().manual_seed(0)
         model.lora.parameters.copy_(torch.randn(model.lora.parameters.shape, generator=generator) * 0.05)
         model.lora.refresh()
@@ -47,7 +52,7 @@ def fill_adapter() -> Callable[[Gemma3n], None]:
 
 
 @pytest.fixture
-def trainable(checkpoint: Path, cache: Path, fill_adapter: Callable[[Gemma3n], None]) -> Gemma3n:
+def trainable(checkpoint: Path, cache: Path, fill_adapter: Callable[[Gemma], None]) -> Gemma:
     """The engine in fp64 with a random adapter."""
     model, _ = FastLanguageModel.from_pretrained(checkpoint, dtype=torch.float64, cache_directory=cache)
     model = FastLanguageModel.get_peft_model(model, r=8, lora_alpha=16)
@@ -80,10 +85,10 @@ def _plain(name: str) -> str:
 
 
 @pytest.fixture
-def oracle(checkpoint: Path, trainable: Gemma3n, monkeypatch: pytest.MonkeyPatch) -> Oracle:
+def oracle(checkpoint: Path, trainable: Gemma, monkeypatch: pytest.MonkeyPatch) -> Oracle:
     # transformers computes norms, soft-max and router in fp32 whatever the weights are: fp64 all the way here.
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    base = Gemma3nForCausalLM.from_pretrained(checkpoint, dtype=torch.float64, attn_implementation="eager")
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float64, attn_implementation="eager")
     modules = dict(base.model.named_modules())
     with torch.no_grad():
         for layer in trainable.weights.layers:
@@ -99,7 +104,7 @@ def oracle(checkpoint: Path, trainable: Gemma3n, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def sequences(trainable: Gemma3n) -> list[Sequence]:
+def sequences(trainable: Gemma) -> list[Sequence]:
     """Lengths beyond the sliding window of 64, one of a single token, about a third supervised in runs."""
     rng = random.Random(7)
     rows = []

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import Gemma3nForCausalLM
+from transformers import AutoModelForCausalLM
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
@@ -26,11 +26,12 @@ def load(checkpoint, cache, **settings):
     return FastLanguageModel.get_peft_model(model, **({"r": 8, "lora_alpha": 16} | settings))
 
 
+@pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3"], indirect=True)
 def test_peft_gives_the_same_logprobs(checkpoint, cache, fill_adapter, tmp_path):
     model = load(checkpoint, cache)
     fill_adapter(model)
     model.save_pretrained(tmp_path / "adapter")
-    base = Gemma3nForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
     modules = dict(base.model.named_modules())
     for layer in model.weights.layers:
         for group in layer.groups:
@@ -50,7 +51,7 @@ def test_peft_gives_the_same_logprobs(checkpoint, cache, fill_adapter, tmp_path)
 
 def test_a_rank_that_is_no_multiple_of_8(checkpoint, cache, tmp_path):
     """Filled up with zeros, which training leaves alone: PEFT's adapter, before it and after."""
-    base = Gemma3nForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
     settings = LoraConfig(r=4, lora_alpha=24, target_modules=rf".*\.({'|'.join(TARGETS)})", init_lora_weights=False)
     peft = get_peft_model(base, settings).eval()
     peft.peft_config["default"].base_model_name_or_path = str(checkpoint)

@@ -13,10 +13,10 @@ from transformers import Gemma3nTextConfig
 from triton.runtime.jit import JITFunction
 
 from agentloop.engine import FastLanguageModel, projection
-from agentloop.engine.architecture import read_architecture
 from agentloop.engine.batch import join
 from agentloop.engine.blueprint import blueprint
 from agentloop.engine.compilation import plan_launches, representative
+from agentloop.engine.configuration import read_architecture
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.optimizer import FlatAdamW
 
@@ -50,6 +50,7 @@ def aligned(weight: Nf4 | torch.Tensor) -> Nf4 | torch.Tensor:
     return Nf4.from_tensors({name: tensor.clone() for name, tensor in weight.tensors().items()})
 
 
+@pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3"], indirect=True)
 def test_steps_on_real_memory_launch_what_was_planned(checkpoint, cache, cpu_tensors_take_kernels):
     model, _ = FastLanguageModel.from_pretrained(checkpoint, dtype=torch.float16, cache_directory=cache)
     for group in (group for layer in model.weights.layers for group in layer.groups):
@@ -69,7 +70,7 @@ def test_steps_on_real_memory_launch_what_was_planned(checkpoint, cache, cpu_ten
     launched = described(launches)
     assert launched <= planned
     assert {name for name, _ in planned - launched} == {"_adamw_8bit_kernel"}
-    assert len(launched) > 30
+    assert len(launched) > 20
 
 
 def test_one_layer_of_each_kind_launches_what_all_do(tmp_path):

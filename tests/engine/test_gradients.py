@@ -9,6 +9,8 @@ from agentloop.engine.batch import join, split
 from agentloop.engine.context import step_inputs
 from agentloop.engine.memory import Keep, StepPlan
 
+pytestmark = pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3"], indirect=True)
+
 
 def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())

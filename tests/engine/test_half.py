@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from agentloop.engine import FastLanguageModel, layer, network
+from agentloop.engine import FastLanguageModel, feedforward, gemma3, gemma3n, network
 from agentloop.engine.batch import join
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.precision import Precision
-from agentloop.tiny.architecture import random_checkpoint
+
+pytestmark = pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3"], indirect=True)
 
 
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory):
+@pytest.fixture(scope="session")
+def planted(checkpoint, tmp_path_factory):
     """Gate and up whose product, and residual streams that, are beyond fp16's range. Norms behind them hide both."""
     directory = tmp_path_factory.mktemp("planted") / "tiny"
-    random_checkpoint(directory, seed=1)
+    shutil.copytree(checkpoint, directory)
     tensors = load_file(directory / "model.safetensors")
     for name in tensors:
         if name.endswith(("mlp.gate_proj.weight", "mlp.up_proj.weight")):
@@ -42,8 +45,8 @@ def error(ours: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("where", ["checkpoint", "planted"])
-def test_closer_to_exact_than_bf16(request, where, cache, fill_adapter, sequences):
-    directory = request.getfixturevalue(where)
+def test_closer_to_exact_than_bf16(checkpoint, planted, where, cache, fill_adapter, sequences):
+    directory = planted if where == "planted" else checkpoint
     exact_loss, exact = step(directory, cache, torch.float64, fill_adapter, sequences)
     errors = {}
     for dtype in (torch.float16, torch.bfloat16):
@@ -55,9 +58,8 @@ def test_closer_to_exact_than_bf16(request, where, cache, fill_adapter, sequence
 
 def test_planted_values_leave_the_range(planted, cache, fill_adapter, sequences, monkeypatch):
     """Without what precision.py does for fp16, the same step is not finite."""
-    for module in (layer, network):
+    for module in (gemma3n.layer, gemma3n.embedding, gemma3.layer, gemma3.embedding, feedforward, network):
         monkeypatch.setattr(module, "Precision", Plain)
-    monkeypatch.setattr("agentloop.engine.feedforward.Precision", Plain)
     loss, gradients = step(planted, cache, torch.float16, fill_adapter, sequences)
     assert not (torch.isfinite(gradients).all() and torch.isfinite(torch.tensor(loss)))
 
@@ -70,9 +72,9 @@ class Plain:
 
 @pytest.mark.parametrize("supervised, weight", [(1, 1.0), (64, 2.0**-16)])
 @pytest.mark.parametrize("where", ["checkpoint", "planted"])
-def test_gradients_neither_vanish_nor_overflow(request, where, cache, fill_adapter, supervised, weight):
+def test_gradients_neither_vanish_nor_overflow(checkpoint, planted, where, cache, fill_adapter, supervised, weight):
     """A mean over one token, and one over 65,536 of which this batch has 64."""
-    directory = request.getfixturevalue(where)
+    directory = planted if where == "planted" else checkpoint
     ids = [(7 * i) % 400 for i in range(90)]
     rows = [(ids, [False] * (90 - supervised) + [True] * supervised)]
     _, exact = step(directory, cache, torch.float64, fill_adapter, rows, weight=weight)
@@ -85,10 +87,10 @@ def test_levels_and_weights_of_tokens_agree(checkpoint, cache, fill_adapter, seq
     model, _ = FastLanguageModel.from_pretrained(checkpoint, dtype=torch.float16, cache_directory=cache)
     model = FastLanguageModel.get_peft_model(model, r=8, lora_alpha=16)
     fill_adapter(model)
-    batch = join(sequences)
+    batch, layers = join(sequences), model.shape.layers
     model.results_and_gradients(batch, 0.01)
     expected = model.lora.gradients.clone()
-    for plan in (StepPlan((Keep.STREAMS,) * 5, chunk=64), StepPlan((Keep.ATTENTION,) * 5, head_rows=32)):
+    for plan in (StepPlan((Keep.STREAMS,) * layers, chunk=64), StepPlan((Keep.ATTENTION,) * layers, head_rows=32)):
         model.plan = plan  # what is computed again is scaled again
         model.lora.gradients.zero_()
         model.results_and_gradients(batch, 0.01)

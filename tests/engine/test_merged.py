@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import Gemma3nForCausalLM
+from transformers import AutoModelForCausalLM
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.dequantised import dequantised_checkpoint
@@ -21,20 +21,21 @@ IDS = torch.tensor([[3, 50, 7, 8, 90, 12, 44, 5]])
 def model(checkpoint, cache, fill_adapter):
     loaded, _ = FastLanguageModel.from_pretrained(checkpoint, cache_directory=cache)
     trained = FastLanguageModel.get_peft_model(
-        loaded, r=8, lora_alpha=16, use_rslora=True, layers_to_transform=[0, 2, 4]
+        loaded, r=8, lora_alpha=16, use_rslora=True, layers_to_transform=[0, 2, 3]
     )
     fill_adapter(trained)
     return trained
 
 
+@pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3"], indirect=True)
 @pytest.mark.parametrize("base", ["bf16", "dequantised"])
 def test_equals_pefts_merge(model, checkpoint, cache, tmp_path, base):
     model.save_pretrained_merged(tmp_path / "merged", base=base)
     model.save_pretrained(tmp_path / "adapter")
     source = checkpoint if base == "bf16" else dequantised_checkpoint(checkpoint, cache)
-    original = Gemma3nForCausalLM.from_pretrained(source, dtype=torch.float32)
+    original = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     theirs = PeftModel.from_pretrained(original, tmp_path / "adapter").merge_and_unload()
-    ours = Gemma3nForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     expected = theirs.state_dict()
     for name, weight in ours.state_dict().items():
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-6, msg=name)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from transformers import Gemma3nTextConfig
 
-from agentloop.engine import architecture
-from agentloop.engine.architecture import Architecture, read_architecture
+from agentloop.engine import configuration
+from agentloop.engine.architecture import Architecture
+from agentloop.engine.configuration import read_architecture
 
 
 def complete() -> dict[str, Any]:
@@ -42,5 +43,5 @@ def test_every_form_gives_the_same_sizes(tmp_path):
 
 @pytest.mark.parametrize("form", [complete, before_transformers_5])
 def test_a_complete_file_is_read_without_transformers(tmp_path, monkeypatch, form):
-    monkeypatch.setattr(architecture._Filled, "_config", property(lambda self: pytest.fail("it was asked")))
+    monkeypatch.setattr(configuration._Filled, "_config", property(lambda self: pytest.fail("it was asked")))
     assert read(tmp_path, form()).layers == 30

@@ -1,10 +1,11 @@
-"""The tiny model has every part of Gemma 3n, in the order that vLLM requires, and each part counts."""
+"""The tiny model has every part of Gemma 3n, in the order that vLLM requires, and each part counts; so does Gemma 3's."""
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agentloop.tiny.architecture import initialise, random_checkpoint, tiny_config
+from agentloop.tiny.gemma3 import random_gemma3_checkpoint
 from agentloop.tiny.tokenizer import build_tokenizer
 
 
@@ -39,15 +40,17 @@ def test_checkpoint_loads_and_fits(checkpoint):
     assert model.config.vocab_size == model.config.vocab_size_per_layer_input == len(tokenizer)
 
 
+@pytest.mark.parametrize(("write", "scale"), [(random_checkpoint, 1.0), (random_gemma3_checkpoint, 0.0)])
 @torch.no_grad()
-def test_every_parameter_counts(checkpoint):
-    """Nothing that serves this checkpoint can leave a parameter out without changing the logits."""
-    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+def test_every_parameter_counts(tmp_path, write, scale):
+    """Nothing that serves this checkpoint can leave a parameter out without changing the logits; `scale` leaves a norm's out."""
+    write(tmp_path, seed=3)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = torch.arange(300, 380)[None]
     reference = model(ids).logits
     for name, parameter in model.named_parameters():
         kept = parameter.clone()
-        parameter.fill_(1.0 if parameter.dim() == 1 else 0.0)
+        parameter.fill_(scale if parameter.dim() == 1 else 0.0)
         assert (model(ids).logits - reference).abs().max() > 1e-4, f"{name} has no effect"
         parameter.copy_(kept)
     assert torch.equal(model(ids).logits, reference)

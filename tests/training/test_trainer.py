@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from agentloop import settings as configuration
 from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.engine.lora import LoraBuffer
-from agentloop.engine.model import Gemma3n
+from agentloop.engine.model import Gemma
 from agentloop.errors import ModelError
 from agentloop.settings import Training
 from agentloop.training import checkpoint, reference, rows, worker
@@ -140,13 +140,13 @@ def test_moments_of_8_bits_continue_exactly(settings, base):
 
 
 def test_the_memory_budget_reaches_every_step(settings, base, monkeypatch):
-    seen, step_plan = [], Gemma3n.step_plan
+    seen, step_plan = [], Gemma.step_plan
 
     def noting(model, batch, **options):
         seen.append(model.memory_budget)
         return step_plan(model, batch, **options)
 
-    monkeypatch.setattr(Gemma3n, "step_plan", noting)
+    monkeypatch.setattr(Gemma, "step_plan", noting)
     run = plan(with_training(settings, epochs=1), base)
     file = settings.paths.data / "run.json"
     file.write_text(json.dumps(run.to_json()))

@@ -12,97 +12,87 @@ from dataclasses import dataclass
 
 import torch
 from agentloop_kernels.altup import advance, advance_backward, correct, correct_backward, predict, predict_backward
-from agentloop_kernels.attention import AttentionPlan, attention, attention_backward
 from agentloop_kernels.ple import ple_gate, ple_gate_backward
 from agentloop_kernels.residual import merge_attention, merge_attention_backward
-from agentloop_kernels.rope import qkv_rope, qkv_rope_backward
 from torch import Tensor
 
+from agentloop.engine.activations import Activations, Keys, LayerInput
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.feedforward import FeedForward
+from agentloop.engine.gemma3n.weights import Gemma3nLayerWeights
 from agentloop.engine.memory import Keep
 from agentloop.engine.precision import Precision
 from agentloop.engine.projection import Workspace
-from agentloop.engine.weights import LayerWeights
-
-Keys = dict[int, tuple[Tensor, Tensor]]
-"""Layer -> its K and V [tokens, kv_heads, head_dim], or their fp32 gradients."""
-
-
-@dataclass(frozen=True)
-class LayerInput:
-    """What a layer reads besides its streams."""
-
-    plan: AttentionPlan
-    positions: Tensor
-    """[tokens] int32."""
-    ple: Tensor
-    """[tokens, ple]: its per-layer input."""
+from agentloop.engine.self_attention import SelfAttention
 
 
 @dataclass
-class Activations:
-    """A layer's intermediate results [tokens, …]; None where not computed yet or dropped."""
+class LayerActivations(Activations):
+    """And what only this generation computes."""
 
-    streams: Tensor
-    """[n, tokens, hidden]: what enters the layer."""
     coefs: Tensor | None = None
     active: Tensor | None = None
-    normed: Tensor | None = None
-    """[tokens, hidden + rank]: input of q, k, v and LAuReL, with its LoRA tail."""
-    raw: Tensor | None = None
-    """[tokens, q (+ k + v) + laurel rank], before norms and RoPE."""
-    query: Tensor | None = None
-    attended: Tensor | None = None
-    """[tokens, heads * head_dim + rank]."""
-    lse: Tensor | None = None
-    attention_out: Tensor | None = None
     laurel_out: Tensor | None = None
-    merged: Tensor | None = None
-    feedforward_in: Tensor | None = None
-    """[tokens, hidden + rank]."""
-    gate_up: Tensor | None = None
-    """[tokens, 2 inter + rank]."""
-    statistics: Tensor | None = None
-    """[tokens, 2] fp32, of a sparse layer."""
-    down_tail: Tensor | None = None
-    """[tokens, rank]: the LoRA tail of down_proj's input."""
-    down_out: Tensor | None = None
     activated: Tensor | None = None
     gains: Tensor | None = None
     gate: Tensor | None = None
     projected: Tensor | None = None
 
-    def drop(self, keep: Keep) -> None:
-        """Forget what `keep` does not hold on to."""
-        held = {"streams", "statistics"}
-        if keep >= Keep.DOWN:
-            held |= {"down_tail", "down_out"}
-        if keep >= Keep.ATTENTION:
-            held |= {"raw", "attended", "lse", "attention_out"}
-        if keep >= Keep.ALL:
-            held |= {"gate_up"}
-        for name in self.__dataclass_fields__:
-            if name not in held:
-                setattr(self, name, None)
+
+class PredictedInput:
+    """The active stream that AltUp predicts, normed."""
+
+    def __init__(self, shape: Architecture, weights: Gemma3nLayerWeights) -> None:
+        self.shape, self.weights = shape, weights
+
+    def forward(self, streams: Tensor, normed: Tensor) -> Tensor:
+        """As boundary.InputNorm: returns the prediction's coefficients."""
+        w = self.weights
+        coefs, _, _ = predict(
+            streams,
+            router=w.router,
+            prediction=w.prediction,
+            input_norm=w.input_norm,
+            eps=self.shape.eps,
+            normed=normed,
+        )
+        return coefs
+
+    def add_gradient(self, dstreams: Tensor, dnormed: Tensor, streams: Tensor, saved: Tensor) -> None:
+        w = self.weights
+        share = torch.zeros_like(dstreams)
+        predict_backward(
+            share,
+            streams,
+            saved,
+            dnormed,
+            None,
+            router=w.router,
+            prediction=w.prediction,
+            input_norm=w.input_norm,
+            eps=self.shape.eps,
+        )
+        dstreams += share
 
 
-class Layer:
+class Gemma3nLayer:
     """Computes with one layer's weights."""
 
-    def __init__(self, shape: Architecture, weights: LayerWeights, workspace: Workspace, rope: Tensor) -> None:
-        self.shape, self.weights, self.workspace, self.rope = shape, weights, workspace, rope
+    def __init__(self, shape: Architecture, weights: Gemma3nLayerWeights, workspace: Workspace, rope: Tensor) -> None:
+        self.shape, self.weights, self.workspace = shape, weights, workspace
+        self.attention = SelfAttention(shape, weights, workspace, rope)
         self.feedforward = FeedForward(shape, weights, workspace)
+        self.input_norm = PredictedInput(shape, weights)
         self.index = weights.index
-        self.source = shape.kv_source(self.index)
-        self.own_keys = weights.key_norm is not None and weights.key_value is None
-        self.query_width = shape.heads * shape.head_dim
         self.precision = Precision.of(workspace.dtype)
         self.branch_eps = shape.eps * self.precision.branch**2
         self.scale = weights.scale.to(self.precision.streams) * self.precision.branch
         """[hidden]: correct_output_scale, which leads into the per-layer input's branch."""
 
-    def forward(self, act: Activations, given: LayerInput, keys: Keys, keep: Keep, chunk: int) -> Tensor:
+    def activations(self, streams: Tensor) -> LayerActivations:
+        return LayerActivations(streams)
+
+    def forward(self, act: LayerActivations, given: LayerInput, keys: Keys, keep: Keep, chunk: int) -> Tensor:
         """`act.streams` [n, tokens, hidden] -> the next layer's. `act` then holds what `keep` says; `chunk` tokens pass the
         feed-forward together."""
         w = self.weights
@@ -113,7 +103,7 @@ class Layer:
         act.drop(keep)
         return streams
 
-    def _compute(self, act: Activations, given: LayerInput, keys: Keys, keep: Keep, chunk: int) -> None:
+    def _compute(self, act: LayerActivations, given: LayerInput, keys: Keys, keep: Keep, chunk: int) -> None:
         """Everything up to `projected` that `act` lacks."""
         w, shape, matrix = self.weights, self.shape, self.workspace.matrix
         tokens = act.streams.shape[1]
@@ -130,12 +120,7 @@ class Layer:
         if act.raw is None:
             act.raw = w.query.multiply(matrix(w.query), act.normed)
         if act.attention_out is None:
-            self._queries(act, given, keys)
-            act.attended = w.output.new_input(act.query.shape[0], act.query)
-            out = act.attended[:, : self.query_width].unflatten(1, (shape.heads, shape.head_dim))
-            _, act.lse = attention(act.query, *keys[self.source], given.plan, out=out)
-            w.output.fill_tail(matrix(w.output), act.attended)
-            act.attention_out = w.output.multiply(matrix(w.output), act.attended)
+            self.attention.forward(act, given, keys)
         act.laurel_out = w.laurel.multiply(matrix(w.laurel), act.raw[:, -shape.laurel_rank :])
         act.feedforward_in = w.gate_up.new_input(tokens, self.workspace)
         act.merged, _ = merge_attention(
@@ -168,23 +153,16 @@ class Layer:
         gated = self.precision.lower(ple_gate(act.gate, given.ple))
         act.projected = w.ple_projection.multiply(matrix(w.ple_projection), gated)
 
-    def _queries(self, act: Activations, given: LayerInput, keys: Keys) -> None:
-        w, shape = self.weights, self.shape
-        act.query, key, value = qkv_rope(
-            act.raw[:, : -shape.laurel_rank],
-            self.rope,
-            given.positions,
-            heads=shape.heads,
-            kv_heads=shape.kv_heads if self.own_keys else 0,
-            query_norm=w.query_norm,
-            key_norm=w.key_norm if self.own_keys else None,
-            eps=shape.eps,
-        )
-        if self.own_keys:
-            keys[self.index] = key, value
-
     def backward(
-        self, dstreams: Tensor, act: Activations, given: LayerInput, keys: Keys, dkeys: Keys, chunk: int, *, last: bool
+        self,
+        dstreams: Tensor,
+        act: LayerActivations,
+        given: LayerInput,
+        keys: Keys,
+        dkeys: Keys,
+        chunk: int,
+        *,
+        last: bool,
     ) -> None:
         """Add the layer's LoRA gradients; `dstreams` [n, tokens, hidden] becomes the gradient of `act.streams`, in place.
 
@@ -245,8 +223,7 @@ class Layer:
             left.zero_()
         else:
             w.laurel.multiply_left(matrix(w.laurel), dlaurel, out=left)
-        dattended = w.output.backward(matrix(w.output), dattention, act.attended)
-        self._attention_backward(dattended, act, given, keys, dkeys, draw)
+        self.attention.backward(dattention, act, given, keys, dkeys, draw)
         dinput = w.query.backward(matrix(w.query), draw, act.normed, input_gradient=not last)
         if not last:
             predict_backward(
@@ -260,121 +237,3 @@ class Layer:
                 input_norm=w.input_norm,
                 eps=shape.eps,
             )
-
-    def _attention_backward(
-        self, dattended: Tensor, act: Activations, given: LayerInput, keys: Keys, dkeys: Keys, draw: Tensor
-    ) -> None:
-        """dO -> gradient of the raw q (k, v), written into `draw`."""
-        w, shape = self.weights, self.shape
-        if act.query is None:
-            self._queries(act, given, keys)
-        heads = (shape.heads, shape.head_dim)
-        key, value = keys[self.source]
-        shared = self.source in dkeys
-        dkey, dvalue = dkeys.get(self.source, (None, None))
-        dquery, dkey, dvalue = attention_backward(
-            dattended.unflatten(1, heads),
-            act.query,
-            key,
-            value,
-            act.attended[:, : self.query_width].unflatten(1, heads),
-            act.lse,
-            given.plan,
-            dkey=dkey,
-            dvalue=dvalue,
-            accumulate=shared,
-        )
-        raw_width = self.weights.query.outputs - shape.laurel_rank
-        qkv_rope_backward(
-            dquery,
-            dkey if self.own_keys else None,
-            dvalue if self.own_keys else None,
-            act.raw[:, :raw_width],
-            self.rope,
-            given.positions,
-            heads=shape.heads,
-            kv_heads=shape.kv_heads if self.own_keys else 0,
-            query_norm=w.query_norm,
-            key_norm=w.key_norm if self.own_keys else None,
-            eps=shape.eps,
-            out=draw[:, :raw_width],
-        )
-
-
-class BoundaryKeys:
-    """The boundary layer's K and V, computed for all tokens; the layer itself then runs on the rows that go on."""
-
-    def __init__(self, shape: Architecture, weights: LayerWeights, workspace: Workspace, rope: Tensor) -> None:
-        self.shape, self.weights, self.workspace, self.rope = shape, weights, workspace, rope
-
-    def forward(self, streams: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """[n, tokens, hidden] -> K, V [tokens, kv_heads, head_dim]."""
-        _, normed = self._normed(streams)
-        return self._rotate(self._raw(normed), positions)
-
-    def backward(
-        self, dkeys: tuple[Tensor, Tensor], streams: Tensor, positions: Tensor, dstreams: Tensor, *, last: bool
-    ) -> None:
-        """Add the gradient through K and V to `dstreams` [n, tokens, hidden] (unless `last`) and to LoRA's."""
-        w, shape = self.weights, self.shape
-        coefs, normed = self._normed(streams)
-        draw = w.key_value.new_output(normed.shape[0], normed)
-        qkv_rope_backward(
-            None,
-            *dkeys,
-            self._raw(normed),
-            self.rope,
-            positions,
-            heads=0,
-            kv_heads=shape.kv_heads,
-            query_norm=None,
-            key_norm=w.key_norm,
-            eps=shape.eps,
-            out=draw[:, : w.key_value.outputs],
-        )
-        dnormed = w.key_value.backward(self.workspace.matrix(w.key_value), draw, normed, input_gradient=not last)
-        if not last:
-            share = torch.zeros_like(dstreams)
-            predict_backward(
-                share,
-                streams,
-                coefs,
-                dnormed,
-                None,
-                router=w.router,
-                prediction=w.prediction,
-                input_norm=w.input_norm,
-                eps=shape.eps,
-            )
-            dstreams += share
-
-    def _normed(self, streams: Tensor) -> tuple[Tensor, Tensor]:
-        w, shape = self.weights, self.shape
-        normed = w.key_value.new_input(streams.shape[1], self.workspace)
-        coefs, _, _ = predict(
-            streams,
-            router=w.router,
-            prediction=w.prediction,
-            input_norm=w.input_norm,
-            eps=shape.eps,
-            normed=normed[:, : shape.hidden],
-        )
-        w.key_value.fill_tail(self.workspace.matrix(w.key_value), normed)
-        return coefs, normed
-
-    def _raw(self, normed: Tensor) -> Tensor:
-        return self.weights.key_value.multiply(self.workspace.matrix(self.weights.key_value), normed)
-
-    def _rotate(self, raw: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        w, shape = self.weights, self.shape
-        _, key, value = qkv_rope(
-            raw,
-            self.rope,
-            positions,
-            heads=0,
-            kv_heads=shape.kv_heads,
-            query_norm=None,
-            key_norm=w.key_norm,
-            eps=shape.eps,
-        )
-        return key, value

@@ -1,0 +1,210 @@
+"""A model's architecture, read from its config.json.
+
+Only what the engine computes exactly is accepted: every field that would change the arithmetic and is not implemented
+raises ModelError by name, so that no variant is trained wrongly in silence.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from agentloop.engine.architecture import FULL, SLIDING, Architecture
+from agentloop.errors import ModelError
+from agentloop.reading import read_object
+
+
+def is_multimodal(directory: Path) -> bool:
+    """Whether the language model is a part of what the directory holds."""
+    return "text_config" in read_object(directory / "config.json", ModelError)
+
+
+def read_architecture(directory: Path) -> Architecture:
+    """Read `directory/config.json`, text-only or with the language model's part under `text_config`.
+
+    Raises ModelError where the file is missing or broken, the model is neither Gemma 3n nor Gemma 3, or a setting is not
+    supported.
+    """
+    path = directory / "config.json"
+    config = read_object(path, ModelError)
+    text = config.get("text_config", config)
+    if not isinstance(text, dict):
+        raise ModelError(f"{path}: text_config {text!r} is not an object")
+    if text.get("model_type") not in _FAMILIES:
+        known = "gemma3n, gemma3n_text, gemma3, gemma3_text"
+        raise ModelError(f"{path}: model_type {text.get('model_type')!r} is not supported ({known})")
+    if config.get("quantization_config") is not None:
+        raise ModelError(f"{path}: quantization_config {config['quantization_config']!r} is not supported (only None)")
+    filled_class, read = _FAMILIES[text["model_type"]]
+    return read(filled_class(text, path))
+
+
+def _gemma3n(filled: _Filled) -> Architecture:
+    rope = filled.rope_parameters
+    filled.require("hidden_activation", "gelu_pytorch_tanh")
+    filled.require("attention_bias", False)
+    filled.require("altup_active_idx", 0)
+    filled.require("altup_correct_scale", True)
+    for kind in (SLIDING, FULL):
+        filled.check(f"rope_parameters.{kind}.rope_type", rope[kind]["rope_type"], "default")
+    layers, shared = filled.whole("num_hidden_layers"), filled.whole("num_kv_shared_layers", 0)
+    types = filled.layer_kinds()
+    unshared = types[: max(layers - shared, 0)]
+    if missing := set(types) - set(unshared):
+        raise ModelError(f"{filled.path}: no unshared layer of type {sorted(missing)[0]} to share K/V with")
+    clip = filled.altup_coef_clip
+    return Architecture(
+        family="gemma3n",
+        **filled.sizes(),
+        intermediate=filled.layerwise("intermediate_size", int),
+        layer_types=types,
+        rope_factor={SLIDING: 1.0, FULL: 1.0},
+        query_scale=1.0,
+        norm_values=True,
+        softcap=filled.number("final_logit_softcapping"),
+        ple_vocab=filled.whole("vocab_size_per_layer_input"),
+        ple=filled.whole("hidden_size_per_layer_input"),
+        streams=filled.whole("altup_num_inputs"),
+        coef_clip=None if clip is None else filled.number("altup_coef_clip"),
+        shared_layers=shared,
+        laurel_rank=filled.whole("laurel_rank"),
+        sparsity=tuple(map(float, filled.layerwise("activation_sparsity_pattern", int | float))),
+    )
+
+
+def _gemma3(filled: _Filled) -> Architecture:
+    rope = filled.rope_parameters
+    filled.require("hidden_activation", "gelu_pytorch_tanh")
+    filled.require("attention_bias", False)
+    filled.require("attn_logit_softcapping", None)
+    filled.require("use_bidirectional_attention", False)
+    filled.check(f"rope_parameters.{SLIDING}.rope_type", rope[SLIDING]["rope_type"], "default")
+    scaled = rope[FULL]["rope_type"] == "linear"
+    if not scaled:
+        filled.check(f"rope_parameters.{FULL}.rope_type", rope[FULL]["rope_type"], "default")
+    layers = filled.whole("num_hidden_layers")
+    softcap = filled.final_logit_softcapping
+    return Architecture(
+        family="gemma3",
+        **filled.sizes(),
+        intermediate=(filled.whole("intermediate_size"),) * layers,
+        layer_types=filled.layer_kinds(),
+        rope_factor={SLIDING: 1.0, FULL: filled.positive("factor", rope[FULL].get("factor")) if scaled else 1.0},
+        query_scale=filled.number("query_pre_attn_scalar") ** -0.5,
+        norm_values=False,
+        softcap=None if softcap is None else filled.number("final_logit_softcapping"),
+        ple_vocab=0,
+        ple=0,
+        streams=1,
+        coef_clip=None,
+        shared_layers=0,
+        laurel_rank=0,
+        sparsity=(0.0,) * layers,
+    )
+
+
+class _Filled:
+    """The settings of a file. Those that it leaves out or gives in an older form are transformers' to fill in, whose
+    configuration takes seconds to import: a complete file is read without it. Raises ModelError, naming the setting."""
+
+    layerwise_names: tuple[str, ...]
+    """Settings with one value for each layer."""
+    config_class: str
+
+    def __init__(self, text: dict[str, Any], path: Path) -> None:
+        self._text, self.path = text, path
+
+    def __getattr__(self, name: str) -> Any:
+        value = self._text.get(name)
+        complete = name not in self.layerwise_names or isinstance(value, list) and len(value) == self.num_hidden_layers
+        return value if name in self._text and complete else getattr(self._config, name)
+
+    def check(self, name: str, value: Any, supported: Any) -> None:
+        if value != supported:
+            raise ModelError(f"{self.path}: {name} {value!r} is not supported (only {supported!r})")
+
+    def require(self, name: str, supported: Any) -> None:
+        """None counts as False."""
+        value = getattr(self, name)
+        self.check(name, bool(value) if isinstance(supported, bool) else value, supported)
+
+    def whole(self, name: str, least: int = 1) -> int:
+        value = getattr(self, name)
+        if type(value) is not int or value < least:
+            raise ModelError(f"{self.path}: {name} {value!r} is not a whole number of at least {least}")
+        return value
+
+    def number(self, name: str) -> float:
+        return self.positive(name, getattr(self, name))
+
+    def positive(self, name: str, value: Any) -> float:
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise ModelError(f"{self.path}: {name} {value!r} is not a number above 0")
+        return float(value)
+
+    def layerwise(self, name: str, kind: Any) -> tuple[Any, ...]:
+        values = getattr(self, name)
+        if len(values) != self.num_hidden_layers or not all(isinstance(value, kind) for value in values):
+            raise ModelError(f"{self.path}: {name} is not one value for each of {self.num_hidden_layers} layers")
+        return tuple(values)
+
+    def layer_kinds(self) -> tuple[str, ...]:
+        types = self.layerwise("layer_types", str)
+        if unknown := set(types) - {SLIDING, FULL}:
+            raise ModelError(
+                f"{self.path}: layer_types {sorted(unknown)[0]!r} is not supported (only {SLIDING!r}, {FULL!r})"
+            )
+        return types
+
+    def sizes(self) -> dict[str, Any]:
+        """What all generations have, as Architecture calls it."""
+        rope = self.rope_parameters
+        return {
+            "vocab": self.whole("vocab_size"),
+            "hidden": self.whole("hidden_size"),
+            "layers": self.whole("num_hidden_layers"),
+            "heads": self.whole("num_attention_heads"),
+            "kv_heads": self.whole("num_key_value_heads"),
+            "head_dim": self.whole("head_dim"),
+            "eps": self.number("rms_norm_eps"),
+            "window": self.whole("sliding_window"),
+            "rope_theta": {kind: self.positive("rope_theta", rope[kind]["rope_theta"]) for kind in (SLIDING, FULL)},
+        }
+
+    @property
+    def rope_parameters(self) -> dict[str, dict[str, Any]]:
+        bases = {FULL: self._text.get("rope_theta"), SLIDING: self._text.get("rope_local_base_freq")}
+        parameters = self._text.get("rope_parameters")
+        if (
+            parameters is None and self._text.get("rope_scaling") is None and all(bases.values())
+        ):  # before transformers 5
+            return {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
+        if parameters is not None and not isinstance(parameters, dict):
+            raise ModelError(f"{self.path}: rope_parameters {parameters!r} is not an object")
+        given = [(parameters or {}).get(kind) for kind in bases]
+        complete = all(isinstance(each, dict) and {"rope_type", "rope_theta"} <= each.keys() for each in given)
+        return parameters if complete else self._config.rope_parameters
+
+    @cached_property
+    def _config(self) -> Any:
+        module, name = self.config_class.rsplit(".", 1)
+        try:
+            return getattr(importlib.import_module(module), name)(**self._text)
+        except Exception as error:  # whatever its checks raise
+            raise ModelError(f"{self.path}: {' '.join(str(error).split())}") from error
+
+
+class _FilledGemma3n(_Filled):
+    layerwise_names = ("intermediate_size", "layer_types", "activation_sparsity_pattern")
+    config_class = "transformers.models.gemma3n.configuration_gemma3n.Gemma3nTextConfig"
+
+
+class _FilledGemma3(_Filled):
+    layerwise_names = ("layer_types",)
+    config_class = "transformers.models.gemma3.configuration_gemma3.Gemma3TextConfig"
+
+
+_FAMILIES = {"gemma3n_text": (_FilledGemma3n, _gemma3n), "gemma3_text": (_FilledGemma3, _gemma3)}

@@ -1,0 +1,48 @@
+"""What each generation of Gemma computes with, by `Architecture.family`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from agentloop.engine.architecture import Architecture
+from agentloop.engine.checkpoint import Checkpoint
+from agentloop.engine.gemma3 import embedding as gemma3_embedding
+from agentloop.engine.gemma3 import layer as gemma3_layer
+from agentloop.engine.gemma3 import weights as gemma3_weights
+from agentloop.engine.gemma3n import embedding as gemma3n_embedding
+from agentloop.engine.gemma3n import layer as gemma3n_layer
+from agentloop.engine.gemma3n import weights as gemma3n_weights
+from agentloop.engine.packed import PackedWeights
+from agentloop.engine.weights import ModelWeights, Reader
+
+
+@dataclass(frozen=True)
+class Parts:
+    load: Callable[..., ModelWeights]
+    embedding: Callable[..., Any]
+    layer: Callable[..., Any]
+
+
+FAMILIES = {
+    "gemma3n": Parts(gemma3n_weights.load, gemma3n_embedding.Gemma3nEmbedding, gemma3n_layer.Gemma3nLayer),
+    "gemma3": Parts(gemma3_weights.load, gemma3_embedding.Gemma3Embedding, gemma3_layer.Gemma3Layer),
+}
+
+
+def load_weights(
+    shape: Architecture,
+    checkpoint: Checkpoint,
+    packed: PackedWeights | None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    positions: int,
+    offload_embedding: bool = True,
+) -> ModelWeights:
+    """Read every tensor once. `packed` gives the NF4 linears (None: keep all in `dtype`); `positions` sizes RoPE."""
+    reader = Reader(checkpoint, packed, device=device, dtype=dtype)
+    return FAMILIES[shape.family].load(shape, reader, positions=positions, offload_embedding=offload_embedding)

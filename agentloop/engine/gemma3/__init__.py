@@ -1,0 +1,1 @@
+"""Gemma 3's text decoder (transformers' modeling_gemma3.py)."""

@@ -1,0 +1,34 @@
+"""From tokens to the residual stream, and from the last layer to what the head reads."""
+
+from __future__ import annotations
+
+import torch
+from agentloop_kernels.norm import rms_norm, rms_norm_backward
+from torch import Tensor
+
+from agentloop.engine.architecture import Architecture
+from agentloop.engine.gemma3.weights import Gemma3Weights
+from agentloop.engine.precision import Precision
+from agentloop.engine.projection import Workspace
+
+
+class Gemma3Embedding:
+    def __init__(self, shape: Architecture, weights: Gemma3Weights, workspace: Workspace) -> None:
+        self.shape, self.weights, self.workspace = shape, weights, workspace
+        self.precision = Precision.of(workspace.dtype)
+
+    def embed(self, token_ids: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids [tokens] and their scaled embeddings [tokens, hidden] -> the stream [1, tokens, hidden], and per-layer inputs of
+        width 0."""
+        return first.to(self.precision.streams)[None], first.new_empty(len(first), 0)
+
+    def unembed(self, streams: Tensor) -> tuple[Tensor, None]:
+        """[1, rows, hidden] -> the head's input [rows, hidden]."""
+        hidden = self.workspace.new_empty(*streams.shape[1:])
+        return rms_norm(streams[0], self.weights.final_norm, self.shape.eps, out=hidden), None
+
+    def unembed_backward(self, dhidden: Tensor, streams: Tensor, saved: None) -> Tensor:
+        """Gradient of the head's input -> that of the stream [1, rows, hidden]."""
+        dstreams = torch.empty_like(streams)
+        rms_norm_backward(dhidden, streams[0], self.weights.final_norm, self.shape.eps, out=dstreams[0])
+        return dstreams

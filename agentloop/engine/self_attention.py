@@ -1,0 +1,92 @@
+"""Attention from the raw q, k, v to o_proj's output, and back."""
+
+from __future__ import annotations
+
+from agentloop_kernels.attention import attention, attention_backward
+from agentloop_kernels.rope import qkv_rope, qkv_rope_backward
+from torch import Tensor
+
+from agentloop.engine.activations import Activations, Keys, LayerInput
+from agentloop.engine.architecture import Architecture
+from agentloop.engine.projection import Workspace
+from agentloop.engine.weights import LayerWeights
+
+
+class SelfAttention:
+    def __init__(self, shape: Architecture, weights: LayerWeights, workspace: Workspace, rope: Tensor) -> None:
+        self.shape, self.weights, self.workspace, self.rope = shape, weights, workspace, rope
+        self.source = shape.kv_source(weights.index)
+        self.own_keys = weights.key_norm is not None and weights.key_value is None
+        self.query_width = shape.heads * shape.head_dim
+        self.width = self.query_width + (2 * shape.kv_heads * shape.head_dim if self.own_keys else 0)
+        """Columns of q (and k, v) in what is raw; what follows them is not attention's."""
+
+    def forward(self, act: Activations, given: LayerInput, keys: Keys) -> None:
+        """`act.raw` -> `act.attended`, `lse` and `attention_out`; the layer's own K and V are left in `keys`."""
+        w, shape = self.weights, self.shape
+        matrix = self.workspace.matrix(w.output)
+        self._queries(act, given, keys)
+        act.attended = w.output.new_input(act.query.shape[0], act.query)
+        out = act.attended[:, : self.query_width].unflatten(1, (shape.heads, shape.head_dim))
+        _, act.lse = attention(act.query, *keys[self.source], given.plan, out=out)
+        w.output.fill_tail(matrix, act.attended)
+        act.attention_out = w.output.multiply(matrix, act.attended)
+
+    def backward(
+        self, dattention: Tensor, act: Activations, given: LayerInput, keys: Keys, dkeys: Keys, draw: Tensor
+    ) -> None:
+        """Gradient of o_proj's output [tokens, hidden + rank] -> that of the raw q (k, v), in `draw`'s first columns.
+
+        `dkeys` holds the gradients of K and V that other layers left, and takes this one's.
+        """
+        w, shape = self.weights, self.shape
+        dattended = w.output.backward(self.workspace.matrix(w.output), dattention, act.attended)
+        if act.query is None:
+            self._queries(act, given, keys)
+        heads = (shape.heads, shape.head_dim)
+        key, value = keys[self.source]
+        shared = self.source in dkeys
+        dkey, dvalue = dkeys.get(self.source, (None, None))
+        dquery, dkey, dvalue = attention_backward(
+            dattended.unflatten(1, heads),
+            act.query,
+            key,
+            value,
+            act.attended[:, : self.query_width].unflatten(1, heads),
+            act.lse,
+            given.plan,
+            dkey=dkey,
+            dvalue=dvalue,
+            accumulate=shared,
+        )
+        qkv_rope_backward(
+            dquery,
+            dkey if self.own_keys else None,
+            dvalue if self.own_keys else None,
+            act.raw[:, : self.width],
+            self.rope,
+            given.positions,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads if self.own_keys else 0,
+            query_norm=w.query_norm,
+            key_norm=w.key_norm if self.own_keys else None,
+            eps=shape.eps,
+            norm_values=shape.norm_values,
+            out=draw[:, : self.width],
+        )
+
+    def _queries(self, act: Activations, given: LayerInput, keys: Keys) -> None:
+        w, shape = self.weights, self.shape
+        act.query, key, value = qkv_rope(
+            act.raw[:, : self.width],
+            self.rope,
+            given.positions,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads if self.own_keys else 0,
+            query_norm=w.query_norm,
+            key_norm=w.key_norm if self.own_keys else None,
+            eps=shape.eps,
+            norm_values=shape.norm_values,
+        )
+        if self.own_keys:
+            keys[w.index] = key, value
