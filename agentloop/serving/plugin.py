@@ -7,14 +7,16 @@ from __future__ import annotations
 
 
 def register() -> None:
-    """Replace vLLM's Gemma 3n by this project's; on the CPU, also its LoRA arithmetic. May be called more than once."""
+    """Replace vLLM's Gemma 3n and 3 by this project's; on the CPU, also its LoRA arithmetic. May be called more than once."""
     from vllm import ModelRegistry
     from vllm.platforms import current_platform
 
+    from agentloop.serving.gemma3 import Gemma3ForCausalLM
     from agentloop.serving.gemma3n import Gemma3nForCausalLM
 
     # To ask a class named by a string what it can do, vLLM starts a process that imports everything once more, lest CUDA be
-    # initialised in this one. Importing this class does not initialise it.
+    # initialised in this one. Importing these classes does not initialise it.
+    ModelRegistry.register_model("Gemma3ForCausalLM", Gemma3ForCausalLM)
     ModelRegistry.register_model("Gemma3nForCausalLM", Gemma3nForCausalLM)
     ModelRegistry.register_model(
         "Gemma3nForConditionalGeneration", "agentloop.serving.gemma3n_mm:Gemma3nForConditionalGeneration"

@@ -66,7 +66,9 @@ def test_what_vllm_is_told_for_each_policy(policy, tmp_path):
     settings = serving_settings(tmp_path, policy=policy)
     options = {"model": tmp_path, "port": 1, "max_lora_rank": 16, "max_loras": 1}
     cuda = installation.Installation(tmp_path, "0.26.0", on_cpu=False)
-    assert ("--enable-sleep-mode" in arguments(settings, cuda, **options)) == (policy == "sleep")
+    words = arguments(settings, cuda, **options)
+    assert ("--enable-sleep-mode" in words) == (policy == "sleep")
+    assert "--language-model-only" in words
     cpu = installation.Installation(tmp_path, "0.32.0", on_cpu=True)
     with (
         pytest.raises(SettingError, match="serving.policy: vLLM cannot sleep on the CPU")
