@@ -120,7 +120,7 @@ def _model(settings: Settings) -> Check:
             "model",
             str(error),
             False,
-            "put a Gemma 3n or Gemma 3 directory under models/, or run `agentloop bootstrap` for the tiny one",
+            "put a Gemma directory (3n, 3, 2 or 1) under models/, or run `agentloop bootstrap` for the tiny one",
         )
 
 

@@ -1,4 +1,4 @@
-"""QLoRA on Gemma 3n and Gemma 3 with manual backpropagation: `FastLanguageModel` is the door, everything else is behind it."""
+"""QLoRA on Gemma 1, 2, 3 and 3n with manual backpropagation: `FastLanguageModel` is the door, everything else is behind it."""
 
 from agentloop.engine.language_model import FastLanguageModel
 

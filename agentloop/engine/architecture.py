@@ -1,7 +1,8 @@
 """The shape of a Gemma language model, whichever generation.
 
 One description for all: what a generation does not have is none, zero or one there. Gemma 3n has AltUp's streams, LAuReL,
-per-layer embeddings, layers that share keys and values, and sparse feed-forwards; Gemma 3 has one stream and none of these.
+per-layer embeddings, layers that share keys and values, and sparse feed-forwards; Gemma 1, 2 and 3 have one stream and none
+of these, and are one family here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 SLIDING, FULL = "sliding_attention", "full_attention"
-Family = Literal["gemma3n", "gemma3"]
+Family = Literal["gemma3n", "gemma"]
 _EVERYWHERE = (
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -28,13 +29,13 @@ _LINEARS: dict[Family, tuple[str, ...]] = {
         "per_layer_input_gate",
         "per_layer_projection",
     ),
-    "gemma3": _EVERYWHERE,
+    "gemma": _EVERYWHERE,
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Architecture:
-    """Sizes of a Gemma decoder (transformers' `Gemma3nTextConfig` or `Gemma3TextConfig`, with per-layer lists as tuples)."""
+    """Sizes of a Gemma decoder (transformers' configuration of its generation, with per-layer lists as tuples)."""
 
     family: Family
     vocab: int
@@ -45,15 +46,23 @@ class Architecture:
     kv_heads: int
     head_dim: int
     eps: float
-    window: int
+    window: int | None
+    """Keys that a sliding layer sees, oneself included; None where no layer slides."""
     layer_types: tuple[str, ...]
     rope_theta: dict[str, float]
+    """For each layer type that there is."""
     rope_factor: dict[str, float]
     """Layer type -> what positions are divided by (linear scaling); 1 where they are not."""
     query_scale: float
-    """Of attention's scores: 1 in Gemma 3n, query_pre_attn_scalar^-1/2 in Gemma 3."""
+    """What attention's scores are multiplied by: 1 in Gemma 3n."""
+    attention_softcap: float | None
+    """c of c tanh(score / c): Gemma 2's."""
+    norm_heads: bool
+    """q and k are normed: not in Gemma 1 and 2."""
     norm_values: bool
-    """v is normed too."""
+    """v is normed too: in Gemma 3n."""
+    norm_branches: bool
+    """What attention and feed-forward give is normed before it is added: not in Gemma 1."""
     softcap: float | None
     """c of c tanh(logits / c)."""
     ple_vocab: int

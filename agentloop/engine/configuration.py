@@ -25,8 +25,7 @@ def is_multimodal(directory: Path) -> bool:
 def read_architecture(directory: Path) -> Architecture:
     """Read `directory/config.json`, text-only or with the language model's part under `text_config`.
 
-    Raises ModelError where the file is missing or broken, the model is neither Gemma 3n nor Gemma 3, or a setting is not
-    supported.
+    Raises ModelError where the file is missing or broken, the model is no Gemma, or a setting is not supported.
     """
     path = directory / "config.json"
     config = read_object(path, ModelError)
@@ -34,7 +33,7 @@ def read_architecture(directory: Path) -> Architecture:
     if not isinstance(text, dict):
         raise ModelError(f"{path}: text_config {text!r} is not an object")
     if text.get("model_type") not in _FAMILIES:
-        known = "gemma3n, gemma3n_text, gemma3, gemma3_text"
+        known = "gemma, gemma2, gemma3, gemma3_text, gemma3n, gemma3n_text"
         raise ModelError(f"{path}: model_type {text.get('model_type')!r} is not supported ({known})")
     if config.get("quantization_config") is not None:
         raise ModelError(f"{path}: quantization_config {config['quantization_config']!r} is not supported (only None)")
@@ -43,13 +42,9 @@ def read_architecture(directory: Path) -> Architecture:
 
 
 def _gemma3n(filled: _Filled) -> Architecture:
-    rope = filled.rope_parameters
     filled.require("hidden_activation", "gelu_pytorch_tanh")
-    filled.require("attention_bias", False)
     filled.require("altup_active_idx", 0)
     filled.require("altup_correct_scale", True)
-    for kind in (SLIDING, FULL):
-        filled.check(f"rope_parameters.{kind}.rope_type", rope[kind]["rope_type"], "default")
     layers, shared = filled.whole("num_hidden_layers"), filled.whole("num_kv_shared_layers", 0)
     types = filled.layer_kinds()
     unshared = types[: max(layers - shared, 0)]
@@ -59,11 +54,15 @@ def _gemma3n(filled: _Filled) -> Architecture:
     return Architecture(
         family="gemma3n",
         **filled.sizes(),
+        **filled.rope((SLIDING, FULL), "default"),
         intermediate=filled.layerwise("intermediate_size", int),
         layer_types=types,
-        rope_factor={SLIDING: 1.0, FULL: 1.0},
+        window=filled.whole("sliding_window"),
         query_scale=1.0,
+        attention_softcap=None,
+        norm_heads=True,
         norm_values=True,
+        norm_branches=True,
         softcap=filled.number("final_logit_softcapping"),
         ple_vocab=filled.whole("vocab_size_per_layer_input"),
         ple=filled.whole("hidden_size_per_layer_input"),
@@ -76,26 +75,63 @@ def _gemma3n(filled: _Filled) -> Architecture:
 
 
 def _gemma3(filled: _Filled) -> Architecture:
-    rope = filled.rope_parameters
     filled.require("hidden_activation", "gelu_pytorch_tanh")
-    filled.require("attention_bias", False)
-    filled.require("attn_logit_softcapping", None)
-    filled.require("use_bidirectional_attention", False)
-    filled.check(f"rope_parameters.{SLIDING}.rope_type", rope[SLIDING]["rope_type"], "default")
-    scaled = rope[FULL]["rope_type"] == "linear"
-    if not scaled:
-        filled.check(f"rope_parameters.{FULL}.rope_type", rope[FULL]["rope_type"], "default")
+    filled.refuse("attn_logit_softcapping")
+    filled.refuse("use_bidirectional_attention")
+    return _one_stream(
+        filled,
+        **filled.rope((SLIDING, FULL), "default", "linear"),
+        layer_types=filled.layer_kinds(),
+        window=filled.whole("sliding_window"),
+        query_scale=filled.number("query_pre_attn_scalar") ** -0.5,
+        attention_softcap=None,
+        norm_heads=True,
+        norm_branches=True,
+        softcap=filled.optional("final_logit_softcapping"),
+    )
+
+
+def _gemma2(filled: _Filled) -> Architecture:
+    filled.require("hidden_activation", "gelu_pytorch_tanh")
+    filled.refuse("use_bidirectional_attention")
+    return _one_stream(
+        filled,
+        **filled.rope((SLIDING, FULL), "default"),
+        layer_types=filled.layer_kinds(),
+        window=filled.whole("sliding_window"),
+        query_scale=filled.number("query_pre_attn_scalar") ** -0.5,
+        attention_softcap=filled.optional("attn_logit_softcapping"),
+        norm_heads=False,
+        norm_branches=True,
+        softcap=filled.optional("final_logit_softcapping"),
+    )
+
+
+def _gemma1(filled: _Filled) -> Architecture:
+    if filled.hidden_act != "gelu":  # older files say so and mean its approximation (transformers' GemmaConfig)
+        filled.require("hidden_act", "gelu_pytorch_tanh")
+    filled.refuse("use_bidirectional_attention")
+    return _one_stream(
+        filled,
+        **filled.rope((FULL,), "default"),
+        layer_types=(FULL,) * filled.whole("num_hidden_layers"),
+        window=None,
+        query_scale=filled.whole("head_dim") ** -0.5,
+        attention_softcap=None,
+        norm_heads=False,
+        norm_branches=False,
+        softcap=None,
+    )
+
+
+def _one_stream(filled: _Filled, **others: Any) -> Architecture:
+    """What Gemma 1, 2 and 3 have in common, with the rest."""
     layers = filled.whole("num_hidden_layers")
-    softcap = filled.final_logit_softcapping
     return Architecture(
-        family="gemma3",
+        family="gemma",
         **filled.sizes(),
         intermediate=(filled.whole("intermediate_size"),) * layers,
-        layer_types=filled.layer_kinds(),
-        rope_factor={SLIDING: 1.0, FULL: filled.positive("factor", rope[FULL].get("factor")) if scaled else 1.0},
-        query_scale=filled.number("query_pre_attn_scalar") ** -0.5,
         norm_values=False,
-        softcap=None if softcap is None else filled.number("final_logit_softcapping"),
         ple_vocab=0,
         ple=0,
         streams=1,
@@ -103,6 +139,7 @@ def _gemma3(filled: _Filled) -> Architecture:
         shared_layers=0,
         laurel_rank=0,
         sparsity=(0.0,) * layers,
+        **others,
     )
 
 
@@ -130,6 +167,11 @@ class _Filled:
         """None counts as False."""
         value = getattr(self, name)
         self.check(name, bool(value) if isinstance(supported, bool) else value, supported)
+
+    def refuse(self, name: str) -> None:
+        """What is off where a file does not mention it."""
+        if self._text.get(name):
+            self.check(name, self._text[name], None)
 
     def whole(self, name: str, least: int = 1) -> int:
         value = getattr(self, name)
@@ -159,9 +201,26 @@ class _Filled:
             )
         return types
 
+    def optional(self, name: str) -> float | None:
+        return None if getattr(self, name) is None else self.number(name)
+
+    def rope(self, kinds: tuple[str, ...], *supported: str) -> dict[str, dict[str, float]]:
+        """Of these layer types, as Architecture calls it. What scales only full attention scales linearly."""
+        parameters = {kind: self.rope_parameters[kind] for kind in kinds}
+        for kind, given in parameters.items():
+            if given["rope_type"] not in (supported if kind == FULL else supported[:1]):
+                self.check(f"rope_parameters.{kind}.rope_type", given["rope_type"], supported[0])
+        factors = {k: given.get("factor") if given["rope_type"] == "linear" else 1 for k, given in parameters.items()}
+        return {
+            "rope_theta": {
+                kind: self.positive("rope_theta", given["rope_theta"]) for kind, given in parameters.items()
+            },
+            "rope_factor": {kind: self.positive("factor", factor) for kind, factor in factors.items()},
+        }
+
     def sizes(self) -> dict[str, Any]:
         """What all generations have, as Architecture calls it."""
-        rope = self.rope_parameters
+        self.require("attention_bias", False)
         return {
             "vocab": self.whole("vocab_size"),
             "hidden": self.whole("hidden_size"),
@@ -170,8 +229,6 @@ class _Filled:
             "kv_heads": self.whole("num_key_value_heads"),
             "head_dim": self.whole("head_dim"),
             "eps": self.number("rms_norm_eps"),
-            "window": self.whole("sliding_window"),
-            "rope_theta": {kind: self.positive("rope_theta", rope[kind]["rope_theta"]) for kind in (SLIDING, FULL)},
         }
 
     @property
@@ -207,4 +264,30 @@ class _FilledGemma3(_Filled):
     config_class = "transformers.models.gemma3.configuration_gemma3.Gemma3TextConfig"
 
 
-_FAMILIES = {"gemma3n_text": (_FilledGemma3n, _gemma3n), "gemma3_text": (_FilledGemma3, _gemma3)}
+class _FilledGemma2(_Filled):
+    layerwise_names = ("layer_types",)
+    config_class = "transformers.models.gemma2.configuration_gemma2.Gemma2Config"
+
+    @property
+    def rope_parameters(self) -> dict[str, dict[str, Any]]:
+        """The same for every layer."""
+        base, parameters = self._text.get("rope_theta"), self._text.get("rope_parameters")
+        if parameters is None and self._text.get("rope_scaling") is None and base:  # before transformers 5
+            parameters = {"rope_type": "default", "rope_theta": base}
+        if parameters is not None and not isinstance(parameters, dict):
+            raise ModelError(f"{self.path}: rope_parameters {parameters!r} is not an object")
+        complete = parameters is not None and {"rope_type", "rope_theta"} <= parameters.keys()
+        return dict.fromkeys((SLIDING, FULL), parameters if complete else self._config.rope_parameters)
+
+
+class _FilledGemma1(_FilledGemma2):
+    layerwise_names = ()
+    config_class = "transformers.models.gemma.configuration_gemma.GemmaConfig"
+
+
+_FAMILIES = {
+    "gemma3n_text": (_FilledGemma3n, _gemma3n),
+    "gemma3_text": (_FilledGemma3, _gemma3),
+    "gemma2": (_FilledGemma2, _gemma2),
+    "gemma": (_FilledGemma1, _gemma1),
+}

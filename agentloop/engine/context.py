@@ -12,7 +12,7 @@ import torch
 from agentloop_kernels.attention import AttentionPlan, plan_attention
 from torch import Tensor
 
-from agentloop.engine.architecture import FULL, SLIDING, Architecture
+from agentloop.engine.architecture import SLIDING, Architecture
 from agentloop.engine.batch import IGNORED, PackedBatch
 
 SKIP_BELOW = 0.9
@@ -115,7 +115,7 @@ def make_context(shape: Architecture, inputs: StepInputs) -> StepContext:
     rows = inputs.supervised if inputs.skip else None
 
     def plans(query_rows: Tensor | None) -> dict[str, AttentionPlan]:
-        windows = {FULL: None, SLIDING: shape.window}
+        windows = {kind: shape.window if kind == SLIDING else None for kind in shape.rope_theta}
         return {
             kind: plan_attention(
                 inputs.segments, inputs.token_ids.numel(), inputs.longest, window=window, query_rows=query_rows

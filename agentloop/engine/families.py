@@ -10,9 +10,9 @@ import torch
 
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.gemma3 import embedding as gemma3_embedding
-from agentloop.engine.gemma3 import layer as gemma3_layer
-from agentloop.engine.gemma3 import weights as gemma3_weights
+from agentloop.engine.gemma import embedding as gemma_embedding
+from agentloop.engine.gemma import layer as gemma_layer
+from agentloop.engine.gemma import weights as gemma_weights
 from agentloop.engine.gemma3n import embedding as gemma3n_embedding
 from agentloop.engine.gemma3n import layer as gemma3n_layer
 from agentloop.engine.gemma3n import weights as gemma3n_weights
@@ -29,7 +29,7 @@ class Parts:
 
 FAMILIES = {
     "gemma3n": Parts(gemma3n_weights.load, gemma3n_embedding.Gemma3nEmbedding, gemma3n_layer.Gemma3nLayer),
-    "gemma3": Parts(gemma3_weights.load, gemma3_embedding.Gemma3Embedding, gemma3_layer.Gemma3Layer),
+    "gemma": Parts(gemma_weights.load, gemma_embedding.GemmaEmbedding, gemma_layer.GemmaLayer),
 }
 
 

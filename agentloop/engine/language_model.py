@@ -1,4 +1,4 @@
-"""FastLanguageModel: load a Gemma 3n or Gemma 3 checkpoint, give it LoRA, train it. The calls are Unsloth's."""
+"""FastLanguageModel: load a Gemma checkpoint, give it LoRA, train it. The calls are Unsloth's."""
 
 from __future__ import annotations
 

@@ -16,10 +16,11 @@ class SelfAttention:
     def __init__(self, shape: Architecture, weights: LayerWeights, workspace: Workspace, rope: Tensor) -> None:
         self.shape, self.weights, self.workspace, self.rope = shape, weights, workspace, rope
         self.source = shape.kv_source(weights.index)
-        self.own_keys = weights.key_norm is not None and weights.key_value is None
+        self.own_keys = weights.index < shape.boundary
         self.query_width = shape.heads * shape.head_dim
         self.width = self.query_width + (2 * shape.kv_heads * shape.head_dim if self.own_keys else 0)
         """Columns of q (and k, v) in what is raw; what follows them is not attention's."""
+        self.scores = {"scale": shape.query_scale, "softcap": shape.attention_softcap}
 
     def forward(self, act: Activations, given: LayerInput, keys: Keys) -> None:
         """`act.raw` -> `act.attended`, `lse` and `attention_out`; the layer's own K and V are left in `keys`."""
@@ -28,7 +29,7 @@ class SelfAttention:
         self._queries(act, given, keys)
         act.attended = w.output.new_input(act.query.shape[0], act.query)
         out = act.attended[:, : self.query_width].unflatten(1, (shape.heads, shape.head_dim))
-        _, act.lse = attention(act.query, *keys[self.source], given.plan, out=out)
+        _, act.lse = attention(act.query, *keys[self.source], given.plan, **self.scores, out=out)
         w.output.fill_tail(matrix, act.attended)
         act.attention_out = w.output.multiply(matrix, act.attended)
 
@@ -55,6 +56,7 @@ class SelfAttention:
             act.attended[:, : self.query_width].unflatten(1, heads),
             act.lse,
             given.plan,
+            **self.scores,
             dkey=dkey,
             dvalue=dvalue,
             accumulate=shared,

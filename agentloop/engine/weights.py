@@ -1,7 +1,7 @@
 """A checkpoint's language model as the engine holds it: norms as they are, layer linears in NF4.
 
 Of a layer's linears those whose width is a multiple of 64 are packed (QLoRA's double-quantised NF4); all else stays as it is
-stored. What every generation of Gemma has is here, the rest beside its layers (gemma3n/weights.py, gemma3/weights.py).
+stored. What every generation of Gemma has is here, the rest beside its layers (gemma3n/weights.py, gemma/weights.py).
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ class LayerWeights:
 
     index: int
     input_norm: Tensor
-    attention_norm: Tensor
+    attention_norm: Tensor | None
+    """Of o_proj's output."""
     feedforward_norm: Tensor
-    post_feedforward_norm: Tensor
-    query_norm: Tensor
+    """Of the feed-forward's input."""
+    post_feedforward_norm: Tensor | None
+    query_norm: Tensor | None
     key_norm: Tensor | None
     query: ProjectionGroup
     """[q | k | v] and what else reads the same input; without k and v where they are apart or another layer's."""

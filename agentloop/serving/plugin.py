@@ -7,17 +7,17 @@ from __future__ import annotations
 
 
 def register() -> None:
-    """Replace vLLM's Gemma 3n and 3 by this project's; on the CPU, also its LoRA arithmetic. May be called more than once."""
+    """Replace vLLM's Gemma classes by this project's; on the CPU, also its LoRA arithmetic. May be called more than once."""
     from vllm import ModelRegistry
     from vllm.platforms import current_platform
 
-    from agentloop.serving.gemma3 import Gemma3ForCausalLM
+    from agentloop.serving import gemma
     from agentloop.serving.gemma3n import Gemma3nForCausalLM
 
     # To ask a class named by a string what it can do, vLLM starts a process that imports everything once more, lest CUDA be
     # initialised in this one. Importing these classes does not initialise it.
-    ModelRegistry.register_model("Gemma3ForCausalLM", Gemma3ForCausalLM)
-    ModelRegistry.register_model("Gemma3nForCausalLM", Gemma3nForCausalLM)
+    for served in (gemma.GemmaForCausalLM, gemma.Gemma2ForCausalLM, gemma.Gemma3ForCausalLM, Gemma3nForCausalLM):
+        ModelRegistry.register_model(served.__name__, served)
     ModelRegistry.register_model(
         "Gemma3nForConditionalGeneration", "agentloop.serving.gemma3n_mm:Gemma3nForConditionalGeneration"
     )

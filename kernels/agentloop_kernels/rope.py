@@ -3,8 +3,9 @@
     q = rotate(RMS(q; w_q)),  k = rotate(RMS(k; w_k)),  v = RMS(v)             each head by itself
     rotate([a | b]) = [a cos - b sin | b cos + a sin]                          halves of the head, not pairs
 
-That is Gemma 3n. Gemma 3 norms q and k alone (`norm_values=False`): v passes as it is, and so does its gradient. Norm
-weights are given as they multiply, and may be fp32 where qkv is 16 bit (Gemma 3's 1 + w).
+That is Gemma 3n. Gemma 3 norms q and k alone (`norm_values=False`): v passes as it is, and so does its gradient. Gemma 1 and
+2 norm nothing here (no norm weights either): q and k are only turned. Norm weights are given as they multiply, and may be
+fp32 where qkv is 16 bit (Gemma 3's 1 + w).
 
 `qkv` is one buffer [tokens, (heads + 2 kv_heads) * head_dim] = [q | k | v]; any row stride. `kv_heads=0` for layers
 that share keys and values, `heads=0` where only keys and values are wanted. Source: Gemma3nTextAttention and
@@ -49,7 +50,8 @@ def qkv_rope(
     """-> q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim], dense.
 
     `table` is `rope_table`'s, `positions` int32 [tokens] index it (position within the segment). Norm weights
-    [head_dim], None for those that have no heads. With 0 heads the result has 0 in that dimension.
+    [head_dim], None for those that have no heads, or for both where heads are turned without a norm. With 0 heads the
+    result has 0 in that dimension.
     """
     op = triton_qkv_rope if takes_kernels(qkv) else reference_qkv_rope
     return op(
@@ -110,8 +112,8 @@ def reference_qkv_rope(
     value: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     q, k, v = _split(wide(qkv), heads, kv_heads)
-    q = _rotate(normalise(q, query_norm, eps), table, positions, 1.0)
-    k = _rotate(normalise(k, key_norm, eps), table, positions, 1.0)
+    q = _rotate(q if query_norm is None else normalise(q, query_norm, eps), table, positions, 1.0)
+    k = _rotate(k if key_norm is None else normalise(k, key_norm, eps), table, positions, 1.0)
     # Never a view of qkv, which its owner may overwrite.
     v = normalise(v, None, eps) if norm_values else v.clone()
     return store(q, query, qkv.dtype), store(k, key, qkv.dtype), store(v, value, qkv.dtype)
@@ -136,62 +138,68 @@ def reference_qkv_rope_backward(
     q, k, v = _split(wide(qkv), heads, kv_heads)
     parts = []
     if heads:
-        parts.append(normalise_backward(_rotate(wide(dquery), table, positions, -1.0), q, query_norm, eps))
+        turned = _rotate(wide(dquery), table, positions, -1.0)
+        parts.append(turned if query_norm is None else normalise_backward(turned, q, query_norm, eps))
     if kv_heads:
-        parts.append(normalise_backward(_rotate(wide(dkey), table, positions, -1.0), k, key_norm, eps))
+        turned = _rotate(wide(dkey), table, positions, -1.0)
+        parts.append(turned if key_norm is None else normalise_backward(turned, k, key_norm, eps))
         parts.append(normalise_backward(wide(dvalue), v, None, eps) if norm_values else wide(dvalue))
     return store(torch.cat(parts, dim=1).flatten(1), out, qkv.dtype)
 
 
 @triton.jit
-def _head_norm(x, out, weight, at_x, at_out, columns, inside, cos, sin, eps, HALF: tl.constexpr, TURN: tl.constexpr):
-    """One head of some tokens: [ROWS, HALF_BLOCK] for either half."""
-    a = tl.load(x + at_x, inside, 0.0).to(tl.float32)
-    b = tl.load(x + at_x + HALF, inside, 0.0).to(tl.float32)
-    r = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
-    if TURN:
-        w_a = tl.load(weight + columns, columns < HALF, 0.0).to(tl.float32)
-        w_b = tl.load(weight + HALF + columns, columns < HALF, 0.0).to(tl.float32)
-        a = a * r * w_a
-        b = b * r * w_b
-        tl.store(out + at_out, (a * cos - b * sin).to(out.dtype.element_ty), inside)
-        tl.store(out + at_out + HALF, (b * cos + a * sin).to(out.dtype.element_ty), inside)
-    else:
-        tl.store(out + at_out, (a * r).to(out.dtype.element_ty), inside)
-        tl.store(out + at_out + HALF, (b * r).to(out.dtype.element_ty), inside)
-
-
-@triton.jit
-def _head_norm_backward(
-    x, dy, dx, weight, at_x, at_dy, at_dx, columns, inside, cos, sin, eps, HALF: tl.constexpr, TURN: tl.constexpr
+def _head(
+    x, out, weight, at_x, at_out, columns, inside, cos, sin, eps, HALF: tl.constexpr, NORM: tl.constexpr,
+    TURN: tl.constexpr,
 ):  # fmt: skip
+    """One head of some tokens, [ROWS, HALF_BLOCK] for either half: normed, turned, both or neither."""
     a = tl.load(x + at_x, inside, 0.0).to(tl.float32)
     b = tl.load(x + at_x + HALF, inside, 0.0).to(tl.float32)
-    dy_a = tl.load(dy + at_dy, inside, 0.0).to(tl.float32)
-    dy_b = tl.load(dy + at_dy + HALF, inside, 0.0).to(tl.float32)
-    r = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
-    d_a, d_b = dy_a, dy_b
+    if NORM:
+        r = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
+        a *= r
+        b *= r
+        if TURN:
+            a *= tl.load(weight + columns, columns < HALF, 0.0).to(tl.float32)
+            b *= tl.load(weight + HALF + columns, columns < HALF, 0.0).to(tl.float32)
     if TURN:
-        d_a = (dy_a * cos + dy_b * sin) * tl.load(weight + columns, columns < HALF, 0.0).to(tl.float32)
-        d_b = (dy_b * cos - dy_a * sin) * tl.load(weight + HALF + columns, columns < HALF, 0.0).to(tl.float32)
-    shared = (r * r * r) * ((tl.sum(a * d_a, 1) + tl.sum(b * d_b, 1)) / (2 * HALF))[:, None]
-    tl.store(dx + at_dx, (r * d_a - a * shared).to(dx.dtype.element_ty), inside)
-    tl.store(dx + at_dx + HALF, (r * d_b - b * shared).to(dx.dtype.element_ty), inside)
-
-
-@triton.jit
-def _head_copy(x, out, at_x, at_out, inside, HALF: tl.constexpr):
-    a = tl.load(x + at_x, inside, 0.0)
-    b = tl.load(x + at_x + HALF, inside, 0.0)
+        turned = a * cos - b * sin
+        b = b * cos + a * sin
+        a = turned
     tl.store(out + at_out, a.to(out.dtype.element_ty), inside)
     tl.store(out + at_out + HALF, b.to(out.dtype.element_ty), inside)
+
+
+@triton.jit
+def _head_backward(
+    x, dy, dx, weight, at_x, at_dy, at_dx, columns, inside, cos, sin, eps, HALF: tl.constexpr, NORM: tl.constexpr,
+    TURN: tl.constexpr,
+):  # fmt: skip
+    d_a = tl.load(dy + at_dy, inside, 0.0).to(tl.float32)
+    d_b = tl.load(dy + at_dy + HALF, inside, 0.0).to(tl.float32)
+    if TURN:
+        turned = d_a * cos + d_b * sin
+        d_b = d_b * cos - d_a * sin
+        d_a = turned
+    if NORM:
+        a = tl.load(x + at_x, inside, 0.0).to(tl.float32)
+        b = tl.load(x + at_x + HALF, inside, 0.0).to(tl.float32)
+        r = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
+        if TURN:
+            d_a *= tl.load(weight + columns, columns < HALF, 0.0).to(tl.float32)
+            d_b *= tl.load(weight + HALF + columns, columns < HALF, 0.0).to(tl.float32)
+        shared = (r * r * r) * ((tl.sum(a * d_a, 1) + tl.sum(b * d_b, 1)) / (2 * HALF))[:, None]
+        d_a = r * d_a - a * shared
+        d_b = r * d_b - b * shared
+    tl.store(dx + at_dx, d_a.to(dx.dtype.element_ty), inside)
+    tl.store(dx + at_dx + HALF, d_b.to(dx.dtype.element_ty), inside)
 
 
 @triton.jit(do_not_specialize=["tokens"])
 def _qkv_rope_kernel(
     qkv, query, key, value, dqkv, table, positions, query_norm, key_norm, tokens, stride_qkv, stride_dqkv, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, HALF_BLOCK: tl.constexpr,
-    NORM_VALUES: tl.constexpr, BACKWARD: tl.constexpr,
+    NORM_HEADS: tl.constexpr, NORM_VALUES: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
     """Forward: qkv -> query, key, value. Backward: the gradients in query, key, value -> dqkv."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -207,31 +215,27 @@ def _qkv_rope_kernel(
     if head < HEADS:
         to = (row[:, None] * HEADS + head) * (2 * HALF) + columns
         if BACKWARD:
-            _head_norm_backward(
-                qkv, query, dqkv, query_norm, at, to, at_d, columns, inside, cos, sin, eps, HALF, True
+            _head_backward(
+                qkv, query, dqkv, query_norm, at, to, at_d, columns, inside, cos, sin, eps, HALF, NORM_HEADS, True
             )  # fmt: skip
         else:
-            _head_norm(qkv, query, query_norm, at, to, columns, inside, cos, sin, eps, HALF, True)
+            _head(qkv, query, query_norm, at, to, columns, inside, cos, sin, eps, HALF, NORM_HEADS, True)
     elif head < HEADS + KV_HEADS:
         to = (row[:, None] * KV_HEADS + head - HEADS) * (2 * HALF) + columns
         if BACKWARD:
-            _head_norm_backward(qkv, key, dqkv, key_norm, at, to, at_d, columns, inside, cos, sin, eps, HALF, True)
+            _head_backward(
+                qkv, key, dqkv, key_norm, at, to, at_d, columns, inside, cos, sin, eps, HALF, NORM_HEADS, True
+            )  # fmt: skip
         else:
-            _head_norm(qkv, key, key_norm, at, to, columns, inside, cos, sin, eps, HALF, True)
+            _head(qkv, key, key_norm, at, to, columns, inside, cos, sin, eps, HALF, NORM_HEADS, True)
     else:
         to = (row[:, None] * KV_HEADS + head - HEADS - KV_HEADS) * (2 * HALF) + columns
         if BACKWARD:
-            if NORM_VALUES:
-                _head_norm_backward(
-                    qkv, value, dqkv, key_norm, at, to, at_d, columns, inside, cos, sin, eps, HALF, False
-                )  # fmt: skip
-            else:
-                _head_copy(value, dqkv, to, at_d, inside, HALF)
+            _head_backward(
+                qkv, value, dqkv, key_norm, at, to, at_d, columns, inside, cos, sin, eps, HALF, NORM_VALUES, False
+            )  # fmt: skip
         else:
-            if NORM_VALUES:
-                _head_norm(qkv, value, key_norm, at, to, columns, inside, cos, sin, eps, HALF, False)
-            else:
-                _head_copy(qkv, value, at, to, inside, HALF)
+            _head(qkv, value, key_norm, at, to, columns, inside, cos, sin, eps, HALF, NORM_VALUES, False)
 
 
 def _launch(
@@ -251,12 +255,14 @@ def _launch(
     half = qkv.shape[1] // count // 2
     block = next_power_of_2(half)
     height = max(1, 1024 // block)
+    # q and k are normed both or neither.
+    [norm_heads] = {norm is not None for norm, number in zip(norms, (heads, kv_heads)) if number}
     # A norm that no head uses is never read: any pointer will do.
     query_norm, key_norm = (table if w is None else w for w in norms)
     _qkv_rope_kernel[(triton.cdiv(tokens, height), count)](
         qkv, *parts, dqkv, table, positions, query_norm, key_norm, tokens, qkv.stride(0), dqkv.stride(0), eps,
-        HEADS=heads, KV_HEADS=kv_heads, HALF=half, ROWS=height, HALF_BLOCK=block, NORM_VALUES=norm_values,
-        BACKWARD=backward, num_warps=4, **PRECISE,
+        HEADS=heads, KV_HEADS=kv_heads, HALF=half, ROWS=height, HALF_BLOCK=block, NORM_HEADS=norm_heads,
+        NORM_VALUES=norm_values, BACKWARD=backward, num_warps=4, **PRECISE,
     )  # fmt: skip
 
 

@@ -1,10 +1,11 @@
-"""A tiny random Gemma 3n or Gemma 3, loaded by the engine and, with the same (dequantised) weights, by transformers."""
+"""A tiny random Gemma, loaded by the engine and, with the same (dequantised) weights, by transformers."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,19 @@ from agentloop.engine.lora import TARGETS
 from agentloop.engine.model import Gemma
 from agentloop.engine.projection import write_weight
 from agentloop.tiny.architecture import random_checkpoint
-from agentloop.tiny.gemma3 import random_gemma3_checkpoint
+from agentloop.tiny.gemma import random_gemma_checkpoint
 
 Sequence = tuple[list[int], list[bool]]
 
 
-WRITERS = {"gemma3n": random_checkpoint, "gemma3": random_gemma3_checkpoint}
+WRITERS = {"gemma3n": random_checkpoint} | {
+    f"gemma{generation}": partial(random_gemma_checkpoint, generation=generation) for generation in (1, 2, 3)
+}
 
 
 @pytest.fixture(scope="session")
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Gemma 3n; of the family that a test asks for by `parametrize("checkpoint", …, indirect=True)`."""
+    """A Gemma 3n; of the generation that a test asks for by `parametrize("checkpoint", …, indirect=True)`."""
     directory = tmp_path_factory.mktemp("engine") / "tiny"
     WRITERS[getattr(request, "param", "gemma3n")](directory)
     return directory

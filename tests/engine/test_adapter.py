@@ -26,7 +26,7 @@ def load(checkpoint, cache, **settings):
     return FastLanguageModel.get_peft_model(model, **({"r": 8, "lora_alpha": 16} | settings))
 
 
-@pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3"], indirect=True)
+@pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3", "gemma2", "gemma1"], indirect=True)
 def test_peft_gives_the_same_logprobs(checkpoint, cache, fill_adapter, tmp_path):
     model = load(checkpoint, cache)
     fill_adapter(model)

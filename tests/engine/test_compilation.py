@@ -50,7 +50,7 @@ def aligned(weight: Nf4 | torch.Tensor) -> Nf4 | torch.Tensor:
     return Nf4.from_tensors({name: tensor.clone() for name, tensor in weight.tensors().items()})
 
 
-@pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3"], indirect=True)
+@pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3", "gemma2", "gemma1"], indirect=True)
 def test_steps_on_real_memory_launch_what_was_planned(checkpoint, cache, cpu_tensors_take_kernels):
     model, _ = FastLanguageModel.from_pretrained(checkpoint, dtype=torch.float16, cache_directory=cache)
     for group in (group for layer in model.weights.layers for group in layer.groups):

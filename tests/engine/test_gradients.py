@@ -9,7 +9,7 @@ from agentloop.engine.batch import join, split
 from agentloop.engine.context import step_inputs
 from agentloop.engine.memory import Keep, StepPlan
 
-pytestmark = pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3"], indirect=True)
+pytestmark = pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3", "gemma2", "gemma1"], indirect=True)
 
 
 def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:

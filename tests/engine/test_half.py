@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from agentloop.engine import FastLanguageModel, feedforward, gemma3, gemma3n, network
+from agentloop.engine import FastLanguageModel, feedforward, gemma, gemma3n, network
 from agentloop.engine.batch import join
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.precision import Precision
 
-pytestmark = pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3"], indirect=True)
+pytestmark = pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3", "gemma2", "gemma1"], indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def test_closer_to_exact_than_bf16(checkpoint, planted, where, cache, fill_adapt
 
 def test_planted_values_leave_the_range(planted, cache, fill_adapter, sequences, monkeypatch):
     """Without what precision.py does for fp16, the same step is not finite."""
-    for module in (gemma3n.layer, gemma3n.embedding, gemma3.layer, gemma3.embedding, feedforward, network):
+    for module in (gemma3n.layer, gemma3n.embedding, gemma.layer, gemma.embedding, feedforward, network):
         monkeypatch.setattr(module, "Precision", Plain)
     loss, gradients = step(planted, cache, torch.float16, fill_adapter, sequences)
     assert not (torch.isfinite(gradients).all() and torch.isfinite(torch.tensor(loss)))

@@ -103,7 +103,7 @@ def test_a_budget_is_kept_and_used(shapes):
     assert model.step_plan(batch).keep == (Keep.ALL,) * 35
 
 
-@pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3"], indirect=True)
+@pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3", "gemma2", "gemma1"], indirect=True)
 def test_shapes_alone_weigh_what_weights_weigh(trainable):
     """The blueprint's tensors are those of the checkpoint, in size and dtype."""
     implied = blueprint(trainable.shape, dtype=torch.float64, max_seq_length=trainable.max_seq_length, rank=8)

@@ -125,16 +125,17 @@ def gemma3_launches(compute: torch.dtype) -> None:
             norm.triton_rms_norm_backward(y, stream, w, EPS, residual=stream, out=stream)
             add_norm.triton_add_norm(stream, y, norm=w, next_norm=w, eps=EPS, normed=y)
             add_norm.triton_add_norm(stream, y, norm=w, next_norm=None, eps=EPS)
-            add_norm.triton_add_norm_backward(stream, y, stream, y, norm=w, next_norm=w, eps=EPS)
-            add_norm.triton_add_norm_backward(stream, None, stream, y, norm=w, next_norm=None, eps=EPS)
+            for branch_norm in (w, None):  # None: Gemma 1
+                add_norm.triton_add_norm_backward(stream, y, stream, y, norm=branch_norm, next_norm=w, eps=EPS)
+                add_norm.triton_add_norm_backward(stream, None, None, y, norm=branch_norm, next_norm=None, eps=EPS)
         qkv = torch.empty(TOKENS, (heads + 2 * kv_heads) * head_dim, dtype=compute, device="meta")
         table, w = torch.empty(2048, head_dim, device="meta"), torch.empty(head_dim, device="meta")
         positions = torch.empty(TOKENS, dtype=torch.int32, device="meta")
-        options = {
-            "heads": heads, "kv_heads": kv_heads, "query_norm": w, "key_norm": w, "eps": EPS, "norm_values": False
-        }  # fmt: skip
-        d = rope.triton_qkv_rope(qkv, table, positions, **options)
-        rope.triton_qkv_rope_backward(*d, qkv, table, positions, **options)
+        for weight in (w, None):  # None: Gemma 1 and 2
+            options = {"query_norm": weight, "key_norm": weight, "norm_values": False, "eps": EPS}
+            options |= {"heads": heads, "kv_heads": kv_heads}
+            d = rope.triton_qkv_rope(qkv, table, positions, **options)
+            rope.triton_qkv_rope_backward(*d, qkv, table, positions, **options)
 
 
 def usage(launch: Launch, cubin: Path) -> tuple[int, int]:

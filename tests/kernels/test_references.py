@@ -74,14 +74,16 @@ def test_merge_attention_of_a_scaled_branch_is_the_same():
     close(scaled[0], whole[0])
 
 
-@pytest.mark.parametrize("y_eps", [None, EPS / 64**2, 0.5])
+@pytest.mark.parametrize("y_scale", [1.0, 1 / 64, 500.0])
 @pytest.mark.parametrize("last", [False, True])
-def test_add_norm(last, y_eps):
+@pytest.mark.parametrize("with_norm", [True, False])
+def test_add_norm(with_norm, last, y_scale):
     """`last` is the end of a layer whose follower norms for itself."""
     stream, y = leaf(normal(5, 24)), leaf(normal(5, 24, seed=1))
-    w, w_next = normal(24, seed=2), None if last else normal(24, seed=3)
-    options = {"norm": w, "next_norm": w_next, "eps": EPS, "y_eps": y_eps}
-    expected = stream + torch.nn.functional.rms_norm(y, (24,), w, EPS if y_eps is None else y_eps)
+    w, w_next = normal(24, seed=2) if with_norm else None, None if last else normal(24, seed=3)
+    options = {"norm": w, "next_norm": w_next, "eps": EPS, "y_scale": y_scale}
+    branch = y / y_scale
+    expected = stream + (torch.nn.functional.rms_norm(branch, (24,), w, EPS) if with_norm else branch)
     expected = (expected,) if last else (expected, torch.nn.functional.rms_norm(expected, (24,), w_next, EPS))
     total, normed = add_norm.add_norm(stream.detach(), y.detach(), **options)
     close(total, expected[0])
@@ -104,7 +106,7 @@ def test_add_norm(last, y_eps):
 def test_add_norm_of_a_scaled_branch_is_the_same():
     x, y, w = normal(5, 24), normal(5, 24, seed=1), normal(24, seed=2)
     whole = add_norm.add_norm(x, y, norm=w, next_norm=w, eps=EPS)
-    scaled = add_norm.add_norm(x, y / 64, norm=w, next_norm=w, eps=EPS, y_eps=EPS / 64**2)
+    scaled = add_norm.add_norm(x, y / 64, norm=w, next_norm=w, eps=EPS, y_scale=1 / 64)
     close(scaled[0], whole[0])
     close(scaled[1], whole[1])
 
@@ -119,14 +121,14 @@ def test_add_norm_keeps_a_wide_stream_wide():
     assert (dsum.dtype, dy.dtype) == (torch.float32, torch.float16)
 
 
-@pytest.mark.parametrize("norm_values", [True, False])
-def test_qkv_rope(norm_values):
+@pytest.mark.parametrize(("norm_heads", "norm_values"), [(True, True), (True, False), (False, False)])
+def test_qkv_rope(norm_heads, norm_values):
     heads, kv_heads, width, tokens = 4, 2, 8, 7
     qkv = leaf(normal(tokens, (heads + 2 * kv_heads) * width))
     table = rope.rope_table(1.0 / 10000 ** (torch.arange(0, width, 2, dtype=DEEP) / width), 32)
     options = {
-        "heads": heads, "kv_heads": kv_heads, "query_norm": normal(width, seed=1), "key_norm": normal(width, seed=2),
-        "eps": EPS, "norm_values": norm_values,
+        "heads": heads, "kv_heads": kv_heads, "query_norm": normal(width, seed=1) if norm_heads else None,
+        "key_norm": normal(width, seed=2) if norm_heads else None, "eps": EPS, "norm_values": norm_values,
     }  # fmt: skip
     positions = torch.tensor([0, 1, 2, 0, 1, 2, 3], dtype=torch.int32)
     output = rope.qkv_rope(qkv, table, positions, **options)

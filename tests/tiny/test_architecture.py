@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agentloop.tiny.architecture import initialise, random_checkpoint, tiny_config
-from agentloop.tiny.gemma3 import random_gemma3_checkpoint
+from agentloop.tiny.gemma import random_gemma_checkpoint
 from agentloop.tiny.tokenizer import build_tokenizer
 
 
@@ -40,7 +40,7 @@ def test_checkpoint_loads_and_fits(checkpoint):
     assert model.config.vocab_size == model.config.vocab_size_per_layer_input == len(tokenizer)
 
 
-@pytest.mark.parametrize(("write", "scale"), [(random_checkpoint, 1.0), (random_gemma3_checkpoint, 0.0)])
+@pytest.mark.parametrize(("write", "scale"), [(random_checkpoint, 1.0), (random_gemma_checkpoint, 0.0)])
 @torch.no_grad()
 def test_every_parameter_counts(tmp_path, write, scale):
     """Nothing that serves this checkpoint can leave a parameter out without changing the logits; `scale` leaves a norm's out."""

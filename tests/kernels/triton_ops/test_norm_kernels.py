@@ -106,20 +106,22 @@ def _add_norm_inputs(width: int) -> dict[str, torch.Tensor]:
     return inputs | {name: 1 + normal(width, seed=20 + i) / 4 for i, name in enumerate(WEIGHTS)}
 
 
-def _add_norm_options(t: dict[str, torch.Tensor], last: bool) -> dict[str, object]:
-    return {"norm": t["norm"], "next_norm": None if last else t["next_norm"], "eps": EPS, "y_eps": EPS / 16}
+def _add_norm_options(t: dict[str, torch.Tensor], last: bool, with_norm: bool = True) -> dict[str, object]:
+    norms = {"norm": t["norm"] if with_norm else None, "next_norm": None if last else t["next_norm"]}
+    return {**norms, "eps": EPS, "y_scale": 1 / 4}
 
 
 @pytest.mark.parametrize("width", [1, 64, 97, 1500, 2560])
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("streams", STREAMS)
-def test_add_norm(agree, width, last, streams):
+@pytest.mark.parametrize("with_norm", [True, False])
+def test_add_norm(agree, width, last, streams, with_norm):
     def call(op, t, out):
         like = t["stream"]
         # The reference too rounds what is normed to the branch's dtype.
         normed = None if last else buffer(out(ROWS, width), (ROWS, width), t["y"])
         total = out(ROWS, width, dtype=like.dtype)
-        results = op(like, t["y"][:, :width], **_add_norm_options(t, last), total=total, normed=normed)
+        results = op(like, t["y"][:, :width], **_add_norm_options(t, last, with_norm), total=total, normed=normed)
         assert total is None or results[0] is total
         assert results[1] is normed
         return [x for x in results if x is not None]
@@ -138,20 +140,20 @@ def test_add_norm_over_its_input(agree, last):
     agree(add_norm.triton_add_norm, add_norm.reference_add_norm, call, _add_norm_inputs(96), WEIGHTS)
 
 
-@pytest.mark.parametrize("y_eps", [EPS / 16, 0.5])
-def test_add_norm_takes_the_eps_of_the_branch(agree, y_eps):
+@pytest.mark.parametrize("y_scale", [1 / 4, 700.0])
+def test_add_norm_takes_the_eps_of_the_branch(agree, y_scale):
     """y so small that its eps counts."""
 
     def forward(op, t, out):
         return op(
-            t["stream"] / 256, t["y"][:, :64], norm=t["norm"], next_norm=t["next_norm"], eps=EPS, y_eps=y_eps,
+            t["stream"] / 256, t["y"][:, :64], norm=t["norm"], next_norm=t["next_norm"], eps=EPS, y_scale=y_scale,
             total=out(ROWS, 64), normed=out(ROWS, 64),
         )  # fmt: skip
 
     def backward(op, t, out):
         return op(
             t["dtotal"] / 256, t["dnormed"] / 256, t["total"], t["y"][:, :64], norm=t["norm"],
-            next_norm=t["next_norm"], eps=EPS, y_eps=y_eps, dsum=out(ROWS, 64), dy=out(ROWS, 64),
+            next_norm=t["next_norm"], eps=EPS, y_scale=y_scale, dsum=out(ROWS, 64), dy=out(ROWS, 64),
         )  # fmt: skip
 
     inputs = _add_norm_inputs(64)
@@ -174,13 +176,14 @@ def test_add_norm_norms_the_unrounded_sum(agree):
 @pytest.mark.parametrize("width", [64, 97, 1500, 2560])
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("streams", STREAMS)
-def test_add_norm_backward(agree, width, last, streams):
+@pytest.mark.parametrize("with_norm", [True, False])
+def test_add_norm_backward(agree, width, last, streams, with_norm):
     def call(op, t, out):
         dtotal, dnormed = t["dtotal"], None if last else t["dnormed"]
         dsum = None if last else out(ROWS, width, dtype=dtotal.dtype)
         dy = out(ROWS, width)
         results = op(
-            dtotal, dnormed, t["total"], t["y"][:, :width], **_add_norm_options(t, last), dsum=dsum, dy=dy
+            dtotal, dnormed, t["total"], t["y"][:, :width], **_add_norm_options(t, last, with_norm), dsum=dsum, dy=dy
         )  # fmt: skip
         assert results[0].dtype == dtotal.dtype and results[1].dtype == t["y"].dtype
         assert dy is None or results[1] is dy
@@ -207,8 +210,8 @@ def test_add_norm_backward_over_its_inputs(agree, swapped):
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 0), (0, 2)])
 @pytest.mark.parametrize("head_dim", [32, 24])
-@pytest.mark.parametrize("norm_values", [True, False])
-def test_qkv_rope(agree, heads, kv_heads, head_dim, norm_values):
+@pytest.mark.parametrize(("norm_heads", "norm_values"), [(True, True), (True, False), (False, False)])
+def test_qkv_rope(agree, heads, kv_heads, head_dim, norm_heads, norm_values):
     tokens, count = 7, heads + 2 * kv_heads
     inputs = {
         "qkv": normal(tokens, count * head_dim), "query_norm": normal(head_dim, seed=1),
@@ -220,7 +223,8 @@ def test_qkv_rope(agree, heads, kv_heads, head_dim, norm_values):
     options = {"heads": heads, "kv_heads": kv_heads, "eps": EPS, "norm_values": norm_values}
 
     def norms(t):
-        return {"query_norm": t["query_norm"] if heads else None, "key_norm": t["key_norm"] if kv_heads else None}
+        present = {"query_norm": heads and norm_heads, "key_norm": kv_heads and norm_heads}
+        return {name: t[name] if there else None for name, there in present.items()}
 
     def forward(op, t, out):
         buffers = {

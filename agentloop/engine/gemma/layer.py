@@ -1,6 +1,6 @@
-"""One Gemma 3 decoder layer, forward and backward by hand.
+"""One decoder layer of Gemma 1, 2 or 3, forward and backward by hand.
 
-    norm -> [q k v] -> attention -> o_proj -> norm, add, norm -> feed-forward -> norm, add
+    norm -> [q k v] -> attention -> o_proj -> (norm,) add, norm -> feed-forward -> (norm,) add
 
 Only LoRA trains, so no other weight has a gradient. The forward pass fills `Activations` and drops what its level does
 not keep; the backward pass runs the same stages again for what is missing, then goes back through them.
@@ -15,7 +15,7 @@ from torch import Tensor
 from agentloop.engine.activations import Activations, Keys, LayerInput
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.feedforward import FeedForward
-from agentloop.engine.gemma3.weights import Gemma3LayerWeights
+from agentloop.engine.gemma.weights import GemmaLayerWeights
 from agentloop.engine.memory import Keep
 from agentloop.engine.precision import Precision
 from agentloop.engine.projection import Workspace
@@ -23,7 +23,7 @@ from agentloop.engine.self_attention import SelfAttention
 
 
 class NormedInput:
-    def __init__(self, shape: Architecture, weights: Gemma3LayerWeights) -> None:
+    def __init__(self, shape: Architecture, weights: GemmaLayerWeights) -> None:
         self.norm, self.eps = weights.input_norm, shape.eps
 
     def forward(self, streams: Tensor, normed: Tensor) -> None:
@@ -34,16 +34,16 @@ class NormedInput:
         rms_norm_backward(dnormed, streams[0], self.norm, self.eps, residual=dstreams[0], out=dstreams[0])
 
 
-class Gemma3Layer:
+class GemmaLayer:
     """Computes with one layer's weights."""
 
-    def __init__(self, shape: Architecture, weights: Gemma3LayerWeights, workspace: Workspace, rope: Tensor) -> None:
+    def __init__(self, shape: Architecture, weights: GemmaLayerWeights, workspace: Workspace, rope: Tensor) -> None:
         self.shape, self.weights, self.workspace = shape, weights, workspace
         self.attention = SelfAttention(shape, weights, workspace, rope)
         self.feedforward = FeedForward(shape, weights, workspace)
         self.input_norm = NormedInput(shape, weights)
         self.index = weights.index
-        self.branch_eps = shape.eps * Precision.of(workspace.dtype).branch ** 2
+        self.branch = Precision.of(workspace.dtype).branch
 
     def activations(self, streams: Tensor) -> Activations:
         return Activations(streams)
@@ -58,7 +58,7 @@ class Gemma3Layer:
             norm=self.weights.post_feedforward_norm,
             next_norm=None,
             eps=self.shape.eps,
-            y_eps=self.branch_eps,
+            y_scale=self.branch,
             total=act.merged,
         )
         act.drop(keep)
@@ -100,8 +100,16 @@ class Gemma3Layer:
         self._compute(act, given, keys, Keep.STREAMS, chunk)
         tokens, gradient = act.streams.shape[1], dstreams[0]
         ddown = w.down.new_output(tokens, act.normed)
-        rms_norm_backward(
-            gradient, act.down_out, w.post_feedforward_norm, self.branch_eps, out=ddown[:, : shape.hidden]
+        add_norm_backward(
+            gradient,
+            None,
+            None,
+            act.down_out,
+            norm=w.post_feedforward_norm,
+            next_norm=None,
+            eps=shape.eps,
+            y_scale=self.branch,
+            dy=ddown[:, : shape.hidden],
         )
         act.down_out = None
         dnormed = self.feedforward.backward(ddown, act, chunk)

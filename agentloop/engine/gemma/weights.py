@@ -1,4 +1,4 @@
-"""Gemma 3's weights."""
+"""Gemma 1, 2 and 3's weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from agentloop.engine.weights import LayerWeights, ModelWeights, Reader
 
 
 @dataclass(frozen=True)
-class Gemma3LayerWeights(LayerWeights):
-    """Norm weights are what a normed value is multiplied by (the checkpoint's + 1), the query's also by attention's scale."""
+class GemmaLayerWeights(LayerWeights):
+    """Norm weights are what a normed value is multiplied by: the checkpoint's + 1, in fp32, where that loses nothing."""
 
     WIDE: ClassVar[tuple[str, ...]] = (
         "input_norm",
@@ -21,15 +21,14 @@ class Gemma3LayerWeights(LayerWeights):
         "query_norm",
         "key_norm",
     )
-    # Added in 16 bit, the 1 would cost the stored weight its last bits.
 
 
 @dataclass(frozen=True)
-class Gemma3Weights(ModelWeights):
+class GemmaWeights(ModelWeights):
     WIDE: ClassVar[tuple[str, ...]] = ("final_norm",)
 
 
-def load(shape: Architecture, reader: Reader, *, positions: int, offload_embedding: bool) -> Gemma3Weights:
+def load(shape: Architecture, reader: Reader, *, positions: int, offload_embedding: bool) -> GemmaWeights:
     """Read every tensor once; `positions` sizes RoPE. There are no per-layer embeddings that could be offloaded."""
 
     def norm(name: str):
@@ -38,20 +37,23 @@ def load(shape: Architecture, reader: Reader, *, positions: int, offload_embeddi
     layers = []
     for index in range(shape.layers):
         layer = f"layers.{index}"
+        heads, branches = shape.norm_heads, shape.norm_branches
+        # Gemma 1 calls the feed-forward's own norm by the name that the others give to that of attention's output.
+        before = "pre_feedforward_layernorm" if branches else "post_attention_layernorm"
         layers.append(
-            Gemma3LayerWeights(
+            GemmaLayerWeights(
                 index=index,
                 input_norm=norm(f"{layer}.input_layernorm"),
-                attention_norm=norm(f"{layer}.post_attention_layernorm"),
-                feedforward_norm=norm(f"{layer}.pre_feedforward_layernorm"),
-                post_feedforward_norm=norm(f"{layer}.post_feedforward_layernorm"),
-                query_norm=norm(f"{layer}.self_attn.q_norm") * shape.query_scale,
-                key_norm=norm(f"{layer}.self_attn.k_norm"),
+                attention_norm=norm(f"{layer}.post_attention_layernorm") if branches else None,
+                feedforward_norm=norm(f"{layer}.{before}"),
+                post_feedforward_norm=norm(f"{layer}.post_feedforward_layernorm") if branches else None,
+                query_norm=norm(f"{layer}.self_attn.q_norm") if heads else None,
+                key_norm=norm(f"{layer}.self_attn.k_norm") if heads else None,
                 **reader.groups(shape, index),
             )
         )
     embedding = reader.dense("embed_tokens.weight")
-    return Gemma3Weights(
+    return GemmaWeights(
         layers=tuple(layers),
         embedding=embedding,
         head=reader.head(embedding),

@@ -7,13 +7,13 @@ from agentloop_kernels.norm import rms_norm, rms_norm_backward
 from torch import Tensor
 
 from agentloop.engine.architecture import Architecture
-from agentloop.engine.gemma3.weights import Gemma3Weights
+from agentloop.engine.gemma.weights import GemmaWeights
 from agentloop.engine.precision import Precision
 from agentloop.engine.projection import Workspace
 
 
-class Gemma3Embedding:
-    def __init__(self, shape: Architecture, weights: Gemma3Weights, workspace: Workspace) -> None:
+class GemmaEmbedding:
+    def __init__(self, shape: Architecture, weights: GemmaWeights, workspace: Workspace) -> None:
         self.shape, self.weights, self.workspace = shape, weights, workspace
         self.precision = Precision.of(workspace.dtype)
 
