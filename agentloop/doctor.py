@@ -84,7 +84,7 @@ def _gpu() -> Check:
     import torch
 
     if not torch.cuda.is_available():
-        return Check("GPU", "none: the tiny model runs on the CPU, a real Gemma 3n needs a CUDA card")
+        return Check("GPU", "none: the tiny model runs on the CPU, a real Gemma needs a CUDA card")
     free, total = torch.cuda.mem_get_info()
     major, minor = torch.cuda.get_device_capability()
     return Check(

@@ -17,8 +17,8 @@ from agentloop.reading import open_tensors, read_object
 
 TEXT_ONLY, MULTIMODAL = "base_model.model.model.", "base_model.model.model.language_model."
 """What PEFT and vLLM put before the names of a language model's modules."""
-
-
+TOWERS = r".*_tower\..*"
+"""Pattern of the modules beside a language model, some of which are named as its own: PEFT would adapt them too."""
 CHANGING = (
     "alpha_pattern", "rank_pattern", "fan_in_fan_out", "use_dora", "lora_bias", "layer_replication", "modules_to_save",
     "target_parameters", "trainable_token_indices",
@@ -48,7 +48,10 @@ def save(lora: LoraBuffer, directory: Path, *, base: str, model: Path | None) ->
         "layers_to_transform": None if settings.layers is None else list(settings.layers),
         "base_model_name_or_path": base if model is None else str(model),
     }
-    prefix = MULTIMODAL if model is not None and is_multimodal(model) else TEXT_ONLY
+    prefix = TEXT_ONLY
+    if model is not None and is_multimodal(model):
+        prefix = MULTIMODAL
+        config["exclude_modules"] = TOWERS
     tensors = {prefix + name: view.detach().float().cpu().contiguous() for name, view in lora.named().items()}
     for name, value in (("agentloop.json", {"base": base}), ("adapter_config.json", config)):
         with atomic(directory / name) as file:

@@ -16,6 +16,9 @@ from agentloop.engine.architecture import FULL, SLIDING, Architecture
 from agentloop.errors import ModelError
 from agentloop.reading import read_object
 
+MULTIMODAL = ("gemma3", "gemma3n")
+"""Types of models whose language model stands under `text_config`."""
+
 
 def is_multimodal(directory: Path) -> bool:
     """Whether the language model is a part of what the directory holds."""
@@ -32,12 +35,15 @@ def read_architecture(directory: Path) -> Architecture:
     text = config.get("text_config", config)
     if not isinstance(text, dict):
         raise ModelError(f"{path}: text_config {text!r} is not an object")
-    if text.get("model_type") not in _FAMILIES:
-        known = "gemma, gemma2, gemma3, gemma3_text, gemma3n, gemma3n_text"
-        raise ModelError(f"{path}: model_type {text.get('model_type')!r} is not supported ({known})")
+    kind = text.get("model_type")
+    # Others (PaliGemma) have a Gemma inside that does not attend causally.
+    whole = config.get("model_type") if "text_config" in config else kind
+    if kind not in _FAMILIES or whole not in (*_FAMILIES, *MULTIMODAL):
+        known = ", ".join(sorted((*_FAMILIES, *MULTIMODAL)))
+        raise ModelError(f"{path}: model_type {whole!r} is not supported ({known})")
     if config.get("quantization_config") is not None:
         raise ModelError(f"{path}: quantization_config {config['quantization_config']!r} is not supported (only None)")
-    filled_class, read = _FAMILIES[text["model_type"]]
+    filled_class, read = _FAMILIES[kind]
     return read(filled_class(text, path))
 
 

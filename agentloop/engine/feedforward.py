@@ -1,6 +1,6 @@
 """The feed-forward of a layer, in chunks of tokens: gate and up, GEGLU (dense or gaussian top-k), down.
 
-gate and up are 64 KB a token in the real model; a chunk bounds how many tokens hold them at once.
+gate and up are 64 KB a token in Gemma 3n E4B; a chunk bounds how many tokens hold them at once.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Keep(IntEnum):
     """Each level keeps what the one before it keeps, and more."""
 
     STREAMS = 0
-    """The AltUp streams that enter the layer."""
+    """The residual streams that enter the layer."""
     DOWN = 1
     """And down_proj's output."""
     ATTENTION = 2
@@ -90,7 +90,9 @@ class Widths:
         self.raw = (query + shape.laurel_rank + (keys if layer < shape.boundary else 0)) * e
         self.query = query * e
         self.keys = keys * e
-        self.query_sums = query * 4
+        # What torch's FlashAttention takes in its backward pass, which a soft-cap excludes: fp32 sums of dq, out once more, dk
+        # and dv for every head.
+        self.flash = query * 4 + 3 * self.query if shape.attention_softcap is None else 0
         self.lse = 4 * shape.heads
         self.gate_up = 2 * shape.intermediate[layer] * e + self.tail
         self.inner = shape.intermediate[layer] * e
@@ -126,10 +128,9 @@ class Widths:
         feedforward = 3 * self.row + self.residual + 2 * self.tail + self.branches
         feedforward += again + (self.query + self.row if keep < Keep.ATTENTION else 0)
         inner = self.inner if keep is Keep.ALL else self.gate_up + self.inner
-        # dsum, ddown, dnormed, dattention, draw; q, dO, dq and its fp32 sums, out once more, dk and dv for every head and
-        # of every group of heads.
+        # dsum, ddown, dnormed, dattention, draw; q, dO, dq, dk and dv.
         attention = self.dsum + 3 * self.row + 2 * self.tail + self.raw + self.tail + self.own_keys
-        attention += again + 6 * self.query + self.keys + self.query_sums
+        attention += again + 3 * self.query + self.keys + self.flash
         attention -= self.row if keep >= Keep.ATTENTION else 0
         attention -= self.gate_up if keep is Keep.ALL else 0
         part = min(tokens, chunk)

@@ -3,9 +3,10 @@
 Cards before compute capability 8 (T4, V100, RTX 20) have fast fp16 only. What GEMMs read and write is then fp16, and:
 
 - the streams and everything residual stay in fp32;
-- what can outgrow fp16 only to be normalised afterwards is kept 64 times smaller, and the norm's eps 4,096 times: both are
-  powers of two, so the result is the same. That is GEGLU's product with down_proj's output, and the per-layer input's
-  branch. o_proj needs none of it: its input are means of normed values, at most head_dim^1/2 each;
+- what can outgrow fp16 on its way into the streams is kept 64 times smaller, and the eps of a norm behind it 4,096 times: both
+  are powers of two, so the result is the same (without a norm, in Gemma 1, it is divided in fp32). That is GEGLU's product
+  with down_proj's output, the per-layer input's branch, and attention's output with o_proj's. In Gemma 3n the last needs none
+  of it: o_proj's input are means of normed values, at most head_dim^1/2 each;
 - gradients are those of 16 times a token's loss on their way back, whatever weight the token has: a mean over thousands
   would vanish below fp16's smallest number. The weight is applied in fp32, when they are added to LoRA's. (On the tiny model
   any constant from 1 to 128 does equally well.)

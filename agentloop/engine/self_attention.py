@@ -8,6 +8,7 @@ from torch import Tensor
 
 from agentloop.engine.activations import Activations, Keys, LayerInput
 from agentloop.engine.architecture import Architecture
+from agentloop.engine.precision import Precision
 from agentloop.engine.projection import Workspace
 from agentloop.engine.weights import LayerWeights
 
@@ -20,6 +21,9 @@ class SelfAttention:
         self.query_width = shape.heads * shape.head_dim
         self.width = self.query_width + (2 * shape.kv_heads * shape.head_dim if self.own_keys else 0)
         """Columns of q (and k, v) in what is raw; what follows them is not attention's."""
+        # A v that is not normed can outgrow fp16 with o_proj (precision.py).
+        self.branch = 1.0 if shape.norm_values else Precision.of(workspace.dtype).branch
+        """What o_proj's input, and so its output, is multiplied by."""
         self.scores = {"scale": shape.query_scale, "softcap": shape.attention_softcap}
 
     def forward(self, act: Activations, given: LayerInput, keys: Keys) -> None:
@@ -30,6 +34,8 @@ class SelfAttention:
         act.attended = w.output.new_input(act.query.shape[0], act.query)
         out = act.attended[:, : self.query_width].unflatten(1, (shape.heads, shape.head_dim))
         _, act.lse = attention(act.query, *keys[self.source], given.plan, **self.scores, out=out)
+        if self.branch != 1:
+            act.attended[:, : self.query_width] *= self.branch
         w.output.fill_tail(matrix, act.attended)
         act.attention_out = w.output.multiply(matrix, act.attended)
 
@@ -45,6 +51,10 @@ class SelfAttention:
         if act.query is None:
             self._queries(act, given, keys)
         heads = (shape.heads, shape.head_dim)
+        attended = act.attended[:, : self.query_width]
+        if self.branch != 1:
+            dattended *= self.branch
+            attended = attended / self.branch
         key, value = keys[self.source]
         shared = self.source in dkeys
         dkey, dvalue = dkeys.get(self.source, (None, None))
@@ -53,7 +63,7 @@ class SelfAttention:
             act.query,
             key,
             value,
-            act.attended[:, : self.query_width].unflatten(1, heads),
+            attended.unflatten(1, heads),
             act.lse,
             given.plan,
             **self.scores,

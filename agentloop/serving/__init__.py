@@ -1,4 +1,4 @@
-"""vLLM, served rightly: a plugin for Gemma 3n, the child process, a client over one or more endpoints, and the canary.
+"""vLLM, served rightly: a plugin for Gemma, the child process, a client over one or more endpoints, and the canary.
 
 `plugin`, `gemma3n*`, `adapter_guard` and `lora_cpu` run inside vLLM's processes and import nothing else of agentloop, so
 that any `vllm serve` profits from an installed agentloop. The other modules never import vLLM: it may live in another

@@ -24,7 +24,7 @@ from agentloop.engine.weights import LayerWeights, ModelWeights
 from agentloop.errors import AdapterError
 from agentloop.reading import read_object
 
-Weights = TypeVar("Weights", LayerWeights, ModelWeights)
+Weights = TypeVar("Weights", bound=LayerWeights | ModelWeights)
 FILE = "reference.json"
 PROMPTS = 8
 MAX_TOKENS = 256

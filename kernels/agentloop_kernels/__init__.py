@@ -1,4 +1,4 @@
-"""Hand-written kernels for QLoRA on Gemma 3n with manual backpropagation.
+"""Hand-written kernels for QLoRA on Gemma with manual backpropagation.
 
 One noun a module. Every operation exists three times: `reference_x` in plain torch (any device, fp64 too), `triton_x`
 (CUDA, or the CPU under TRITON_INTERPRET=1) and `x`, which takes the kernel for CUDA tensors and the reference for all

@@ -71,7 +71,7 @@ _SMALL = AttentionTile(16, 16, 8, 1)
 
 Triton multiplies on sm_75 without tensor cores: a thread holds whole rows of head_dim of both factors, and the backward
 kernels spill whatever the tile. Of those from 16 x 16 up, with 2 to 16 warps, this one spills least: 224 bytes a thread
-for dq, 824 for dk and dv, nothing forward (tests/kernels/test_compiled.py).
+for dq, 824 for dk and dv (with a soft-cap 2,056), nothing forward (tests/kernels/test_compiled.py).
 """
 
 

@@ -3,7 +3,7 @@
     python kernels/benchmarks/train_step.py CHECKPOINT --cases 1x2048,4x2048 [--supervised 1.0] [--budget GiB] [--json OUT]
 
 A case is SEGMENTSxTOKENS of random ids packed into one batch, or `agent:TOKENS`: segments with log-normal lengths, median
-700. Predicted and measured peak memory are printed side by side. CHECKPOINT: a Gemma 3n directory (random weights do).
+700. Predicted and measured peak memory are printed side by side. CHECKPOINT: a Gemma directory (random weights do).
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ def main() -> None:
         cache_directory=arguments.cache,
     )
     model = FastLanguageModel.get_peft_model(model, r=arguments.rank, lora_alpha=arguments.rank)
+    vocabulary = model.shape.ple_vocab or model.shape.vocab
     optimizer = FlatAdamW(model.lora, bits=arguments.bits)
     torch.cuda.synchronize()
     load = time.perf_counter() - start
@@ -125,7 +126,7 @@ def main() -> None:
     for budget in arguments.budget.split(","):
         model.memory_budget = budget if budget == "auto" else float(budget)
         for case in arguments.cases.split(","):
-            batches = [make_batch(case, arguments.supervised, seed) for seed in range(arguments.steps)]
+            batches = [make_batch(case, arguments.supervised, seed, vocabulary) for seed in range(arguments.steps)]
             try:
                 result = {
                     "case": case,

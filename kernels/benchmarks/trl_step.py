@@ -57,7 +57,7 @@ def main() -> None:
         arguments.checkpoint, max_seq_length=arguments.tokens, cache_directory=arguments.cache
     )
     model = FastLanguageModel.get_peft_model(model)
-    vocabulary = model.shape.ple_vocab
+    vocabulary = model.shape.ple_vocab or model.shape.vocab
     case = f"{arguments.segments}x{arguments.tokens}"
     batches = [make_batch(case, 1.0, seed, vocabulary) for seed in range(arguments.steps)]
     sequences = [ids.tolist() for batch in batches for ids in batch.token_ids.split(arguments.tokens)]

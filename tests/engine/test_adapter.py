@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -101,16 +102,21 @@ def test_refuses_what_does_not_fit(checkpoint, cache, tmp_path):
         model.load_adapter(directory)
 
 
-def test_language_model_of_a_multimodal_checkpoint(checkpoint, cache, fill_adapter, tmp_path):
-    """The same weights, named as in Gemma3nForConditionalGeneration beside a tower that is never read."""
+@pytest.mark.parametrize(
+    ("checkpoint", "family", "prefix"),
+    [("gemma3n", "gemma3n", "model.language_model."), ("gemma3", "gemma3", "language_model.model.")],
+    indirect=["checkpoint"],
+)
+def test_language_model_of_a_multimodal_checkpoint(checkpoint, family, prefix, cache, fill_adapter, tmp_path):
+    """The same weights, named as in the released files beside a tower that is never read."""
     multimodal = tmp_path / "multimodal"
     shutil.copytree(checkpoint, multimodal)
     text = json.loads((checkpoint / "config.json").read_text())
-    config = {"model_type": "gemma3n", "architectures": ["Gemma3nForConditionalGeneration"], "text_config": text}
-    (multimodal / "config.json").write_text(json.dumps(config))
+    (multimodal / "config.json").write_text(json.dumps({"model_type": family, "text_config": text}))
+    tower = "vision_tower.encoder.layers.0.self_attn.q_proj"
     tensors = load_file(checkpoint / "model.safetensors")
-    named = {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in tensors.items()}
-    save_file(named | {"model.vision_tower.weight": torch.zeros(4)}, multimodal / "model.safetensors")
+    named = {name.replace("model.", prefix, 1): tensor for name, tensor in tensors.items()}
+    save_file(named | {f"{tower}.weight": torch.zeros(4)}, multimodal / "model.safetensors")
 
     model, other = load(checkpoint, cache), load(multimodal, cache)
     for each in (model, other):
@@ -119,10 +125,13 @@ def test_language_model_of_a_multimodal_checkpoint(checkpoint, cache, fill_adapt
     other.save_pretrained(tmp_path / "adapter")
     names = load_file(tmp_path / "adapter" / "adapter_model.safetensors").keys()
     assert all(name.startswith("base_model.model.model.language_model.layers.") for name in names)
+    excluded = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["exclude_modules"]
+    assert re.fullmatch(excluded, f"model.{tower}")  # as PEFT reads it
+    assert not any(re.fullmatch(excluded, name.removeprefix("base_model.model.")) for name in names)
     other.load_adapter(tmp_path / "adapter")
     other.save_pretrained_merged(tmp_path / "merged")
     model.save_pretrained_merged(tmp_path / "text")
     ours, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "text"))
-    assert ours.keys() == named.keys() | {"model.vision_tower.weight"}
+    assert ours.keys() == named.keys() | {f"{tower}.weight"}
     for name, tensor in expected.items():
-        assert torch.equal(ours[name.replace("model.", "model.language_model.", 1)], tensor)
+        assert torch.equal(ours[name.replace("model.", prefix, 1)], tensor)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from agentloop.engine import FastLanguageModel, feedforward, gemma, gemma3n, network
+from agentloop.engine import FastLanguageModel, feedforward, gemma, gemma3n, network, self_attention
 from agentloop.engine.batch import join
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.precision import Precision
@@ -18,13 +18,16 @@ pytestmark = pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3", "gemma2
 
 @pytest.fixture(scope="session")
 def planted(checkpoint, tmp_path_factory):
-    """Gate and up whose product, and residual streams that, are beyond fp16's range. Norms behind them hide both."""
+    """Gate and up whose product, v and o whose product, and residual streams that are beyond fp16's range. Norms behind
+    them hide that, where there are any."""
     directory = tmp_path_factory.mktemp("planted") / "tiny"
     shutil.copytree(checkpoint, directory)
     tensors = load_file(directory / "model.safetensors")
     for name in tensors:
         if name.endswith(("mlp.gate_proj.weight", "mlp.up_proj.weight")):
             tensors[name] *= 300
+        elif name.endswith(("self_attn.v_proj.weight", "self_attn.o_proj.weight")):
+            tensors[name] *= 200
         elif name.endswith("post_feedforward_layernorm.weight"):
             tensors[name] *= 3e4
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
@@ -58,7 +61,15 @@ def test_closer_to_exact_than_bf16(checkpoint, planted, where, cache, fill_adapt
 
 def test_planted_values_leave_the_range(planted, cache, fill_adapter, sequences, monkeypatch):
     """Without what precision.py does for fp16, the same step is not finite."""
-    for module in (gemma3n.layer, gemma3n.embedding, gemma.layer, gemma.embedding, feedforward, network):
+    for module in (
+        gemma3n.layer,
+        gemma3n.embedding,
+        gemma.layer,
+        gemma.embedding,
+        feedforward,
+        network,
+        self_attention,
+    ):
         monkeypatch.setattr(module, "Precision", Plain)
     loss, gradients = step(planted, cache, torch.float16, fill_adapter, sequences)
     assert not (torch.isfinite(gradients).all() and torch.isfinite(torch.tensor(loss)))

@@ -115,6 +115,7 @@ def test_a_complete_file_of_another_generation_is_read_without_transformers(tmp_
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
+        ({"model_type": "paligemma", "text_config": GEMMA_2B}, {}, "model_type 'paligemma' is not supported"),
         (GEMMA_2B, {"hidden_act": "silu"}, "hidden_act 'silu' is not supported"),
         (GEMMA_2_2B, {"use_bidirectional_attention": True}, "use_bidirectional_attention True is not supported"),
         (GEMMA_2_2B, {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar 0 is not a number above 0"),

@@ -3,7 +3,7 @@
     python tests/serving/benchmark_gpu.py CHECKPOINT [--work DIRECTORY] [--only accuracy,agent,generate,sleep,restart]
         [--json OUT]
 
-CHECKPOINT: a text-only Gemma 3n with Gemma's turn tokens; random weights do. Its dequantised NF4 is what is served.
+CHECKPOINT: a text-only Gemma with Gemma's turn tokens; random weights do. Its dequantised NF4 is what is served.
 DIRECTORY keeps that and the compile caches, so that a second run shows the warm start; it takes as much disk as the
 checkpoint. Parts:
 
@@ -83,8 +83,9 @@ def settings_for(checkpoint: Path, work: Path, **sections: dict[str, Any]) -> Se
 
 
 def vocabulary_of(checkpoint: Path) -> int:
-    """Tokens that have per-layer embeddings."""
-    return json.loads((checkpoint / "config.json").read_text())["vocab_size_per_layer_input"]
+    """Tokens that have per-layer embeddings, or all where there are none."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    return config.get("vocab_size_per_layer_input", config["vocab_size"])
 
 
 def random_prompts(vocabulary: int) -> list[list[int]]:

@@ -82,6 +82,7 @@ class GemmaLayer:
             norm=w.attention_norm,
             next_norm=w.feedforward_norm,
             eps=shape.eps,
+            y_scale=self.attention.branch,
             normed=act.feedforward_in[:, : shape.hidden],
         )
         w.gate_up.fill_tail(matrix(w.gate_up), act.feedforward_in)
@@ -122,6 +123,7 @@ class GemmaLayer:
             norm=w.attention_norm,
             next_norm=w.feedforward_norm,
             eps=shape.eps,
+            y_scale=self.attention.branch,
             dsum=gradient,
             dy=dattention[:, : shape.hidden],
         )
