@@ -60,11 +60,13 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _package(name: str, remedy: str) -> Check:
+    found = _version(name)
+    return Check(name, found or "not installed", bool(found), remedy)
+
+
 def _packages() -> list[Check]:
-    return [
-        Check(name, found := _version(name) or "not installed", found != "not installed", "make install")
-        for name in PACKAGES
-    ]
+    return [_package(name, "make install") for name in PACKAGES]
 
 
 def _vllm(settings: Settings) -> Check:
@@ -126,18 +128,14 @@ def _model(settings: Settings) -> Check:
 
 def _towers(settings: Settings) -> list[Check]:
     """What serving a multimodal checkpoint takes besides; in another interpreter it is not looked for."""
+    if settings.serving.python:
+        return []
     try:
         config = read_object(settings.model_directory() / "config.json", ModelError)
     except (SettingError, ModelError):
         return []  # the model's own check says it, or the run does
     wanted = TOWER_PACKAGES.get(config.get("model_type"), ()) if "text_config" in config else ()
-    return [
-        Check(
-            package, found := _version(package) or "not installed", found != "not installed", f"pip install {package}"
-        )
-        for package in wanted
-        if not settings.serving.python
-    ]
+    return [_package(name, f"pip install {name}") for name in wanted]
 
 
 def _paths(settings: Settings) -> list[Check]:

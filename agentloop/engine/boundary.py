@@ -28,17 +28,26 @@ class BoundaryKeys:
     ) -> None:
         self.shape, self.weights, self.workspace, self.rope = shape, weights, workspace, rope
         self.input_norm = input_norm
+        self.heads = {
+            "heads": 0,
+            "kv_heads": shape.kv_heads,
+            "query_norm": None,
+            "key_norm": weights.key_norm,
+            "eps": shape.eps,
+            "norm_values": shape.norm_values,
+        }
 
     def forward(self, streams: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """[n, tokens, hidden] -> K, V [tokens, kv_heads, head_dim]."""
         _, normed = self._normed(streams)
-        return self._rotate(self._raw(normed), positions)
+        _, key, value = qkv_rope(self._raw(normed), self.rope, positions, **self.heads)
+        return key, value
 
     def backward(
         self, dkeys: tuple[Tensor, Tensor], streams: Tensor, positions: Tensor, dstreams: Tensor, *, last: bool
     ) -> None:
         """Add the gradient through K and V to `dstreams` [n, tokens, hidden] (unless `last`) and to LoRA's."""
-        w, shape = self.weights, self.shape
+        w = self.weights
         saved, normed = self._normed(streams)
         draw = w.key_value.new_output(normed.shape[0], normed)
         qkv_rope_backward(
@@ -47,12 +56,7 @@ class BoundaryKeys:
             self._raw(normed),
             self.rope,
             positions,
-            heads=0,
-            kv_heads=shape.kv_heads,
-            query_norm=None,
-            key_norm=w.key_norm,
-            eps=shape.eps,
-            norm_values=shape.norm_values,
+            **self.heads,
             out=draw[:, : w.key_value.outputs],
         )
         dnormed = w.key_value.backward(self.workspace.matrix(w.key_value), draw, normed, input_gradient=not last)
@@ -68,18 +72,3 @@ class BoundaryKeys:
 
     def _raw(self, normed: Tensor) -> Tensor:
         return self.weights.key_value.multiply(self.workspace.matrix(self.weights.key_value), normed)
-
-    def _rotate(self, raw: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        w, shape = self.weights, self.shape
-        _, key, value = qkv_rope(
-            raw,
-            self.rope,
-            positions,
-            heads=0,
-            kv_heads=shape.kv_heads,
-            query_norm=None,
-            key_norm=w.key_norm,
-            eps=shape.eps,
-            norm_values=shape.norm_values,
-        )
-        return key, value

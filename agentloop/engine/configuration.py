@@ -83,7 +83,6 @@ def _gemma3n(filled: _Filled) -> Architecture:
 def _gemma3(filled: _Filled) -> Architecture:
     filled.require("hidden_activation", "gelu_pytorch_tanh")
     filled.refuse("attn_logit_softcapping")
-    filled.refuse("use_bidirectional_attention")
     return _one_stream(
         filled,
         **filled.rope((SLIDING, FULL), "default", "linear"),
@@ -99,7 +98,6 @@ def _gemma3(filled: _Filled) -> Architecture:
 
 def _gemma2(filled: _Filled) -> Architecture:
     filled.require("hidden_activation", "gelu_pytorch_tanh")
-    filled.refuse("use_bidirectional_attention")
     return _one_stream(
         filled,
         **filled.rope((SLIDING, FULL), "default"),
@@ -116,7 +114,6 @@ def _gemma2(filled: _Filled) -> Architecture:
 def _gemma1(filled: _Filled) -> Architecture:
     if filled.hidden_act != "gelu":  # older files say so and mean its approximation (transformers' GemmaConfig)
         filled.require("hidden_act", "gelu_pytorch_tanh")
-    filled.refuse("use_bidirectional_attention")
     return _one_stream(
         filled,
         **filled.rope((FULL,), "default"),
@@ -132,6 +129,7 @@ def _gemma1(filled: _Filled) -> Architecture:
 
 def _one_stream(filled: _Filled, **others: Any) -> Architecture:
     """What Gemma 1, 2 and 3 have in common, with the rest."""
+    filled.refuse("use_bidirectional_attention")
     layers = filled.whole("num_hidden_layers")
     return Architecture(
         family="gemma",
@@ -156,6 +154,8 @@ class _Filled:
     layerwise_names: tuple[str, ...]
     """Settings with one value for each layer."""
     config_class: str
+    rope_bases = {FULL: "rope_theta", SLIDING: "rope_local_base_freq"}
+    """Layer type -> where files from before transformers 5 have its base."""
 
     def __init__(self, text: dict[str, Any], path: Path) -> None:
         self._text, self.path = text, path
@@ -239,7 +239,8 @@ class _Filled:
 
     @property
     def rope_parameters(self) -> dict[str, dict[str, Any]]:
-        bases = {FULL: self._text.get("rope_theta"), SLIDING: self._text.get("rope_local_base_freq")}
+        """Layer type -> its parameters."""
+        bases = {kind: self._text.get(name) for kind, name in self.rope_bases.items()}
         parameters = self._text.get("rope_parameters")
         if (
             parameters is None and self._text.get("rope_scaling") is None and all(bases.values())
@@ -247,9 +248,13 @@ class _Filled:
             return {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
         if parameters is not None and not isinstance(parameters, dict):
             raise ModelError(f"{self.path}: rope_parameters {parameters!r} is not an object")
-        given = [(parameters or {}).get(kind) for kind in bases]
+        found = self._by_kind(parameters or {})
+        given = [found.get(kind) for kind in bases]
         complete = all(isinstance(each, dict) and {"rope_type", "rope_theta"} <= each.keys() for each in given)
-        return parameters if complete else self._config.rope_parameters
+        return found if complete else self._by_kind(self._config.rope_parameters)
+
+    def _by_kind(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        return parameters
 
     @cached_property
     def _config(self) -> Any:
@@ -273,17 +278,11 @@ class _FilledGemma3(_Filled):
 class _FilledGemma2(_Filled):
     layerwise_names = ("layer_types",)
     config_class = "transformers.models.gemma2.configuration_gemma2.Gemma2Config"
+    rope_bases = {FULL: "rope_theta", SLIDING: "rope_theta"}
 
-    @property
-    def rope_parameters(self) -> dict[str, dict[str, Any]]:
+    def _by_kind(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The same for every layer."""
-        base, parameters = self._text.get("rope_theta"), self._text.get("rope_parameters")
-        if parameters is None and self._text.get("rope_scaling") is None and base:  # before transformers 5
-            parameters = {"rope_type": "default", "rope_theta": base}
-        if parameters is not None and not isinstance(parameters, dict):
-            raise ModelError(f"{self.path}: rope_parameters {parameters!r} is not an object")
-        complete = parameters is not None and {"rope_type", "rope_theta"} <= parameters.keys()
-        return dict.fromkeys((SLIDING, FULL), parameters if complete else self._config.rope_parameters)
+        return dict.fromkeys(self.rope_bases, parameters)
 
 
 class _FilledGemma1(_FilledGemma2):

@@ -5,14 +5,13 @@ gate and up are 64 KB a token in Gemma 3n E4B; a chunk bounds how many tokens ho
 
 from __future__ import annotations
 
-import torch
 from agentloop_kernels.geglu import geglu, geglu_backward
 from agentloop_kernels.sparse_geglu import sparse_geglu, sparse_geglu_backward, sparsity_threshold
 from torch import Tensor
 
 from agentloop.engine.activations import Activations
 from agentloop.engine.architecture import Architecture
-from agentloop.engine.precision import Precision
+from agentloop.engine.precision import Precision, wide_dtype
 from agentloop.engine.projection import Workspace
 from agentloop.engine.weights import LayerWeights
 
@@ -36,8 +35,7 @@ class FeedForward:
         act.down_out = x.new_empty(tokens, w.down.outputs)
         act.down_tail = x.new_empty(tokens, w.down.rank)
         if self.threshold is not None and act.statistics is None:
-            wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-            act.statistics = x.new_empty(tokens, 2, dtype=wide)
+            act.statistics = x.new_empty(tokens, 2, dtype=wide_dtype(x.dtype))
         whole = tokens <= chunk or keep_gate_up
         gate_up = w.gate_up.new_output(tokens if whole else chunk, x)
         hidden = w.down.new_input(min(tokens, chunk), x)

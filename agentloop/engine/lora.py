@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agentloop.engine.precision import Precision
+from agentloop.engine.precision import Precision, wide_dtype
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEEDFORWARD = ("gate_proj", "up_proj", "down_proj")
@@ -98,7 +98,7 @@ class LoraBuffer:
                     outputs,
                 )
                 end += settings.width * outputs
-        precision = torch.float64 if dtype == torch.float64 else torch.float32
+        precision = wide_dtype(dtype)
         self.parameters = torch.zeros(end, dtype=precision, device=device)
         """[size] fp32: what the optimizer changes."""
         self.gradients = torch.zeros_like(self.parameters)

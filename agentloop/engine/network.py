@@ -19,7 +19,7 @@ from agentloop.engine.context import StepContext
 from agentloop.engine.families import FAMILIES
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.offload import HostStore
-from agentloop.engine.precision import Precision
+from agentloop.engine.precision import Precision, wide_dtype
 from agentloop.engine.projection import Workspace
 from agentloop.engine.results import TokenResults
 from agentloop.engine.weights import ModelWeights
@@ -95,7 +95,7 @@ class Network:
         return self.embedding.unembed(streams)[0]
 
     def _observed(self, labels: Tensor) -> Observed:
-        wide = torch.float64 if self.workspace.dtype == torch.float64 else torch.float32
+        wide = wide_dtype(self.workspace.dtype)
         entropy = torch.empty(labels.shape, dtype=wide, device=labels.device)
         return Observed(entropy, torch.empty(labels.shape, dtype=torch.bool, device=labels.device))
 
@@ -166,7 +166,7 @@ class Network:
         plan: StepPlan,
     ) -> None:
         size = (context.tokens, self.shape.kv_heads, self.shape.head_dim)
-        wide = torch.float64 if dstreams.dtype == torch.float64 else torch.float32
+        wide = wide_dtype(dstreams.dtype)
         dkeys: Keys = {
             source: (
                 torch.zeros(size, dtype=wide, device=self.device),

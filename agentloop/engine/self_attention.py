@@ -24,6 +24,14 @@ class SelfAttention:
         # A v that is not normed can outgrow fp16 with o_proj (precision.py).
         self.branch = 1.0 if shape.norm_values else Precision.of(workspace.dtype).branch
         """What o_proj's input, and so its output, is multiplied by."""
+        self.heads = {
+            "heads": shape.heads,
+            "kv_heads": shape.kv_heads if self.own_keys else 0,
+            "query_norm": weights.query_norm,
+            "key_norm": weights.key_norm if self.own_keys else None,
+            "eps": shape.eps,
+            "norm_values": shape.norm_values,
+        }
         self.scores = {"scale": shape.query_scale, "softcap": shape.attention_softcap}
 
     def forward(self, act: Activations, given: LayerInput, keys: Keys) -> None:
@@ -78,27 +86,16 @@ class SelfAttention:
             act.raw[:, : self.width],
             self.rope,
             given.positions,
-            heads=shape.heads,
-            kv_heads=shape.kv_heads if self.own_keys else 0,
-            query_norm=w.query_norm,
-            key_norm=w.key_norm if self.own_keys else None,
-            eps=shape.eps,
-            norm_values=shape.norm_values,
+            **self.heads,
             out=draw[:, : self.width],
         )
 
     def _queries(self, act: Activations, given: LayerInput, keys: Keys) -> None:
-        w, shape = self.weights, self.shape
         act.query, key, value = qkv_rope(
             act.raw[:, : self.width],
             self.rope,
             given.positions,
-            heads=shape.heads,
-            kv_heads=shape.kv_heads if self.own_keys else 0,
-            query_norm=w.query_norm,
-            key_norm=w.key_norm if self.own_keys else None,
-            eps=shape.eps,
-            norm_values=shape.norm_values,
+            **self.heads,
         )
         if self.own_keys:
-            keys[w.index] = key, value
+            keys[self.weights.index] = key, value

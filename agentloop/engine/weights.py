@@ -16,6 +16,7 @@ from torch import Tensor
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.packed import PackedWeights
+from agentloop.engine.precision import wide_dtype
 from agentloop.engine.projection import ProjectionGroup
 
 
@@ -85,7 +86,7 @@ class Reader:
         self, checkpoint: Checkpoint, packed: PackedWeights | None, *, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.checkpoint, self._packed, self.device, self.dtype = checkpoint, packed, device, dtype
-        self.wide = torch.float64 if dtype == torch.float64 else torch.float32
+        self.wide = wide_dtype(dtype)
 
     def dense(self, name: str) -> Tensor:
         return self.checkpoint.tensor(name).to(self.device, self.dtype)

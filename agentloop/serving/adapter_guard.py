@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vllm.config import VllmConfig
 from vllm.lora import lora_model, model_manager
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.model_manager import LoRAModelManager
@@ -20,9 +21,9 @@ from vllm.lora.worker_manager import WorkerLoRAManager
 _NAMES_SHOWN = 4
 
 
-def install() -> None:
-    """Check every adapter that this process loads from now on. May be called more than once."""
-    if getattr(WorkerLoRAManager._load_adapter, "guarded", False):
+def install(vllm_config: VllmConfig) -> None:
+    """Check every adapter that this process loads from now on, if it serves any. May be called more than once."""
+    if vllm_config.lora_config is None or getattr(WorkerLoRAManager._load_adapter, "guarded", False):
         return
     # vLLM pins an adapter's hundreds of matrices one by one, twice. E4B's took 3 s to load on an H200, where reading them is
     # 0.3 s; to copy them to the card once takes milliseconds from whatever memory.

@@ -14,24 +14,21 @@ from vllm.model_executor.models import gemma3 as vllm_gemma3
 from agentloop.serving import adapter_guard
 
 
-def _watch(vllm_config: VllmConfig) -> None:
-    if vllm_config.lora_config is not None:
-        adapter_guard.install()
+class _Guarded:
+    """Stands before a class of vLLM's."""
 
-
-class GemmaForCausalLM(vllm_gemma.GemmaForCausalLM):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
-        _watch(vllm_config)
+        adapter_guard.install(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)
 
 
-class Gemma2ForCausalLM(vllm_gemma2.Gemma2ForCausalLM):
-    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
-        _watch(vllm_config)
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
+class GemmaForCausalLM(_Guarded, vllm_gemma.GemmaForCausalLM):
+    pass
 
 
-class Gemma3ForCausalLM(vllm_gemma3.Gemma3ForCausalLM):
-    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
-        _watch(vllm_config)
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
+class Gemma2ForCausalLM(_Guarded, vllm_gemma2.Gemma2ForCausalLM):
+    pass
+
+
+class Gemma3ForCausalLM(_Guarded, vllm_gemma3.Gemma3ForCausalLM):
+    pass

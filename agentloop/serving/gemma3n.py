@@ -86,8 +86,7 @@ class Gemma3nForCausalLM(vllm_gemma3n.Gemma3nForCausalLM, SupportsLoRA):
         config = vllm_config.model_config.hf_config
         if vllm_config.cache_config.kv_sharing_fast_prefill:
             raise ValueError("--kv-sharing-fast-prefill is not supported for Gemma 3n by this plugin")
-        if vllm_config.lora_config is not None:
-            adapter_guard.install()
+        adapter_guard.install(vllm_config)
         self.config = config
         self.cache_config = vllm_config.cache_config
         self.model = Gemma3nTextModel(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nRMSNorm
 
-from agentloop.tiny.tokenizer import BOS, END_OF_TURN, EOS, PAD, build_tokenizer
+from agentloop.tiny.tokenizer import build_tokenizer, special_ids
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Gemma3nTextConfig:
@@ -28,7 +28,6 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Gemma3nTextConfig:
     vLLM takes the layer just before the first shared one for the full attention's keys and values and the one before
     that for the sliding ones, whatever `layer_types` says: the pattern must end its own part with sliding, full.
     """
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (PAD, EOS, BOS, END_OF_TURN)}
     return Gemma3nTextConfig(
         vocab_size=len(tokenizer),
         vocab_size_per_layer_input=len(tokenizer),
@@ -46,9 +45,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Gemma3nTextConfig:
         altup_num_inputs=2,
         laurel_rank=16,
         activation_sparsity_pattern=[0.95, 0.0, 0.0, 0.0, 0.0],
-        pad_token_id=ids[PAD],
-        bos_token_id=ids[BOS],
-        eos_token_id=[ids[EOS], ids[END_OF_TURN]],
+        **special_ids(tokenizer),
         architectures=["Gemma3nForCausalLM"],
         dtype="float32",
     )

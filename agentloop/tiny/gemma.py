@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GemmaConfig
 
 from agentloop.tiny.architecture import WORDS, save
-from agentloop.tiny.tokenizer import BOS, END_OF_TURN, EOS, PAD, build_tokenizer
+from agentloop.tiny.tokenizer import build_tokenizer, special_ids
 
 Generation = Literal[1, 2, 3]
 _TYPES = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
@@ -51,7 +51,6 @@ _CONFIGS: dict[Generation, tuple[type, dict[str, Any]]] = {
 def random_gemma_checkpoint(directory: Path, generation: Generation = 3, *, seed: int = 0) -> None:
     """Write an untrained text-only checkpoint in fp32 in which every parameter matters; `seed` decides the weights."""
     tokenizer = build_tokenizer(WORDS)
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (PAD, EOS, BOS, END_OF_TURN)}
     config_class, own = _CONFIGS[generation]
     config = config_class(
         vocab_size=len(tokenizer),
@@ -62,9 +61,7 @@ def random_gemma_checkpoint(directory: Path, generation: Generation = 3, *, seed
         num_key_value_heads=2,
         head_dim=64,
         max_position_embeddings=4096,
-        pad_token_id=ids[PAD],
-        bos_token_id=ids[BOS],
-        eos_token_id=[ids[EOS], ids[END_OF_TURN]],
+        **special_ids(tokenizer),
         dtype="float32",
         **own,
     )

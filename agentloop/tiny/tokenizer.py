@@ -73,6 +73,12 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int = 448) -> PreTrainedTo
     return wrapped
 
 
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | list[int]]:
+    """The ids of special tokens, as a model's configuration calls them."""
+    pad, bos, eos, end = (tokenizer.convert_tokens_to_ids(token) for token in (PAD, BOS, EOS, END_OF_TURN))
+    return {"pad_token_id": pad, "bos_token_id": bos, "eos_token_id": [eos, end]}
+
+
 def _without_fences(text: str) -> str:
     for fence in FENCES:
         text = text.replace(fence, "\n")

@@ -114,13 +114,10 @@ def _is_whole(prompt: Prompt) -> bool:
 
 def _recast(model: Gemma, dtype: torch.dtype) -> Gemma:
     """The same base, computed in `dtype` up to the head's input. What is large is shared, not copied."""
-    weights = model.weights
-    changed: dict[str, Any] = {"layers": tuple(_cast(layer, dtype) for layer in weights.layers)}
-    if hasattr(weights, "ple_table"):
-        changed["ple_table"] = _RecastTable(weights.ple_table, dtype)
+    layers = tuple(_cast(layer, dtype) for layer in model.weights.layers)
     return Gemma(
         model.shape,
-        replace(_cast(weights, dtype, "embedding", "head"), **changed),
+        replace(_cast(model.weights, dtype, "embedding", "head"), layers=layers),
         fingerprint=model.fingerprint,
         device=model.device,
         dtype=dtype,
@@ -149,12 +146,14 @@ def _logprobs(model: Gemma, token_ids: Sequence[int]) -> Tensor:
 
 def _cast(weights: Weights, dtype: torch.dtype, *but: str) -> Weights:
     """Its tensors in `dtype`, but for those named and those that the engine keeps in fp32 whatever it computes in."""
-    tensors = {
-        field.name: value.to(dtype)
-        for field in fields(weights)
-        if isinstance(value := getattr(weights, field.name), Tensor) and field.name not in (*but, *weights.WIDE)
-    }
-    return replace(weights, **tensors)
+    cast: dict[str, Any] = {}
+    for name in {field.name for field in fields(weights)}.difference(but, weights.WIDE):
+        value = getattr(weights, name)
+        if isinstance(value, Tensor):
+            cast[name] = value.to(dtype)
+        elif isinstance(value, EmbeddingTable):
+            cast[name] = _RecastTable(value, dtype)
+    return replace(weights, **cast)
 
 
 class _RecastTable:

@@ -43,35 +43,21 @@ class PredictedInput:
     """The active stream that AltUp predicts, normed."""
 
     def __init__(self, shape: Architecture, weights: Gemma3nLayerWeights) -> None:
-        self.shape, self.weights = shape, weights
+        self.options = {
+            "router": weights.router,
+            "prediction": weights.prediction,
+            "input_norm": weights.input_norm,
+            "eps": shape.eps,
+        }
 
     def forward(self, streams: Tensor, normed: Tensor) -> Tensor:
         """As boundary.InputNorm: returns the prediction's coefficients."""
-        w = self.weights
-        coefs, _, _ = predict(
-            streams,
-            router=w.router,
-            prediction=w.prediction,
-            input_norm=w.input_norm,
-            eps=self.shape.eps,
-            normed=normed,
-        )
+        coefs, _, _ = predict(streams, **self.options, normed=normed)
         return coefs
 
     def add_gradient(self, dstreams: Tensor, dnormed: Tensor, streams: Tensor, saved: Tensor) -> None:
-        w = self.weights
         share = torch.zeros_like(dstreams)
-        predict_backward(
-            share,
-            streams,
-            saved,
-            dnormed,
-            None,
-            router=w.router,
-            prediction=w.prediction,
-            input_norm=w.input_norm,
-            eps=self.shape.eps,
-        )
+        predict_backward(share, streams, saved, dnormed, None, **self.options)
         dstreams += share
 
 
@@ -108,14 +94,8 @@ class Gemma3nLayer:
         w, shape, matrix = self.weights, self.shape, self.workspace.matrix
         tokens = act.streams.shape[1]
         act.normed = w.query.new_input(tokens, self.workspace)
-        act.coefs, act.active, _ = predict(
-            act.streams,
-            router=w.router,
-            prediction=w.prediction,
-            input_norm=w.input_norm,
-            eps=shape.eps,
-            normed=act.normed[:, : shape.hidden],
-        )
+        normed = act.normed[:, : shape.hidden]
+        act.coefs, act.active, _ = predict(act.streams, **self.input_norm.options, normed=normed)
         w.query.fill_tail(matrix(w.query), act.normed)
         if act.raw is None:
             act.raw = w.query.multiply(matrix(w.query), act.normed)
@@ -226,14 +206,4 @@ class Gemma3nLayer:
         self.attention.backward(dattention, act, given, keys, dkeys, draw)
         dinput = w.query.backward(matrix(w.query), draw, act.normed, input_gradient=not last)
         if not last:
-            predict_backward(
-                dstreams,
-                act.streams,
-                act.coefs,
-                dinput,
-                dsum,
-                router=w.router,
-                prediction=w.prediction,
-                input_norm=w.input_norm,
-                eps=shape.eps,
-            )
+            predict_backward(dstreams, act.streams, act.coefs, dinput, dsum, **self.input_norm.options)
