@@ -1,30 +1,20 @@
 """The nouns of the system, each named by its content.
 
-A record is a frozen dataclass of plain values. `content_id` turns the fields that define a record into its name, so that
+A record is a frozen dataclass of plain values. The fields that define a record make its name (agentloop/naming.py), so that
 the same inputs give the same name on every machine and a step that is already done is recognised.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
+
+from agentloop.naming import content_id
 
 Split = Literal["train", "heldout", "demonstration"]
 Status = Literal["answered", "malformed", "turn_limit", "token_limit", "time_limit"]
 Decision = Literal["promote", "keep", "needs_more_data"]
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def content_id(prefix: str, value: Any) -> str:
-    """`prefix_` and 16 hexadecimal digits of the SHA-256 of the value's canonical JSON."""
-    return f"{prefix}_{hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +61,7 @@ class Policy:
 
     @cached_property
     def id(self) -> str:
-        return content_id("policy", asdict(self))
+        return content_id("policy", self)
 
 
 @dataclass(frozen=True)
@@ -129,7 +119,7 @@ class Trajectory:
 
 def trajectory_id(policy: str, task: str, sample: int, sampling: Sampling, seed: int) -> str:
     """Name of the trajectory that this sample of this task would get: known before it is run."""
-    return content_id("traj", [policy, task, sample, asdict(sampling), seed])
+    return content_id("traj", [policy, task, sample, sampling, seed])
 
 
 @dataclass(frozen=True)
@@ -171,7 +161,7 @@ class Adapter:
 
     @cached_property
     def id(self) -> str:
-        return content_id("adapter", asdict(self))
+        return content_id("adapter", self)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from agentloop.agent.episode import Generate, run_episode
 from agentloop.agent.prompt import PromptFormat
 from agentloop.backoff import pause
 from agentloop.errors import ServerError
-from agentloop.records import Attempt, Sampling, Task, Trajectory, content_id, trajectory_id
+from agentloop.naming import content_id
+from agentloop.records import Attempt, Sampling, Task, Trajectory, trajectory_id
 from agentloop.settings import Collect
 from agentloop.tools import Tool
 

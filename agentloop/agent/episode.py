@@ -14,7 +14,8 @@ from typing import Protocol
 
 from agentloop.agent.grammar import FinalAnswer, GrammarError, ToolCall, parse
 from agentloop.agent.prompt import PromptFormat
-from agentloop.records import Sampling, Status, Task, Trajectory, Turn, content_id
+from agentloop.naming import content_id
+from agentloop.records import Sampling, Status, Task, Trajectory, Turn
 from agentloop.tools import Tool, ToolError
 
 

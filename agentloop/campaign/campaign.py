@@ -18,7 +18,8 @@ from agentloop.campaign.suites import Suite
 from agentloop.environments import Environment
 from agentloop.errors import AgentloopError
 from agentloop.evaluation.looks import Look
-from agentloop.records import Policy, Sampling, Task, content_id
+from agentloop.naming import content_id
+from agentloop.records import Policy, Sampling, Task
 from agentloop.settings import Settings
 from agentloop.store import campaigns, champions, gpu_phases
 from agentloop.store.database import Database

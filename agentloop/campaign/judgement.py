@@ -21,7 +21,7 @@ def measure(campaign: Campaign, adapter: str | None, suite: Suite, *, iteration:
     """Evaluate the ingested rollouts of a policy on a suite: `{evaluation, success: {estimate, low, high}}`."""
     evaluate = campaign.settings.evaluate
     policy = campaign.policy(adapter).id
-    about = [policy, role, evaluate.model_dump(mode="json"), suite.name, len(suite.tasks), suite.samples]
+    about = [policy, role, evaluate, suite.name, len(suite.tasks), suite.samples]
 
     def work() -> dict[str, Any]:
         with campaign.database() as database:
@@ -75,7 +75,7 @@ def decide(
                     champions.promote(database, campaign.name, adapter, iteration=iteration, verdict=verdict_id)
         return {"verdict": verdict_id, **asdict(verdict), "guards": [asdict(each) for each in verdict.guards]}
 
-    inputs = [sorted(measured.items()), adapter, gate.model_dump(mode="json"), asdict(look)]
+    inputs = [sorted(measured.items()), adapter, gate, look]
     return campaign.step("decide", iteration, inputs, work)
 
 

@@ -38,7 +38,7 @@ def choose(campaign: Campaign, iteration: int, *, recipe: str | None = None, siz
         }
 
     query = recipes.load(parameters.recipe).digest
-    return campaign.step("select", iteration, [parameters.model_dump(mode="json"), query, size], work)
+    return campaign.step("select", iteration, [parameters, query, size], work)
 
 
 def plan_training(campaign: Campaign, dataset: str, *, parent: str | None = None) -> TrainingRun:

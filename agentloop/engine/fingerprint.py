@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agentloop.errors import ModelError
 from agentloop.files import atomic
-from agentloop.records import canonical_json, content_id
+from agentloop.naming import canonical_json, content_id
 
 TOKENIZER_FILES = (
     "tokenizer.json",

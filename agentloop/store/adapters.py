@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from agentloop.errors import StoreError
-from agentloop.records import Adapter, canonical_json
+from agentloop.naming import canonical_json
+from agentloop.records import Adapter
 from agentloop.store.database import Database, now
 
 Role = Literal["challenger", "control"]

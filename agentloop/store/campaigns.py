@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentloop.errors import StoreError
-from agentloop.records import canonical_json
+from agentloop.naming import canonical_json
 from agentloop.settings import Settings
 from agentloop.store.database import Database, now
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from agentloop.errors import ShardError, StoreError
-from agentloop.records import Dataset, canonical_json
+from agentloop.naming import canonical_json
+from agentloop.records import Dataset
 from agentloop.store.database import Database, now
 from agentloop.store.shards import read_columns
 

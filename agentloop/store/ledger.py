@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from agentloop.records import canonical_json
+from agentloop.naming import canonical_json
 from agentloop.store.database import Database, now
 
 

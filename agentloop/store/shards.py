@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from agentloop.errors import ShardError
 from agentloop.files import atomic
-from agentloop.records import Attempt, Sampling, Task, Trajectory, Turn, canonical_json, content_id
+from agentloop.naming import canonical_json, content_id
+from agentloop.records import Attempt, Sampling, Task, Trajectory, Turn
 
 Purpose = Literal["collect", "evaluate"]
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from agentloop.errors import StoreError
-from agentloop.records import Task, canonical_json
+from agentloop.naming import canonical_json
+from agentloop.records import Task
 from agentloop.store.database import Database
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from agentloop.errors import StoreError
-from agentloop.records import GuardResult, Interval, Verdict, content_id
+from agentloop.naming import content_id
+from agentloop.records import GuardResult, Interval, Verdict
 from agentloop.store.database import Database, now
 
 
 def save(database: Database, verdict: Verdict, *, campaign: str, iteration: int, adapter: str) -> str:
     """Store the verdict on an adapter; once only. Returns its id (`verdict_…`)."""
-    verdict_id = content_id("verdict", [campaign, iteration, adapter, asdict(verdict)])
+    verdict_id = content_id("verdict", [campaign, iteration, adapter, verdict])
     with database.transaction():
         database.execute(
             "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",

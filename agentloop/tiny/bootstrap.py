@@ -20,7 +20,8 @@ import torch
 from transformers import Gemma3nForCausalLM, PreTrainedTokenizerFast
 
 from agentloop import environments
-from agentloop.records import Sampling, content_id
+from agentloop.naming import content_id
+from agentloop.records import Sampling
 from agentloop.tiny.architecture import initialise, save, tiny_config
 from agentloop.tiny.demonstrations import act, teach_tokenizer, write
 from agentloop.tiny.sampling import sample

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from agentloop.naming import content
 from agentloop.records import Adapter
 from agentloop.settings import Paths, Training
 from agentloop.training import CODE_VERSION
@@ -41,9 +42,7 @@ class TrainingRun:
         paths: Paths,
         parent: str | None = None,
     ) -> TrainingRun:
-        settings = training.model_dump(mode="json", exclude=set(NOT_LEARNT))
-        if training.optimizer_bits == 32:
-            del settings["optimizer_bits"]  # adapters are older than the choice, and keep their names
+        settings = {name: value for name, value in content(training).items() if name not in NOT_LEARNT}
         adapter = Adapter(base=base, dataset=dataset, training=settings, seed=seed, code=CODE_VERSION, parent=parent)
         return cls(adapter, model, rows, paths.adapters, paths.checkpoints, paths.data / "tensorboard", paths.cache)
 

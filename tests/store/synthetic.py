@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from agentloop.records import Sampling, canonical_json
+from agentloop.naming import canonical_json
+from agentloop.records import Sampling
 from agentloop.store.shards import SCHEMA, Footer, shard_id, write_table
 
 TOKENS, TURNS, SAMPLES, ITERATIONS = 600, 6, 8, 4
