@@ -25,20 +25,27 @@ class ChildProcess:
     """A command under supervision. Standard error goes to `log`; standard output there too unless `read_stdout`."""
 
     def __init__(
-        self, command: Sequence[str], *, environment: Mapping[str, str], log: Path, read_stdout: bool = False
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        log: Path,
+        read_stdout: bool = False,
+        pass_fds: Sequence[int] = (),
     ) -> None:
+        """`pass_fds`: descriptors that the command inherits under the same numbers."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         self._lifeline = None
         read_end, self._lifeline = os.pipe()
         with open(log, "ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "agentloop.child", str(read_end), *command],
+                [sys.executable, "-m", "agentloop.child", ",".join(map(str, (read_end, *pass_fds))), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if read_stdout else output,
                 stderr=output,
                 env={**os.environ, **environment},
-                pass_fds=(read_end,),
+                pass_fds=(read_end, *pass_fds),
                 start_new_session=True,
             )
         os.close(read_end)
@@ -94,11 +101,13 @@ def _signal_group(group: int, number: int) -> None:
         pass
 
 
-def _supervise(lifeline: int, command: Sequence[str]) -> int:
+def _supervise(lifeline: int, passed: Sequence[int], command: Sequence[str]) -> int:
     """Run the command in this group; kill the group when the lifeline closes, leave with the command's exit code."""
     libc = ctypes.CDLL(None)
     os.set_inheritable(lifeline, False)
-    child = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
+    child = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), pass_fds=passed)
+    for descriptor in passed:
+        os.close(descriptor)
     # the command's own SIGTERM handler decides how it ends; the supervisor stays to see it end
     signal.signal(signal.SIGTERM, lambda *_: None)
     ended = os.pidfd_open(child.pid)
@@ -110,4 +119,5 @@ def _supervise(lifeline: int, command: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_supervise(int(sys.argv[1]), sys.argv[2:]))
+    lifeline, *passed = map(int, sys.argv[1].split(","))
+    sys.exit(_supervise(lifeline, passed, sys.argv[2:]))

@@ -25,6 +25,14 @@ class ServerError(AgentloopError):
     """vLLM did not start, ended, or answered with an error. An infrastructure failure, never a score."""
 
 
+class WorldError(AgentloopError):
+    """An episode's tools failed, hung or ended their process. An infrastructure failure, never a score."""
+
+
+class FailureBudgetError(AgentloopError):
+    """More episodes failed for good than the settings allow."""
+
+
 class ShardError(AgentloopError):
     """A Parquet shard is truncated or of another schema."""
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from agentloop.naming import content_id
 
 Split = Literal["train", "heldout", "demonstration"]
-Status = Literal["answered", "malformed", "turn_limit", "token_limit", "time_limit"]
+Status = Literal["answered", "malformed", "turn_limit", "token_limit", "time_limit", "failed"]
 Decision = Literal["promote", "keep", "needs_more_data"]
 
 
@@ -92,7 +92,11 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One finished episode: the ids that the model saw and produced, as they are trained on."""
+    """One finished episode: the ids that the model saw and produced, as they are trained on.
+
+    With the status `failed` it is an episode that infrastructure kept from finishing: it has no tokens, only attempts, and
+    is never scored.
+    """
 
     policy: str
     task: Task

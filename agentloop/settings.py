@@ -161,7 +161,14 @@ class Collect(Section):
     """Episodes in one Parquet shard, which is also one Prefect task."""
     episode_seconds: PositiveFloat = 120
     """An episode that takes longer is an infrastructure failure and is tried again."""
+    tool_seconds: PositiveFloat = 30
+    """A tool that takes longer is killed with all it started; the episode is tried again."""
+    tool_memory: PositiveFloat = 2.0
+    """GiB that an episode's tools may take together."""
     attempts: PositiveInt = 3
+    """Tries at an episode, after which it counts as failed: recorded with its errors, not scored."""
+    max_failed: Annotated[float, Field(ge=0)] = 0.05
+    """Episodes of a shard that may fail before the run stops: below 1 a share, from 1 on a number."""
 
 
 class Selection(Section):

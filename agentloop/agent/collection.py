@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
-from agentloop.agent.episode import Generate, run_episode
+from agentloop.agent.episode import Generate, World, run_episode, session_of
 from agentloop.agent.prompt import PromptFormat
 from agentloop.backoff import pause
-from agentloop.errors import ServerError
+from agentloop.errors import AgentloopError, FailureBudgetError
 from agentloop.naming import content_id
 from agentloop.records import Attempt, Sampling, Task, Trajectory, trajectory_id
 from agentloop.settings import Collect
-from agentloop.tools import Tool
+from agentloop.text import one_line
 
+_CAUSES = 3
+"""In the summary of a run that stops because too much fails."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 8.0
 """Seconds before an episode is tried again, twice as long each time: what went wrong needs a moment to be mended."""
 
@@ -62,55 +68,107 @@ def plan(
     ]
 
 
+class Policy(Generate, Protocol):
+    """A policy that may be out of reach for a while."""
+
+    async def ready(self) -> None:
+        """Return as soon as it answers. Raises ServerError where it has been lost too often."""
+
+    async def lost(self) -> str | None:
+        """After a request that failed: why the policy is out of reach, None where it answers."""
+
+
+class OpenWorld(Protocol):
+    """Gives an episode its world: fresh tools, in a process that can be killed."""
+
+    def __call__(self, task: Task, *, session: str) -> AbstractAsyncContextManager[World]: ...
+
+
 async def run_shard(
     shard: ShardPlan,
     *,
-    generate: Generate,
+    policy: Policy,
     prompt: PromptFormat,
-    tools: Callable[[Task], Mapping[str, Tool]],
+    open_world: OpenWorld,
     limits: Collect,
     on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> list[Trajectory]:
     """All episodes of a shard, at most `limits.concurrency` in flight, in the plan's order.
 
-    An infrastructure failure or an episode past `limits.episode_seconds` is tried again with fresh tools, after a pause, and
-    recorded in the trajectory's attempts; after `limits.attempts` failures it is raised and no episode of the shard is
-    scored.
+    Whatever an attempt at an episode raises, and an attempt past `limits.episode_seconds`, is kept among the trajectory's
+    attempts, and the episode is tried again in a fresh world after a pause. After `limits.attempts` of them it has failed.
+    Attempts that ended because the policy was lost do not count: they say nothing of the episode.
+
+    Raises FailureBudgetError, with a summary, as soon as more than `limits.max_failed` have failed, and ServerError where
+    the policy is lost for good.
     """
     slots = asyncio.Semaphore(limits.concurrency)
+    budget = FailureBudget(limits.max_failed, of=len(shard.episodes))
 
     async def episode(task: Task, sample: int) -> Trajectory:
         attempts: list[Attempt] = []
+        counted = 0
+        session = session_of(shard.policy, task, sample, shard.seed)
+        about = {"policy": shard.policy, "sampling": shard.sampling, "seed": shard.seed}
         async with slots:
             while True:
+                await policy.ready()
                 started = time.perf_counter()
                 try:
-                    async with asyncio.timeout(limits.episode_seconds):
+                    async with asyncio.timeout(limits.episode_seconds), open_world(task, session=session) as world:
                         trajectory = await run_episode(
-                            task,
-                            sample,
-                            policy=shard.policy,
-                            generate=generate,
-                            prompt=prompt,
-                            tools=tools(task),
-                            sampling=shard.sampling,
-                            seed=shard.seed,
+                            task, sample, generate=policy, prompt=prompt, world=world, **about
                         )
                     break
-                except (ServerError, TimeoutError) as error:
-                    message = str(error) or f"episode took longer than {limits.episode_seconds:g} s"
-                    attempts.append(Attempt(message, time.perf_counter() - started))
-                    if len(attempts) == limits.attempts:
-                        raise ServerError(
-                            f"task {task.id} sample {sample}: {len(attempts)} attempts failed, the last: {message}"
-                        ) from error
-                    await asyncio.sleep(pause(len(attempts) - 1, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE))
+                except Exception as error:  # nothing that happens in an episode ends more than this attempt at it
+                    message = _told(error, limits)
+                if reason := await policy.lost():
+                    message = reason
+                else:
+                    counted += 1
+                attempts.append(Attempt(message, time.perf_counter() - started))
+                if counted == limits.attempts:
+                    trajectory = unfinished(task, sample, **about)
+                    budget.spend(message)
+                    break
+                await asyncio.sleep(pause(len(attempts) - 1, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE))
         on_episode(trajectory)
         return dataclasses.replace(trajectory, attempts=tuple(attempts)) if attempts else trajectory
 
     try:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(episode(task, sample)) for task, sample in shard.episodes]
-    except* ServerError as failures:
+    except* AgentloopError as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in running]
+
+
+class FailureBudget:
+    """How many episodes of a shard may fail for good."""
+
+    def __init__(self, limit: float, *, of: int) -> None:
+        """`limit`: below 1 a share of the `of` episodes, of which at least one may fail; from 1 on a number."""
+        self._limit, self._episodes = limit, of
+        self._allowed = max(1, math.floor(limit * of)) if 0 < limit < 1 else math.floor(limit)
+        self._failures: Counter[str] = Counter()
+
+    def spend(self, failure: str) -> None:
+        """Count a failed episode. Raises FailureBudgetError once there are too many."""
+        self._failures[failure] += 1
+        if self._failures.total() > self._allowed:
+            causes = "; ".join(f"{count} × {cause}" for cause, count in self._failures.most_common(_CAUSES))
+            raise FailureBudgetError(
+                f"collect.max_failed: {self._failures.total()} of {self._episodes} episodes failed, "
+                f"more than {self._limit:g} allows: {causes}"
+            )
+
+
+def unfinished(task: Task, sample: int, *, policy: str, sampling: Sampling, seed: int) -> Trajectory:
+    """The record of an episode that failed for good."""
+    return Trajectory(policy, task, sample, sampling, seed, "failed", None, (), (), (), (), 0.0)
+
+
+def _told(error: Exception, limits: Collect) -> str:
+    if isinstance(error, TimeoutError):
+        return f"the episode took longer than collect.episode_seconds = {limits.episode_seconds:g}"
+    return str(error) if isinstance(error, AgentloopError) else one_line(error)

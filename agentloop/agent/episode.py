@@ -6,17 +6,17 @@ or tokenised again, so that what is trained on is exactly what was sampled.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from agentloop.agent.grammar import FinalAnswer, GrammarError, ToolCall, parse
 from agentloop.agent.prompt import PromptFormat
 from agentloop.naming import content_id
 from agentloop.records import Sampling, Status, Task, Trajectory, Turn
-from agentloop.tools import Tool, ToolError
+from agentloop.text import said_replaced
+from agentloop.worlds.toolbox import Reply, ToolDescription
 
 
 class Generation(Protocol):
@@ -27,6 +27,15 @@ class Generation(Protocol):
     logprobs: Sequence[float]
     finish_reason: str
     """"stop" where the model ended its turn, "length" where it was cut off."""
+
+
+class World(Protocol):
+    """The tools of one episode, wherever they live."""
+
+    @property
+    def tools(self) -> Sequence[ToolDescription]: ...
+
+    async def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Reply: ...
 
 
 class Generate(Protocol):
@@ -42,15 +51,15 @@ async def run_episode(
     policy: str,
     generate: Generate,
     prompt: PromptFormat,
-    tools: Mapping[str, Tool],
+    world: World,
     sampling: Sampling,
     seed: int,
 ) -> Trajectory:
     """Run one episode. Mistakes of the model go back to it as tool results; only infrastructure failures raise."""
     started = time.perf_counter()
     transcript = _Transcript(prompt.decode)
-    transcript.show("user", prompt.opening(task.question, list(tools.values())), text=task.question)
-    session = content_id("episode", [policy, task.id, sample, seed])
+    transcript.show("user", prompt.opening(task.question, world.tools), text=task.question)
+    session = session_of(policy, task, sample, seed)
     answer: str | None = None
     status: Status = "turn_limit"
 
@@ -79,8 +88,15 @@ async def run_episode(
             answer, status = parsed.text, "answered"
             break
         transcript.produce(generation, text, call=parsed)
-        result, error = await _call(parsed, tools)
-        transcript.show("tool", prompt.tool_result(result), text=result, tool=parsed.name, error=error)
+        reply = await world.call(parsed.name, parsed.args, parsed.kwargs)
+        said = reply.text + said_replaced(parsed.replaced)
+        transcript.show(
+            "tool",
+            prompt.tool_result(said, reply.omitted),
+            text=f"{said}\n[{reply.omitted} characters left out]" if reply.omitted else said,
+            tool=parsed.name,
+            error=said if reply.complaint else None,
+        )
 
     return Trajectory(
         policy=policy,
@@ -98,17 +114,9 @@ async def run_episode(
     )
 
 
-async def _call(call: ToolCall, tools: Mapping[str, Tool]) -> tuple[str, str | None]:
-    """The tool's result and, where it failed, the complaint; both are what the model is told."""
-    tool = tools.get(call.name)
-    if tool is None:
-        message = f"error: there is no tool named {call.name}; there are: {', '.join(sorted(tools))}"
-        return message, message
-    try:
-        return await asyncio.to_thread(tool.call, *call.args, **call.kwargs), None
-    except ToolError as error:
-        message = f"error: {error}"
-        return message, message
+def session_of(policy: str, task: Task, sample: int, seed: int) -> str:
+    """The name that all turns and tools of an episode share, whichever attempt it is."""
+    return content_id("episode", [policy, task.id, sample, seed])
 
 
 class _Transcript:

@@ -13,9 +13,12 @@ answer X. Anything else is a mistake that the model is told about; nothing is gu
 from __future__ import annotations
 
 import ast
+import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
+
+from agentloop.text import REPLACEMENT, encodable
 
 CALL_FENCE = "```tool_code\n"
 RESULT_FENCE = "```tool_output\n"
@@ -24,6 +27,8 @@ ANSWER = "Answer: "
 
 MAX_CALL_CHARACTERS = 4000
 """Python's own parser recurses on what it reads."""
+MAX_INTEGER_BITS = 4096
+"""More than any tool has use for. Python reads longer integers in hexadecimal, but writes none of over 4,300 digits as JSON."""
 
 
 class GrammarError(ValueError):
@@ -37,6 +42,9 @@ class ToolCall:
     name: str
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+    replaced: int = 0
+    """Lone halves of surrogate pairs in its texts: they stand for no character and are U+FFFD. (Two halves, as JSON escapes
+    them, are the character that they stand for.)"""
 
 
 @dataclass(frozen=True)
@@ -72,11 +80,13 @@ def _parse_call(source: str) -> ToolCall:
     names = [keyword.arg for keyword in call.keywords]
     if None in names or len(set(names)) != len(names) or any(isinstance(arg, ast.Starred) for arg in call.args):
         raise GrammarError("arguments must be literal values")
-    return ToolCall(
-        name=call.func.id,
-        args=tuple(_literal(arg) for arg in call.args),
-        kwargs={keyword.arg: _literal(keyword.value) for keyword in call.keywords},
-    )
+    args = [_literal(arg) for arg in call.args]
+    kwargs = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
+    text = json.dumps([args, kwargs], ensure_ascii=False)
+    clean = encodable(text)
+    if clean != text:
+        args, kwargs = json.loads(clean)
+    return ToolCall(call.func.id, tuple(args), kwargs, clean.count(REPLACEMENT) - text.count(REPLACEMENT))
 
 
 def _literal(node: ast.expr) -> Any:
@@ -87,13 +97,17 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _json_value(value: Any) -> Any:
-    """The value with tuples as lists. Raises ValueError on what JSON cannot hold: bytes, sets, complex and infinite numbers."""
+    """The value with tuples as lists. Raises ValueError on what JSON cannot hold: bytes, sets, complex and infinite numbers,
+    and integers of more than MAX_INTEGER_BITS.
+    """
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(value)
+        raise ValueError("not a finite number")
+    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        raise ValueError("an integer without end")
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, (list, tuple)):
         return [_json_value(item) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _json_value(item) for key, item in value.items()}
-    raise ValueError(value)
+    raise ValueError("not a JSON value")

@@ -11,7 +11,7 @@ from typing import Any
 
 from agentloop.agent.grammar import ANSWER, CALL_FENCE, FENCE, RESULT_FENCE
 from agentloop.errors import ModelError
-from agentloop.tools import Tool
+from agentloop.worlds.toolbox import ToolDescription
 
 VERSION = 1
 """Raise it with any change to the text below: it names the policies whose prompts have that text."""
@@ -36,14 +36,17 @@ class PromptFormat:
         """Identifies the prompt's text; part of every policy's name."""
         return f"gemma-turns-{VERSION}-{'described' if self._describe_tools else 'bare'}"
 
-    def opening(self, question: str, tools: Sequence[Tool]) -> list[int]:
+    def opening(self, question: str, tools: Sequence[ToolDescription]) -> list[int]:
         """The first user turn and the start of the model's."""
         text = f"{_instructions(tools)}\n\n{question}" if self._describe_tools else question
         return [self._bos, *self._user_turn(text)]
 
-    def tool_result(self, text: str) -> list[int]:
-        """What follows the model's turn: a user turn with the fenced result and the start of the model's next turn."""
-        return [*self._encode("\n"), *self._user_turn(f"{RESULT_FENCE}{_shortened(text)}\n{FENCE}")]
+    def tool_result(self, text: str, omitted: int = 0) -> list[int]:
+        """What follows the model's turn: a user turn with the fenced result and the start of the model's next turn.
+
+        `omitted`: characters of the result that `text` lacks already.
+        """
+        return [*self._encode("\n"), *self._user_turn(f"{RESULT_FENCE}{_shortened(text, omitted)}\n{FENCE}")]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text without special tokens."""
@@ -69,7 +72,7 @@ class PromptFormat:
         return index
 
 
-def _instructions(tools: Sequence[Tool]) -> str:
+def _instructions(tools: Sequence[ToolDescription]) -> str:
     described = "\n".join(f"{tool.name}{tool.signature}\n    {tool.description}" for tool in tools)
     return (
         "Answer the question with the help of these tools:\n\n"
@@ -81,6 +84,6 @@ def _instructions(tools: Sequence[Tool]) -> str:
     )
 
 
-def _shortened(text: str) -> str:
-    left_out = len(text) - MAX_RESULT_CHARACTERS
+def _shortened(text: str, omitted: int) -> str:
+    left_out = len(text) + omitted - MAX_RESULT_CHARACTERS
     return text if left_out <= 0 else f"{text[:MAX_RESULT_CHARACTERS]}\n[{left_out} characters left out]"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from agentloop.settings import Settings
 from agentloop.store import campaigns, champions, gpu_phases
 from agentloop.store.database import Database
 from agentloop.store.ledger import Ledger
-from agentloop.tools import Tool
+from agentloop.worlds.pool import Worlds
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,10 @@ class Campaign:
             max_tokens=agent.max_tokens,
         )
 
-    def tools(self, task: Task) -> Mapping[str, Tool]:
-        guard = task.environment != self.environment.name
-        return (environments.get(task.environment) if guard else self.environment).tools(task)
+    @cached_property
+    def worlds(self) -> Worlds:
+        """Processes for the tools of this campaign's episodes, started with the first episode and ended by `at_work`."""
+        return Worlds(self.settings, [self.settings.environment, *self.settings.gate.guards])
 
     def training_tasks(self, iteration: int) -> list[Task]:
         """Fresh ones in each iteration."""
@@ -156,7 +157,8 @@ class Campaign:
         with owned(self.settings.paths.data):
             with self.database() as database:
                 campaigns.register(database, self.settings)
-            yield
+            with self.worlds:
+                yield
 
     def step(self, name: str, iteration: int, inputs: Any, work: Callable[[], Any]) -> Any:
         """The recorded result of this step, or what `work()` returns now. Both are JSON values.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from agentloop.campaign.campaign import Campaign
@@ -12,7 +12,8 @@ from agentloop.evaluation import guard
 from agentloop.evaluation.looks import Look
 from agentloop.evaluation.statistics import clustered_interval
 from agentloop.evaluation.verdict import judge
-from agentloop.records import GuardResult
+from agentloop.records import Evaluation, GuardResult
+from agentloop.settings import Gate
 from agentloop.store import champions, evaluations, verdicts
 from agentloop.store.database import Database
 
@@ -44,7 +45,7 @@ def measure(campaign: Campaign, adapter: str | None, suite: Suite, *, iteration:
 def would_promote(campaign: Campaign, look: Look, *, champion: str, challenger: str) -> bool:
     """Whether only the guards are left to ask. Both: evaluation ids."""
     with campaign.database() as database:
-        pair = evaluations.load(database, champion), evaluations.load(database, challenger)
+        pair = evaluations.pair(*(evaluations.load(database, each) for each in (champion, challenger)))
     return judge(*pair, campaign.settings.gate, look=look).decision == "promote"
 
 
@@ -55,19 +56,21 @@ def decide(
 
     `measured`: their evaluation ids by suite, the campaign's own and those of the guards that were asked.
     """
-    gate = campaign.settings.gate
-    champion, challenger = measured[HELDOUT]
+    gate, evaluate = campaign.settings.gate, campaign.settings.evaluate
 
     def work() -> dict[str, Any]:
         with campaign.database() as database:
-            verdict = judge(
-                evaluations.load(database, champion),
-                evaluations.load(database, challenger),
-                gate,
-                look=look,
-                guards=_guards(campaign, database, measured, look),
-            )
             with database.transaction():
+                pairs = {
+                    suite: _paired(campaign, database, each, suite=suite, iteration=iteration)
+                    for suite, each in measured.items()
+                }
+                verdict = judge(*pairs[HELDOUT], gate, look=look, guards=_guards(gate, pairs, look))
+                left_out = evaluate.tasks * look.scale - len(pairs[HELDOUT][0].tasks)
+                if left_out:
+                    verdict = replace(
+                        verdict, reason=f"{verdict.reason} {left_out} tasks are left out: episodes failed."
+                    )
                 verdict_id = verdicts.save(
                     database, verdict, campaign=campaign.name, iteration=iteration, adapter=adapter
                 )
@@ -79,18 +82,21 @@ def decide(
     return campaign.step("decide", iteration, inputs, work)
 
 
-def _guards(
-    campaign: Campaign, database: Database, measured: Mapping[str, tuple[str, str]], look: Look
-) -> list[GuardResult]:
-    gate = campaign.settings.gate
+def _paired(
+    campaign: Campaign, database: Database, pair: tuple[str, str], *, suite: str, iteration: int
+) -> tuple[Evaluation, Evaluation]:
+    """Two evaluations on the tasks that both have: episodes that failed are held against nobody. What is new is stored."""
+    whole = [evaluations.load(database, evaluation) for evaluation in pair]
+    shared = evaluations.pair(*whole)
+    for role, before, after in zip(("champion", "challenger"), whole, shared, strict=True):
+        if after is not before:
+            evaluations.save(database, after, campaign=campaign.name, iteration=iteration, role=role, suite=suite)
+    return shared
+
+
+def _guards(gate: Gate, pairs: Mapping[str, tuple[Evaluation, Evaluation]], look: Look) -> list[GuardResult]:
     return [
-        guard.examine(
-            name,
-            *(evaluations.load(database, evaluation) for evaluation in measured[name]),
-            gate.guards[name],
-            look=look,
-            resamples=gate.resamples,
-        )
+        guard.examine(name, *pairs[name], gate.guards[name], look=look, resamples=gate.resamples)
         for name in gate.guards
-        if name in measured
+        if name in pairs
     ]

@@ -48,9 +48,9 @@ class PolicyServer:
         self._stop()
 
     def serve(self, adapter: str | None) -> str:
-        """Make the policy available and return the name by which requests call it. Starts a server that died again."""
+        """Make the policy available and return the name by which requests call it. Replaces a server that died or hangs."""
         with self._lock:
-            if self._server is not None and not self._server.alive():
+            if self._server is not None and not self._asleep and self._server.failure() is not None:
                 self._stop()
             if self._asleep:
                 self._wake()
@@ -83,6 +83,14 @@ class PolicyServer:
         # While the trainer works, the next vLLM imports what it needs: half of the time that it takes to start.
         self._next = self._new_server()
         self._next.prepare()
+
+    def death(self) -> str | None:
+        """How the server ended by itself; None while it runs."""
+        return self._server.death() if self._server is not None else None
+
+    def failure(self) -> str | None:
+        """Why requests are not answered; None where they are."""
+        return self._server.failure() if self._server is not None else "vLLM is not running"
 
     def restart(self) -> None:
         """End vLLM, because what it serves after its sleep is not right; the next `serve` starts another."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from agentloop import environments
 from agentloop.agent.collection import ShardPlan, plan, run_shard
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
+from agentloop.campaign.served import ServedPolicy
 from agentloop.campaign.suites import Suite
 from agentloop.errors import ShardError
 from agentloop.records import Trajectory
@@ -66,22 +66,21 @@ def collect_shard(
     if is_whole(path):
         return shard.id
 
-    model = server.serve(adapter)
+    campaign.worlds.start()
 
     async def episodes() -> list[Trajectory]:
-        async with server.client() as client:
-            generate = partial(
-                client.complete,
-                model,
-                temperature=shard.sampling.temperature,
-                top_p=shard.sampling.top_p,
-                stop_token_ids=campaign.prompt.stop_token_ids,
-            )
+        async with ServedPolicy(
+            server,
+            adapter,
+            temperature=shard.sampling.temperature,
+            top_p=shard.sampling.top_p,
+            stop_token_ids=campaign.prompt.stop_token_ids,
+        ) as policy:
             return await run_shard(
                 shard,
-                generate=generate,
+                policy=policy,
                 prompt=campaign.prompt,
-                tools=campaign.tools,
+                open_world=campaign.worlds.open,
                 limits=campaign.settings.collect,
                 on_episode=on_episode,
             )
@@ -101,4 +100,4 @@ def ingest_shards(
         if report.damaged:
             raise ShardError(f"{report.damaged[0]}: damaged, set aside; run the same command again to collect it anew")
         scores = scoring.score(database, lambda name: environments.get(name).verify, campaign=campaign.name)
-    return {"trajectories": report.trajectories, "shards": report.shards, **scores}
+    return {"trajectories": report.trajectories, "failed": report.failed, "shards": report.shards, **scores}

@@ -23,7 +23,7 @@ def compare(
     pairs = query.rows(database, "comparable", campaign=campaign, suite=suite, before=before, after=after)
     if not pairs:
         return None
-    first, second = (evaluations.load(database, pairs[0][which]) for which in ("before", "after"))
+    first, second = evaluations.pair(*(evaluations.load(database, pairs[0][which]) for which in ("before", "after")))
     gate = Gate(**campaigns.settings_json(database, campaign)["gate"])
     seen = contrast(first, second, resamples=gate.resamples)
     return Comparison(

@@ -85,6 +85,8 @@ class CompletionClient:
         self._patience = min(_OUTAGE_SECONDS, serving.request_seconds)
         self._homes: OrderedDict[str, _Seat] = OrderedDict()
         self._http: aiohttp.ClientSession | None = None
+        self._given_up: str | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> CompletionClient:
         self._http = aiohttp.ClientSession(
@@ -92,6 +94,14 @@ class CompletionClient:
             timeout=aiohttp.ClientTimeout(total=self._timeout),
         )
         return self
+
+    def give_up(self, reason: str) -> None:
+        """Fail every request, those in flight at once, with a ServerError that says why: the servers will not come back."""
+        self._given_up = reason
+        for seat in self._seats:
+            if seat.set_aside:
+                seat.outage.cancel()
+        self._closing = asyncio.create_task(self._http.close())
 
     async def __aexit__(self, *_: Any) -> None:
         outages = [seat.outage for seat in self._seats if seat.set_aside]
@@ -139,6 +149,8 @@ class CompletionClient:
         payload = orjson.dumps(body)
         for attempt in range(_ATTEMPTS):
             seat = await self._seat(session)
+            if self._given_up is not None:
+                break
             seat.waiting += 1
             try:
                 async with seat.slots:
@@ -149,7 +161,11 @@ class CompletionClient:
                 failure = str(error) or type(error).__name__
             finally:
                 seat.waiting -= 1
+            if self._given_up is not None:
+                break
             await asyncio.sleep(pause(attempt))
+        if self._given_up is not None:
+            raise ServerError(self._given_up)
         raise ServerError(f"{seat.url}: {_ATTEMPTS} connections failed, the last: {failure}")
 
     async def _post(self, seat: _Seat, path: str, payload: bytes) -> dict[str, Any]:

@@ -31,6 +31,7 @@ _LOAD_SECONDS = 120.0
 _SLEEP_SECONDS = 300.0
 """Long enough for the requests that run to be finished."""
 _END_SECONDS = 20.0
+_HEALTH_SECONDS = 10.0
 _FREE_SECONDS = 20.0
 _LEFT_BY_THE_DEAD = 1 << 30
 """Bytes of a card that somebody else may have taken since vLLM was started: a desktop, a browser."""
@@ -139,6 +140,25 @@ class ModelServer:
     def alive(self) -> bool:
         return self._child is not None and self._child.poll() is None
 
+    def death(self) -> str | None:
+        """How vLLM ended, with the reason that its log gives; None while it runs."""
+        code = self._child.poll() if self._child is not None else None
+        if code is None:
+            return None
+        return f"vLLM ended with exit code {code}: {log.reason(self.log.read_text(errors='replace'))} (log: {self.log})"
+
+    def failure(self) -> str | None:
+        """Why vLLM does not answer requests: it has ended, or its health is not told in time. None where it does."""
+        if self._child is None:
+            return "vLLM is not running"
+        if (death := self.death()) is not None:
+            return death
+        try:
+            answer = httpx.get(f"{self.url}/health", timeout=_HEALTH_SECONDS, trust_env=False)
+            return None if answer.is_success else f"vLLM is not healthy: {answer.status_code} (log: {self.log})"
+        except httpx.TransportError as error:
+            return self.death() or f"vLLM hangs: {type(error).__name__} when asked for its health (log: {self.log})"
+
     def stop(self) -> None:
         """End vLLM and every process that it started, and wait until they are gone. May be called more than once."""
         if self._child is None:
@@ -198,10 +218,8 @@ class ModelServer:
         deadline = time.monotonic() + self.settings.serving.start_seconds
         with httpx.Client(base_url=self.url, timeout=5, trust_env=False) as client:
             while time.monotonic() < deadline:
-                code = self._child.poll()
-                if code is not None:
-                    reason = log.reason(self.log.read_text(errors="replace"))
-                    raise ServerError(f"vLLM ended with exit code {code}: {reason} (log: {self.log})")
+                if (death := self.death()) is not None:
+                    raise ServerError(death)
                 try:
                     if client.get("/health").is_success:
                         return

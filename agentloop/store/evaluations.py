@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
@@ -22,7 +23,8 @@ def measure(
 ) -> Evaluation:
     """The evaluation made of the trajectories that these names plan for, from their newest `success` scores.
 
-    `tasks`: task ids. Raises StoreError, naming the first, where a trajectory is not in the database or not scored.
+    `tasks`: task ids. A task of which an episode failed for good is left out: a failure of infrastructure is no score.
+    Raises StoreError, naming the first, where a trajectory is not in the database or not scored, and where no task is left.
     """
     planned = pa.table(
         {
@@ -43,16 +45,51 @@ def measure(
         """
         )
     )
+    failed = {
+        name
+        for (name,) in database.execute(
+            "SELECT trajectory FROM failed_episodes WHERE trajectory IN (SELECT trajectory FROM planned)"
+        )
+    }
     database.connection.unregister("planned")
     names = planned["trajectory"].to_pylist()
-    for name in names:
-        if name not in scored:
+    complete: list[str] = []
+    successes: list[tuple[bool, ...]] = []
+    for position, task in enumerate(tasks):
+        episodes = names[position * samples : (position + 1) * samples]
+        missing = [name for name in episodes if name not in scored]
+        if any(name not in failed for name in missing):
             raise StoreError(
-                f"{database.path}: {name}, which the evaluation of {policy} needs, is not there or has no success score"
+                f"{database.path}: {missing[0]}, which the evaluation of {policy} needs, is not there or has no success score"
             )
-    solved = [scored[name] >= SOLVED for name in names]
-    successes = tuple(tuple(solved[first : first + samples]) for first in range(0, len(solved), samples))
-    return Evaluation(policy, tuple(tasks), samples, seed, successes)
+        if not missing:
+            complete.append(task)
+            successes.append(tuple(scored[name] >= SOLVED for name in episodes))
+    if not complete:
+        raise StoreError(f"{database.path}: every task that {policy} was to be evaluated on has an episode that failed")
+    return Evaluation(policy, tuple(complete), samples, seed, tuple(successes))
+
+
+def pair(first: Evaluation, second: Evaluation) -> tuple[Evaluation, Evaluation]:
+    """Both on the tasks that they share, so that they can be compared where episodes of one of them failed.
+
+    Raises StoreError where they share none.
+    """
+    if first.tasks == second.tasks:
+        return first, second
+    shared = set(first.tasks) & set(second.tasks)
+    if not shared:
+        raise StoreError(f"{first.id} and {second.id} have no task in common")
+    return _restricted(first, shared), _restricted(second, shared)
+
+
+def _restricted(evaluation: Evaluation, tasks: set[str]) -> Evaluation:
+    kept = [place for place, task in enumerate(evaluation.tasks) if task in tasks]
+    return dataclasses.replace(
+        evaluation,
+        tasks=tuple(evaluation.tasks[place] for place in kept),
+        successes=tuple(evaluation.successes[place] for place in kept),
+    )
 
 
 def save(

@@ -41,6 +41,8 @@ class IngestReport:
     """Trajectories that were new."""
     duplicates: int
     """Trajectories in new shards that the database already had: the first one stays."""
+    failed: int = 0
+    """Episodes in new shards that never finished: the table failed_episodes has them, and no score."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def ingest(
     shard is named by its trajectories alone, so another campaign may have written it first. A shard that cannot be read
     is set aside and the others go on. Raises StoreError naming the file where one does not exist.
     """
-    known, damaged, counts = 0, [], [(0, 0, 0)]
+    known, damaged, counts = 0, [], [(0, 0, 0, 0)]
     batch: dict[str, Incoming] = {}
     rows = size = 0
 
@@ -102,8 +104,8 @@ def ingest(
         if rows >= BATCH_ROWS or size >= BATCH_BYTES:
             take()
     take()
-    new, fresh, duplicates = (sum(column) for column in zip(*counts, strict=True))
-    return IngestReport(new, known, tuple(damaged), fresh, duplicates)
+    new, fresh, duplicates, failed = (sum(column) for column in zip(*counts, strict=True))
+    return IngestReport(new, known, tuple(damaged), fresh, duplicates, failed)
 
 
 def _readable(database: Database, batch: list[Incoming], damaged: list[str]) -> Iterator[list[Incoming]]:
@@ -146,8 +148,9 @@ def _read(database: Database, batch: list[Incoming]) -> None:
     database.connection.execute(_query("incoming"), {"paths": files["path"].to_pylist()})
 
 
-def _take(database: Database, batch: list[Incoming]) -> tuple[int, int, int]:
-    """The batch in the table `incoming` into the others: (new shards, new trajectories, duplicates in new shards)."""
+def _take(database: Database, batch: list[Incoming]) -> tuple[int, int, int, int]:
+    """The batch in the table `incoming` into the others: (new shards, new trajectories, duplicates and failed episodes in
+    new shards)."""
     numbers = dict(database.execute("SELECT path, number FROM batch"))
     new = [shard for shard in batch if shard.number is None]
     with database.transaction():
@@ -156,15 +159,18 @@ def _take(database: Database, batch: list[Incoming]) -> tuple[int, int, int]:
             "FROM batch WHERE new ORDER BY number",
             {"now": now()},
         )
-        for name in ("tasks", "heldout", "trajectories", "attempts"):
+        for name in ("tasks", "heldout", "trajectories", "attempts", "failed"):
             database.execute(_query(name))
         database.execute(_query("turns"), {"paths": list(numbers)})
         for use, shards in itertools.groupby(sorted(batch, key=lambda shard: shard.use), key=lambda shard: shard.use):
             _count_to(database, use, [numbers[str(shard.path)] for shard in shards])
-        (fresh,) = database.execute("SELECT count(*) FILTER (fresh) FROM incoming")[0]
+        fresh, failed = database.execute(
+            "SELECT count(*) FILTER (fresh), count(*) FILTER (b.new AND status = 'failed') "
+            "FROM incoming JOIN batch b ON b.number = shard"
+        )[0]
         database.execute("DROP TABLE incoming")
     database.connection.unregister("batch")
-    return len(new), fresh, sum(shard.footer.rows for shard in new) - fresh
+    return len(new), fresh, sum(shard.footer.rows for shard in new) - fresh - failed, failed
 
 
 def _count_to(database: Database, use: tuple[str, int, str], numbers: list[int]) -> None:

@@ -19,6 +19,7 @@ from agentloop.environments import Environment
 from agentloop.environments.environment import Demonstration
 from agentloop.records import Sampling, Trajectory
 from agentloop.tiny.tokenizer import build_tokenizer
+from agentloop.worlds.local import LocalWorld
 
 _SAMPLING = Sampling(max_turns=8, max_turn_tokens=1024, max_tokens=16384)
 """Generous: a script is never cut off."""
@@ -63,7 +64,7 @@ async def _act(
                 policy="demonstration",
                 generate=_Script(demonstration.turns, tokenizer, prompt),
                 prompt=prompt,
-                tools=environment.tools(demonstration.task),
+                world=LocalWorld(environment.tools(demonstration.task)),
                 sampling=_SAMPLING,
                 seed=0,
             )

@@ -17,6 +17,7 @@ from agentloop.agent.episode import run_episode
 from agentloop.agent.prompt import PromptFormat
 from agentloop.environments import Environment
 from agentloop.records import Sampling, Task, Trajectory
+from agentloop.worlds.local import LocalWorld
 
 GATHER_SECONDS = 0.02
 """Requests that arrive within this time share a batch."""
@@ -127,7 +128,7 @@ def sample(
                     policy="in-process",
                     generate=policy,
                     prompt=prompt,
-                    tools=environment.tools(task),
+                    world=LocalWorld(environment.tools(task)),
                     sampling=sampling,
                     seed=seed,
                 )

@@ -9,7 +9,8 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
-from agentloop.tools.tool import ToolError, bind
+from agentloop.tools.arguments import bind
+from agentloop.tools.tool import ToolError
 
 MAX_CHARACTERS = 200
 MAX_BITS = 1024
@@ -35,7 +36,7 @@ class Calculator:
         return_annotation=str,
     )
 
-    def call(self, *args: Any, **kwargs: Any) -> str:
+    def call(self, /, *args: Any, **kwargs: Any) -> str:
         """The value as a decimal: exact where its digits end, else to `SIGNIFICANT_DIGITS`. Raises ToolError."""
         expression = bind(self.signature, args, kwargs)["expression"]
         if len(expression) > MAX_CHARACTERS:

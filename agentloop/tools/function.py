@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from typing import Any
 
-from agentloop.tools.tool import ToolError, bind
+from agentloop.tools.arguments import Arguments
+from agentloop.tools.tool import ToolError
 
 
 class FunctionTool:
-    """Named after the function, described by its docstring; its annotations are checked before it is called.
+    """Named after the function, described by its docstring; its annotations are read by pydantic when the tool is made.
 
-    The function returns what the model is told, and raises ToolError to complain; so does a ValueError. It has to bound
-    its own time and memory. Raises TypeError for a function without a docstring or with *args or **kwargs.
+    The function, plain or `async`, returns what the model is told and raises ToolError to complain; so does a ValueError.
+    Raises TypeError for a function without a docstring and for parameters that a model could not fill (see Arguments).
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.name = function.__name__
         self.description = inspect.getdoc(function) or ""
-        self.signature = inspect.signature(function, eval_str=True)
         self._function = function
-        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        if not self.description or any(each.kind in variadic for each in self.signature.parameters.values()):
-            raise TypeError(f"tool {self.name}: needs a docstring for the model, and named parameters only")
-
-    def call(self, *args: Any, **kwargs: Any) -> str:
-        """What the function returns, as text. Raises ToolError."""
-        arguments = bind(self.signature, args, kwargs)
+        if not self.description:
+            raise TypeError(f"tool {self.name}: needs a docstring for the model")
         try:
-            return str(self._function(**arguments))
+            self.signature = inspect.signature(function, eval_str=True)
+            self._arguments = Arguments(self.signature)
+        except (TypeError, NameError, SyntaxError) as error:
+            raise TypeError(f"tool {self.name}: {error}") from None
+
+    def call(self, /, *args: Any, **kwargs: Any) -> str:
+        """The function's result as text. Raises ToolError."""
+        bound = self._arguments.bind(args, kwargs)
+        try:
+            result = self._function(*bound.args, **bound.kwargs)
+            if inspect.isawaitable(result):
+                result = asyncio.run(_awaited(result))
+            return str(result)
         except ValueError as error:
             raise ToolError(str(error)) from None
+
+
+async def _awaited(result: Any) -> Any:
+    return await result

@@ -16,10 +16,13 @@ from typing import Any
 
 import duckdb
 
-from agentloop.tools.tool import ToolError, bind
+from agentloop.tools.arguments import bind
+from agentloop.tools.tool import ToolError
 
 MAX_CHARACTERS = 2000
 MAX_CELL_CHARACTERS = 200
+MAX_EXPANDED = 200
+"""Tables and subqueries in one query, common table expressions counted as often as they are named."""
 
 FUNCTIONS = frozenset(
     {
@@ -97,7 +100,7 @@ class ReadOnlySQL:
         self._script, self._rows, self._seconds = tuple(script), rows, seconds
         self._connection: duckdb.DuckDBPyConnection | None = None
 
-    def call(self, *args: Any, **kwargs: Any) -> str:
+    def call(self, /, *args: Any, **kwargs: Any) -> str:
         """A single value alone, else the column names and rows, one a line. Raises ToolError."""
         sql = bind(self.signature, args, kwargs)["sql"]
         if len(sql) > MAX_CHARACTERS:
@@ -155,12 +158,53 @@ def _check(sql: str, cursor: duckdb.DuckDBPyConnection) -> None:
     if len(parsed["statements"]) != 1:
         raise ToolError("only one SELECT statement is allowed")
     for node in _nodes(parsed):
-        if node.get("type") in _FORBIDDEN_NODES:
-            raise ToolError(f"{_FORBIDDEN_NODES[node['type']]} are not allowed")
-        if node.get("function_name", "+") not in FUNCTIONS:
-            raise ToolError(f"the function {node['function_name'][:MAX_CELL_CHARACTERS]} is not allowed")
-        if node.get("type_name", "INTEGER").upper() not in TYPES:
-            raise ToolError(f"the type {node['type_name'][:MAX_CELL_CHARACTERS]} is not allowed")
+        _refuse(node)
+    try:
+        size = _expanded(parsed, {})
+    except RecursionError:
+        raise ToolError("the query is nested too deeply") from None
+    if size > MAX_EXPANDED:
+        raise ToolError(
+            f"the query is too large: its parts are used {size:,} times, at most {MAX_EXPANDED:,} are allowed"
+        )
+
+
+def _refuse(node: dict[str, Any]) -> None:
+    """Raise ToolError for a node of the parsed query that is not allowed."""
+    kind, function, type_name = (node.get(key) for key in ("type", "function_name", "type_name"))
+    # under the same keys some nodes hold further nodes instead of a name
+    if isinstance(kind, str) and kind in _FORBIDDEN_NODES:
+        raise ToolError(f"{_FORBIDDEN_NODES[kind]} are not allowed")
+    if isinstance(function, str) and function not in FUNCTIONS:
+        raise ToolError(f"the function {_cut(function)} is not allowed")
+    if isinstance(type_name, str) and type_name.upper() not in TYPES:
+        raise ToolError(f"the type {_cut(type_name)} is not allowed")
+    if node.get("sample"):
+        raise ToolError("random samples are not allowed")
+
+
+def _expanded(node: Any, common: dict[str, int]) -> int:
+    """How many tables and subqueries are planned: a common table expression counts as often as it is named.
+
+    DuckDB can neither interrupt nor bound its planning, and a query of 27 expressions of which each names the one before
+    twice plans for a minute. `common`: this number for each common table expression in scope.
+    """
+    if isinstance(node, list):
+        return sum(_expanded(each, common) for each in node)
+    if not isinstance(node, dict):
+        return 0
+    rest = dict(node)
+    ctes = rest.pop("cte_map", None)
+    if isinstance(ctes, dict):
+        common = dict(common)
+        for entry in ctes.get("map", ()):
+            common[str(entry.get("key")).casefold()] = _expanded(entry.get("value"), common)
+    size = sum(_expanded(each, common) for each in rest.values())
+    if rest.get("type") in ("SELECT_NODE", "BASE_TABLE"):
+        size += 1
+    if rest.get("type") == "BASE_TABLE":
+        size += common.get(str(rest.get("table_name")).casefold(), 0)
+    return size
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

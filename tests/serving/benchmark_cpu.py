@@ -26,6 +26,7 @@ from typing import Any
 import aiohttp
 import httpx
 from conftest import processes_of, random_prompt, write_adapter
+from plain_policy import PlainPolicy
 
 from agentloop import settings as configuration
 from agentloop.agent.collection import plan, run_shard
@@ -66,11 +67,16 @@ def measure_agent(campaign: Campaign, server: ModelServer) -> dict[str, float]:
                 return result
 
             return await run_shard(
-                shard, generate=generate, prompt=campaign.prompt, tools=campaign.tools, limits=limits
+                shard,
+                policy=PlainPolicy(generate),
+                prompt=campaign.prompt,
+                open_world=campaign.worlds.open,
+                limits=limits,
             )
 
     before, cpu, wall = server_seconds(server), time.process_time(), time.perf_counter()
-    trajectories = asyncio.run(episodes())
+    with campaign.worlds:
+        trajectories = asyncio.run(episodes())
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     turns = sum(turn.role == "model" for trajectory in trajectories for turn in trajectory.turns)
     return {

@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from plain_policy import PlainPolicy
 
 from agentloop import settings as configuration
 from agentloop.agent.collection import plan, run_shard
@@ -195,10 +196,17 @@ def run_episodes(
                 return dataclasses.replace(completion, finish_reason="stop")
 
             started = time.perf_counter()
-            await run_shard(shard, generate=generate, prompt=campaign.prompt, tools=campaign.tools, limits=limits)
+            await run_shard(
+                shard,
+                policy=PlainPolicy(generate),
+                prompt=campaign.prompt,
+                open_world=campaign.worlds.open,
+                limits=limits,
+            )
             return time.perf_counter() - started
 
-    return requests, asyncio.run(episodes())
+    with campaign.worlds:
+        return requests, asyncio.run(episodes())
 
 
 def agent_rates(campaign: Campaign, server: ModelServer, work: Path, episodes: int) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from functools import partial
 
 import pytest
 from conftest import random_prompt, serving_settings
+from plain_policy import PlainPolicy
 from relay import client_of, with_relays
 
 from agentloop.agent.collection import plan, run_shard
 from agentloop.campaign.campaign import Campaign
-from agentloop.errors import ServerError
+from agentloop.errors import FailureBudgetError, ServerError
 
 MANY = 64
 PROMPT = random_prompt(9, 20)
@@ -108,13 +109,14 @@ async def collect(campaign, client, attempts: int = 3):
     tasks = campaign.environment.tasks("train", MANY, 0)
     [shard] = plan(tasks, 1, policy="base", sampling=sampling, seed=0, shard_episodes=MANY)
 
-    return await run_shard(
-        shard,
-        generate=partial(client.complete, "base"),
-        prompt=campaign.prompt,
-        tools=campaign.tools,
-        limits=campaign.settings.collect.model_copy(update={"concurrency": MANY, "attempts": attempts}),
-    )
+    with campaign.worlds:
+        return await run_shard(
+            shard,
+            policy=PlainPolicy(partial(client.complete, "base")),
+            prompt=campaign.prompt,
+            open_world=campaign.worlds.open,
+            limits=campaign.settings.collect.model_copy(update={"concurrency": MANY, "attempts": attempts}),
+        )
 
 
 def test_a_shard_outlives_short_outages(server, campaign):
@@ -144,8 +146,10 @@ def test_a_shard_without_a_server_is_one_line(server, campaign):
     async def test(relay):
         async with client_of(relay.endpoint, request_seconds=1) as client:
             await relay.cut()
-            message = f"2 attempts failed, the last: no endpoint answers: {relay.endpoint.url}$"
-            with pytest.raises(ServerError, match=message):
+            message = (
+                f"^collect.max_failed: 4 of {MANY} episodes failed.*: 4 × no endpoint answers: {relay.endpoint.url}$"
+            )
+            with pytest.raises(FailureBudgetError, match=message):
                 await collect(campaign, client, attempts=2)
 
     with_relays(server, 1, test)

@@ -1,5 +1,5 @@
--- $campaign, $suite, $before, $after (adapters, NULL for the base). The evaluations of two policies on the same held-out
--- tasks, the largest such pair first.
+-- $campaign, $suite, $before, $after (adapters, NULL for the base). The two evaluations with the most held-out tasks in
+-- common; where episodes failed, each may lack some that the other has.
 WITH used AS (
     SELECT DISTINCT e.id, e.seed, e.tasks, e.samples, e.made, p.adapter
     FROM evaluation_uses u
@@ -11,13 +11,18 @@ measured AS (
     SELECT e.*, n.names
     FROM used e
     JOIN (
-        SELECT evaluation, list(task ORDER BY position, sample) AS names FROM evaluation_results GROUP BY evaluation
+        SELECT evaluation, list(DISTINCT task) AS names FROM evaluation_results GROUP BY evaluation
     ) n ON n.evaluation = e.id
+),
+pairs AS (
+    SELECT before.id AS before, after.id AS after, before.samples, before.made AS made_before, after.made AS made_after,
+           len(list_intersect(before.names, after.names)) AS tasks
+    FROM measured before
+    JOIN measured after ON after.seed = before.seed AND after.samples = before.samples
+    WHERE before.adapter IS NOT DISTINCT FROM $before AND after.adapter IS NOT DISTINCT FROM $after
 )
-SELECT before.id AS before, after.id AS after, before.tasks, before.samples
-FROM measured before
-JOIN measured after
-    ON after.seed = before.seed AND after.samples = before.samples AND after.names = before.names
-WHERE before.adapter IS NOT DISTINCT FROM $before AND after.adapter IS NOT DISTINCT FROM $after
-ORDER BY before.tasks * before.samples DESC, after.made DESC, before.made DESC
+SELECT before, after, tasks, samples
+FROM pairs
+WHERE tasks > 0
+ORDER BY tasks * samples DESC, made_after DESC, made_before DESC
 LIMIT 1

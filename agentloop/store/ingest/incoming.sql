@@ -1,5 +1,5 @@
 -- The rows of the shards of one batch without tokens and texts. `fresh` is true for the first row of a trajectory that
--- the database does not have: everything else is a duplicate.
+-- the database does not have: everything else is a duplicate, or an episode that failed.
 -- The action sequence is what the model did: each call with its arguments (whitespace of the JSON apart), the text of a
 -- turn that was no call, and the final answer instead of the wording around it.
 -- $paths: files; batch: (path, number) of the same files
@@ -29,6 +29,6 @@ numbered AS (
 known AS (  -- few, however many trajectories there are
     SELECT id FROM trajectories WHERE id IN (SELECT id FROM numbered)
 )
-SELECT *, row_number() OVER (PARTITION BY id ORDER BY shard, file_row_number) = 1
-          AND id NOT IN (SELECT id FROM known) AS fresh
+SELECT *, row_number() OVER (PARTITION BY id, status = 'failed' ORDER BY shard, file_row_number) = 1
+          AND status <> 'failed' AND id NOT IN (SELECT id FROM known) AS fresh
 FROM numbered;

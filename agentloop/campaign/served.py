@@ -1,0 +1,92 @@
+"""A policy that outlives its server: a vLLM that has died or hangs is replaced while a shard is collected."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from agentloop.campaign.policies import PolicyServer
+from agentloop.errors import ServerError
+from agentloop.serving.client import Completion, CompletionClient
+
+_WATCH_SECONDS = 0.5
+_MAX_RESTARTS = 3
+"""In one shard. A vLLM that ends more often does so for a reason that a restart does not mend."""
+
+
+class ServedPolicy:
+    """One adapter, or the base, behind the campaign's vLLM. Use as `async with ServedPolicy(…) as policy`.
+
+    Requests that are in flight when vLLM ends fail at once; whoever asks `ready` waits until the next one answers.
+    """
+
+    def __init__(self, server: PolicyServer, adapter: str | None, **sampling: Any) -> None:
+        """`sampling`: what every request is sent with (temperature, top_p, stop_token_ids)."""
+        self._server, self._adapter, self._sampling = server, adapter, sampling
+        self._model = ""
+        self._client: CompletionClient | None = None
+        self._restarts = 0
+        self._lost: str | None = None
+        """Why the policy is out of reach; None while it answers."""
+        self._mending = asyncio.Lock()
+        self._watch: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> ServedPolicy:
+        await self._connect()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._disconnect()
+
+    async def __call__(self, prompt_ids: Sequence[int], *, max_tokens: int, seed: int, session: str) -> Completion:
+        """Continue the prompt. Raises ServerError."""
+        return await self._client.complete(
+            self._model, prompt_ids, max_tokens=max_tokens, seed=seed, session=session, **self._sampling
+        )
+
+    async def ready(self) -> None:
+        """Return when the policy answers, after starting its server again where that is needed.
+
+        Raises ServerError where it does not start, or has been lost more than `_MAX_RESTARTS` times.
+        """
+        if self._lost is None:
+            return
+        async with self._mending:
+            if self._lost is None:
+                return
+            if self._restarts == _MAX_RESTARTS:
+                raise ServerError(f"vLLM was lost {_MAX_RESTARTS + 1} times in one shard, the last time: {self._lost}")
+            self._restarts += 1
+            print(f"vLLM is started again: {self._lost}")
+            await self._disconnect()
+            await self._connect()
+            self._lost = None
+
+    async def lost(self) -> str | None:
+        """After a request that failed: why the policy is out of reach, None where its server answers."""
+        if self._lost is None:
+            self._lose(await asyncio.to_thread(self._server.failure))
+        return self._lost
+
+    async def _connect(self) -> None:
+        self._model = await asyncio.to_thread(self._server.serve, self._adapter)
+        self._client = await self._server.client().__aenter__()
+        self._watch = asyncio.create_task(self._notice_end())
+
+    async def _disconnect(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._client is not None:
+            await self._client.__aexit__(None, None, None)
+            self._client = None
+
+    async def _notice_end(self) -> None:
+        while self._lost is None:
+            await asyncio.sleep(_WATCH_SECONDS)
+            self._lose(self._server.death())
+
+    def _lose(self, reason: str | None) -> None:
+        if reason is not None and self._lost is None:
+            self._lost = reason
+            self._client.give_up(reason)

@@ -1,0 +1,134 @@
+"""The host: imports the environments once, then forks a world for each request. `python -m agentloop.worlds.host …`
+
+Orders come over a socket, one JSON object a message; with the order to fork comes the socket that the world is to serve.
+The host is single-threaded, as a process that forks should be.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+SECRETS = ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_KEY", "VLLM_API_KEY")
+"""What tools have no use for."""
+MESSAGE_BYTES = 1 << 12
+_REAP_SECONDS = 0.5
+
+
+def main(control_descriptor: str, memory: str, *sources: str) -> None:
+    """`memory`: bytes that a world's tools may take. `sources`: environments by name or file, as in the settings."""
+    for name in SECRETS:
+        os.environ.pop(name, None)
+    control = socket.socket(fileno=int(control_descriptor))
+    control.set_inheritable(False)
+    from agentloop import environments
+    from agentloop.errors import AgentloopError
+
+    try:
+        for source in sources:
+            environments.get(source)  # from then on it is known by its name
+    except AgentloopError as error:
+        control.send(json.dumps({"error": str(error)}).encode()[:MESSAGE_BYTES])
+        return
+    gc.collect()
+    gc.freeze()  # a collection in a world would otherwise copy the pages that all of them share
+    control.send(json.dumps({"ready": True}).encode())
+    _Host(control, int(memory)).run()
+
+
+class _Host:
+    def __init__(self, control: socket.socket, memory: int) -> None:
+        self._control, self._memory = control, memory
+        self._processes: dict[int, int] = {}
+        """Process ids by the world's number."""
+        self._ended: dict[int, int] = {}
+        """Exit codes of worlds that have ended, until somebody asks."""
+        signal.signal(signal.SIGTERM, lambda *_: self._end())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's affair
+
+    def run(self) -> None:
+        while True:
+            readable, _, _ = select.select([self._control], [], [], _REAP_SECONDS)
+            self._reap()
+            if not readable:
+                continue
+            message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 1)
+            if not message:
+                self._end()
+            order = json.loads(message)
+            answer = self._fork(order["fork"], descriptors[0]) if "fork" in order else self._kill(order["kill"])
+            self._control.send(json.dumps(answer).encode())
+
+    def _fork(self, number: int, descriptor: int) -> dict[str, Any]:
+        host, connection = os.getpid(), socket.socket(fileno=descriptor)
+        try:
+            process = os.fork()
+        except OSError as error:
+            connection.close()
+            return {"error": f"no further process can be started ({error.strerror})"}
+        if process == 0:
+            try:
+                self._control.close()
+                self._live(connection, host)
+            finally:
+                os._exit(1)
+        connection.close()
+        self._processes[number] = process
+        return {"pid": process}
+
+    def _live(self, connection: socket.socket, host: int) -> None:
+        from agentloop import environments
+        from agentloop.worlds import world
+
+        known = {}
+
+        def tools(task):
+            environment = known.get(task.environment) or known.setdefault(
+                task.environment, environments.get(task.environment)
+            )
+            return environment.tools(task)
+
+        world.live(connection, tools, memory=self._memory, host=host)
+        os._exit(0)
+
+    def _kill(self, number: int) -> dict[str, Any]:
+        """End a world and what its tools started. The answer is its exit code, or less the number of the signal."""
+        self._reap()
+        process = self._processes.pop(number, None)
+        if process is None:
+            return {"status": self._ended.pop(number, 0)}
+        os.kill(process, signal.SIGKILL)  # itself too: one that was just forked has no group of its own yet
+        _, status = os.waitpid(process, 0)
+        _kill_group(process)
+        return {"status": os.waitstatus_to_exitcode(status)}
+
+    def _reap(self) -> None:
+        for number, process in list(self._processes.items()):
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                _kill_group(process)  # children that the world left behind
+                del self._processes[number]
+                self._ended[number] = os.waitstatus_to_exitcode(status)
+
+    def _end(self) -> None:
+        for process in self._processes.values():
+            _kill_group(process)
+        os._exit(0)  # the worlds that had no group yet die with this process
+
+
+def _kill_group(process: int) -> None:
+    """What a world started, and the world where it lives."""
+    try:
+        os.killpg(process, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

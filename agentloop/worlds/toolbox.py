@@ -1,0 +1,78 @@
+"""The tools of one episode: they are called with JSON values and answer with text that can be stored."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentloop.text import REPLACEMENT, encodable, one_line, said_replaced
+from agentloop.tools import Tool, ToolError
+
+MAX_CHARACTERS = 20_000
+"""Of a result that are stored; the model is shown fewer (agentloop/agent/prompt.py)."""
+
+
+@dataclass(frozen=True)
+class ToolDescription:
+    """A tool as the prompt describes it."""
+
+    name: str
+    signature: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A tool's answer to one call."""
+
+    text: str
+    """At most MAX_CHARACTERS of the result, and a note where some of them cannot be encoded; a complaint begins with
+    `error: `."""
+    complaint: bool = False
+    """True where the tool refused the call: the model's mistake, which it is told."""
+    omitted: int = 0
+    """Characters of the result that `text` lacks."""
+
+
+class ToolFault(Exception):
+    """A tool did something other than answer or complain. A fault of the world, not of the model: the attempt has failed."""
+
+
+class Toolbox:
+    """The tools that an environment gives one episode. Calls are serial."""
+
+    def __init__(self, tools: Mapping[str, Tool]) -> None:
+        self._tools = dict(tools)
+        self.descriptions: Sequence[ToolDescription] = [
+            ToolDescription(tool.name, str(tool.signature), tool.description) for tool in self._tools.values()
+        ]
+
+    def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Reply:
+        """The tool's answer. Raises ToolFault for an exception other than ToolError, whatever it is."""
+        tool = self._tools.get(name)
+        if tool is None:
+            return _complaint(f"there is no tool named {name}; there are: {', '.join(sorted(self._tools))}")
+        try:
+            inspect.signature(tool.call).bind(*args, **kwargs)
+            tool.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            return _complaint(str(error))
+        try:
+            return _reply(str(tool.call(*args, **kwargs)))
+        except ToolError as error:
+            return _complaint(str(error))
+        except BaseException as error:  # whatever a tool raises, SystemExit and KeyboardInterrupt included, ends here
+            raise ToolFault(f"tool {name}: {one_line(error)}") from error
+
+
+def _complaint(message: str) -> Reply:
+    return _reply(f"error: {message}", complaint=True)
+
+
+def _reply(text: str, *, complaint: bool = False) -> Reply:
+    kept = text[:MAX_CHARACTERS]
+    stored = encodable(kept)
+    replaced = stored.count(REPLACEMENT) - kept.count(REPLACEMENT)
+    return Reply(stored + said_replaced(replaced), complaint, omitted=len(text) - len(kept))

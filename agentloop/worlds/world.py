@@ -1,0 +1,93 @@
+"""The loop of a forked world: one episode's tools at a time, requests and answers as one JSON line each."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import random
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from agentloop.records import Task
+from agentloop.text import one_line
+from agentloop.tools import Tool
+from agentloop.worlds.toolbox import Toolbox, ToolFault
+
+_PR_SET_PDEATHSIG = 1
+_RECEIVE_BYTES = 1 << 16
+_OOM_SCORE = "800"
+"""Where the machine runs out of memory, a world goes before vLLM, the trainer and the run."""
+
+
+def live(connection: socket.socket, tools: Callable[[Task], dict[str, Tool]], *, memory: int, host: int) -> None:
+    """Serve one connection until it is closed. Runs in a process forked from the host, and never returns to its code.
+
+    `memory`: bytes that the tools may take beyond what the process has now. `host`: process id of the host, with which
+    this process dies.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != host:
+        os._exit(0)
+    os.setpgid(0, 0)  # what a tool starts is killed with it
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nothing, descriptor)
+    _limit(memory)
+    toolbox = Toolbox({})
+    for request in _requests(connection):
+        try:
+            if request["do"] == "open":
+                toolbox, answer = _opened(request, tools)
+            else:
+                answer = asdict(toolbox.call(request["tool"], request["args"], request["kwargs"]))
+        except ToolFault as fault:
+            answer = {"fault": str(fault)}
+        connection.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def _opened(request: dict[str, Any], tools: Callable[[Task], dict[str, Tool]]) -> tuple[Toolbox, dict[str, Any]]:
+    """Fresh tools for an episode. Python's random numbers are the episode's own: repeated, it draws the same."""
+    random.seed(request["session"])
+    try:
+        toolbox = Toolbox(tools(Task(**request["task"])))
+    except BaseException as error:  # the environment's code is not ours
+        raise ToolFault(f"the environment's tools: {one_line(error)}") from error
+    return toolbox, {"tools": [asdict(each) for each in toolbox.descriptions]}
+
+
+def _requests(connection: socket.socket) -> Any:
+    buffer = b""
+    while True:
+        while b"\n" not in buffer:
+            received = connection.recv(_RECEIVE_BYTES)
+            if not received:
+                return
+            buffer += received
+        line, _, buffer = buffer.partition(b"\n")
+        yield json.loads(line)
+
+
+def _limit(memory: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit = _data_bytes() + memory
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(_OOM_SCORE)
+    except OSError:  # a container may forbid it
+        pass
+
+
+def _data_bytes() -> int:
+    """Private writable memory that this process has mapped, which is what RLIMIT_DATA counts."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmData"))
