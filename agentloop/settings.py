@@ -385,6 +385,11 @@ def _validated(layers: type[Settings], values: Mapping[str, Any]) -> Settings:
         raise SettingError(f"{name}: {fault}") from None
     except SettingsError as error:
         raise SettingError(" ".join(str(error).split())) from None
+    if settings.agent.max_tokens > settings.serving.max_model_len:
+        raise SettingError(
+            f"agent.max_tokens: {settings.agent.max_tokens} is more than "
+            f"serving.max_model_len = {settings.serving.max_model_len}, beyond which vLLM refuses to read"
+        )
     paths = Paths(**{name: PROJECT_ROOT / getattr(settings.paths, name) for name in Paths.model_fields})
     return Settings.model_construct(
         **{name: getattr(settings, name) for name in Settings.model_fields} | {"paths": paths}

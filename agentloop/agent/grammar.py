@@ -18,6 +18,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentloop.literals import read_expression
 from agentloop.text import REPLACEMENT, encodable
 
 CALL_FENCE = "```tool_code\n"
@@ -72,8 +73,8 @@ def _parse_call(source: str) -> ToolCall:
     if len(source) > MAX_CALL_CHARACTERS:
         raise GrammarError(f"the call is longer than {MAX_CALL_CHARACTERS} characters")
     try:
-        call = ast.parse(source, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        call = read_expression(source)
+    except ValueError:
         raise GrammarError("the call is not valid syntax") from None
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
         raise GrammarError("write one call: NAME(arguments)")

@@ -41,6 +41,7 @@ class Campaign:
         model = settings.model_directory()
         environment = environments.get(settings.environment)
         suites.planned_looks(settings)
+        suites.check_tools(settings)
         settings.export()
         # only now: libraries read their cache paths from the environment when they are imported
         from agentloop.engine.fingerprint import base_fingerprint

@@ -11,6 +11,7 @@ def outline(settings: Settings) -> str:
     """A few lines for a person. Raises SettingError for a model, an environment or an interpreter that does not exist."""
     model = settings.model_directory()
     *_, last = suites.planned_looks(settings)
+    suites.check_tools(settings)
     if settings.serving.python and not settings.serving.python.is_file():
         raise SettingError(f"serving.python: there is no interpreter at {settings.serving.python}")
     collect, evaluate, training, gate = settings.collect, settings.evaluate, settings.training, settings.gate

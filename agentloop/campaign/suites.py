@@ -77,6 +77,12 @@ def planned_looks(settings: Settings) -> tuple[Look, ...]:
     return looks.plan(count)
 
 
+def check_tools(settings: Settings) -> None:
+    """Raises SettingError, in one line, for an environment of the campaign or its guards whose tools cannot be made."""
+    for name in (settings.environment, *settings.gate.guards):
+        environments.check_tools(environments.get(name), settings.seed)
+
+
 def _enough(settings: Settings, look: Look) -> bool:
     try:
         heldout(settings, look), guards(settings, look)

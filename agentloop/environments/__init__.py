@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from agentloop.environments.arithmetic import Arithmetic
+from agentloop.environments.check import check_tools
 from agentloop.environments.database import Database
 from agentloop.environments.environment import Environment, Question, ScriptedEnvironment
 from agentloop.environments.question_file import QuestionFile
@@ -14,7 +15,7 @@ from agentloop.errors import SettingError
 from agentloop.settings import PROJECT_ROOT
 from agentloop.user_code import run_file
 
-__all__ = ["Environment", "Question", "QuestionFile", "ScriptedEnvironment", "get"]
+__all__ = ["Environment", "Question", "QuestionFile", "ScriptedEnvironment", "check_tools", "get"]
 
 _ENVIRONMENTS: dict[str, type[Environment]] = {environment.name: environment for environment in (Arithmetic, Database)}
 

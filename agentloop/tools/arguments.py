@@ -8,7 +8,7 @@ import warnings
 from functools import lru_cache
 from typing import Any
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticUndefined
 
 from agentloop.tools.tool import ToolError
@@ -39,7 +39,7 @@ class Arguments:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    self._readers[name] = TypeAdapter(annotation)
+                    self._readers[name] = _reader(annotation)
             except (PydanticUserError, TypeError, NameError, ValueError, RecursionError) as error:
                 reason = str(error).splitlines()[0]
                 raise TypeError(f"parameter {name}: {_named(annotation)} cannot be read from JSON ({reason})") from None
@@ -70,6 +70,18 @@ class Arguments:
 def bind(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments by parameter name, defaults filled in, each of its annotated type. Raises ToolError."""
     return _arguments(signature).bind(args, kwargs).arguments
+
+
+def _reader(annotation: Any) -> TypeAdapter:
+    try:
+        # JSON has integers that are too large for a float, which would then be infinite
+        reader = TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
+    except PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        reader = TypeAdapter(annotation)  # a model has a configuration of its own
+    reader.json_schema()  # a function, say, can be checked but never be written as JSON
+    return reader
 
 
 @lru_cache(maxsize=256)

@@ -9,6 +9,7 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
+from agentloop.literals import read_expression
 from agentloop.tools.arguments import bind
 from agentloop.tools.tool import ToolError
 
@@ -42,10 +43,10 @@ class Calculator:
         if len(expression) > MAX_CHARACTERS:
             raise ToolError(f"the expression is longer than {MAX_CHARACTERS} characters")
         try:
-            tree = ast.parse(expression.strip(), mode="eval")
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            tree = read_expression(expression.strip())
+        except ValueError:
             raise ToolError("the expression is not valid") from None
-        return _decimal(_value(tree.body))
+        return _decimal(_value(tree))
 
 
 def _value(node: ast.expr) -> Fraction:

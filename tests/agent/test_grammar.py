@@ -1,5 +1,7 @@
 """A turn is one call, an answer, or a mistake; nothing in between and nothing else raised."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,3 +98,34 @@ def test_any_text_is_read_or_refused(text):
             assert isinstance(parse(candidate), (ToolCall, FinalAnswer))
         except GrammarError:
             pass
+
+
+@pytest.mark.parametrize(
+    "written, read",
+    [
+        (r'"\ud83d\ude00"', ("\N{GRINNING FACE}", 0)),
+        (r'"a\ud83d"', ("a\N{REPLACEMENT CHARACTER}", 1)),
+        (r'"\ude00\ud83d"', ("\N{REPLACEMENT CHARACTER}" * 2, 2)),
+        (r'{"k\ud83d": ["\udc00"]}', ({"k\N{REPLACEMENT CHARACTER}": ["\N{REPLACEMENT CHARACTER}"]}, 2)),
+        ('"\N{REPLACEMENT CHARACTER}"', ("\N{REPLACEMENT CHARACTER}", 0)),
+        (r'"\d\x00"', ("\\d\x00", 0)),
+    ],
+)
+def test_text_that_cannot_be_encoded_is_replaced_and_counted(written, read):
+    call = parse(fenced(f"f({written})"))
+    assert (call.args[0], call.replaced) == read
+    json.dumps(call.args[0], ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    "number", ["0x" + "f" * 3700, "9" * 3000, "-0x" + "f" * 1025, "1" + "0" * 3900]
+)
+def test_numbers_without_end_are_refused(number):
+    with pytest.raises(GrammarError):
+        parse(fenced(f"f({number})"))
+    assert parse(fenced(f"f({2**4000})")).args == (2**4000,)
+
+
+@pytest.mark.filterwarnings("error")
+def test_warnings_made_errors_do_not_change_what_is_read():
+    assert parse(fenced(r'f("\d")')) == ToolCall("f", ("\\d",))

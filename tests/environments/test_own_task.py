@@ -8,7 +8,7 @@ import pytest
 
 from agentloop import environments
 from agentloop.errors import SettingError
-from agentloop.tools import FunctionTool, ToolError
+from agentloop.tools import ToolError
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-task.md"
 
@@ -118,24 +118,3 @@ def test_a_bad_file_is_named(folder, code, message):
 def test_a_file_that_is_not_there():
     with pytest.raises(SettingError, match="environment: there is no file .*tasks/none.py"):
         environments.get("tasks/none.py")
-
-
-def test_a_function_as_a_tool():
-    def scale(value: float, by: int = 2) -> str:
-        """Value times by."""
-        if by < 0:
-            raise ValueError("by must not be negative")
-        return str(value * by)
-
-    tool = FunctionTool(scale)
-    assert (tool.name, tool.description) == ("scale", "Value times by.")
-    assert tool.call(3) == "6.0" and tool.call(1.5, by=3) == "4.5"
-    for call, complaint in (
-        (lambda: tool.call("3"), "value must be of type float"),
-        (lambda: tool.call(1, by=-1), "by must not be negative"),
-        (lambda: tool.call(), "missing a required argument: 'value'"),
-    ):
-        with pytest.raises(ToolError, match=complaint):
-            call()
-    with pytest.raises(TypeError, match="needs a docstring"):
-        FunctionTool(lambda *values: "")

@@ -87,6 +87,12 @@ def test_reaches_nothing_outside(sql, tmp_path):
     assert list(tmp_path.iterdir()) == [secret]
 
 
+def doubling(query: str, times: int) -> str:
+    """Common table expressions, each of which names the one before twice."""
+    ctes = ["a0 AS (SELECT * FROM pets)", *(f"a{n} AS ({query.format(n - 1)})" for n in range(1, times))]
+    return f"WITH {', '.join(ctes)} SELECT count(*) FROM a{times - 1}"
+
+
 @pytest.mark.parametrize(
     "query, complaint",
     [
@@ -106,6 +112,17 @@ def test_reaches_nothing_outside(sql, tmp_path):
         ("WITH RECURSIVE r AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM r) SELECT count(*) FROM r", "recursive"),
         ("SELECT " + "- " * 900 + "age FROM pets", "nested too deeply"),
         ("SELECT 1 -- " + "x" * 2000, "longer than 2000 characters"),
+        # DuckDB neither interrupts nor bounds its planning.
+        (doubling("SELECT * FROM a{0} UNION ALL SELECT * FROM a{0}", 27), "too large: its parts are used [0-9,]+ times, at most 200"),
+        (doubling("SELECT x.* FROM a{0} x JOIN a{0} y USING (age)", 27), "too large"),
+        (doubling("SELECT (SELECT max(age) FROM a{0}) + (SELECT max(age) FROM a{0}) age", 20), "too large"),
+        (doubling("SELECT * FROM A{0}, (SELECT * FROM a{0})", 12), "too large"),
+        ("SELECT 1 FROM " + ",".join(f"pets a{i}" for i in range(201)), "used 202 times"),
+        # random samples: the same episode must give the same result
+        ("SELECT * FROM pets TABLESAMPLE 10%", "random samples"),
+        ("SELECT * FROM pets TABLESAMPLE reservoir(2 ROWS) REPEATABLE (1)", "random samples"),
+        ("SELECT * FROM pets USING SAMPLE 3", "random samples"),
+        ("SELECT * FROM (SELECT * FROM pets USING SAMPLE 50% (bernoulli))", "random samples"),
     ],
 )
 def test_is_bounded(sql, query, complaint):
