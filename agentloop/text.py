@@ -19,11 +19,16 @@ def said_replaced(count: int) -> str:
     return f"\n[{count} characters that cannot be encoded are replaced]" if count else ""
 
 
-def one_line(error: BaseException, *, most: int = 500) -> str:
+def one_line(error: BaseException) -> str:
     """Type and message of an exception on one line, for a table of failures."""
+    message = one_line_of(error)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def one_line_of(value: object, *, most: int = 500) -> str:
+    """Any object as text on one line."""
     try:
-        message = " ".join(encodable(str(error)).split())
+        text = " ".join(encodable(str(value)).split())
     except Exception:  # a __str__ of somebody else's that raises
-        message = "(its message cannot be read)"
-    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+        return "(its text cannot be read)"
     return text if len(text) <= most else f"{text[: most - 1]}…"

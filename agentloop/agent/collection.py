@@ -108,11 +108,12 @@ async def run_shard(
     async def episode(task: Task, sample: int) -> Trajectory:
         attempts: list[Attempt] = []
         counted = 0
-        session = session_of(shard.policy, task, sample, shard.seed)
+        name = session_of(shard.policy, task, sample, shard.seed)
         about = {"policy": shard.policy, "sampling": shard.sampling, "seed": shard.seed}
         async with slots:
             while True:
                 await policy.ready()
+                session = f"{name}/{len(attempts)}"  # a fault that chance brought is not brought again
                 started = time.perf_counter()
                 try:
                     async with asyncio.timeout(limits.episode_seconds), open_world(task, session=session) as world:

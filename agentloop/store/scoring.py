@@ -164,12 +164,9 @@ def _verify(
     values = []
     for batch in answers.to_batches(max_chunksize=10_000):
         for task, answer in zip(batch["task"].to_pylist(), batch["answer"].to_pylist(), strict=True):
-            value = float(verify[tasks[task].environment](tasks[task], answer))
-            if not 0 <= value <= 1:
-                raise ValueError(
-                    f"environment {tasks[task].environment!r}: its verifier says {value} of {answer!r} to {task}"
-                )
-            values.append(value)
+            name = tasks[task].environment
+            who = f"environment {name!r}: its verifier"
+            values.append(registered.verified(verify[name], tasks[task], answer, who=who))
     database.connection.register("verified", answers.append_column("value", pa.array(values, pa.float64())))
     count = _insert(
         database,

@@ -18,7 +18,11 @@ from pathlib import Path
 
 from agentloop.errors import StoreError
 from agentloop.records import Task
+from agentloop.text import one_line, one_line_of
 from agentloop.user_code import run_file
+
+_SHOWN = 80
+"""Characters of an answer in an error."""
 
 Verify = Callable[[Task, str], float]
 """(task, answer as parsed) -> 1.0 for right, 0.0 for wrong, between for partly right. Pure."""
@@ -33,13 +37,25 @@ class Verifier:
 
     def __call__(self, task: Task, answer: str) -> float:
         """Raises StoreError, naming the verifier and the task, where the function fails or leaves 0 to 1."""
-        try:
-            value = float(self.verify(task, answer))
-        except Exception as error:
-            raise StoreError(f"verifier {self.name}: {type(error).__name__} at {task.id}: {error}") from error
-        if not 0 <= value <= 1:
-            raise StoreError(f"verifier {self.name}: says {value} of {answer!r} to {task.id}, not 0 to 1")
-        return value
+        return verified(self.verify, task, answer, who=f"verifier {self.name}")
+
+
+def verified(verify: Verify, task: Task, answer: str, *, who: str) -> float:
+    """What a verifier says of an answer, 0 to 1. Raises StoreError, in one line that names `who` and the task, where it
+    fails or says anything else.
+    """
+    about = f"{answer[:_SHOWN]!r} to {task.id}"
+    try:
+        value = verify(task, answer)
+    except (Exception, SystemExit) as error:
+        raise StoreError(f"{who}: {one_line(error)} at {about}") from error
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise StoreError(f"{who}: says {one_line_of(value)} of {about}, which is no number from 0 to 1")
+    return number
 
 
 _REGISTERED: dict[str, Verifier] = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import json
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ MAX_CHARACTERS = 2000
 MAX_CELL_CHARACTERS = 200
 MAX_EXPANDED = 200
 """Tables and subqueries in one query, common table expressions counted as often as they are named."""
+_WATCH_SECONDS = 0.1
 
 FUNCTIONS = frozenset(
     {
@@ -94,7 +96,7 @@ class ReadOnlySQL:
 
     def __init__(self, script: Sequence[str], schema: str, *, rows: int = 20, seconds: float = 2.0) -> None:
         """`script`: trusted statements that fill the empty database. `schema`: its tables, for the model to read.
-        A result shows at most `rows` rows; a query may take at most `seconds`.
+        A result shows at most `rows` rows; a query may take at most `seconds` of processor time.
         """
         self.description = f"Result of one SELECT statement on these tables: {schema}"
         self._script, self._rows, self._seconds = tuple(script), rows, seconds
@@ -106,8 +108,10 @@ class ReadOnlySQL:
         if len(sql) > MAX_CHARACTERS:
             raise ToolError(f"the query is longer than {MAX_CHARACTERS} characters")
         cursor = self._open().cursor()
-        timer = threading.Timer(self._seconds, cursor.interrupt)
-        timer.start()
+        ended = threading.Event()
+        clock = time.pthread_getcpuclockid(threading.get_ident())
+        watch = threading.Thread(target=self._interrupt, args=(cursor, clock, ended), daemon=True)
+        watch.start()
         try:
             _check(sql, cursor)
             # A SELECT may hide an INSERT in its WITH clause: the transaction forbids it.
@@ -120,9 +124,17 @@ class ReadOnlySQL:
         except duckdb.Error as error:
             raise ToolError(_first_line(str(error))) from None
         finally:
-            timer.cancel()
+            ended.set()
+            watch.join()
             cursor.close()
         return self._table(names, rows)
+
+    def _interrupt(self, cursor: duckdb.DuckDBPyConnection, clock: int, ended: threading.Event) -> None:
+        """End the query once its thread has used up its time. On a busy machine a query must not fail that otherwise works."""
+        limit = time.clock_gettime(clock) + self._seconds
+        while not ended.wait(min(self._seconds, _WATCH_SECONDS)):
+            if time.clock_gettime(clock) > limit:
+                cursor.interrupt()
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:

@@ -117,9 +117,7 @@ def test_text_that_cannot_be_encoded_is_replaced_and_counted(written, read):
     json.dumps(call.args[0], ensure_ascii=False).encode()
 
 
-@pytest.mark.parametrize(
-    "number", ["0x" + "f" * 3700, "9" * 3000, "-0x" + "f" * 1025, "1" + "0" * 3900]
-)
+@pytest.mark.parametrize("number", ["0x" + "f" * 3700, "9" * 3000, "-0x" + "f" * 1025, "1" + "0" * 3900])
 def test_numbers_without_end_are_refused(number):
     with pytest.raises(GrammarError):
         parse(fenced(f"f({number})"))

@@ -93,7 +93,7 @@ QUERY = "-- version: 1\n"
         (
             "a.py",
             f"{REGISTER}@register('a')\ndef a(task, answer):\n    return 2",
-            "verifier a: says 2.0 of .* to task_",
+            "verifier a: says 2 of .* to task_",
         ),
         (
             "a.py",

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import episode, sum_task
 
@@ -75,11 +76,32 @@ def test_an_environment_without_a_verifier_is_named(database, tmp_path):
     assert database.execute("SELECT count(*) FROM scores") == [(0,)]
 
 
-@pytest.mark.parametrize("value", [2.0, -1.0, float("nan")])
-def test_a_verifier_outside_its_range_is_a_bug(database, tmp_path, value):
+@pytest.mark.parametrize("value", [2.0, -1.0, float("nan"), None, "1.0", [1], 10**400])
+def test_a_verifier_that_gives_no_score_is_one_line(database, tmp_path, value):
     collect(database, tmp_path, [episode(sum_task(1))])
-    with pytest.raises(ValueError, match="arithmetic"):
+    with pytest.raises(StoreError, match="^environment 'arithmetic': its verifier: says [^\n]+ of '2' to task_[^\n]*$"):
         score(database, {"arithmetic": lambda task, answer: value})
+    assert database.execute("SELECT count(*) FROM scores") == [(0,)]
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), SystemExit(2), RecursionError(), ValueError("a\nb")])
+def test_a_verifier_that_fails_is_one_line(database, tmp_path, error):
+    def fail(task, answer):
+        raise error
+
+    collect(database, tmp_path, [episode(sum_task(1))])
+    with pytest.raises(
+        StoreError, match=f"^environment 'arithmetic': its verifier: {type(error).__name__}[^\n]* at '2' to"
+    ):
+        score(database, {"arithmetic": fail})
+    assert database.execute("SELECT count(*) FROM scores") == [(0,)]
+
+
+@pytest.mark.parametrize("value", [True, 1, 0.5, np.float32(0.25), np.bool_(False)])
+def test_scores_of_any_kind_of_number(database, tmp_path, value):
+    collect(database, tmp_path, [episode(sum_task(1))])
+    score(database, {"arithmetic": lambda task, answer: value})
+    assert database.execute("SELECT value FROM scores WHERE scorer = 'success'") == [(float(value),)]
 
 
 def test_groups_and_advantages(database, tmp_path):

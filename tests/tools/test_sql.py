@@ -113,7 +113,10 @@ def doubling(query: str, times: int) -> str:
         ("SELECT " + "- " * 900 + "age FROM pets", "nested too deeply"),
         ("SELECT 1 -- " + "x" * 2000, "longer than 2000 characters"),
         # DuckDB neither interrupts nor bounds its planning.
-        (doubling("SELECT * FROM a{0} UNION ALL SELECT * FROM a{0}", 27), "too large: its parts are used [0-9,]+ times, at most 200"),
+        (
+            doubling("SELECT * FROM a{0} UNION ALL SELECT * FROM a{0}", 27),
+            "too large: its parts are used [0-9,]+ times, at most 200",
+        ),
         (doubling("SELECT x.* FROM a{0} x JOIN a{0} y USING (age)", 27), "too large"),
         (doubling("SELECT (SELECT max(age) FROM a{0}) + (SELECT max(age) FROM a{0}) age", 20), "too large"),
         (doubling("SELECT * FROM A{0}, (SELECT * FROM a{0})", 12), "too large"),

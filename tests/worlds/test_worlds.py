@@ -102,7 +102,7 @@ def test_a_call_is_answered_or_refused(worlds, task, made, text):
         (call("fail", "exit"), "tool fail: SystemExit: 3"),
         (call("fail", "interrupt"), "tool fail: KeyboardInterrupt"),
         (call("fail", "recursion"), "tool fail: RecursionError: maximum recursion depth exceeded"),
-        (call("fail", "unprintable"), "tool fail: Unprintable: (its message cannot be read)"),
+        (call("fail", "unprintable"), "tool fail: Unprintable: (its text cannot be read)"),
         (call("fail", ""), "tool fail: RuntimeError: line one line two \N{REPLACEMENT CHARACTER}"),
         (call("die", 0), "tool die: its process ended with exit code 0"),
         (call("die", 3), "tool die: its process ended with exit code 3"),
