@@ -98,7 +98,7 @@ QUERY = "-- version: 1\n"
         (
             "a.py",
             f"{REGISTER}@register('a')\ndef a(task, answer):\n    return task.x",
-            "verifier a: AttributeError at task_",
+            "verifier a: AttributeError: .* to task_",
         ),
     ],
 )
