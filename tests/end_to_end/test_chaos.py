@@ -24,10 +24,11 @@ def test_a_run_outlives_its_tools_and_its_server(tmp_path):
     home = Home(tmp_path / "home", free_port())
     try:
         run = home.start("run", "--profile", "demo", *SMALL, *SETTINGS)
-        server = descendant(run, "agentloop.serving.standby")
-        descendant(run, "agentloop.worlds.host")
-        time.sleep(2)  # episodes are under way
-        server.kill()
+        while not list((home.root / "shards").glob("*.parquet")):
+            assert run.poll() is None, run.communicate()[0]
+            time.sleep(0.05)
+        time.sleep(0.3)  # episodes of the second shard are under way
+        descendant(run, "agentloop.serving.standby").kill()
         output, _ = run.communicate(timeout=500)
         assert run.returncode == 0, output
         examine(home)
