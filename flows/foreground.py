@@ -6,12 +6,13 @@ import os
 from typing import Any
 
 from agentloop.settings import Settings, parse_overrides
-from flows import services
+from flows import reconcile, services
 
 
 def _connect(settings: Settings) -> None:
     """Start the server where it is not up, and point Prefect at it before it is imported."""
-    print(services.up_server(settings))
+    for line in (services.up_server(settings), *reconcile.run(settings)):
+        print(line)
     os.environ.update(services.environment(settings))
 
 

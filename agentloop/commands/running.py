@@ -9,6 +9,7 @@ import typer
 
 from agentloop import settings as configuration
 from agentloop.commands import DryRun, Overrides, Profile, console, load, reading
+from agentloop.errors import ServerError
 from agentloop.settings import Settings
 
 
@@ -75,6 +76,17 @@ def down(overrides: Overrides = None) -> None:
     from flows import services
 
     for line in services.down(load(None, overrides)):
+        console.print(line)
+
+
+def reconcile(overrides: Overrides = None) -> None:
+    """End the runs in Prefect whose process is gone: they can be retried then and hold up no other run."""
+    from flows import reconcile, services
+
+    settings = load(None, overrides)
+    if not services.is_up(settings):
+        raise ServerError("the Prefect server is not up; agentloop up starts it, and reconciles")
+    for line in reconcile.run(settings) or ["nothing to do"]:
         console.print(line)
 
 
