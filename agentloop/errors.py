@@ -25,6 +25,10 @@ class ServerError(AgentloopError):
     """vLLM did not start, ended, or answered with an error. An infrastructure failure, never a score."""
 
 
+class TrainerError(AgentloopError):
+    """The trainer's process died or hung. An infrastructure failure: it is tried again from the newest checkpoint."""
+
+
 class ShardError(AgentloopError):
     """A Parquet shard is truncated or of another schema."""
 

@@ -40,7 +40,11 @@ def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], n
         )
         url = f"{services.address(settings)}/runs/flow-run/{flow_run.id}"
         console.print(f"Flow run [bold]{flow_run.name}[/bold]: {url}")
-        state = _watch(client, flow_run.id, console)
+        try:
+            state = _watch(client, flow_run.id, console)
+        except KeyboardInterrupt:
+            console.print(f"No longer watched; the run goes on, cancel it in the UI: {url}")
+            return 130
     if not state.is_completed():
         console.print(f"[red]error:[/red] {state.message or state.name}")
         console.print(f"The same command continues. Logs: {url}")

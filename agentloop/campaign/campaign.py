@@ -18,6 +18,7 @@ from agentloop.campaign.suites import Suite
 from agentloop.environments import Environment
 from agentloop.errors import AgentloopError
 from agentloop.evaluation.looks import Look
+from agentloop.files import sweep
 from agentloop.records import Policy, Sampling, Task, content_id
 from agentloop.settings import Settings
 from agentloop.store import campaigns, champions, gpu_phases
@@ -153,13 +154,15 @@ class Campaign:
     def at_work(self, flow_run: str | None = None) -> Iterator[None]:
         """Own the data root while the campaign runs; where another run does, wait for its end first.
 
-        Steps that a killed run had begun are noted as interrupted: nobody works on them, since the data root was free.
+        Steps that a killed run had begun are noted as interrupted, and what it left half-written is removed: nobody works
+        on them, since the data root was free.
         `flow_run`: Prefect's id of this run, for those who wait.
         """
         with owned(self.settings.paths.data, campaign=self.name, flow_run=flow_run):
             with self.database() as database:
                 campaigns.register(database, self.settings)
                 Ledger(database).interrupt()
+            sweep(self.settings.paths.data, skip=self.settings.paths.cache)
             yield
 
     def step(self, name: str, iteration: int, inputs: Any, work: Callable[[], Any]) -> Any:
