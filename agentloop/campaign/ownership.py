@@ -51,19 +51,19 @@ def owned(
     campaign: str | None = None,
     flow_run: str | None = None,
     wait: bool = True,
-    tell: Callable[[str], None] = print,
+    tell: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
     """Own the data root meanwhile.
 
-    Where another run owns it, `tell` gets one line about that run, and this one goes on when the other has ended;
-    without `wait`, StoreError is raised.
+    Where another run owns it, `tell` (by default print, which flows log) gets one line about that run, and this one goes on
+    when the other has ended; without `wait`, StoreError is raised.
     """
     # "a+" creates the file and truncates nothing: it may tell of somebody else
     with open(data / LOCK_FILE, "a+b") as lock:
         if not _taken(lock.fileno()):
             if not wait:
                 raise StoreError(f"{data}: owned by another run, {_named(data)}; wait for its end")
-            tell(f"waiting for {_named(data)}, which owns {data}; this run goes on when that one has ended")
+            (tell or _print)(f"waiting for {_named(data)}, which owns {data}; this run goes on when that one has ended")
             while not _taken(lock.fileno()):
                 time.sleep(POLL_SECONDS)
         _remove_scratch(_read(data))  # of an owner that was killed
@@ -95,6 +95,10 @@ def owner(data: Path) -> Owner | None:
         return _read(data)
     finally:
         os.close(lock)
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # looked up now: Prefect puts its own in place of it while a flow runs
 
 
 def _remove_scratch(owner: Owner) -> None:

@@ -404,6 +404,7 @@ def main() -> int:
     parser.add_argument("--iterations", type=int, default=1)
     parser.add_argument("--table", type=Path, help="Also written here.")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended then, too
     rows = [HEADER]
     print(HEADER, flush=True)
 
