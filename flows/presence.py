@@ -65,7 +65,8 @@ def announce(settings: Settings) -> str:
     from prefect.context import FlowRunContext
 
     run = FlowRunContext.get().flow_run
-    file = settings.paths.services / "runs" / f"{run.id}.json"
+    # each attempt has a file of its own: the process of the one before may still be about to remove its
+    file = settings.paths.services / "runs" / f"{run.id}-{run.run_count}.json"
     presence = Presence(socket.gethostname(), boot_id(), os.getpid(), run.run_count, str(file))
     file.parent.mkdir(parents=True, exist_ok=True)
     _sweep(file.parent)

@@ -272,6 +272,8 @@ class Campaign:
                 self._kill(kill)
                 if self.outcome.origin == "prefect" and kill.target not in PROGRAMS:
                     return True
+                if kill.target == "server" and self.plan:  # else it stays away until the end
+                    self.home.run("up")
             time.sleep(0.01)
         return False
 
