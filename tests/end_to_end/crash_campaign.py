@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -88,6 +89,8 @@ class NotedHome(Home):
     """A home whose runs write down when a step begins, and put their temporary files where they are seen."""
 
     iterations: int = 1
+    temporary: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="crash-")))
+    """Short, for sockets have to fit into it."""
 
     @property
     def notes(self) -> Path:
@@ -96,12 +99,10 @@ class NotedHome(Home):
     @property
     def environment(self) -> dict[str, str]:
         inherited = super().environment
-        temporary = self.root / "tmp"
-        temporary.mkdir(parents=True, exist_ok=True)
         return inherited | {
             "PYTHONPATH": ":".join(filter(None, (str(HERE / "noted_steps"), inherited.get("PYTHONPATH")))),
             "NOTED_STEPS": str(self.notes),
-            "TMPDIR": str(temporary),
+            "TMPDIR": str(self.temporary),
         }
 
     @property
@@ -322,9 +323,10 @@ class Campaign:
         left = [file for file in root.rglob("*") if file.is_socket() or file.name.endswith((".tmp", ".wal"))]
         left += (root / "services").rglob("*.json")
         left += (root / "checkpoints").glob("*.safetensors")
-        left += [file for file in (root / "tmp").iterdir() if file.name not in OF_PREFECT]
+        left += [file for file in self.home.temporary.iterdir() if file.name not in OF_PREFECT]
         if left:
-            self.outcome.faults.append(f"left: {sorted({str(file.relative_to(root)) for file in left})}")
+            self.outcome.faults.append(f"left: {sorted(map(str, left))}")
+        shutil.rmtree(self.home.temporary, ignore_errors=True)
 
 
 FINAL = ("Completed", "Failed", "Crashed", "Cancelled")
@@ -336,6 +338,7 @@ def undisturbed(root: Path, iterations: int) -> tuple[NotedHome, dict[str, float
     if not (root / "reports" / "demo.html").exists():
         home.run("run", "--profile", "demo", *home.words)
         home.run("down")
+        shutil.rmtree(home.temporary)
     noted = home.noted()
     lengths = {"report": 1.0}  # nothing comes after it
     for (name, begun), (_, ended) in zip(noted, noted[1:]):
@@ -389,8 +392,9 @@ def crash(
         for target in targets:
             if (origin, target) == ("cli", "worker"):
                 continue  # there is none
-            for number, kills in enumerate(plan(target, steps, moments, lengths, draw)):
-                home = NotedHome(directory / f"{origin}-{target}-{number}", free_port(), iterations)
+            for kills in plan(target, steps, moments, lengths, draw):
+                root = Path(tempfile.mkdtemp(prefix=f"{origin}-{target}-", dir=directory))
+                home = NotedHome(root, free_port(), iterations)
                 outcome = Campaign(prepare(home, like=reference), origin, kills).run()
                 outcome.faults += differences(reference, home)
                 for row in outcome.rows():
