@@ -29,6 +29,7 @@ from home import SMALL, Home, free_port
 
 from agentloop import settings as configuration
 from agentloop.store.database import Database
+from flows import services
 
 HERE = Path(__file__).parent
 STEPS = ("begin", "collect", "ingest", "select", "train", "canary", "evaluate", "measure", "decide", "report")
@@ -116,7 +117,7 @@ class NotedHome(Home):
     def prefect(self, *words: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "prefect", *words],
-            env=self.environment | {"PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api"},
+            env=self.environment | services.environment(self.settings(f"prefect_port={self.port}")),
             text=True,
             capture_output=True,
             timeout=120,

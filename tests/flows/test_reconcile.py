@@ -9,7 +9,9 @@ import sys
 import pytest
 from prefect import flow
 from prefect.client.orchestration import PrefectClient
-from prefect.states import Cancelling, Pending, Running
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.states import Cancelled, Cancelling, Completed, Pending, Running, Scheduled
 
 from agentloop import settings as configuration
 from flows import presence, reconcile, services
@@ -105,6 +107,31 @@ def test_a_run_ends_when_its_process_has_and_can_begin_again(settings, tmp_path,
         assert (await client.read_flow_run(run)).run_count == 2
         assert await reconcile.reconcile(client) == []
         assert (await state_of(client, run)).is_running()
+
+    on_server(settings, work)
+
+
+def test_the_slot_of_a_dead_run_is_free_and_the_ui_can_retry_it(settings, tmp_path, process):
+    async def work(client):
+        flow_id = await client.create_flow(evaluate)
+        options = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
+        deployment = await client.create_deployment(flow_id, "one", concurrency_limit=1, concurrency_options=options)
+        first, second = [(await client.create_flow_run_from_deployment(deployment)).id for _ in range(2)]
+        await client.set_flow_run_state(first, Pending())
+        await client.set_flow_run_state(first, Running())
+        await client.update_flow_run_labels(first, present(process, tmp_path).labels)
+        assert (await client.set_flow_run_state(second, Pending())).state.name == "AwaitingConcurrencySlot"
+        process.kill()
+        process.wait()
+        assert len(await reconcile.reconcile(client)) == 1
+        assert (await client.set_flow_run_state(second, Pending())).state.is_pending()
+        await client.set_flow_run_state(second, Running())
+        assert (await client.set_flow_run_state(first, Scheduled(name="AwaitingRetry"))).status == SetStateStatus.ACCEPT
+        # it waits for the other one now
+        assert (await client.set_flow_run_state(first, Pending())).state.name == "AwaitingConcurrencySlot"
+        await client.set_flow_run_state(second, Completed())
+        assert (await client.set_flow_run_state(first, Pending())).state.is_pending()
+        await client.set_flow_run_state(first, Cancelled())
 
     on_server(settings, work)
 
