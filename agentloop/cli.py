@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A tool-using Gemma 3n agent that improves on its tasks on one machine, with evidence.",
 )
-for command in (running.demo, running.run, running.up, running.down):
+for command in (running.demo, running.run, running.up, running.down, running.reconcile):
     app.command()(command)
 app.command("eval")(running.evaluate)
 for command in (looking.status, looking.sql, looking.report, looking.lineage):
@@ -38,6 +38,3 @@ def main() -> None:
     except AgentloopError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)

@@ -33,6 +33,10 @@ class FailureBudgetError(AgentloopError):
     """More episodes failed for good than the settings allow."""
 
 
+class TrainerError(AgentloopError):
+    """The trainer's process died or hung. An infrastructure failure: it is tried again from the newest checkpoint."""
+
+
 class ShardError(AgentloopError):
     """A Parquet shard is truncated or of another schema."""
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from agentloop.errors import DiskError
+
+_TEMPORARY = re.compile(r"\.(\d+)(-\d+)?\.tmp")
+"""In a temporary name: the process that writes it."""
 
 
 @contextmanager
@@ -35,6 +39,16 @@ def atomic(path: Path) -> Iterator[Path]:
         raise DiskError(f"{path}: {error.strerror or error}") from error
     finally:
         _remove(temporary)
+
+
+def sweep(root: Path, *, skip: Path) -> None:
+    """Remove what killed processes have left under temporary names below `root`, though not below `skip`."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if Path(folder, name) != skip]
+        for name in [name for name in folders + files if name.startswith(".")]:
+            written_by = _TEMPORARY.search(name)
+            if written_by and not Path("/proc", written_by[1]).exists():
+                _remove(Path(folder, name))
 
 
 def _fsync(path: Path) -> None:

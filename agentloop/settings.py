@@ -219,6 +219,9 @@ class Training(Section):
     waits in host memory; the batch, and so the adapter, stays the same. `agentloop doctor --train` says what is needed."""
     checkpoint_steps: PositiveInt = 20
     """A killed run continues from the newest checkpoint, exactly."""
+    stall_seconds: PositiveFloat = 900
+    """A trainer that gives no sign of life for so long (no optimizer step, no line in its log) is ended, and tried again
+    from the newest checkpoint."""
     continue_adapter: bool = False
     """Continue from the champion's adapter instead of retraining from the base on all selected data."""
 

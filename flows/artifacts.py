@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import httpx
+from prefect import get_run_logger
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+SERVER_SECONDS = 5.0
+
+
+def show(make: Callable[..., Any], **content: Any) -> Any | None:
+    """Make an artifact, and return what Prefect returns.
+
+    It is for people, so the run goes on without it where the server does not take it soon: None then, and a line in the log.
+    """
+    quick = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: SERVER_SECONDS}
+    try:
+        with temporary_settings(quick):
+            return make(**content)
+    except (httpx.HTTPError, RuntimeError) as error:  # RuntimeError: the server cannot be reached
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        get_run_logger().warning("not shown in the UI: %s (%s)", content.get("description"), reason)
+        return None
 
 
 def percent(value: float) -> str:
@@ -19,8 +39,9 @@ def interval(success: Mapping[str, float]) -> str:
 
 def publish_funnel(iteration: int, funnel: Sequence[tuple[str, int]]) -> None:
     """How many trajectories each rule of the selection left."""
-    create_table_artifact(
-        [{"rule": rule, "trajectories left": left} for rule, left in funnel],
+    show(
+        create_table_artifact,
+        table=[{"rule": rule, "trajectories left": left} for rule, left in funnel],
         key=f"iteration-{iteration}-selection",
         description=f"Iteration {iteration}: what was selected, rule by rule",
     )
@@ -33,8 +54,9 @@ def publish_verdict(iteration: int, verdict: Mapping[str, Any]) -> None:
         f"| {interval(guard['difference'])} |\n"
         for guard in verdict["guards"]
     )
-    create_markdown_artifact(
-        f"## {verdict['decision']}\n\n{verdict['reason']}\n\n"
+    show(
+        create_markdown_artifact,
+        markdown=f"## {verdict['decision']}\n\n{verdict['reason']}\n\n"
         f"| | success on held-out tasks |\n|---|---|\n"
         f"| champion | {interval(verdict['champion_success'])} |\n"
         f"| challenger | {interval(verdict['challenger_success'])} |\n{guards}\n"
@@ -69,8 +91,9 @@ def publish_campaign(
                 "adapter": control["adapter"],
             }
         )
-    create_table_artifact(
-        rows,
+    show(
+        create_table_artifact,
+        table=rows,
         key=f"{campaign}-iterations",
         description=f"Campaign {campaign}: success on held-out tasks. Report: {report}",
     )
@@ -79,16 +102,18 @@ def publish_campaign(
 def publish_plots(campaign: str, plots: Mapping[str, bytes]) -> None:
     """SVG images by name, shown in place."""
     for name, image in plots.items():
-        create_image_artifact(
-            f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}",
+        show(
+            create_image_artifact,
+            image_url=f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}",
             key=f"{campaign}-{name}",
             description=name.replace("-", " "),
         )
 
 
 def publish_evaluation(campaign: str, champion: str | None, measured: Mapping[str, Any]) -> None:
-    create_markdown_artifact(
-        f"{champion or 'base model'}: {interval(measured['success'])}",
+    show(
+        create_markdown_artifact,
+        markdown=f"{champion or 'base model'}: {interval(measured['success'])}",
         key=f"{campaign}-champion",
         description=f"Success of campaign {campaign}'s champion on held-out tasks",
     )

@@ -20,6 +20,8 @@ from flows import services
 
 DEPLOYMENT = "self-improve/demo"
 POLL_SECONDS = 1.0
+QUEUED = ("Late", "AwaitingConcurrencySlot")
+"""Names of the states of a run that could have begun."""
 
 
 def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], new: bool) -> int:
@@ -40,7 +42,11 @@ def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], n
         )
         url = f"{services.address(settings)}/runs/flow-run/{flow_run.id}"
         console.print(f"Flow run [bold]{flow_run.name}[/bold]: {url}")
-        state = _watch(client, flow_run.id, console)
+        try:
+            state = _watch(client, flow_run.id, console)
+        except KeyboardInterrupt:
+            console.print(f"No longer watched; the run goes on, cancel it in the UI: {url}")
+            return 130
     if not state.is_completed():
         console.print(f"[red]error:[/red] {state.message or state.name}")
         console.print(f"The same command continues. Logs: {url}")
@@ -111,9 +117,13 @@ def _watch(client: Any, flow_run_id: UUID, console: Console) -> Any:
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
     )
+    queued = False
     with Progress(*columns, console=console) as progress:
         while True:
             state = client.read_flow_run(flow_run_id).state
+            if state.name in QUEUED and not queued:
+                console.print("It waits for its turn: one run at a time.")
+                queued = True
             for artifact in sorted(client.read_artifacts(**phases), key=lambda artifact: artifact.created):
                 if artifact.id not in bars:
                     bars[artifact.id] = progress.add_task(artifact.description, total=100)

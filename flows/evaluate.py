@@ -9,7 +9,7 @@ from prefect import flow
 from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
-from flows import artifacts, steps
+from flows import artifacts, presence, steps
 from flows.self_improve import evaluate as measure_policy
 
 
@@ -21,8 +21,10 @@ def evaluate(
 
     `profile` and `overrides` are those of `agentloop eval`.
     """
-    campaign = Campaign.open(configuration.load(overrides or {}, profile=profile))
-    with campaign.at_work(), PolicyServer(campaign) as server:
+    settings = configuration.load(overrides or {}, profile=profile)
+    flow_run = presence.announce(settings)
+    campaign = Campaign.open(settings)
+    with campaign.at_work(flow_run), PolicyServer(campaign) as server:
         champion = campaign.champion()
         suite = campaign.unseen() if unseen else campaign.heldout()
         measured = measure_policy(campaign, server, champion, 0, role="champion", suite=suite)

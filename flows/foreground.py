@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import httpx
+
+from agentloop.errors import ServerError
 from agentloop.settings import Settings, parse_overrides
-from flows import services
+from flows import reconcile, services
 
 
-def _connect(settings: Settings) -> None:
-    """Start the server where it is not up, and point Prefect at it before it is imported."""
-    print(services.up_server(settings))
+@contextmanager
+def _server(settings: Settings) -> Iterator[None]:
+    """Start the server where it is not up, and point Prefect at it before it is imported.
+
+    Raises ServerError where it goes away and a flow cannot begin or end without it.
+    """
+    for line in (services.up_server(settings), *reconcile.run(settings)):
+        print(line)
     os.environ.update(services.environment(settings))
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise ServerError(
+            f"the Prefect server at {services.address(settings)} is gone ({type(error).__name__}); what is done is kept, "
+            "and the same command continues"
+        ) from None
 
 
 def self_improve(settings: Settings, profile: str | None, overrides: list[str] | None) -> dict[str, Any]:
-    _connect(settings)
-    from flows.self_improve import self_improve as flow
+    with _server(settings):
+        from flows.self_improve import self_improve as flow
 
-    return flow(profile=profile, overrides=parse_overrides(overrides or []))
+        return flow(profile=profile, overrides=parse_overrides(overrides or []))
 
 
 def evaluate(settings: Settings, profile: str | None, overrides: list[str] | None, *, unseen: bool) -> dict[str, Any]:
-    _connect(settings)
-    from flows.evaluate import evaluate as flow
+    with _server(settings):
+        from flows.evaluate import evaluate as flow
 
-    return flow(profile=profile, overrides=parse_overrides(overrides or []), unseen=unseen)
+        return flow(profile=profile, overrides=parse_overrides(overrides or []), unseen=unseen)

@@ -10,7 +10,11 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from flows.artifacts import show
+
 UPDATE_SECONDS = 1.0
+SILENT_SECONDS = 30.0
+"""After a report that the server did not take."""
 LOG_SECONDS = 10.0
 
 
@@ -20,6 +24,7 @@ class Progress:
     def __init__(self, description: str, total: int, artifact: Any) -> None:
         self.description, self.total, self.done = description, total, 0
         self._artifact = artifact
+        """None where the server did not take it."""
         self._reported = self._logged = time.monotonic()
 
     def __str__(self) -> str:
@@ -32,24 +37,28 @@ class Progress:
         self.done = min(done, self.total)  # what is tried again after a fault is counted twice
         now = time.monotonic()
         if now - self._reported >= UPDATE_SECONDS:
-            self._reported = now
-            self.report()
+            self._reported = now if self.report() else now + SILENT_SECONDS
         if now - self._logged >= LOG_SECONDS:
             self._logged = now
             get_run_logger().info(str(self))
 
-    def report(self) -> None:
-        update_progress_artifact(
-            self._artifact,
+    def report(self) -> bool:
+        """Show it in the UI. False where the server does not take it."""
+        if self._artifact is None:
+            return False
+        shown = show(
+            update_progress_artifact,
+            artifact_id=self._artifact,
             progress=100 * self.done / max(1, self.total),
             description=str(self),
         )
+        return shown is not None
 
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Progress]:
     """A bar for one phase, shown at 100 % when the phase is left without an error."""
-    artifact = create_progress_artifact(progress=0.0, description=f"{description}: 0 of {total}")
+    artifact = show(create_progress_artifact, progress=0.0, description=f"{description}: 0 of {total}")
     bar = Progress(description, total, artifact)
     yield bar
     bar.done = bar.total

@@ -16,14 +16,16 @@ from agentloop.campaign import judgement, learning, rollouts
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
 from agentloop.campaign.suites import HELDOUT, Suite
-from flows import artifacts, steps
+from flows import artifacts, presence, steps
 
 
 @flow(name="self-improve", flow_run_name="improve-{profile}", log_prints=True)
 def self_improve(profile: str | None = None, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     """Run a campaign to its end, or continue it: `profile` and `overrides` are those of `agentloop run`."""
-    campaign = Campaign.open(configuration.load(overrides or {}, profile=profile))
-    with campaign.at_work():
+    settings = configuration.load(overrides or {}, profile=profile)
+    flow_run = presence.announce(settings)
+    campaign = Campaign.open(settings)
+    with campaign.at_work(flow_run):
         with PolicyServer(campaign) as server:
             iterations = [
                 improve(campaign, server, iteration) for iteration in range(1, campaign.settings.iterations + 1)

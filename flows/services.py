@@ -22,6 +22,7 @@ import psutil
 
 from agentloop.errors import ServerError, SettingError
 from agentloop.settings import PROJECT_ROOT, Settings
+from flows import reconcile
 
 WORK_POOL = "agentloop"
 START_SECONDS = 120
@@ -62,6 +63,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_UI_API_URL": f"{address(settings)}/api",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "agentloop",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        # in memory, a restart of the server would lose them, and end the runs that hold a slot
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_LOCAL_STORAGE_PATH": str(settings.paths.data / "prefect" / "results"),
     }
 
@@ -74,12 +77,13 @@ def is_up(settings: Settings) -> bool:
 
 def up(settings: Settings) -> list[str]:
     """Start what is not running, deploy prefect.yaml, and return one line a thing for a person."""
-    lines = [up_server(settings)]
+    lines = [up_server(settings), *reconcile.run(settings)]
     worker = _recorded(settings, "worker")
     if worker is not None and worker.process() is not None:
         lines.append("Prefect worker is already up")
     else:
         _prefect(settings, "work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
+        _prefect(settings, "work-pool", "update", WORK_POOL, "--concurrency-limit", "1")
         _start(settings, "worker", ["worker", "start", "--pool", WORK_POOL, "--name", f"agentloop-{os.getpid()}"])
         lines.append(f"Prefect worker started in the pool {WORK_POOL}")
     _prefect(settings, "--no-prompt", "deploy", "--all", "--prefect-file", str(PROJECT_ROOT / "prefect.yaml"))

@@ -20,7 +20,7 @@ from agentloop.campaign import judgement, learning, reporting, rollouts
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
 from agentloop.campaign.suites import Suite
-from agentloop.errors import AgentloopError, ServerError
+from agentloop.errors import AgentloopError, ServerError, TrainerError
 from agentloop.evaluation.looks import Look
 from agentloop.training.run import TrainingRun
 from flows import artifacts
@@ -53,17 +53,19 @@ def _adapter_on_disk(_: Any, parameters: dict[str, Any]) -> str | None:
     return f"{parameters['campaign'].name}-{run.adapter.id}" if run.output.exists() else None
 
 
-def _server_failed(_: Any, __: Any, state: Any) -> bool:
-    return isinstance(state.result(raise_on_failure=False), ServerError)
+def _infrastructure_failed(_: Any, __: Any, state: Any) -> bool:
+    """Another attempt may succeed where a process died or hung. Prefect logs every attempt."""
+    return isinstance(state.result(raise_on_failure=False), (ServerError, TrainerError))
+
+
+attempts = {"retries": 2, "retry_delay_seconds": 2, "retry_condition_fn": _infrastructure_failed}
 
 
 @cached_step(
     name="episodes",
     task_run_name="{label}",
     cache_key_fn=_shard_on_disk,
-    retries=2,
-    retry_delay_seconds=2,
-    retry_condition_fn=_server_failed,
+    **attempts,
 )
 def run_episodes(
     label: str,
@@ -120,7 +122,9 @@ def select(campaign: Campaign, iteration: int, recipe: str | None = None, size: 
     return learning.choose(campaign, iteration, recipe=recipe, size=size)
 
 
-@cached_step(name="train", task_run_name="iteration {iteration}: train {role}", cache_key_fn=_adapter_on_disk)
+@cached_step(
+    name="train", task_run_name="iteration {iteration}: train {role}", cache_key_fn=_adapter_on_disk, **attempts
+)
 def train(campaign: Campaign, iteration: int, run: TrainingRun, role: str = "challenger") -> dict[str, Any]:
     if run.output.exists():
         return learning.train(campaign, run, iteration=iteration, role=role)

@@ -18,12 +18,13 @@ from agentloop.campaign.suites import Suite
 from agentloop.environments import Environment
 from agentloop.errors import AgentloopError
 from agentloop.evaluation.looks import Look
+from agentloop.files import sweep
 from agentloop.naming import content_id
 from agentloop.records import Policy, Sampling, Task
 from agentloop.settings import Settings
 from agentloop.store import campaigns, champions, gpu_phases
 from agentloop.store.database import Database
-from agentloop.store.ledger import Ledger
+from agentloop.store.ledger import INTERRUPTED, Ledger
 from agentloop.worlds.pool import Worlds
 
 
@@ -153,11 +154,18 @@ class Campaign:
             )
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Own the data root while the campaign runs. Raises StoreError where another run does."""
-        with owned(self.settings.paths.data):
+    def at_work(self, flow_run: str | None = None) -> Iterator[None]:
+        """Own the data root while the campaign runs; where another run does, wait for its end first.
+
+        Steps that a killed run had begun are noted as interrupted, and what it left half-written is removed: nobody works
+        on them, since the data root was free.
+        `flow_run`: Prefect's id of this run, for those who wait.
+        """
+        with owned(self.settings.paths.data, campaign=self.name, flow_run=flow_run):
             with self.database() as database:
                 campaigns.register(database, self.settings)
+                Ledger(database).interrupt()
+            sweep(self.settings.paths.data, skip=self.settings.paths.cache)
             with self.worlds:
                 yield
 
@@ -176,10 +184,19 @@ class Campaign:
             ledger.start(key, **about)
         try:
             result = work()
-        except AgentloopError as error:
+        except BaseException as error:  # an interrupt or a cancellation ends the step as well
             with self.database() as database:
-                Ledger(database).fail(key, **about, error=str(error))
+                Ledger(database).fail(key, **about, error=_told(error))
             raise
         with self.database() as database:
             Ledger(database).record(key, **about, result=result)
         return result
+
+
+def _told(error: BaseException) -> str:
+    """One line for the ledger; what is no fault of the user's is named by its kind as well."""
+    if isinstance(error, AgentloopError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

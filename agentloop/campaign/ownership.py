@@ -1,26 +1,136 @@
-"""One run at a time owns a data root."""
+"""One run at a time owns a data root; the next one waits for its turn.
+
+The lock is the system's (flock): it is free as soon as the process that held it has ended, however it ended. The file says
+who holds it, and where its scratch is: vLLM and the compilers leave files in the temporary folder, so a run and its children
+get one of their own, which the next run removes where this one is killed.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from agentloop.errors import StoreError
 
+LOCK_FILE = "run.lock"
+POLL_SECONDS = 0.5
+_SCRATCH = "agentloop-"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who owns a data root."""
+
+    pid: int
+    started: str
+    """When it took the data root, in UTC (ISO 8601)."""
+    campaign: str | None = None
+    flow_run: str | None = None
+    """Prefect's id of the run, where it is one."""
+    scratch: str | None = None
+    """Its temporary folder."""
+
+    def __str__(self) -> str:
+        named = f"campaign {self.campaign}" if self.campaign else "a command"
+        return f"{named} (process {self.pid}, since {self.started:.19} UTC)"
+
 
 @contextmanager
-def owned(data: Path) -> Iterator[None]:
-    """Own the data root meanwhile. Raises StoreError, with the other's process id, where a run owns it."""
-    with open(data / "run.lock", "a+") as lock:
+def owned(
+    data: Path,
+    *,
+    campaign: str | None = None,
+    flow_run: str | None = None,
+    wait: bool = True,
+    tell: Callable[[str], None] | None = None,
+) -> Iterator[None]:
+    """Own the data root meanwhile.
+
+    Where another run owns it, `tell` (by default print, which flows log) gets one line about that run, and this one goes on
+    when the other has ended; without `wait`, StoreError is raised.
+    """
+    # "a+" creates the file and truncates nothing: it may tell of somebody else
+    with open(data / LOCK_FILE, "a+b") as lock:
+        if not _taken(lock.fileno()):
+            if not wait:
+                raise StoreError(f"{data}: owned by another run, {_named(data)}; wait for its end")
+            (tell or _print)(f"waiting for {_named(data)}, which owns {data}; this run goes on when that one has ended")
+            while not _taken(lock.fileno()):
+                time.sleep(POLL_SECONDS)
+        _remove_scratch(_read(data))  # of an owner that was killed
+        # not in the data root: the path of a socket must be short
+        scratch = tempfile.mkdtemp(prefix=_SCRATCH)
+        started = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds")
+        present = Owner(os.getpid(), started, campaign, flow_run, scratch)
+        _write(lock.fileno(), json.dumps(asdict(present)) + "\n")
+        outside = tempfile.gettempdir()
+        os.environ["TMPDIR"] = scratch  # for children
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise StoreError(f"{data}: owned by another run (process {lock.read().strip()})") from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+            yield
+        finally:
+            os.environ["TMPDIR"] = outside
+            _remove_scratch(present)
+            _write(lock.fileno(), "")
+
+
+def owner(data: Path) -> Owner | None:
+    """The run that owns the data root now, None where it is free."""
+    try:
+        lock = os.open(data / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return _read(data)
+    finally:
+        os.close(lock)
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # looked up now: Prefect puts its own in place of it while a flow runs
+
+
+def _remove_scratch(owner: Owner) -> None:
+    if owner.scratch and Path(owner.scratch).name.startswith(_SCRATCH):
+        shutil.rmtree(owner.scratch, ignore_errors=True)
+
+
+def _taken(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _write(lock: int, text: str) -> None:
+    os.ftruncate(lock, 0)
+    os.write(lock, text.encode())
+
+
+def _read(data: Path) -> Owner:
+    try:
+        return Owner(**json.loads((data / LOCK_FILE).read_text()))
+    except (OSError, ValueError, TypeError):  # it has just been taken, or let go
+        return Owner(0, "now")
+
+
+def _named(data: Path) -> str:
+    """Who holds the lock; it may have been taken this moment, before its owner has written down who it is."""
+    for _ in range(20):
+        found = _read(data)
+        if found.pid:
+            return str(found)
+        time.sleep(POLL_SECONDS / 20)
+    return "another process"

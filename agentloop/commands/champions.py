@@ -53,7 +53,7 @@ def rollback(
     from agentloop.campaign import pointer
     from agentloop.campaign.ownership import owned
 
-    with owned(settings.paths.data), writing(settings) as database:
+    with owned(settings.paths.data, wait=False), writing(settings) as database:
         before, after = pointer.roll_back(database, settings.campaign, named[0] if named else None, reason=reason)
     console.print(
         f"Champion of campaign {settings.campaign}: [bold]{after or 'the base model'}[/bold] "

@@ -14,11 +14,13 @@ from agentloop.errors import StoreError
 
 def status(overrides: Overrides = None) -> None:
     """Campaigns, their champions, and the step that is running."""
+    from agentloop.campaign import ownership
     from agentloop.report import summary
 
     settings = load(None, overrides)
+    owner = ownership.owner(settings.paths.data)
     with reading(settings) as database:
-        console.print(summary.status_table(summary.status(database)))
+        console.print(summary.status_table(summary.status(database, owner and owner.campaign)))
 
 
 def sql(

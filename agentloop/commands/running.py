@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from agentloop import settings as configuration
 from agentloop.commands import DryRun, Overrides, Profile, console, load, reading
+from agentloop.errors import ServerError
 from agentloop.settings import Settings
 
 
@@ -37,8 +40,9 @@ def run(profile: Profile = None, overrides: Overrides = None, dry_run: DryRun = 
         return
     from flows import foreground
 
-    foreground.self_improve(settings, profile, overrides)
-    _summary(settings)
+    with _interruptible():
+        foreground.self_improve(settings, profile, overrides)
+        _summary(settings)
 
 
 def evaluate(
@@ -56,7 +60,8 @@ def evaluate(
         return
     from flows import foreground
 
-    measured = foreground.evaluate(settings, profile, overrides, unseen=unseen)
+    with _interruptible():
+        measured = foreground.evaluate(settings, profile, overrides, unseen=unseen)
     if "base" in measured:
         _print_success("base model", measured["base"])
     _print_success(measured["champion"] or "base model", measured["success"])
@@ -76,6 +81,28 @@ def down(overrides: Overrides = None) -> None:
 
     for line in services.down(load(None, overrides)):
         console.print(line)
+
+
+def reconcile(overrides: Overrides = None) -> None:
+    """End the runs in Prefect whose process is gone: they can be retried then and hold up no other run."""
+    from flows import reconcile, services
+
+    settings = load(None, overrides)
+    if not services.is_up(settings):
+        raise ServerError("the Prefect server is not up; agentloop up starts it, and reconciles")
+    for line in reconcile.run(settings) or ["nothing to do"]:
+        console.print(line)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the command with one line, the last one on the screen."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
 
 
 def _print_success(policy: str, success: dict[str, float]) -> None:

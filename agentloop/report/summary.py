@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rich.box import SIMPLE_HEAD
@@ -14,6 +14,7 @@ from agentloop.report import query
 from agentloop.report.comparison import Comparison, points, probability
 from agentloop.store import champions
 from agentloop.store.database import Database
+from agentloop.store.ledger import INTERRUPTED
 
 DECISIONS = {"promote": "promoted", "keep": "kept", "needs_more_data": "more data", None: "–"}
 """The verdict as a person reads it: what happened to the challenger, or rather to the champion."""
@@ -160,12 +161,15 @@ class CampaignStatus:
     last: Step | None
     """The step that ended last."""
     running: Step | None
-    """The step that was begun and has not ended; that of a killed run stays here until it is run again."""
+    """The step that is being worked on."""
 
 
-def status(database: Database) -> list[CampaignStatus]:
-    """Every campaign, the newest first."""
-    return [_status(database, found) for found in query.rows(database, "campaigns")]
+def status(database: Database, at_work: str | None) -> list[CampaignStatus]:
+    """Every campaign, the newest first.
+
+    `at_work`: the campaign that owns the data root. What another campaign has begun and not ended was interrupted.
+    """
+    return [_status(database, found, at_work) for found in query.rows(database, "campaigns")]
 
 
 def status_table(statuses: Sequence[CampaignStatus]) -> Table:
@@ -174,17 +178,19 @@ def status_table(statuses: Sequence[CampaignStatus]) -> Table:
     for header in ("Campaign", "Iterations", "Champion", "Last step", "Running step"):
         shown.add_column(header, no_wrap=header == "Champion", overflow="fold")
     for each in statuses:
-        last = f"{each.last}: {each.last.error or each.last.status}" if each.last else "–"
+        last = f"{each.last}: {_outcome(each.last)}" if each.last else "–"
         running = f"{each.running} since {each.running.started:%H:%M:%S} UTC" if each.running else "–"
         shown.add_row(each.name, f"{each.done} of {each.planned}", each.champion or "base model", last, running)
     return shown
 
 
-def _status(database: Database, found: dict) -> CampaignStatus:
+def _status(database: Database, found: dict, at_work: str | None) -> CampaignStatus:
     steps = [
         Step(**{name: step[name] for name in Step.__dataclass_fields__})
         for step in query.rows(database, "steps", campaign=found["name"])
     ]
+    if found["name"] != at_work:
+        steps = [step if step.status != "started" else _interrupted(step) for step in steps]
     ended = [step for step in steps if step.status != "started"]
     running = [step for step in steps if step.status == "started"]
     return CampaignStatus(
@@ -192,9 +198,20 @@ def _status(database: Database, found: dict) -> CampaignStatus:
         found["done"],
         found["planned"],
         champions.champion(database, found["name"]),
-        max(ended, key=lambda step: step.finished, default=None),
+        max(reversed(ended), key=lambda step: step.finished, default=None),
         running[-1] if running else None,
     )
+
+
+def _interrupted(step: Step) -> Step:
+    # nobody saw it end; it was begun last, so nothing ended after it
+    return replace(step, status="failed", finished=step.started, error=INTERRUPTED)
+
+
+def _outcome(step: Step) -> str:
+    if step.error == INTERRUPTED:
+        return step.error
+    return f"failed: {step.error}" if step.error else step.status
 
 
 def _interval(value: dict[str, float] | None) -> Interval | None:

@@ -24,6 +24,7 @@ FREE = (
     "collect.max_failed",
     "training.checkpoint_steps",
     "training.memory_budget",
+    "training.stall_seconds",
     "gate.control",
 )
 """Settings and sections that may change while a campaign lasts: where things lie, how fast and how long it goes."""

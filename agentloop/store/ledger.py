@@ -11,6 +11,9 @@ from typing import Any
 from agentloop.naming import canonical_json
 from agentloop.store.database import Database, now
 
+INTERRUPTED = "interrupted"
+"""The error of a step whose process ended before the step did."""
+
 
 class Ledger:
     """Steps by key."""
@@ -63,4 +66,11 @@ class Ledger:
             WHERE steps.status <> 'done'
             """,
             {"key": key, "campaign": campaign, "iteration": iteration, "name": name, "error": error, "now": now()},
+        )
+
+    def interrupt(self) -> None:
+        """Note as failed what was begun and has not ended. Only for the owner of the data root: nobody else is at work."""
+        self.database.execute(
+            "UPDATE steps SET status = 'failed', error = ?, finished = ? WHERE status = 'started'",
+            [INTERRUPTED, now()],
         )

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from agentloop.child import ChildProcess
-from agentloop.errors import ModelError
+from agentloop.errors import ModelError, TrainerError
 from agentloop.settings import Settings
 from agentloop.training.run import TrainingRun
+
+_POLL_SECONDS = 1.0
+_KILLED = 128 + signal.SIGKILL
 
 
 def launch(
@@ -19,8 +27,9 @@ def launch(
 ) -> None:
     """Train in a child process; `on_step` is given the metrics of every optimizer step.
 
-    Raises ModelError with the trainer's own line where it refused its input or died. A second call continues from the
-    newest checkpoint.
+    Raises ModelError with the trainer's own line where it refused its input, and TrainerError where it died, or gave no
+    sign of life for training.stall_seconds; nothing of it is left running. A second call continues from the newest
+    checkpoint.
     """
     file = run.checkpoints / f"{run.adapter.id}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -35,11 +44,46 @@ def launch(
     command = [sys.executable, *worker]
     told = log.stat().st_size if log.exists() else 0
     with ChildProcess(command, environment=settings.child_environment(), log=log, read_stdout=True) as child:
-        for line in child.stdout:
+        for line in _lines(child, training.stall_seconds):
             on_step(json.loads(line))
-        code = child.wait()
-    if code != 0:
-        raise ModelError(f"{refusal(log, told) or f'the trainer ended with exit code {code}'} (log: {log})")
+        try:
+            code = child.wait(training.stall_seconds)
+        except subprocess.TimeoutExpired:
+            raise _stalled(child, training.stall_seconds) from None
+    if code == 0:
+        return
+    if line := refusal(log, told):
+        raise ModelError(f"{line} (log: {log})")
+    how = "was killed, most often for want of memory" if code == _KILLED else f"ended with exit code {code}"
+    raise TrainerError(f"the trainer {how} (log: {log})")
+
+
+def _lines(child: ChildProcess, stall_seconds: float) -> Iterator[bytes]:
+    """Whole lines of the child's standard output, until it is closed. Raises TrainerError where nothing happens for so long."""
+    output = child.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, select.POLLIN)
+    begun, logged, deadline = b"", -1, time.monotonic() + stall_seconds
+    while True:
+        if poll.poll(1000 * _POLL_SECONDS):
+            read = os.read(output, 1 << 16)
+            if not read:
+                return  # a line that was cut off belongs to a trainer that was killed
+            *lines, begun = (begun + read).split(b"\n")
+            yield from lines
+        elif (size := child.log.stat().st_size) != logged:
+            logged = size
+        elif time.monotonic() > deadline:
+            raise _stalled(child, stall_seconds)
+        else:
+            continue
+        deadline = time.monotonic() + stall_seconds
+
+
+def _stalled(child: ChildProcess, seconds: float) -> TrainerError:
+    return TrainerError(
+        f"training.stall_seconds: the trainer gave no sign of life for {seconds:g} s and was ended (log: {child.log})"
+    )
 
 
 def refusal(log: Path, start: int) -> str | None:

@@ -12,9 +12,10 @@ from agentloop.records import Adapter
 from agentloop.settings import Paths, Training
 from agentloop.training import CODE_VERSION
 
-NOT_LEARNT = ("checkpoint_steps", "continue_adapter", "devices", "memory_budget")
+NOT_LEARNT = ("checkpoint_steps", "continue_adapter", "devices", "memory_budget", "stall_seconds")
 """Settings that do not change what is learnt from a batch, and so are no part of an adapter's name: how often it is saved, how
-many devices share the work, what is computed again for want of memory. What it continues, the adapter's parent says."""
+many devices share the work, what is computed again for want of memory, how long a hung trainer is waited for. What it
+continues, the adapter's parent says."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Mistakes that people make: one line that names the setting or the file, a non-zero exit, no traceback, nothing lost."""
 
-import fcntl
 import os
 import socket
 import subprocess
@@ -48,16 +47,6 @@ def test_a_vllm_port_in_use(home):
         port = other.getsockname()[1]
         output = home.improve("seed=5", "campaign=port", f"serving.port={port}", code=2)
     assert told(output).startswith(f"error: serving.port: {port} ")
-
-
-def test_a_data_root_owned_by_another_run(home):
-    with open(home.root / "run.lock", "a+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        output = home.improve(code=2)
-    assert f"owned by another run (process {os.getpid()})" in told(output)
 
 
 def test_a_campaign_with_other_settings(home):

@@ -104,23 +104,27 @@ def test_an_iteration_that_has_only_begun_has_a_row(fresh):
 
 
 def test_status_tells_what_a_campaign_is_doing(fresh):
-    (status,) = summary.status(fresh)
+    (status,) = summary.status(fresh, CAMPAIGN)
     assert (status.name, status.done, status.planned, status.champion) == (CAMPAIGN, 0, 3, None)
     assert status.last is None and status.running is None
     ledger, about = Ledger(fresh), {"campaign": CAMPAIGN, "iteration": 1}
     ledger.start("step_1", name="select", **about)
-    (status,) = summary.status(fresh)
+    (status,) = summary.status(fresh, CAMPAIGN)
     assert str(status.running) == "select of iteration 1" and status.last is None
+    for at_work in (None, "other"):  # its process is gone
+        (status,) = summary.status(fresh, at_work)
+        assert status.running is None and str(status.last) == "select of iteration 1"
+        assert "select of iteration 1: interrupted" in text_of(summary.status_table([status]))
     ledger.record("step_1", name="select", result={}, **about)
     ledger.start("step_2", name="train", **about)
     ledger.fail("step_2", name="train", error="the disk is full", **about)
-    (status,) = summary.status(fresh)
+    (status,) = summary.status(fresh, CAMPAIGN)
     assert str(status.last) == "train of iteration 1" and status.running is None
     assert "the disk is full" in text_of(summary.status_table([status]))
 
 
 def test_status_of_a_finished_campaign(database):
-    (status,) = summary.status(database)
+    (status,) = summary.status(database, None)
     assert (status.done, status.planned) == (3, 3)
     assert status.champion == champions.champion(database, CAMPAIGN) is not None
     assert status.champion in text_of(summary.status_table([status]))

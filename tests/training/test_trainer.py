@@ -15,7 +15,7 @@ from agentloop import settings as configuration
 from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.engine.lora import LoraBuffer
 from agentloop.engine.model import Gemma
-from agentloop.errors import ModelError
+from agentloop.errors import ModelError, TrainerError
 from agentloop.settings import Training
 from agentloop.training import checkpoint, reference, rows, worker
 from agentloop.training.launch import launch, read_metrics, refusal
@@ -95,12 +95,11 @@ def test_killed_run_continues_exactly(settings, base):
 
     def kill_trainer_at_step_4(metrics):
         if metrics["step"] == 4 and not killed:
-            children = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and trains(pid, again)]
-            killed.extend(children)
-            for pid in children:
+            killed.extend(trainers(again))
+            for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
-    with pytest.raises(ModelError, match="exit code"):
+    with pytest.raises(TrainerError, match="was killed"):
         launch(again, settings, on_step=kill_trainer_at_step_4)
     assert killed and not again.output.exists() and again.checkpoint.exists()
 
@@ -152,6 +151,29 @@ def test_the_memory_budget_reaches_every_step(settings, base, monkeypatch):
     file.write_text(json.dumps(run.to_json()))
     assert worker.main(str(file), "100", "4.15") == 0
     assert seen == [4.15] * len(read_metrics(run))
+
+
+def test_a_hung_trainer_is_ended_and_continues(settings, base):
+    patient = with_training(settings, stall_seconds=20)  # longer than it takes to load
+    run = plan(patient, base)
+    stopped = []
+
+    def stop_trainer_at_step_3(metrics):
+        if metrics["step"] == 3:
+            stopped.extend(trainers(run))
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+
+    with pytest.raises(TrainerError, match="training.stall_seconds") as error:
+        launch(run, patient, on_step=stop_trainer_at_step_3)
+    assert "\n" not in str(error.value)
+    assert stopped and not trainers(run) and run.checkpoint.exists()
+    launch(run, patient)
+    assert run.output.exists()
+
+
+def trainers(run):
+    return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and trains(pid, run)]
 
 
 def trains(pid, run):
@@ -219,7 +241,13 @@ def test_name_follows_from_what_determines_the_weights(settings, base):
     run = plan(settings, base)
     assert plan(settings, base).adapter.id == run.adapter.id
     assert plan(settings, base, seed=1).adapter.id != run.adapter.id
-    for same in ({"checkpoint_steps": 1}, {"devices": 2}, {"memory_budget": 4.15}, {"optimizer_bits": 32}):
+    for same in (
+        {"checkpoint_steps": 1},
+        {"devices": 2},
+        {"memory_budget": 4.15},
+        {"stall_seconds": 9},
+        {"optimizer_bits": 32},
+    ):
         assert plan(with_training(settings, **same), base).adapter == run.adapter
     for other in ({"optimizer_bits": 8}, {"rank": 8}):
         assert plan(with_training(settings, **other), base).adapter.id != run.adapter.id

@@ -1,0 +1,107 @@
+"""The process behind a flow run, written down so that anybody on this machine can tell whether it still lives.
+
+A run writes a file and keeps it locked (flock) until its process ends. The system lets go of the lock however the process
+ends, so neither a process id that was given away again nor a clock that was set can deceive who looks. Where the file
+lies, and on which machine, is noted on the flow run itself, as labels: the Prefect server needs to know nothing else.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from agentloop.files import atomic
+from agentloop.settings import Settings
+
+LABEL = "agentloop."
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class Presence:
+    """One attempt at a flow run, and the process that makes it."""
+
+    host: str
+    boot: str
+    """Which start of the machine: after another one, every process is gone."""
+    pid: int
+    attempt: int
+    """The flow run's count of runs: a retry has the same id, and another process."""
+    file: str
+    """Locked for as long as the process lives."""
+
+    @classmethod
+    def of(cls, labels: Mapping[str, Any]) -> Presence | None:
+        """What the labels of a flow run say, None where it has not written down anything."""
+        try:
+            return cls(**{name: labels[LABEL + name] for name in cls.__dataclass_fields__})
+        except KeyError:
+            return None
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        return {LABEL + name: value for name, value in asdict(self).items()}
+
+    def is_gone(self) -> bool:
+        """True where the process has certainly ended. Of another machine, or a container with other paths, none has."""
+        here = self.host == socket.gethostname()
+        if self.boot != boot_id():
+            return here
+        file = Path(self.file)
+        return not _locked(file) and (here or file.exists())
+
+
+def announce(settings: Settings) -> str:
+    """Write down that this process runs the present flow run; returns the flow run's id. Call it first in a flow."""
+    from prefect.client.orchestration import get_client
+    from prefect.context import FlowRunContext
+
+    run = FlowRunContext.get().flow_run
+    # each attempt has a file of its own: the process of the one before may still be about to remove its
+    file = settings.paths.services / "runs" / f"{run.id}-{run.run_count}.json"
+    presence = Presence(socket.gethostname(), boot_id(), os.getpid(), run.run_count, str(file))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(file.parent)
+    with atomic(file) as temporary:
+        # never closed: the lock lasts until the process ends, after the run's last state has been sent
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.write(descriptor, json.dumps(asdict(presence)).encode())
+    atexit.register(file.unlink, missing_ok=True)
+    with get_client(sync_client=True) as client:
+        client.update_flow_run_labels(run.id, presence.labels)
+    return str(run.id)
+
+
+@cache
+def boot_id() -> str:
+    return _BOOT_ID.read_text().strip()
+
+
+def _locked(file: Path) -> bool:
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what killed processes have left."""
+    for file in directory.glob("*.json"):
+        if not _locked(file):
+            file.unlink(missing_ok=True)
