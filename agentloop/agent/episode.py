@@ -32,8 +32,7 @@ class Generation(Protocol):
 class World(Protocol):
     """The tools of one episode, wherever they live."""
 
-    @property
-    def tools(self) -> Sequence[ToolDescription]: ...
+    async def describe(self) -> Sequence[ToolDescription]: ...
 
     async def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Reply: ...
 
@@ -58,7 +57,8 @@ async def run_episode(
     """Run one episode. Mistakes of the model go back to it as tool results; only infrastructure failures raise."""
     started = time.perf_counter()
     transcript = _Transcript(prompt.decode)
-    transcript.show("user", prompt.opening(task.question, world.tools), text=task.question)
+    tools = await world.describe() if prompt.describes_tools else ()
+    transcript.show("user", prompt.opening(task.question, tools), text=task.question)
     session = session_of(policy, task, sample, seed)
     answer: str | None = None
     status: Status = "turn_limit"

@@ -25,7 +25,7 @@ class PromptFormat:
     def __init__(self, tokenizer: Any, describe_tools: bool) -> None:
         """Raises ModelError if `tokenizer` (a transformers tokenizer) lacks one of Gemma's special tokens."""
         self._tokenizer = tokenizer
-        self._describe_tools = describe_tools
+        self.describes_tools = describe_tools
         self._bos = self._special("<bos>")
         self._start = self._special("<start_of_turn>")
         self._end = self._special("<end_of_turn>")
@@ -34,11 +34,11 @@ class PromptFormat:
     @property
     def name(self) -> str:
         """Identifies the prompt's text; part of every policy's name."""
-        return f"gemma-turns-{VERSION}-{'described' if self._describe_tools else 'bare'}"
+        return f"gemma-turns-{VERSION}-{'described' if self.describes_tools else 'bare'}"
 
     def opening(self, question: str, tools: Sequence[ToolDescription]) -> list[int]:
         """The first user turn and the start of the model's."""
-        text = f"{_instructions(tools)}\n\n{question}" if self._describe_tools else question
+        text = f"{_instructions(tools)}\n\n{question}" if self.describes_tools else question
         return [self._bos, *self._user_turn(text)]
 
     def tool_result(self, text: str, omitted: int = 0) -> list[int]:

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from agentloop.literals import read_expression
-from agentloop.tools.arguments import bind
+from agentloop.tools.arguments import Arguments
 from agentloop.tools.tool import ToolError
 
 MAX_CHARACTERS = 200
@@ -36,10 +36,11 @@ class Calculator:
         [inspect.Parameter("expression", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str)],
         return_annotation=str,
     )
+    _arguments = Arguments(signature)
 
     def call(self, /, *args: Any, **kwargs: Any) -> str:
         """The value as a decimal: exact where its digits end, else to `SIGNIFICANT_DIGITS`. Raises ToolError."""
-        expression = bind(self.signature, args, kwargs)["expression"]
+        expression = self._arguments.bind(args, kwargs).arguments["expression"]
         if len(expression) > MAX_CHARACTERS:
             raise ToolError(f"the expression is longer than {MAX_CHARACTERS} characters")
         try:

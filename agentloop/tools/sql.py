@@ -17,7 +17,7 @@ from typing import Any
 
 import duckdb
 
-from agentloop.tools.arguments import bind
+from agentloop.tools.arguments import Arguments
 from agentloop.tools.tool import ToolError
 
 MAX_CHARACTERS = 2000
@@ -93,6 +93,7 @@ class ReadOnlySQL:
     signature = inspect.Signature(
         [inspect.Parameter("sql", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str)], return_annotation=str
     )
+    _arguments = Arguments(signature)
 
     def __init__(self, script: Sequence[str], schema: str, *, rows: int = 20, seconds: float = 2.0) -> None:
         """`script`: trusted statements that fill the empty database. `schema`: its tables, for the model to read.
@@ -104,7 +105,7 @@ class ReadOnlySQL:
 
     def call(self, /, *args: Any, **kwargs: Any) -> str:
         """A single value alone, else the column names and rows, one a line. Raises ToolError."""
-        sql = bind(self.signature, args, kwargs)["sql"]
+        sql = self._arguments.bind(args, kwargs).arguments["sql"]
         if len(sql) > MAX_CHARACTERS:
             raise ToolError(f"the query is longer than {MAX_CHARACTERS} characters")
         cursor = self._open().cursor()

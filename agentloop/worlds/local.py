@@ -15,8 +15,8 @@ class LocalWorld:
     def __init__(self, tools: Mapping[str, Tool]) -> None:
         self._toolbox = Toolbox(tools)
 
-    @property
-    def tools(self) -> Sequence[ToolDescription]:
+    async def describe(self) -> list[ToolDescription]:
+        """The tools, for the prompt."""
         return self._toolbox.descriptions
 
     async def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Reply:

@@ -35,7 +35,7 @@ _EPISODES = 256
 
 
 class Worlds:
-    """Processes for episodes' tools; the host is started with the first one. Close it, or leave its `with` block.
+    """Processes for episodes' tools; their host is started with the first one. Close it, or leave its `with` block.
 
     May be used from several event loops, one after the other.
     """
@@ -70,23 +70,29 @@ class Worlds:
 
     @asynccontextmanager
     async def open(self, task: Task, *, session: str) -> AsyncIterator[World]:
-        """The world of one episode, with fresh tools for the task. Raises WorldError where it cannot be made.
+        """The world of one episode, made with fresh tools for the task as soon as something is asked of it.
 
         `session` names the episode: repeated, its tools draw the same random numbers.
         """
-        if not self._host_lives():
-            self._idle.clear()
-        process = self._idle.pop() if self._idle else self._fork()
-        world = World(self, process, seconds=self._settings.collect.tool_seconds)
+        world = World(self, task, session, seconds=self._settings.collect.tool_seconds)
         try:
-            await world.prepare(task, session)
             yield world
         finally:
-            process.episodes += 1
-            if world.at_rest and process.episodes < _EPISODES:
-                self._idle.append(process)
-            else:
-                self.kill(process)
+            world.close()
+
+    def take(self) -> _Process:
+        """A process for one episode. Raises WorldError, SettingError."""
+        if not self._host_lives():
+            self._idle.clear()
+        return self._idle.pop() if self._idle else self._fork()
+
+    def give_back(self, process: _Process, *, at_rest: bool) -> None:
+        """After an episode: use the process for another one, or end it where it may be in the middle of something."""
+        process.episodes += 1
+        if at_rest and process.episodes < _EPISODES:
+            self._idle.append(process)
+        else:
+            self.kill(process)
 
     def kill(self, process: _Process) -> str:
         """End a world's process, where it has not ended by itself. Returns how it ended."""
@@ -179,51 +185,81 @@ class _Process:
 
 
 class World:
-    """The tools of one episode, in a process of their own. Calls are serial."""
+    """The tools of one episode, in a process of their own. Calls are serial.
 
-    def __init__(self, worlds: Worlds, process: _Process, *, seconds: float) -> None:
-        self._worlds, self._process, self._seconds = worlds, process, seconds
-        self.tools: tuple[ToolDescription, ...] = ()
-        self.at_rest = True
+    Every call raises WorldError for tools that failed, hung or ended their process; the attempt at the episode is then over.
+    """
+
+    def __init__(self, worlds: Worlds, task: Task, session: str, *, seconds: float) -> None:
+        self._worlds, self._task, self._session, self._seconds = worlds, task, session, seconds
+        self._process: _Process | None = None
+        self._at_rest = True
         """False while a call is under way, and for ever after one that did not come back."""
+        self._received = bytearray()
+        self._answer: asyncio.Future[bytes] | None = None
 
-    async def prepare(self, task: Task, session: str) -> None:
-        answer = await self._ask({"do": "open", "task": asdict(task), "session": session}, "the environment's tools")
-        self.tools = tuple(ToolDescription(**tool) for tool in answer["tools"])
+    async def describe(self) -> list[ToolDescription]:
+        """The tools, for the prompt."""
+        answer = await self._ask({"do": "describe"}, "the environment's tools")
+        return [ToolDescription(**tool) for tool in answer["tools"]]
 
     async def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Reply:
-        """The tool's answer. Raises WorldError for a tool that failed, hung or ended its process; the attempt is over then."""
+        """The tool's answer."""
         request = {"do": "call", "tool": name, "args": list(args), "kwargs": dict(kwargs)}
         return Reply(**await self._ask(request, f"tool {name}"))
 
-    async def _ask(self, request: Mapping[str, Any], who: str) -> dict[str, Any]:
-        connection, loop = self._process.connection, asyncio.get_running_loop()
-        self.at_rest = False
+    def close(self) -> None:
+        """Let go of the process."""
+        if self._process is not None:
+            self._worlds.give_back(self._let_go(), at_rest=self._at_rest)
+
+    def _let_go(self) -> _Process:
+        process, self._process = self._process, None
+        self._loop.remove_reader(process.connection)
+        return process
+
+    async def _ask(self, request: dict[str, Any], who: str) -> dict[str, Any]:
+        if self._process is None:
+            self._loop = asyncio.get_running_loop()
+            self._process = self._worlds.take()
+            self._loop.add_reader(self._process.connection, self._read)
+            # with the first request, so that an episode costs no message more than it has calls
+            request = request | {"open": {"task": asdict(self._task), "session": self._session}}
+        self._at_rest = False
+        self._answer = self._loop.create_future()
         try:
             async with asyncio.timeout(self._seconds):
-                await loop.sock_sendall(connection, json.dumps(request).encode() + b"\n")
-                line = await self._line(loop, connection)
+                await self._loop.sock_sendall(self._process.connection, json.dumps(request).encode() + b"\n")
+                line = await self._answer
         except TimeoutError:
             raise WorldError(f"{who}: no answer within collect.tool_seconds = {self._seconds:g}") from None
         except OSError:
             line = b""
         if not line:
-            ended = self._worlds.kill(self._process)
+            ended = self._worlds.kill(self._let_go())
             raise WorldError(f"{who}: its process ended{ended}")
         answer = json.loads(line)
-        self.at_rest = "fault" not in answer
+        self._at_rest = "fault" not in answer
         if "fault" in answer:
             raise WorldError(answer["fault"])
         return answer
 
-    async def _line(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> bytes:
-        received = bytearray()
-        while not received.endswith(b"\n"):
-            part = await loop.sock_recv(connection, _RECEIVE_BYTES)
-            received += part
-            if not part or len(received) > _MAX_ANSWER_BYTES:
-                return b""
-        return bytes(received)
+    def _read(self) -> None:
+        """Take what has arrived; a whole line, or none where the process has ended, is the answer that is waited for."""
+        try:
+            part = self._process.connection.recv(_RECEIVE_BYTES)
+        except OSError:
+            part = b""
+        self._received += part
+        whole = self._received.endswith(b"\n")
+        if part and not whole and len(self._received) <= _MAX_ANSWER_BYTES:
+            return
+        line = bytes(self._received) if whole else b""
+        self._received.clear()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(line)
+        elif not line:
+            self._loop.remove_reader(self._process.connection)
 
 
 def _ending(code: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,9 +44,10 @@ class Toolbox:
 
     def __init__(self, tools: Mapping[str, Tool]) -> None:
         self._tools = dict(tools)
-        self.descriptions: Sequence[ToolDescription] = [
-            ToolDescription(tool.name, str(tool.signature), tool.description) for tool in self._tools.values()
-        ]
+
+    @property
+    def descriptions(self) -> list[ToolDescription]:
+        return [ToolDescription(tool.name, str(tool.signature), tool.description) for tool in self._tools.values()]
 
     def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Reply:
         """The tool's answer. Raises ToolFault for an exception other than ToolError, whatever it is."""
@@ -55,15 +55,12 @@ class Toolbox:
         if tool is None:
             return _complaint(f"there is no tool named {name}; there are: {', '.join(sorted(self._tools))}")
         try:
-            inspect.signature(tool.call).bind(*args, **kwargs)
-            tool.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            return _complaint(str(error))
-        try:
             return _reply(str(tool.call(*args, **kwargs)))
         except ToolError as error:
             return _complaint(str(error))
         except BaseException as error:  # whatever a tool raises, SystemExit and KeyboardInterrupt included, ends here
+            if isinstance(error, TypeError) and error.__traceback__.tb_next is None:
+                return _complaint(str(error))  # raised by the call itself: arguments that the method does not take
             raise ToolFault(f"tool {name}: {one_line(error)}") from error
 
 

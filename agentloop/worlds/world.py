@@ -43,8 +43,10 @@ def live(connection: socket.socket, tools: Callable[[Task], dict[str, Tool]], *,
     toolbox = Toolbox({})
     for request in _requests(connection):
         try:
-            if request["do"] == "open":
-                toolbox, answer = _opened(request, tools)
+            if "open" in request:
+                toolbox = _opened(request["open"], tools)
+            if request["do"] == "describe":
+                answer = {"tools": [asdict(each) for each in toolbox.descriptions]}
             else:
                 answer = asdict(toolbox.call(request["tool"], request["args"], request["kwargs"]))
         except ToolFault as fault:
@@ -52,14 +54,13 @@ def live(connection: socket.socket, tools: Callable[[Task], dict[str, Tool]], *,
         connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
-def _opened(request: dict[str, Any], tools: Callable[[Task], dict[str, Tool]]) -> tuple[Toolbox, dict[str, Any]]:
+def _opened(episode: dict[str, Any], tools: Callable[[Task], dict[str, Tool]]) -> Toolbox:
     """Fresh tools for an episode. Python's random numbers are the episode's own: repeated, it draws the same."""
-    random.seed(request["session"])
+    random.seed(episode["session"])
     try:
-        toolbox = Toolbox(tools(Task(**request["task"])))
+        return Toolbox(tools(Task(**episode["task"])))
     except BaseException as error:  # the environment's code is not ours
         raise ToolFault(f"the environment's tools: {one_line(error)}") from error
-    return toolbox, {"tools": [asdict(each) for each in toolbox.descriptions]}
 
 
 def _requests(connection: socket.socket) -> Any:

@@ -157,7 +157,7 @@ def test_what_is_kept_is_bounded(worlds, task):
 def test_a_world_that_cannot_be_made_is_a_failed_attempt(worlds, task):
     broken = dataclasses.replace(task, payload={"broken": True})
     with pytest.raises(WorldError, match="^the environment's tools: LookupError: no such world$"):
-        ask(worlds, broken, ("add", 1))
+        ask(worlds, broken, call("add", 1))
 
 
 def test_a_dead_host_is_replaced(worlds, task):
