@@ -42,6 +42,7 @@ OF_PREFECT = ("runner_storage",)
 RUNNING_SECONDS = 120
 """By then no run may be left Running that nobody works on."""
 CAMPAIGN_SECONDS = 1200
+LOOK_SECONDS = 1.0
 STATE = (
     "SELECT id FROM trajectories ORDER BY id",
     "SELECT id FROM datasets ORDER BY id",
@@ -265,9 +266,14 @@ class Campaign:
 
     def _kill_until(self, ended) -> bool:
         """Carry out the plan until the run has ended, or a process that does not come back by itself was killed."""
-        while not ended():
-            if time.monotonic() > self.deadline:
-                raise TimeoutError(f"not complete after {CAMPAIGN_SECONDS} s")
+        looked = 0.0
+        while True:
+            if time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+                if ended():
+                    return False
+                if looked > self.deadline:
+                    raise TimeoutError(f"not complete after {CAMPAIGN_SECONDS} s")
             if self.plan and any(name == self.plan[0].step for name, _ in self.home.noted()[self.seen :]):
                 kill = self.plan.pop(0)
                 time.sleep(kill.delay)
@@ -277,7 +283,6 @@ class Campaign:
                 if kill.target == "server" and self.plan:  # else it stays away until the end
                     self.home.run("up")
             time.sleep(0.01)
-        return False
 
     def _kill(self, kill: Kill) -> None:
         self.processes.all()
