@@ -2,8 +2,8 @@
 
 vLLM and the trainer start processes of their own and hold the GPU. The command runs under a small supervisor that holds
 the read end of a pipe. Whatever ends the parent, SIGKILL included, closes the write end, and the supervisor then kills the
-group. (PR_SET_PDEATHSIG alone would not do: it fires when the *thread* that started the child ends, and flows run their
-tasks in threads.)
+command's group. (PR_SET_PDEATHSIG alone would not do: it fires when the *thread* that started the child ends, and flows run
+their tasks in threads.)
 """
 
 from __future__ import annotations
@@ -15,17 +15,30 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
+
+from agentloop import scratch
 
 _PR_SET_PDEATHSIG = 1
 
 
 class ChildProcess:
-    """A command under supervision. Standard error goes to `log`; standard output there too unless `read_stdout`."""
+    """A command under supervision. Standard error goes to `log`; standard output there too unless `read_stdout`.
+
+    With `private_temporary` its temporary folder is one of its own, which nobody else can enter and which ends with it.
+    What it writes, there or elsewhere, only this user can read.
+    """
 
     def __init__(
-        self, command: Sequence[str], *, environment: Mapping[str, str], log: Path, read_stdout: bool = False
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        log: Path,
+        read_stdout: bool = False,
+        private_temporary: bool = False,
     ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
@@ -33,7 +46,7 @@ class ChildProcess:
         read_end, self._lifeline = os.pipe()
         with open(log, "ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "agentloop.child", str(read_end), *command],
+                [sys.executable, "-m", "agentloop.child", str(read_end), str(int(private_temporary)), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if read_stdout else output,
                 stderr=output,
@@ -45,7 +58,7 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """Of the group's leader, which is also the group's id."""
+        """Of the supervisor, whose session everything is in that the command starts."""
         return self._process.pid
 
     @property
@@ -63,15 +76,14 @@ class ChildProcess:
         """SIGTERM to the group, SIGKILL to what is left after the grace. Returns when the group is gone."""
         if self._lifeline is None:
             return
-        _signal_group(self.pid, signal.SIGTERM)
+        self._process.terminate()  # which the supervisor passes on
         try:
             self._process.wait(grace_seconds)
         except subprocess.TimeoutExpired:
             pass
-        _signal_group(self.pid, signal.SIGKILL)
-        self._process.wait()
         os.close(self._lifeline)
         self._lifeline = None
+        self._process.wait()
         if self._process.stdout:
             self._process.stdout.close()
 
@@ -94,20 +106,36 @@ def _signal_group(group: int, number: int) -> None:
         pass
 
 
-def _supervise(lifeline: int, command: Sequence[str]) -> int:
-    """Run the command in this group; kill the group when the lifeline closes, leave with the command's exit code."""
-    libc = ctypes.CDLL(None)
+def _supervise(lifeline: int, private_temporary: bool, command: Sequence[str]) -> int:
+    """Run the command in a group of its own; kill the group when the lifeline closes or the command ends, and leave with the
+    command's exit code."""
+    groups: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        # the command's own handler decides how it ends; the supervisor stays to see it end
+        for group in groups:
+            _signal_group(group, number)
+        if not groups:
+            sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    os.umask(0o077)
     os.set_inheritable(lifeline, False)
-    child = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
-    # the command's own SIGTERM handler decides how it ends; the supervisor stays to see it end
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    ended = os.pidfd_open(child.pid)
-    readable, _, _ = select.select([lifeline, ended], [], [])
-    if ended not in readable:
-        os.killpg(0, signal.SIGKILL)
-    code = child.wait()
+    libc = ctypes.CDLL(None)
+    with scratch.directory() if private_temporary else nullcontext() as temporary:
+        child = subprocess.Popen(
+            command,
+            env={**os.environ, "TMPDIR": str(temporary)} if temporary else None,
+            process_group=0,
+            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
+        )
+        groups.append(child.pid)
+        ended = os.pidfd_open(child.pid)
+        select.select([lifeline, ended], [], [])
+        _signal_group(child.pid, signal.SIGKILL)
+        code = child.wait()
     return code if code >= 0 else 128 - code
 
 
 if __name__ == "__main__":
-    sys.exit(_supervise(int(sys.argv[1]), sys.argv[2:]))
+    sys.exit(_supervise(int(sys.argv[1]), sys.argv[2] == "1", sys.argv[3:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from agentloop.settings import Settings, parse_overrides
@@ -11,8 +10,8 @@ from flows import services
 
 def _connect(settings: Settings) -> None:
     """Start the server where it is not up, and point Prefect at it before it is imported."""
-    print(services.up_server(settings))
-    os.environ.update(services.environment(settings))
+    print(*services.up_server(settings), sep="\n")
+    services.connect(settings)
 
 
 def self_improve(settings: Settings, profile: str | None, overrides: list[str] | None) -> dict[str, Any]:

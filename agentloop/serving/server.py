@@ -98,6 +98,7 @@ class ModelServer:
             [str(self._installation.python), "-m", "agentloop.serving.standby", str(self._orders)],
             environment=environment(self.settings, self._installation, api_key=self.api_key),
             log=self.log,
+            private_temporary=True,
         )
 
     def start(self) -> None:
