@@ -115,6 +115,7 @@ def is_up(settings: Settings) -> bool:
 def up(settings: Settings) -> list[str]:
     """Start what is not running, deploy prefect.yaml, and return one line a thing for a person."""
     lines = up_server(settings)
+    lines += dotenv.write(PROJECT_ROOT / ".env", address(settings), key.credentials(settings))
     if _running(settings, "worker"):
         lines.append("Prefect worker is already up")
     else:
@@ -137,9 +138,9 @@ def up(settings: Settings) -> list[str]:
 
 def up_server(settings: Settings) -> list[str]:
     """Start the Prefect server where it is not running; lines for a person."""
-    lines = dotenv.write(PROJECT_ROOT / ".env", address(settings), key.credentials(settings))
     if is_up(settings):
-        return [*lines, f"Prefect server is already up at {address(settings)}"]
+        return [f"Prefect server is already up at {address(settings)}"]
+    lines = []
     if _running(settings, "server"):
         # an older version's, or one whose key was lost; the worker has to learn the key as well
         lines += ["Prefect server is up without this project's key, and is started again", *down(settings)]

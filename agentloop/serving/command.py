@@ -115,6 +115,8 @@ def environment(settings: Settings, installation: Installation, *, api_key: str)
         **settings.child_environment(),
         "VLLM_API_KEY": api_key,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        # what its processes listen on for each other
+        "VLLM_HOST_IP": "127.0.0.1",
     }
     if settings.serving.policy == "sleep":
         # /sleep and /wake_up are among the commands for developers; vLLM asks no key for these, but its door does

@@ -37,7 +37,7 @@ def family(process):
     members = []
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
-            if "prefect" not in child.cmdline():
+            if "flows.prefect_server" not in child.cmdline():
                 members.append(child)
         except psutil.Error:
             continue
