@@ -145,9 +145,7 @@ def up_server(settings: Settings) -> list[str]:
         # an older version's, or one whose key was lost; the worker has to learn the key as well
         lines += ["Prefect server is up without this project's key, and is started again", *down(settings)]
     _refuse_taken_port(settings)
-    _start(
-        settings, "server", ["flows.prefect_server", str(settings.prefect_port)], _server_environment(settings)
-    )
+    _start(settings, "server", ["flows.prefect_server", str(settings.prefect_port)], _server_environment(settings))
     _wait(settings)
     return [*lines, f"Prefect server started at {address(settings)}"]
 

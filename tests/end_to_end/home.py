@@ -102,5 +102,5 @@ class Home:
         url = f"http://127.0.0.1:{self.port}/api"
         with httpx.Client(base_url=url, auth=(name, password), trust_env=False, timeout=30) as api:
             token = api.get("/csrf-token", params={"client": "tests"}).json()["token"]
-            api.headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "tests"}
+            api.headers.update({"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "tests"})
             yield api
