@@ -12,7 +12,7 @@ END = "# agentloop: end"
 
 
 def write(file: Path, address: str, auth_string: str) -> list[str]:
-    """Put address and key into the file, whose other lines stay. Returns what a person should know, which is seldom anything."""
+    """Put address and key into the file, whose other lines stay. Return a line for a person where that failed."""
     file = file.resolve()  # where it is a link, what it points to
     block = [BEGIN, f"PREFECT_API_URL={address}/api", f"PREFECT_API_AUTH_STRING={auth_string}", END]
     try:
