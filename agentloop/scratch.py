@@ -21,11 +21,16 @@ _LONGEST = 50
 _REMOVAL_SECONDS = 5.0
 
 
+def leaves_room(folder: Path) -> bool:
+    """True where the names of Unix sockets in the folder are not too long."""
+    return len(str(folder)) <= _LONGEST
+
+
 @contextmanager
 def directory() -> Iterator[Path]:
     """A folder of mode 0700, gone on leaving."""
     parent = Path(tempfile.gettempdir()).resolve()
-    if len(str(parent)) + len(PREFIX) + 8 > _LONGEST:
+    if not leaves_room(parent / f"{PREFIX}{'x' * 8}"):
         parent = Path("/tmp")
     _sweep(parent)
     # locked before it has the name by which others would sweep it

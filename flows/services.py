@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from agentloop import scratch
 from agentloop.errors import ServerError, SettingError
 from agentloop.files import atomic
 from agentloop.settings import PROJECT_ROOT, Settings
@@ -67,8 +68,7 @@ def environment(settings: Settings) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if not _foreign(name)},
         **settings.child_environment(),
-        "NO_PROXY": _without_proxy("NO_PROXY"),
-        "no_proxy": _without_proxy("no_proxy"),
+        **dict.fromkeys(("NO_PROXY", "no_proxy"), _without_proxy()),
         "PREFECT_API_URL": f"{address(settings)}/api",
         "PREFECT_API_AUTH_STRING": key.credentials(settings),
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
@@ -92,9 +92,10 @@ def _foreign(name: str) -> bool:
     return name.startswith("PREFECT_") or name.upper() == "ALL_PROXY"
 
 
-def _without_proxy(name: str) -> str:
-    named = [host for host in os.environ.get(name, "").split(",") if host]
-    return ",".join([*named, *(host for host in LOOPBACK if host not in named)])
+def _without_proxy() -> str:
+    """The hosts that the user reaches without a proxy, and loopback."""
+    named = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")).split(",")
+    return ",".join(dict.fromkeys(host for host in (*named, *LOOPBACK) if host))
 
 
 def _server_environment(settings: Settings) -> dict[str, str]:
@@ -105,6 +106,15 @@ def _server_environment(settings: Settings) -> dict[str, str]:
         # a path, so that the UI finds its API by whatever name and port the browser has reached it
         "PREFECT_UI_API_URL": "/api",
     }
+
+
+def _worker_environment(settings: Settings) -> dict[str, str]:
+    """In the shared temporary folder Prefect wants `runner_storage` for itself, which may be another user's."""
+    temporary = settings.paths.data / "prefect" / "tmp"
+    if not scratch.leaves_room(temporary):
+        return environment(settings)
+    temporary.mkdir(parents=True, exist_ok=True)
+    return environment(settings) | {"TMPDIR": str(temporary)}
 
 
 def is_up(settings: Settings) -> bool:
@@ -125,7 +135,7 @@ def up(settings: Settings) -> list[str]:
             settings,
             "worker",
             ["prefect", "worker", "start", "--pool", WORK_POOL, "--name", name],
-            environment(settings),
+            _worker_environment(settings),
         )
         lines.append(f"Prefect worker started in the pool {WORK_POOL}")
     _prefect(settings, "--no-prompt", "deploy", "--all", "--prefect-file", str(PROJECT_ROOT / "prefect.yaml"))

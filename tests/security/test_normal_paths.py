@@ -117,10 +117,11 @@ def test_variables_of_the_users_are_left_out(tmp_path, monkeypatch):
     for name in ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_API_BASE_PATH", "PREFECT_API_KEY", "all_proxy"):
         monkeypatch.setenv(name, "theirs")
     monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.setenv("no_proxy", "localhost")
     monkeypatch.setenv("KEPT", "theirs")
     found = services.environment(settings)
     assert [name for name, value in found.items() if value == "theirs"] == ["KEPT"]
-    assert found["NO_PROXY"] == "example.org,127.0.0.1,localhost"
+    assert found["NO_PROXY"] == found["no_proxy"] == "localhost,example.org,127.0.0.1"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"pid": 1}'])
