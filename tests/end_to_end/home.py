@@ -87,7 +87,14 @@ class Home:
 
     def settings(self, *words: str) -> configuration.Settings:
         return configuration.load(
-            [*SMALL, *words, f"paths.data={self.root}", f"paths.cache={self.root / 'cache'}"], profile="demo"
+            [
+                *SMALL,
+                *words,
+                f"paths.data={self.root}",
+                f"paths.cache={self.root / 'cache'}",
+                f"prefect_port={self.port}",
+            ],
+            profile="demo",
         )
 
     def flow_runs(self) -> list[dict]:

@@ -45,22 +45,22 @@ async (target, gets, posts, sockets, greetings) => {
       if (deployment?.id) await send("POST", `/api/deployments/${deployment.id}/create_flow_run`, {});
     }
   }
-  for (const path of sockets)
-    for (const protocols of [[], ["prefect"]])
-      for (const greeting of greetings)
-        await new Promise((resolve) => {
-          const socket = new WebSocket(target.replace("http", "ws") + path, protocols), name = `WS ${path} ${protocols}`;
-          socket.onopen = async () => {
-            notes.push(`${name}: open`);
-            for (const message of greeting) {
-              socket.send(JSON.stringify(message));
-              await pause(150);
-            }
-          };
-          socket.onmessage = (message) => read.push([name, String(message.data).slice(0, 300)]);
-          socket.onclose = socket.onerror = resolve;
-          setTimeout(() => { socket.close(); resolve(); }, 1500);
-        });
+  const talk = (path, protocols, greeting) =>
+    new Promise((resolve) => {
+      const socket = new WebSocket(target.replace("http", "ws") + path, protocols), name = `WS ${path} ${protocols}`;
+      socket.onopen = async () => {
+        notes.push(`${name}: open`);
+        for (const message of greeting) {
+          socket.send(JSON.stringify(message));
+          await pause(150);
+        }
+      };
+      socket.onmessage = (message) => read.push([name, String(message.data).slice(0, 300)]);
+      socket.onclose = socket.onerror = resolve;
+      setTimeout(() => { socket.close(); resolve(); }, 3000);
+    });
+  const talks = sockets.flatMap((path) => [[], ["prefect"]].flatMap((protocols) => greetings.map((each) => talk(path, protocols, each))));
+  await Promise.all(talks);
   await pause(1000);
   return { read, notes, origin: self.origin };
 }

@@ -18,6 +18,14 @@ from home import free_port
 
 SCRIPT = Path(__file__).with_name("hostile_page.js").read_text()
 ORIGINS = ("another port", "rebound name", "null")
+FRAME = """new Promise((resolve) => {
+  const frame = document.createElement("iframe");
+  frame.sandbox = "allow-scripts allow-forms";
+  frame.srcdoc = "<script>" + ATTACK + ".then((found) => parent.postMessage(found, '*'))</" + "script>";
+  onmessage = (message) => resolve(message.data);
+  document.documentElement.append(frame);
+})"""
+"""Runs the attack in a sandbox, whose origin is null."""
 PREFECT_READS = (
     "/api/health",
     "/api/version",
@@ -88,14 +96,17 @@ def visit(browser, elsewhere):
     """Let the hostile page run against a port, from one of ORIGINS; returns what it read and how it fared."""
 
     def run(origin, port, reads, writes, sockets, first_words):
-        name, page = {
-            "another port": ("127.0.0.1", elsewhere),
-            "rebound name": ("evil.test", f"http://evil.test:{port}/"),
-            "null": ("127.0.0.1", "data:text/html,<p>"),
-        }[origin]
-        browser.open(page, 800)
+        rebound = origin == "rebound name"
+        name = "evil.test" if rebound else "127.0.0.1"
+        browser.open(f"http://evil.test:{port}/" if rebound else elsewhere, 800)
         arguments = ", ".join(map(json.dumps, (f"http://{name}:{port}", reads, writes, sockets, first_words)))
-        return browser.run(f"({SCRIPT})({arguments})")
+        attack = f"({SCRIPT})({arguments})"
+        if origin == "null":
+            attack = FRAME.replace("ATTACK", json.dumps(attack))
+        found = browser.run(attack)
+        origins = {"another port": elsewhere.rstrip("/"), "rebound name": f"http://evil.test:{port}", "null": "null"}
+        assert found["origin"] == origins[origin]
+        return found
 
     return run
 
