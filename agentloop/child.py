@@ -73,7 +73,7 @@ class ChildProcess:
         return self._process.wait(seconds)
 
     def stop(self, *, grace_seconds: float = 10) -> None:
-        """SIGTERM to the group, SIGKILL to what is left after the grace. Returns when the group is gone."""
+        """SIGTERM to the command's group, SIGKILL to it after the grace. Returns when the command and its supervisor are gone."""
         if self._lifeline is None:
             return
         self._process.terminate()  # which the supervisor passes on
@@ -84,6 +84,7 @@ class ChildProcess:
         os.close(self._lifeline)
         self._lifeline = None
         self._process.wait()
+        _kill_session(self.pid)  # which is empty unless somebody killed the supervisor
         if self._process.stdout:
             self._process.stdout.close()
 
@@ -104,6 +105,15 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
     except ProcessLookupError:
         pass
+
+
+def _kill_session(session: int) -> None:
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdecimal() and os.getsid(int(entry)) == session:
+                os.kill(int(entry), signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
 
 
 def _supervise(lifeline: int, private_temporary: bool, command: Sequence[str]) -> int:

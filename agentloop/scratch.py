@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = f"agentloop-{os.getuid()}-"
@@ -37,7 +37,8 @@ def directory() -> Iterator[Path]:
     unnamed = Path(tempfile.mkdtemp(prefix=".agentloop-", dir=parent))
     lock = os.open(unnamed, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks, where nothing is swept either
+            fcntl.flock(lock, fcntl.LOCK_EX)
         path = parent / f"{PREFIX}{unnamed.name.removeprefix('.agentloop-')}"
         unnamed.rename(path)
         try:

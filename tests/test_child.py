@@ -42,6 +42,14 @@ def test_stop_ends_the_whole_group(tmp_path):
     assert gone(pids)
 
 
+def test_stop_ends_the_whole_family_of_a_killed_supervisor(tmp_path):
+    with ChildProcess([sys.executable, "-c", FAMILY], environment={}, log=tmp_path / "log", read_stdout=True) as child:
+        command, grandchild = (int(pid) for pid in child.stdout.readline().split())
+        os.kill(child.pid, signal.SIGKILL)
+        assert gone([command]) and alive(grandchild)
+    assert gone([grandchild])
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_child_does_not_outlive_a_killed_parent(tmp_path, number):
     parent_code = (
