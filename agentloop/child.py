@@ -73,7 +73,7 @@ class ChildProcess:
         return self._process.wait(seconds)
 
     def stop(self, *, grace_seconds: float = 10) -> None:
-        """SIGTERM to the command's group, SIGKILL to it after the grace. Returns when the command and its supervisor are gone."""
+        """SIGTERM to the command's group, SIGKILL to it after the grace. Returns when the command has ended."""
         if self._lifeline is None:
             return
         self._process.terminate()  # which the supervisor passes on
