@@ -38,23 +38,31 @@ def as_another_user(ask):
     return answer
 
 
-def opened(paths) -> dict[str, str]:
-    """What of these files and folders can be read, written or entered."""
+def opened(paths, actions=()) -> dict[str, str]:
+    """What of these files and folders can be listed, read, written or connected to, or suffers one of the other actions."""
+    ways = (os.listdir, lambda path: path.read_bytes(), lambda path: os.close(os.open(path, os.O_WRONLY)), _connect)
     got = {}
     for path in paths:
-        for name, action in (
-            ("listed", lambda path=path: os.listdir(path)),
-            ("read", lambda path=path: Path(path).read_bytes()),
-            ("written", lambda path=path: os.close(os.open(path, os.O_WRONLY))),
-            ("changed", lambda path=path: os.chmod(path, 0o777)),
-            ("connected", lambda path=path: socket.socket(socket.AF_UNIX).connect(str(path))),
-        ):
+        for number, way in enumerate((*ways, *actions)):
             try:
-                action()
-                got[str(path)] = name
+                way(path)
+                got[str(path)] = number
             except OSError:
                 pass
     return got
+
+
+def _connect(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+
+
+def _harm(path: Path) -> None:
+    path.chmod(0o777)
+
+
+def _replace(path: Path) -> None:
+    path.rename(path.with_name("taken"))
 
 
 def answers(port: int, paths, headers=None) -> dict[str, int]:
@@ -110,8 +118,8 @@ def test_files(home, vllm, dotenv, open_folder):
         *sockets,
     ]
     assert set(opened(files)) >= set(map(str, files)), "this user can open them all"
-    assert as_another_user(lambda: opened([open_folder])) == {str(open_folder): "listed"}, "the way to them is open"
-    assert as_another_user(lambda: opened(files)) == {}
+    assert as_another_user(lambda: opened([open_folder])) == {str(open_folder): 0}, "the way to them is open"
+    assert as_another_user(lambda: opened(files, (_harm, _replace))) == {}
     # closed by themselves, too, and not only by the folder above
     for path in (home.root / "services" / "key", dotenv, home.root / "prefect" / "prefect.db"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
