@@ -1,9 +1,9 @@
-"""A child process that cannot outlive its parent, in a process group that ends as a whole.
+"""A child process that cannot outlive its parent, and ends with everything that it started.
 
-vLLM and the trainer start processes of their own and hold the GPU. The command runs under a small supervisor that holds
-the read end of a pipe. Whatever ends the parent, SIGKILL included, closes the write end, and the supervisor then kills the
-group. (PR_SET_PDEATHSIG alone would not do: it fires when the *thread* that started the child ends, and flows run their
-tasks in threads.)
+vLLM, the trainer and the tools' host start processes of their own; some hold the GPU. The command runs under a small
+supervisor that holds the read end of a pipe. Whatever ends the parent, SIGKILL included, closes the write end, and the
+supervisor then kills the command and all its descendants, which it adopts where they are orphaned. (PR_SET_PDEATHSIG alone would not do: it fires when the *thread* that started the child ends, and flows run
+their tasks in threads.)
 """
 
 from __future__ import annotations
@@ -18,11 +18,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from agentloop import scratch
+
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class ChildProcess:
-    """A command under supervision. Standard error goes to `log`; standard output there too unless `read_stdout`."""
+    """A command under supervision. Standard error goes to `log`; standard output there too unless `read_stdout`.
+
+    Its temporary folder is one of its own, which nobody else can enter and which ends with it. What it writes, there or
+    elsewhere, only this user can read.
+    """
 
     def __init__(
         self,
@@ -52,7 +59,7 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """Of the group's leader, which is also the group's id."""
+        """Of the supervisor, whose session everything is in that the command starts."""
         return self._process.pid
 
     @property
@@ -67,18 +74,18 @@ class ChildProcess:
         return self._process.wait(seconds)
 
     def stop(self, *, grace_seconds: float = 10) -> None:
-        """SIGTERM to the group, SIGKILL to what is left after the grace. Returns when the group is gone."""
+        """SIGTERM to the command's group, SIGKILL to it after the grace. Returns when the command has ended."""
         if self._lifeline is None:
             return
-        _signal_group(self.pid, signal.SIGTERM)
+        self._process.terminate()  # which the supervisor passes on
         try:
             self._process.wait(grace_seconds)
         except subprocess.TimeoutExpired:
             pass
-        _signal_group(self.pid, signal.SIGKILL)
-        self._process.wait()
         os.close(self._lifeline)
         self._lifeline = None
+        self._process.wait()
+        _kill_session(self.pid)  # which is empty unless somebody killed the supervisor
         if self._process.stdout:
             self._process.stdout.close()
 
@@ -101,20 +108,75 @@ def _signal_group(group: int, number: int) -> None:
         pass
 
 
+def _kill_session(session: int) -> None:
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdecimal() and os.getsid(int(entry)) == session:
+                os.kill(int(entry), signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def _kill_descendants() -> None:
+    """Kill and collect whatever still lives below this process. It adopts orphans, so none of them is out of reach."""
+    while True:
+        for process in _children():
+            os.kill(process, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    own, found = os.getpid(), []
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdecimal() and _parent(int(entry)) == own:
+                found.append(int(entry))
+        except (OSError, ValueError):  # it has ended
+            continue
+    return found
+
+
+def _parent(process: int) -> int:
+    with open(f"/proc/{process}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[1])
+
+
 def _supervise(lifeline: int, passed: Sequence[int], command: Sequence[str]) -> int:
-    """Run the command in this group; kill the group when the lifeline closes, leave with the command's exit code."""
-    libc = ctypes.CDLL(None)
+    """Run the command in a group of its own; once the lifeline closes or the command ends, kill it and whatever it has
+    started, and leave with the command's exit code."""
+    groups: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        # the command's own handler decides how it ends; the supervisor stays to see it end
+        for group in groups:
+            _signal_group(group, number)
+        if not groups:
+            sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    os.umask(0o077)
     os.set_inheritable(lifeline, False)
-    child = subprocess.Popen(command, preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), pass_fds=passed)
-    for descriptor in passed:
-        os.close(descriptor)
-    # the command's own SIGTERM handler decides how it ends; the supervisor stays to see it end
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    ended = os.pidfd_open(child.pid)
-    readable, _, _ = select.select([lifeline, ended], [], [])
-    if ended not in readable:
-        os.killpg(0, signal.SIGKILL)
-    code = child.wait()
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    with scratch.directory() as temporary:
+        child = subprocess.Popen(
+            command,
+            env={**os.environ, "TMPDIR": str(temporary)},
+            process_group=0,
+            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
+            pass_fds=passed,
+        )
+        for descriptor in passed:
+            os.close(descriptor)
+        groups.append(child.pid)
+        ended = os.pidfd_open(child.pid)
+        select.select([lifeline, ended], [], [])
+        _signal_group(child.pid, signal.SIGKILL)
+        code = child.wait()
+        _kill_descendants()
     return code if code >= 0 else 128 - code
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -296,11 +297,11 @@ class Settings(BaseSettings):
         return path.resolve()
 
     def export(self) -> None:
-        """Create the roots and fix every path that libraries read from the environment."""
+        """Create the roots, closed to other users, and fix every path that libraries read from the environment."""
         os.environ.update(self.child_environment())
+        _make_private(self.paths.data)
+        _make_private(self.paths.cache)
         for path in (
-            self.paths.data,
-            self.paths.cache,
             self.paths.shards,
             self.paths.adapters,
             self.paths.checkpoints,
@@ -323,9 +324,21 @@ class Settings(BaseSettings):
             "VLLM_CACHE_ROOT": str(cache / "vllm"),
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
+            # processes of one machine talk over loopback, whatever address its name has
+            "GLOO_SOCKET_IFNAME": "lo",
+            "NCCL_SOCKET_IFNAME": "lo",
             "PREFECT_HOME": str(self.paths.data / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         }
+
+
+def _make_private(root: Path) -> None:
+    """Create a root that only this user can enter; close one that was made before, where it is this user's alone."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = root.stat()
+    # a sticky folder is made for everybody, like /tmp
+    if found.st_uid == os.getuid() and found.st_mode & 0o077 and not found.st_mode & stat.S_ISVTX:
+        root.chmod(0o700)
 
 
 def load(overrides: Sequence[str] | Mapping[str, Any] = (), *, profile: str | None = None) -> Settings:

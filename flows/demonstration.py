@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +25,7 @@ QUEUED = ("Late", "AwaitingConcurrencySlot")
 
 def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], new: bool) -> int:
     """Run or continue the demo campaign; with `new` begin another one. Returns the exit code."""
-    os.environ.update(services.environment(settings))
+    services.connect(settings)
     chosen, complete = _choose_campaign(settings, console, new=new)
     if complete:
         _show(settings, console, chosen["campaign"], services.address(settings))

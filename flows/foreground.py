@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,9 +19,8 @@ def _server(settings: Settings) -> Iterator[None]:
 
     Raises ServerError where it goes away and a flow cannot begin or end without it.
     """
-    for line in (services.up_server(settings), *reconcile.run(settings)):
-        print(line)
-    os.environ.update(services.environment(settings))
+    print(*services.up_server(settings), *reconcile.run(settings), sep="\n")
+    services.connect(settings)
     try:
         yield
     except httpx.TransportError as error:

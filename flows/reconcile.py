@@ -36,7 +36,7 @@ def run(settings: Settings) -> list[str]:
     """End the runs of this project's server whose process is gone; one line for each."""
     from flows import services  # which calls this module where it starts the server
 
-    os.environ.update(services.environment(settings))
+    services.connect(settings)
     return asyncio.run(reconcile())
 
 

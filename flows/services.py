@@ -1,4 +1,4 @@
-"""The local Prefect server and worker: started once, left running, ended by name.
+"""The local Prefect server and worker: started once, left running, ended by name; nobody without the key can use them.
 
 What was started is written down with its start time, so that `down` ends exactly those processes and never one that
 happens to have got the same process id.
@@ -20,12 +20,15 @@ from pathlib import Path
 import httpx
 import psutil
 
+from agentloop import scratch
 from agentloop.errors import ServerError, SettingError
+from agentloop.files import atomic
 from agentloop.settings import PROJECT_ROOT, Settings
-from flows import reconcile
+from flows import dotenv, key, reconcile
 
 WORK_POOL = "agentloop"
 START_SECONDS = 120
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -55,49 +58,109 @@ def address(settings: Settings) -> str:
     return f"http://127.0.0.1:{settings.prefect_port}"
 
 
+def entrance(settings: Settings) -> str:
+    """The link that opens the UI: it hands the key to the browser."""
+    return f"{address(settings)}/enter#{key.load(settings)}"
+
+
 def environment(settings: Settings) -> dict[str, str]:
-    """What Prefect's own processes need to find each other."""
+    """The whole environment of a process that is to find this server and no other, whatever the user has set for Prefect."""
     return {
+        **{name: value for name, value in os.environ.items() if not _foreign(name)},
         **settings.child_environment(),
+        **dict.fromkeys(("NO_PROXY", "no_proxy"), _without_proxy()),
         "PREFECT_API_URL": f"{address(settings)}/api",
-        "PREFECT_UI_API_URL": f"{address(settings)}/api",
+        "PREFECT_API_AUTH_STRING": key.credentials(settings),
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "agentloop",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         # in memory, a restart of the server would lose them, and end the runs that hold a slot
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_LOCAL_STORAGE_PATH": str(settings.paths.data / "prefect" / "results"),
+        "PREFECT_MEMO_STORE_PATH": str(settings.paths.data / "prefect" / "memo_store.toml"),
     }
 
 
+def connect(settings: Settings) -> None:
+    """Point this process at the server, before Prefect is imported."""
+    wanted = environment(settings)
+    for name in [name for name in os.environ if name not in wanted]:
+        del os.environ[name]
+    os.environ.update(wanted)
+
+
+def _foreign(name: str) -> bool:
+    # of ALL_PROXY httpx makes a client at once, which fails for want of a package where it is SOCKS, NO_PROXY or not
+    return name.startswith("PREFECT_") or name.upper() == "ALL_PROXY"
+
+
+def _without_proxy() -> str:
+    """The hosts that the user reaches without a proxy, and loopback."""
+    named = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")).split(",")
+    return ",".join(dict.fromkeys(host for host in (*named, *LOOPBACK) if host))
+
+
+def _server_environment(settings: Settings) -> dict[str, str]:
+    return environment(settings) | {
+        "PREFECT_SERVER_API_AUTH_STRING": key.credentials(settings),
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address(settings),
+        # a path, so that the UI finds its API by whatever name and port the browser has reached it
+        "PREFECT_UI_API_URL": "/api",
+    }
+
+
+def _worker_environment(settings: Settings) -> dict[str, str]:
+    """In the shared temporary folder Prefect wants `runner_storage` for itself, which may be another user's."""
+    temporary = settings.paths.data / "prefect" / "tmp"
+    if not scratch.leaves_room(temporary):
+        return environment(settings)
+    temporary.mkdir(parents=True, exist_ok=True)
+    return environment(settings) | {"TMPDIR": str(temporary)}
+
+
 def is_up(settings: Settings) -> bool:
-    """True where a Prefect server of this project answers."""
-    service = _recorded(settings, "server")
-    return service is not None and service.process() is not None and _healthy(settings)
+    """True where a Prefect server of this project answers, and only those who have the key."""
+    return _running(settings, "server") and _healthy(settings) and _closed(settings)
 
 
 def up(settings: Settings) -> list[str]:
     """Start what is not running, deploy prefect.yaml, and return one line a thing for a person."""
-    lines = [up_server(settings), *reconcile.run(settings)]
-    worker = _recorded(settings, "worker")
-    if worker is not None and worker.process() is not None:
+    lines = [*up_server(settings), *reconcile.run(settings)]
+    lines += dotenv.write(PROJECT_ROOT / ".env", address(settings), key.credentials(settings))
+    if _running(settings, "worker"):
         lines.append("Prefect worker is already up")
     else:
         _prefect(settings, "work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
         _prefect(settings, "work-pool", "update", WORK_POOL, "--concurrency-limit", "1")
-        _start(settings, "worker", ["worker", "start", "--pool", WORK_POOL, "--name", f"agentloop-{os.getpid()}"])
+        name = f"agentloop-{os.getpid()}"
+        _start(
+            settings,
+            "worker",
+            ["prefect", "worker", "start", "--pool", WORK_POOL, "--name", name],
+            _worker_environment(settings),
+        )
         lines.append(f"Prefect worker started in the pool {WORK_POOL}")
     _prefect(settings, "--no-prompt", "deploy", "--all", "--prefect-file", str(PROJECT_ROOT / "prefect.yaml"))
-    return [*lines, "Deployed: self-improve/demo, self-improve/nightly, evaluate/champion"]
+    return [
+        *lines,
+        "Deployed: self-improve/demo, self-improve/nightly, evaluate/champion",
+        f"Prefect UI, opened by this link: {entrance(settings)}",
+    ]
 
 
-def up_server(settings: Settings) -> str:
-    """Start the Prefect server where it is not running; one line for a person."""
+def up_server(settings: Settings) -> list[str]:
+    """Start the Prefect server where it is not running; lines for a person."""
     if is_up(settings):
-        return f"Prefect server is already up at {address(settings)}"
+        return [f"Prefect server is already up at {address(settings)}"]
+    lines = []
+    if _running(settings, "server"):
+        # an older version's, or one whose key was lost; the worker has to learn the key as well
+        lines += ["Prefect server is up without this project's key, and is started again", *down(settings)]
     _refuse_taken_port(settings)
-    _start(settings, "server", ["server", "start", "--host", "127.0.0.1", "--port", str(settings.prefect_port)])
+    _start(settings, "server", ["flows.prefect_server", str(settings.prefect_port)], _server_environment(settings))
     _wait(settings)
-    return f"Prefect server started at {address(settings)}"
+    return [*lines, f"Prefect server started at {address(settings)}"]
 
 
 def down(settings: Settings) -> list[str]:
@@ -124,20 +187,22 @@ def _end(process: psutil.Process) -> None:
     psutil.wait_procs(alive, timeout=5)
 
 
-def _start(settings: Settings, name: str, arguments: list[str]) -> None:
+def _start(settings: Settings, name: str, module: list[str], environment: dict[str, str]) -> None:
     log = settings.paths.logs / f"prefect-{name}.log"
     with open(log, "ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", *arguments],
+            [sys.executable, "-m", *module],
             cwd=PROJECT_ROOT,
-            env={**os.environ, **environment(settings)},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
+            umask=0o077,
         )
     service = Service(name, process.pid, psutil.Process(process.pid).create_time())
-    _record_file(settings, name).write_text(json.dumps(asdict(service)))
+    with atomic(_record_file(settings, name)) as temporary:
+        temporary.write_text(json.dumps(asdict(service)))
 
 
 def _prefect(settings: Settings, *arguments: str) -> None:
@@ -146,7 +211,7 @@ def _prefect(settings: Settings, *arguments: str) -> None:
         cwd=PROJECT_ROOT,
         text=True,
         capture_output=True,
-        env={**os.environ, **environment(settings)},
+        env=environment(settings),
         stdin=subprocess.DEVNULL,
     )
     if result.returncode:
@@ -155,22 +220,31 @@ def _prefect(settings: Settings, *arguments: str) -> None:
 
 
 def _wait(settings: Settings) -> None:
-    service = _recorded(settings, "server")
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if _healthy(settings):
             return
-        if service.process() is None:
+        if not _running(settings, "server"):
             break
         time.sleep(0.3)
     raise ServerError(f"the Prefect server did not start; its log is {settings.paths.logs / 'prefect-server.log'}")
 
 
 def _healthy(settings: Settings) -> bool:
+    return _status(settings, "/api/health") == 200
+
+
+def _closed(settings: Settings) -> bool:
+    """True where the server refuses those who have no key, and takes this project's."""
+    proof = {"Authorization": key.authorization(key.credentials(settings))}
+    return _status(settings, "/api/version") == 401 and _status(settings, "/api/version", proof) == 200
+
+
+def _status(settings: Settings, path: str, headers: Mapping[str, str] | None = None) -> int | None:
     try:
-        return httpx.get(f"{address(settings)}/api/health", timeout=5, trust_env=False).status_code == 200
+        return httpx.get(address(settings) + path, headers=headers, timeout=5, trust_env=False).status_code
     except httpx.TransportError:
-        return False
+        return None
 
 
 def _refuse_taken_port(settings: Settings) -> None:
@@ -186,6 +260,13 @@ def _record_file(settings: Settings, name: str) -> Path:
 
 
 def _recorded(settings: Settings, name: str) -> Service | None:
-    file = _record_file(settings, name)
-    values: Mapping = json.loads(file.read_text()) if file.exists() else {}
-    return Service(**values) if values else None
+    """What was written down, None where nothing was or it cannot be read (a power cut under an older version)."""
+    try:
+        return Service(**json.loads(_record_file(settings, name).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _running(settings: Settings, name: str) -> bool:
+    service = _recorded(settings, name)
+    return service is not None and service.process() is not None

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 
+from agentloop import scratch
 from agentloop.child import ChildProcess
 
 # starts a grandchild, tells both pids, waits
@@ -38,6 +42,14 @@ def test_stop_ends_the_whole_group(tmp_path):
     assert gone(pids)
 
 
+def test_stop_ends_the_whole_family_of_a_killed_supervisor(tmp_path):
+    with ChildProcess([sys.executable, "-c", FAMILY], environment={}, log=tmp_path / "log", read_stdout=True) as child:
+        command, grandchild = (int(pid) for pid in child.stdout.readline().split())
+        os.kill(child.pid, signal.SIGKILL)
+        assert gone([command]) and alive(grandchild)
+    assert gone([grandchild])
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_child_does_not_outlive_a_killed_parent(tmp_path, number):
     parent_code = (
@@ -64,3 +76,62 @@ def test_exit_code_and_last_words(tmp_path):
         assert child.wait(20) == 3
     assert child.last_words() in ("error: the reason", "first")
     assert "error: the reason" in child.log.read_text()
+
+
+TEMPORARY = "import os,tempfile,time; open(tempfile.gettempdir()+'/left','w'); print(tempfile.gettempdir(), flush=True); time.sleep(600)"
+
+
+def started(tmp_path) -> tuple[ChildProcess, Path]:
+    """A child with a temporary folder of its own, which it has written to."""
+    child = ChildProcess(
+        [sys.executable, "-c", TEMPORARY],
+        environment={},
+        log=tmp_path / "log",
+        read_stdout=True,
+    )
+    return child, Path(child.stdout.readline().decode().strip())
+
+
+def test_a_temporary_folder_of_its_own(tmp_path, monkeypatch):
+    # a name as long as this would leave no room for a socket's
+    long = tmp_path / ("x" * 80)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    child, folder = started(tmp_path)
+    with child:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and len(str(folder)) <= 50
+        assert stat.S_IMODE((folder / "left").stat().st_mode) == 0o600
+    assert not folder.exists() and not list(long.iterdir())
+
+
+def test_the_folder_goes_with_a_killed_parent(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from test_child import started\n"
+        "child, folder = started(Path(sys.argv[2])); print(folder, flush=True); sys.stdin.read()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    folder = Path(parent.stdout.readline().decode().strip())
+    assert folder.is_dir()
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 10
+    while folder.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not folder.exists()
+
+
+def test_what_a_killed_supervisor_left_goes_when_the_next_folder_is_made(tmp_path):
+    child, left = started(tmp_path)
+    family = psutil.Process(child.pid).children()
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert gone([each.pid for each in family])
+    assert left.is_dir()
+    other, used = started(tmp_path)
+    with other, scratch.directory():
+        assert not left.exists() and used.is_dir()
+    child.stop()

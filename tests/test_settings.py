@@ -102,3 +102,18 @@ def test_exported_paths_are_the_fixed_ones(tmp_path, monkeypatch):
         assert os.environ[name].startswith(f"{tmp_path}/cache")
         monkeypatch.delenv(name)
     assert loaded.paths.shards.is_dir()
+
+
+def test_roots_are_closed_to_other_users(tmp_path):
+    """Also where an older version made them open; a folder that is everybody's stays so."""
+    roots = tmp_path / "data", tmp_path / "cache"
+    loaded = settings.load([f"paths.data={roots[0]}", f"paths.cache={roots[1]}"])
+    loaded.export()
+    assert [root.stat().st_mode & 0o777 for root in roots] == [0o700, 0o700]
+    for root in roots:
+        root.chmod(0o755)
+    loaded.export()
+    assert [root.stat().st_mode & 0o777 for root in roots] == [0o700, 0o700]
+    roots[1].chmod(0o1777)
+    loaded.export()
+    assert roots[1].stat().st_mode & 0o1777 == 0o1777

@@ -1,8 +1,7 @@
 """One run at a time owns a data root; the next one waits for its turn.
 
 The lock is the system's (flock): it is free as soon as the process that held it has ended, however it ended. The file says
-who holds it, and where its scratch is: vLLM and the compilers leave files in the temporary folder, so a run and its children
-get one of their own, which the next run removes where this one is killed.
+who holds it.
 """
 
 from __future__ import annotations
@@ -10,8 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +20,6 @@ from agentloop.errors import StoreError
 
 LOCK_FILE = "run.lock"
 POLL_SECONDS = 0.5
-_SCRATCH = "agentloop-"
 
 
 @dataclass(frozen=True)
@@ -36,8 +32,6 @@ class Owner:
     campaign: str | None = None
     flow_run: str | None = None
     """Prefect's id of the run, where it is one."""
-    scratch: str | None = None
-    """Its temporary folder."""
 
     def __str__(self) -> str:
         named = f"campaign {self.campaign}" if self.campaign else "a command"
@@ -66,19 +60,12 @@ def owned(
             (tell or _print)(f"waiting for {_named(data)}, which owns {data}; this run goes on when that one has ended")
             while not _taken(lock.fileno()):
                 time.sleep(POLL_SECONDS)
-        _remove_scratch(_read(data))  # of an owner that was killed
-        # not in the data root: the path of a socket must be short
-        scratch = tempfile.mkdtemp(prefix=_SCRATCH)
         started = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds")
-        present = Owner(os.getpid(), started, campaign, flow_run, scratch)
+        present = Owner(os.getpid(), started, campaign, flow_run)
         _write(lock.fileno(), json.dumps(asdict(present)) + "\n")
-        outside = tempfile.gettempdir()
-        os.environ["TMPDIR"] = scratch  # for children
         try:
             yield
         finally:
-            os.environ["TMPDIR"] = outside
-            _remove_scratch(present)
             _write(lock.fileno(), "")
 
 
@@ -99,11 +86,6 @@ def owner(data: Path) -> Owner | None:
 
 def _print(line: str) -> None:
     print(line, flush=True)  # looked up now: Prefect puts its own in place of it while a flow runs
-
-
-def _remove_scratch(owner: Owner) -> None:
-    if owner.scratch and Path(owner.scratch).name.startswith(_SCRATCH):
-        shutil.rmtree(owner.scratch, ignore_errors=True)
 
 
 def _taken(lock: int) -> bool:

@@ -13,11 +13,14 @@ from agentloop.errors import StoreError
 
 
 def status(overrides: Overrides = None) -> None:
-    """Campaigns, their champions, and the step that is running."""
+    """The link to Prefect's UI, campaigns, their champions, and the step that is running."""
     from agentloop.campaign import ownership
     from agentloop.report import summary
+    from flows import services
 
     settings = load(None, overrides)
+    if services.is_up(settings):
+        print(f"Prefect UI, opened by this link: {services.entrance(settings)}")
     owner = ownership.owner(settings.paths.data)
     with reading(settings) as database:
         console.print(summary.status_table(summary.status(database, owner and owner.campaign)))

@@ -53,6 +53,8 @@ def arguments(
         # The agent speaks text: of a multimodal checkpoint no tower takes memory.
         "--language-model-only": True,
         "--disable-uvicorn-access-log": True,
+        "--disable-fastapi-docs": True,
+        "--middleware": "agentloop.serving.door.ServingDoor",
     }
     if Version(installation.version) >= _SCALE_OUT_BY_REQUEST:
         # Among what it switches on is the endpoint that takes and gives tokens.
@@ -113,9 +115,11 @@ def environment(settings: Settings, installation: Installation, *, api_key: str)
         **settings.child_environment(),
         "VLLM_API_KEY": api_key,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        # what its processes listen on for each other
+        "VLLM_HOST_IP": "127.0.0.1",
     }
     if settings.serving.policy == "sleep":
-        # /sleep and /wake_up are among the commands for developers; vLLM asks no key for these, so the port must stay local
+        # /sleep and /wake_up are among the commands for developers; vLLM asks no key for these, but its door does
         variables |= {"VLLM_SERVER_DEV_MODE": "1"}
     if installation.on_cpu:
         variables |= {

@@ -17,27 +17,28 @@ from agentloop.campaign.ownership import owned, owner
 from agentloop.errors import StoreError
 
 HOLDER = """
-import os, sys, time
+import sys, time
 from pathlib import Path
 from agentloop.campaign.ownership import owned
 with owned(Path(sys.argv[1]), campaign="first", flow_run="run-1"):
-    print(os.environ["TMPDIR"], flush=True)
+    print("owned", flush=True)
     time.sleep(600)
 """
 
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that owns the data root, and its scratch."""
+    """Another process that owns the data root."""
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    yield process, Path(process.stdout.readline().strip())
+    assert process.stdout.readline()
+    yield process
     process.kill()
     process.communicate()
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_second_run_waits_until_the_first_has_ended(tmp_path, holder, end):
-    first, scratch = holder
+    first = holder
     told, entered = [], threading.Event()
 
     def second():
@@ -52,11 +53,10 @@ def test_a_second_run_waits_until_the_first_has_ended(tmp_path, holder, end):
     (line,) = told
     assert "campaign first" in line and str(first.pid) in line and str(tmp_path) in line
     assert owner(tmp_path).campaign == "first" and owner(tmp_path).flow_run == "run-1"
-    assert not entered.is_set() and scratch.is_dir()
+    assert not entered.is_set()
     first.send_signal(end)
     waiting.join(30)
     assert entered.is_set() and told == [line]
-    assert not scratch.exists()
     assert owner(tmp_path) is None
 
 
@@ -71,13 +71,4 @@ def test_who_waits_can_be_interrupted(tmp_path, holder):
     assert waiting.stdout.readline().startswith("waiting for campaign first")
     waiting.send_signal(signal.SIGINT)
     assert waiting.wait(30) != 0
-    assert owner(tmp_path).pid == holder[0].pid
-
-
-def test_the_owners_children_write_into_its_scratch(tmp_path):
-    with owned(tmp_path, campaign="only"):
-        told = json.loads((tmp_path / ownership.LOCK_FILE).read_text())
-        made = subprocess.check_output([sys.executable, "-c", "import tempfile; print(tempfile.mkdtemp())"], text=True)
-        assert Path(made.strip()).parent == Path(told["scratch"])
-        assert told["pid"] == os.getpid() and psutil.pid_exists(told["pid"])
-    assert not Path(told["scratch"]).exists() and Path(tempfile.gettempdir()).is_dir()
+    assert owner(tmp_path).pid == holder.pid

@@ -4,13 +4,16 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
 from agentloop import settings as configuration
 from agentloop.store.database import Database
+from flows import key
 
 SMALL = (
     "iterations=2",
@@ -40,6 +43,8 @@ class Home:
 
     root: Path
     port: int
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """More of the environment, as a user may have set it."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -49,6 +54,7 @@ class Home:
             "AGENTLOOP_PATHS__CACHE": str(self.root / "cache"),
             "AGENTLOOP_PREFECT_PORT": str(self.port),
             "COLUMNS": "160",
+            **self.variables,
         }
 
     def start(self, *words: str) -> subprocess.Popen:
@@ -81,10 +87,27 @@ class Home:
 
     def settings(self, *words: str) -> configuration.Settings:
         return configuration.load(
-            [*SMALL, *words, f"paths.data={self.root}", f"paths.cache={self.root / 'cache'}"], profile="demo"
+            [
+                *SMALL,
+                *words,
+                f"paths.data={self.root}",
+                f"paths.cache={self.root / 'cache'}",
+                f"prefect_port={self.port}",
+            ],
+            profile="demo",
         )
 
     def flow_runs(self) -> list[dict]:
         oldest_first = {"limit": 200, "sort": "START_TIME_ASC"}
-        answer = httpx.post(f"http://127.0.0.1:{self.port}/api/flow_runs/filter", json=oldest_first, trust_env=False)
-        return answer.json()
+        with self.prefect() as api:
+            return api.post("/flow_runs/filter", json=oldest_first).json()
+
+    @contextmanager
+    def prefect(self) -> Iterator[httpx.Client]:
+        """Prefect's API, with the key of this data root."""
+        name, _, password = key.credentials(self.settings()).partition(":")
+        url = f"http://127.0.0.1:{self.port}/api"
+        with httpx.Client(base_url=url, auth=(name, password), trust_env=False, timeout=30) as api:
+            token = api.get("/csrf-token", params={"client": "tests"}).json()["token"]
+            api.headers.update({"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "tests"})
+            yield api

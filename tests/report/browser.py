@@ -16,9 +16,12 @@ EXECUTABLE = shutil.which("chromium") or shutil.which("chromium-browser") or shu
 
 
 class Browser:
-    """One tab. `faults` collects script errors, console errors, blocked content and requests for more than the file."""
+    """One tab. `faults` collects script errors, console errors, blocked content and requests for more than the file.
 
-    def __init__(self, profile: Path) -> None:
+    `arguments` are more of Chromium's own.
+    """
+
+    def __init__(self, profile: Path, *arguments: str) -> None:
         self._process = subprocess.Popen(
             [
                 EXECUTABLE,
@@ -28,6 +31,7 @@ class Browser:
                 "--hide-scrollbars",
                 "--remote-debugging-port=0",
                 f"--user-data-dir={profile}",
+                *arguments,
                 "about:blank",
             ],
             stdout=subprocess.DEVNULL,

@@ -42,7 +42,8 @@ LENGTHS = (16, 128)
 
 def server_seconds(server: ModelServer) -> float:
     """Summed latency of all requests so far, by vLLM's own clock."""
-    lines = httpx.get(f"{server.url}/metrics", trust_env=False).text.splitlines()
+    proof = {"Authorization": f"Bearer {server.api_key}"}
+    lines = httpx.get(f"{server.url}/metrics", headers=proof, trust_env=False).text.splitlines()
     name = "vllm:e2e_request_latency_seconds_sum{"
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 

@@ -104,10 +104,15 @@ def largest_gap(left, right) -> float:
     return max(abs(a - b) for a, b in zip(left, right))
 
 
+def proof(server: ModelServer) -> dict[str, str]:
+    """The header that proves the server's key."""
+    return {"Authorization": f"Bearer {server.api_key}"}
+
+
 async def running_requests(server: ModelServer) -> float:
     """How many requests vLLM computes."""
     async with httpx.AsyncClient(trust_env=False) as http:
-        lines = (await http.get(f"{server.url}/metrics")).text.splitlines()
+        lines = (await http.get(f"{server.url}/metrics", headers=proof(server))).text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("vllm:num_requests_running{"))
 
 

@@ -10,7 +10,16 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from conftest import gone, largest_gap, processes_of, random_prompt, running_requests, serving_settings, write_adapter
+from conftest import (
+    gone,
+    largest_gap,
+    processes_of,
+    proof,
+    random_prompt,
+    running_requests,
+    serving_settings,
+    write_adapter,
+)
 from safetensors.torch import load_file, save_file
 
 from agentloop import settings as configuration
@@ -31,7 +40,7 @@ def test_requests_wait_while_the_server_sleeps(server, ask, adapters, reference)
     ids = random_prompt(70, 40)
 
     def sleeping() -> bool:
-        return httpx.get(f"{server.url}/is_sleeping").json()["is_sleeping"]
+        return httpx.get(f"{server.url}/is_sleeping", headers=proof(server)).json()["is_sleeping"]
 
     async def question(client):
         running = asyncio.create_task(client.complete("adapter_1", ids, max_tokens=60, seed=1))

@@ -1,0 +1,60 @@
+"""The key of the local Prefect server: made once, kept in a file that only its owner can read."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from agentloop.settings import Settings
+
+USER = "agentloop"
+"""Prefect's keys have the form of a user's name and a password."""
+_BYTES = 32
+
+
+def load(settings: Settings) -> str:
+    """The key, which is made where there is none."""
+    file = settings.paths.services / "key"
+    if not _whole(file):
+        _make(file)
+    return file.read_text().strip()
+
+
+def credentials(settings: Settings) -> str:
+    """What Prefect calls an auth string."""
+    return f"{USER}:{load(settings)}"
+
+
+def authorization(auth_string: str) -> str:
+    """The header that proves an auth string."""
+    return "Basic " + base64.b64encode(auth_string.encode()).decode()
+
+
+def _whole(file: Path) -> bool:
+    """True for a key that nobody else can read or change."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return False
+    return found.st_uid == os.getuid() and not found.st_mode & 0o077 and found.st_size >= _BYTES
+
+
+def _make(file: Path) -> None:
+    """Of two processes that make one at the same time, both get the first one's."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=".key.", dir=file.parent)  # mode 0600
+    try:
+        with open(descriptor, "w") as output:
+            output.write(secrets.token_urlsafe(_BYTES))
+            output.flush()
+            os.fsync(descriptor)
+        try:
+            os.link(temporary, file)
+        except FileExistsError:
+            if not _whole(file):  # empty, or known to others: no key
+                os.replace(temporary, file)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
