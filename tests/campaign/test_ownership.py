@@ -1,18 +1,12 @@
 """One run at a time: the next one says whom it waits for, and goes on however that one ends."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
-from pathlib import Path
 
-import psutil
 import pytest
 
-from agentloop.campaign import ownership
 from agentloop.campaign.ownership import owned, owner
 from agentloop.errors import StoreError
 

@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
+import psutil
 from home import SMALL, Home, free_port
-from test_kill import descendant
 
 from agentloop import environments
 from agentloop.campaign import rollouts
@@ -28,12 +28,22 @@ def test_a_run_outlives_its_tools_and_its_server(tmp_path):
             assert run.poll() is None, run.communicate()[0]
             time.sleep(0.05)
         time.sleep(0.3)  # episodes of the second shard are under way
-        descendant(run, "agentloop.serving.standby").kill()
+        server_of(run).kill()
         output, _ = run.communicate(timeout=500)
         assert run.returncode == 0, output
         examine(home)
     finally:
         home.run("down")
+
+
+def server_of(run) -> psutil.Process:
+    """vLLM's process; the supervisor that it runs under names it too."""
+    (server,) = (
+        each
+        for each in psutil.Process(run.pid).children(recursive=True)
+        if "agentloop.serving.standby" in each.cmdline() and "agentloop.child" not in each.cmdline()
+    )
+    return server
 
 
 def examine(home):
