@@ -118,7 +118,8 @@ class NotedHome(Home):
     def prefect(self, *words: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "prefect", *words],
-            env=self.environment | services.environment(self.settings(f"prefect_port={self.port}")),
+            env=services.environment(self.settings(f"prefect_port={self.port}")) | self.environment,
+            cwd=self.project,
             text=True,
             capture_output=True,
             timeout=120,
@@ -222,6 +223,7 @@ class Campaign:
             run = subprocess.Popen(
                 command,
                 env=self.home.environment,
+                cwd=self.home.project,
                 stdin=subprocess.DEVNULL,
                 stdout=self.output,
                 stderr=self.output,

@@ -1,6 +1,7 @@
 """A data root with the command line on it: real runs with the tiny model, vLLM, Prefect, DuckDB and the trainer."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from agentloop import settings as configuration
+from agentloop.settings import PROJECT_ROOT
 from agentloop.store.database import Database
 from flows import key
 
@@ -47,12 +49,24 @@ class Home:
     """More of the environment, as a user may have set it."""
 
     @property
+    def project(self) -> Path:
+        """A copy of the project for this data root: `up` writes into the project's folder, and the developer's stays alone."""
+        folder = self.root.with_name(f"{self.root.name}-project")
+        if not folder.exists():
+            for part in ("agentloop", "flows", "kernels/agentloop_kernels", "models/tiny"):
+                shutil.copytree(PROJECT_ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+            for file in ("prefect.yaml", "prefect.toml"):
+                shutil.copy(PROJECT_ROOT / file, folder)
+        return folder
+
+    @property
     def environment(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("AGENTLOOP_", "PREFECT_"))}
         return clean | {
             "AGENTLOOP_PATHS__DATA": str(self.root),
             "AGENTLOOP_PATHS__CACHE": str(self.root / "cache"),
             "AGENTLOOP_PREFECT_PORT": str(self.port),
+            "PYTHONPATH": f"{self.project}:{self.project / 'kernels'}",
             "COLUMNS": "160",
             **self.variables,
         }
@@ -61,6 +75,7 @@ class Home:
         return subprocess.Popen(
             [sys.executable, "-m", "agentloop", *words],
             env=self.environment,
+            cwd=self.project,
             text=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

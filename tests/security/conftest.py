@@ -9,7 +9,6 @@ from browser import EXECUTABLE, Browser
 from home import Home, free_port
 
 from agentloop.serving.server import ModelServer
-from agentloop.settings import PROJECT_ROOT
 
 
 @pytest.fixture(scope="session")
@@ -22,22 +21,7 @@ def open_folder():
 
 
 @pytest.fixture(scope="session")
-def dotenv():
-    """The project's .env, which `up` writes; the developer's own comes back afterwards."""
-    file = PROJECT_ROOT / ".env"
-    kept = file.read_bytes() if file.exists() else None
-    file.write_text("MINE=1\nPREFECT_API_URL=http://127.0.0.1:1/api\n")
-    file.chmod(0o644)
-    yield file
-    if kept is None:
-        file.unlink(missing_ok=True)
-    else:
-        file.write_bytes(kept)
-        file.chmod(0o600)
-
-
-@pytest.fixture(scope="session")
-def home(open_folder, dotenv):
+def home(open_folder):
     """Brought up by a user who has set what would open or break an unwary server."""
     root = open_folder / "data"
     root.mkdir(mode=0o755)  # as an older version made it
@@ -53,6 +37,9 @@ def home(open_folder, dotenv):
         "ALL_PROXY": "socks5://127.0.0.1:1",
     }
     home = Home(root, free_port(), theirs)
+    dotenv = home.project / ".env"
+    dotenv.write_text("MINE=1\nPREFECT_API_URL=http://127.0.0.1:1/api\n")
+    dotenv.chmod(0o644)
     try:
         home.run("up")
         yield home

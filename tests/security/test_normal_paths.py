@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
 from home import Home, free_port
 
-from agentloop.settings import PROJECT_ROOT
 from flows import dotenv as dotenv_file
 from flows import key, services
 
@@ -29,7 +29,7 @@ def hello():
 """
 
 
-def prefect(*words: str, cwd=PROJECT_ROOT, **variables: str) -> str:
+def prefect(*words: str, cwd: Path, **variables: str) -> str:
     """Output of a `prefect` command for which nothing is set but what is given."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "AGENTLOOP_"))}
     done = subprocess.run(
@@ -45,7 +45,7 @@ def prefect(*words: str, cwd=PROJECT_ROOT, **variables: str) -> str:
 
 
 def test_prefect_in_the_projects_folder(home, tmp_path):
-    listed = prefect("deployment", "ls", HOME=str(tmp_path))
+    listed = prefect("deployment", "ls", cwd=home.project, HOME=str(tmp_path))
     for name in ("self-improve/demo", "self-improve/nightly", "evaluate/champion"):
         assert name in listed
 
@@ -58,7 +58,7 @@ def test_a_deployment_runs_on_the_worker(home, tmp_path):
         name: value for name, value in services.environment(home.settings()).items() if name.startswith("PREFECT_API")
     }
     prefect(*words, cwd=tmp_path, HOME=str(tmp_path), **api)
-    prefect("deployment", "run", "hello/here", "--watch", HOME=str(tmp_path))
+    prefect("deployment", "run", "hello/here", "--watch", cwd=home.project, HOME=str(tmp_path))
     of_hello = {"flows": {"name": {"any_": ["hello"]}}}
     with home.prefect() as client:
         (run,) = client.post("/flow_runs/filter", json=of_hello).json()
@@ -69,8 +69,8 @@ def test_a_deployment_runs_on_the_worker(home, tmp_path):
         assert [task["state"]["type"] for task in tasks] == ["COMPLETED"]
 
 
-def test_the_users_own_lines_stay(home, dotenv):
-    lines = dotenv.read_text().splitlines()
+def test_the_users_own_lines_stay(home):
+    lines = (home.project / ".env").read_text().splitlines()
     assert lines[:2] == ["MINE=1", "PREFECT_API_URL=http://127.0.0.1:1/api"]
     assert lines[2:] == [
         dotenv_file.BEGIN,

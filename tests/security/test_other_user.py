@@ -105,7 +105,8 @@ def services(home) -> list[psutil.Process]:
     return [process for pid in pids for process in family(pid)]
 
 
-def test_files(home, vllm, dotenv, open_folder):
+def test_files(home, vllm, open_folder):
+    dotenv = home.project / ".env"
     (command,) = psutil.Process(vllm._child.pid).children()
     temporary = Path(command.environ()["TMPDIR"])
     sockets = [path for path in temporary.iterdir() if stat.S_ISSOCK(path.stat().st_mode)]
