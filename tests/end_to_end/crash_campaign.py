@@ -249,6 +249,7 @@ class Campaign:
             if killed or state in FINAL:
                 self._then(state)
             if state == "Completed":
+                self._wait(lambda: not self.processes.of("flow"), "the process of a completed run ends")
                 return
             if state in FINAL:
                 (run,) = self._runs()
