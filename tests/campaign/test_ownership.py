@@ -26,10 +26,15 @@ with owned(Path(sys.argv[1]), campaign="first", flow_run="run-1"):
 """
 
 
+def hold(data):
+    command = [sys.executable, "-c", HOLDER, str(data)]
+    return subprocess.Popen(command, env={**os.environ, "TMPDIR": str(data)}, stdout=subprocess.PIPE, text=True)
+
+
 @pytest.fixture
 def holder(tmp_path):
     """Another process that owns the data root, and its scratch."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    process = hold(tmp_path)
     yield process, Path(process.stdout.readline().strip())
     process.kill()
     process.communicate()
@@ -67,7 +72,7 @@ def test_who_does_not_wait_is_told(tmp_path, holder):
 
 
 def test_who_waits_can_be_interrupted(tmp_path, holder):
-    waiting = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    waiting = hold(tmp_path)
     assert waiting.stdout.readline().startswith("waiting for campaign first")
     waiting.send_signal(signal.SIGINT)
     assert waiting.wait(30) != 0
