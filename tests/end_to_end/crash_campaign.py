@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 from home import SMALL, Home, free_port
@@ -91,7 +92,7 @@ class NotedHome(Home):
     """A home whose runs write down when a step begins, and put their temporary files where they are seen."""
 
     iterations: int = 1
-    temporary: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="crash-")))
+    temporary: Path = field(default_factory=lambda: Path(tempfile.gettempdir(), f"crash-{uuid4().hex[:8]}"))
     """Short, for sockets have to fit into it."""
 
     @property
@@ -101,6 +102,7 @@ class NotedHome(Home):
     @property
     def environment(self) -> dict[str, str]:
         inherited = super().environment
+        self.temporary.mkdir(exist_ok=True)
         return inherited | {
             "PYTHONPATH": ":".join(filter(None, (str(HERE / "noted_steps"), inherited.get("PYTHONPATH")))),
             "NOTED_STEPS": str(self.notes),
@@ -251,6 +253,7 @@ class Campaign:
             if killed or state in FINAL:
                 self._then(state)
             if state == "Completed":
+                self._wait(lambda: not self.processes.of("flow"), "the process of a completed run ends")
                 return
             if state in FINAL:
                 (run,) = self._runs()
