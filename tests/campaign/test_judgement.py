@@ -1,18 +1,20 @@
 """Looks and guards through a campaign's own steps: planned, ingested, measured, judged and recorded. No model takes part."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from agentloop import environments
 from agentloop import settings as configuration
-from agentloop.campaign import judgement, rollouts, suites
+from agentloop.agent.collection import unfinished
+from agentloop.campaign import judgement, rollouts, standing, suites
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import HELDOUT, Suite
-from agentloop.errors import SettingError
+from agentloop.errors import SettingError, StoreError
 from agentloop.evaluation.looks import Look
-from agentloop.records import Trajectory, Turn
-from agentloop.store import campaigns, tasks, verdicts
+from agentloop.records import Attempt, Trajectory, Turn
+from agentloop.store import campaigns, evaluations, tasks, verdicts
 from agentloop.store.shards import write_shard
 
 CHALLENGER = "adapter_challenger"
@@ -43,12 +45,20 @@ def campaign(tmp_path):
 
 
 def roll_out(campaign: Campaign, adapter: str | None, suite: Suite, solved) -> None:
-    """Write the planned shards as if a policy had solved those tasks of the suite, by place, for which `solved` says so."""
+    """Write the planned shards as if a policy had solved those tasks of the suite, by place, for which `solved` says so.
+
+    None: infrastructure kept the episode from finishing.
+    """
     place = {task.id: number for number, task in enumerate(suite.tasks)}
     planned = rollouts.plan_evaluation(campaign, adapter, suite)
     for shard in planned:
         episodes = []
         for task, sample in shard.episodes:
+            if solved(place[task.id]) is None:
+                about = {"policy": shard.policy, "sampling": shard.sampling, "seed": shard.seed}
+                lost = unfinished(task, sample, **about)
+                episodes.append(replace(lost, attempts=(Attempt("tool x: KeyError: 'y'", 0.5),) * 3))
+                continue
             answer = task.answer if solved(place[task.id]) else "no idea"
             turns = Turn("user", task.question, 0, 1), Turn("model", answer, 1, 2)
             episodes.append(
@@ -205,3 +215,42 @@ def small(tmp_path, monkeypatch):
     environments.get(str(tmp_path / "fewer.py"))
     suites._stream.cache_clear()
     return tmp_path / "few.py"
+
+
+def lost_at(*places: int):
+    """Solves everything but the tasks at these places, whose episodes fail."""
+    return lambda place: None if place in places else True
+
+
+def test_episodes_that_failed_are_held_against_nobody(campaign):
+    look = Look(1, 1)
+    pair = {HELDOUT: measured(campaign, campaign.heldout(look), lost_at(0, 3), lost_at(3, 7, 9))}
+    with campaign.database() as database:
+        champion, challenger = (evaluations.load(database, each) for each in pair[HELDOUT])
+        assert (len(champion.tasks), len(challenger.tasks)) == (14, 13)
+        assert database.execute("SELECT count(*) FROM failed_episodes") == [(5,)]
+        assert database.execute("SELECT count(*), count(DISTINCT trajectory) FROM v_failures WHERE lost") == [(15, 5)]
+        assert database.execute("SELECT count(*) FROM trajectories WHERE status = 'failed'") == [(0,)]
+        assert database.execute("SELECT min(value), count(*) FROM scores WHERE scorer = 'success'") == [(1.0, 27)]
+    verdict = judgement.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1)
+    assert verdict["decision"] == "keep" and verdict["difference"]["estimate"] == 0.0
+    assert verdict["reason"].endswith(" 4 tasks are left out: episodes failed.")
+    assert not judgement.would_promote(campaign, look, champion=pair[HELDOUT][0], challenger=pair[HELDOUT][1])
+    with campaign.database() as database:
+        shared = [evaluations.load(database, verdict[which]) for which in ("champion", "challenger")]
+        assert shared[0].tasks == shared[1].tasks and len(shared[0].tasks) == 12
+        compared = standing.compare(database, campaign.name, None, CHALLENGER)
+    assert compared.difference.estimate == 0.0
+
+
+def test_a_challenger_gains_nothing_by_episodes_that_fail(campaign):
+    """It would have to lose 9 of 16 tasks; where their episodes fail instead, they count for neither side."""
+    look = Look(1, 1)
+    pair = {HELDOUT: measured(campaign, campaign.heldout(look), always, lost_at(*range(9)))}
+    verdict = judgement.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1)
+    assert verdict["decision"] == "keep" and "9 tasks are left out" in verdict["reason"]
+
+
+def test_an_evaluation_of_which_nothing_is_left_is_one_line(campaign):
+    with pytest.raises(StoreError, match="every task that policy_.* was to be evaluated on has an episode that failed"):
+        measured(campaign, campaign.heldout(Look(1, 1)), lambda place: None, always)

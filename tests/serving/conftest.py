@@ -141,6 +141,7 @@ def serving_settings(root: Path, **serving):
     return agentloop_settings.load(
         {
             "paths": {"data": str(root / "data"), "cache": str(root / "cache")},
+            "agent": {"max_tokens": 512},
             "serving": {"dtype": "float32", "max_model_len": 512, "start_seconds": 300, **serving},
         }
     )

@@ -129,6 +129,7 @@ def campaign(checkpoint, tmp_path) -> Campaign:
             {
                 "model": str(with_unused_weights(checkpoint, tmp_path / "tiny")),
                 "paths": {"data": str(tmp_path / "data"), "cache": str(tmp_path / "cache")},
+                "agent": {"max_tokens": 256},
                 "serving": {"dtype": "float32", "max_model_len": 256},
                 "training": {"load_in_4bit": False},
             }

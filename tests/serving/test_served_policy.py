@@ -1,0 +1,49 @@
+"""A vLLM that is killed or hangs while episodes are under way is replaced, and whoever waited is told why."""
+
+import asyncio
+import signal
+
+import pytest
+from conftest import processes_of, random_prompt, serving_settings
+
+from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.policies import PolicyServer
+from agentloop.campaign.served import ServedPolicy
+from agentloop.errors import ServerError
+
+
+@pytest.fixture(scope="module")
+def campaign(checkpoint, tmp_path_factory) -> Campaign:
+    settings = serving_settings(tmp_path_factory.mktemp("served"), request_seconds=20)
+    return Campaign.open(settings.model_copy(update={"model": str(checkpoint)}))
+
+
+async def ask(policy: ServedPolicy, seed: int):
+    return await policy(random_prompt(1, 40), max_tokens=20, seed=seed, session=str(seed))
+
+
+def hurt(server: PolicyServer, number: int) -> None:
+    """Send the signal to vLLM's processes, but not to the supervisor that they run under."""
+    supervisor = server._server._child.pid
+    for process in processes_of(supervisor):
+        if process.pid != supervisor:
+            process.send_signal(number)
+
+
+def test_a_killed_and_a_hung_server_are_replaced(campaign):
+    async def episodes(server: PolicyServer):
+        async with ServedPolicy(server, None, temperature=1.0) as policy:
+            first = await ask(policy, 1)
+            assert await policy.lost() is None
+            for number, reason in ((signal.SIGKILL, "vLLM ended with exit code"), (signal.SIGSTOP, "vLLM hangs")):
+                hurt(server, number)
+                failures = await asyncio.gather(*(ask(policy, seed) for seed in range(4)), return_exceptions=True)
+                assert {type(each) for each in failures} == {ServerError}
+                assert (await policy.lost()).startswith(reason)
+                await asyncio.gather(*(policy.ready() for _ in range(4)))
+                assert await policy.lost() is None
+                assert await ask(policy, 1) == first
+            assert policy._restarts == 2
+
+    with PolicyServer(campaign) as server:
+        asyncio.run(episodes(server))
