@@ -125,7 +125,8 @@ def test_the_deployment_runs_by_hand(home):
     ]
     done = subprocess.run(
         command,
-        env=home.environment | {"PREFECT_API_URL": f"http://127.0.0.1:{home.port}/api"},
+        env=home.environment,
+        cwd=home.project,  # nothing is set by hand: `up` has written there how Prefect finds its server
         text=True,
         capture_output=True,
         timeout=180,

@@ -1,4 +1,4 @@
-"""A vLLM that is killed or hangs while episodes are under way is replaced, and whoever waited is told why."""
+"""A vLLM that hangs while episodes are under way is replaced, and whoever waited is told why."""
 
 import asyncio
 import signal
@@ -30,20 +30,18 @@ def hurt(server: PolicyServer, number: int) -> None:
             process.send_signal(number)
 
 
-def test_a_killed_and_a_hung_server_are_replaced(campaign):
-    async def episodes(server: PolicyServer):
+def test_a_hung_server_is_replaced(campaign):
+    async def episodes(server: PolicyServer) -> None:
         async with ServedPolicy(server, None, temperature=1.0) as policy:
             first = await ask(policy, 1)
             assert await policy.lost() is None
-            for number, reason in ((signal.SIGKILL, "vLLM ended with exit code"), (signal.SIGSTOP, "vLLM hangs")):
-                hurt(server, number)
-                failures = await asyncio.gather(*(ask(policy, seed) for seed in range(4)), return_exceptions=True)
-                assert {type(each) for each in failures} == {ServerError}
-                assert (await policy.lost()).startswith(reason)
-                await asyncio.gather(*(policy.ready() for _ in range(4)))
-                assert await policy.lost() is None
-                assert await ask(policy, 1) == first
-            assert policy._restarts == 2
+            hurt(server, signal.SIGSTOP)
+            failures = await asyncio.gather(*(ask(policy, seed) for seed in range(4)), return_exceptions=True)
+            assert {type(each) for each in failures} == {ServerError}
+            assert (await policy.lost()).startswith("vLLM hangs")
+            await asyncio.gather(*(policy.ready() for _ in range(4)))
+            assert await policy.lost() is None
+            assert await ask(policy, 1) == first
 
     with PolicyServer(campaign) as server:
         asyncio.run(episodes(server))
