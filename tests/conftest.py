@@ -1,8 +1,12 @@
 """How the tests are dealt out to two processes: a folder's tests stay together, for they share servers and campaigns."""
 
+import signal
 from pathlib import Path
 
 import pytest
+
+# Whoever runs the tests in the background of a script has it ignored, and every process started here would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HERE = Path(__file__).parent
 

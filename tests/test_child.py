@@ -53,9 +53,7 @@ def test_stop_ends_the_whole_family_of_a_killed_supervisor(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_child_does_not_outlive_a_killed_parent(tmp_path, number):
     parent_code = (
-        "import signal,sys,threading; from pathlib import Path; from agentloop.child import ChildProcess\n"
-        # whoever runs the tests in the background of a script has it ignored, and children inherit that
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import sys,threading; from pathlib import Path; from agentloop.child import ChildProcess\n"
         "box=[]\n"
         # started from a thread that ends at once: the child must live on as long as the process does
         f"t=threading.Thread(target=lambda: box.append(ChildProcess([sys.executable,'-c',{FAMILY!r}],environment={{}},log=Path({str(tmp_path / 'log')!r}),read_stdout=True)))\n"
