@@ -117,7 +117,7 @@ class NotedHome(Home):
         lines = self.notes.read_text().splitlines() if self.notes.exists() else []
         return [(name, float(when)) for name, when in (line.split() for line in lines)]
 
-    def prefect(self, *words: str) -> str:
+    def prefect_command(self, *words: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "prefect", *words],
             env=services.environment(self.settings(f"prefect_port={self.port}")) | self.environment,
@@ -243,7 +243,7 @@ class Campaign:
         overrides = configuration.parse_overrides(self.home.words)
         overrides["paths"] = {"data": str(self.home.root), "cache": self.home.environment["AGENTLOOP_PATHS__CACHE"]}
         parameters = json.dumps({"profile": "demo", "overrides": overrides})
-        self.home.prefect("deployment", "run", "self-improve/demo", "--params", parameters)
+        self.home.prefect_command("deployment", "run", "self-improve/demo", "--params", parameters)
         while True:
             killed = self._kill_until(self._prefect_ended)
             if killed:
@@ -257,7 +257,7 @@ class Campaign:
                 return
             if state in FINAL:
                 (run,) = self._runs()
-                self.home.prefect("flow-run", "retry", run["id"])
+                self.home.prefect_command("flow-run", "retry", run["id"])
                 self._wait(lambda: self._runs()[0]["state"]["name"] not in FINAL, "the retry begins")
 
     def _runs(self) -> list[dict]:

@@ -12,6 +12,7 @@ from agentloop.campaign.campaign import Campaign
 
 FILE = str(Path(__file__).with_name("chaos.py"))
 SETTINGS = (
+    "collect.shard_episodes=128",
     "iterations=1",
     f"environment={FILE}",
     "collect.tool_seconds=1",
@@ -24,11 +25,11 @@ def test_a_run_outlives_its_tools_and_its_server(tmp_path):
     home = Home(tmp_path / "home", free_port())
     try:
         run = home.start("run", "--profile", "demo", *SMALL, *SETTINGS)
-        while not list((home.root / "shards").glob("*.parquet")):
+        while len(processes(run, "agentloop.worlds.host")) < 8:  # so many episodes have called a tool; most are to come
             assert run.poll() is None, run.communicate()[0]
-            time.sleep(0.05)
-        time.sleep(0.3)  # episodes of the second shard are under way
-        server_of(run).kill()
+            time.sleep(0.02)
+        for server in processes(run, "agentloop.serving.standby"):
+            server.kill()
         output, _ = run.communicate(timeout=500)
         assert run.returncode == 0, output
         examine(home)
@@ -36,14 +37,17 @@ def test_a_run_outlives_its_tools_and_its_server(tmp_path):
         home.run("down")
 
 
-def server_of(run) -> psutil.Process:
-    """vLLM's process; the supervisor that it runs under names it too."""
-    (server,) = (
-        each
-        for each in psutil.Process(run.pid).children(recursive=True)
-        if "agentloop.serving.standby" in each.cmdline() and "agentloop.child" not in each.cmdline()
-    )
-    return server
+def processes(run, word: str) -> list[psutil.Process]:
+    """Descendants of the run with this word in their command line; the supervisors that name it too are left out."""
+    found = []
+    for process in psutil.Process(run.pid).children(recursive=True):
+        try:
+            command = process.cmdline()
+        except psutil.Error:
+            continue
+        if word in command and "agentloop.child" not in command:
+            found.append(process)
+    return found
 
 
 def examine(home):

@@ -22,6 +22,16 @@ async def ask(policy: ServedPolicy, seed: int):
     return await policy(random_prompt(1, 40), max_tokens=20, seed=seed, session=str(seed))
 
 
+async def ask_patiently(policy: ServedPolicy, seed: int):
+    """On a busy machine the first answer of a server may take longer than a hung one is waited for here."""
+    for _ in range(10):
+        try:
+            return await ask(policy, seed)
+        except ServerError:
+            await policy.ready()
+    return await ask(policy, seed)
+
+
 def hurt(server: PolicyServer, number: int) -> None:
     """Send the signal to vLLM's processes, but not to the supervisor that they run under."""
     supervisor = server._server._child.pid
@@ -33,7 +43,7 @@ def hurt(server: PolicyServer, number: int) -> None:
 def test_a_hung_server_is_replaced(campaign):
     async def episodes(server: PolicyServer) -> None:
         async with ServedPolicy(server, None, temperature=1.0) as policy:
-            first = await ask(policy, 1)
+            first = await ask_patiently(policy, 1)
             assert await policy.lost() is None
             hurt(server, signal.SIGSTOP)
             failures = await asyncio.gather(*(ask(policy, seed) for seed in range(4)), return_exceptions=True)
@@ -41,7 +51,7 @@ def test_a_hung_server_is_replaced(campaign):
             assert (await policy.lost()).startswith("vLLM hangs")
             await asyncio.gather(*(policy.ready() for _ in range(4)))
             assert await policy.lost() is None
-            assert await ask(policy, 1) == first
+            assert await ask_patiently(policy, 1) == first
 
     with PolicyServer(campaign) as server:
         asyncio.run(episodes(server))

@@ -56,10 +56,16 @@ def ask(worlds: Worlds, task: Task, *calls: tuple) -> list:
     return asyncio.run(episode())
 
 
-def children() -> list[psutil.Process]:
-    return [
-        process for process in psutil.Process().children(recursive=True) if "sleep(3600)" in " ".join(process.cmdline())
-    ]
+def running(word: str) -> list[psutil.Process]:
+    """Descendants of this process with the word in their command line; who has ended has none."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if word in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
 
 
 @pytest.mark.parametrize(
@@ -116,7 +122,7 @@ def test_a_fault_ends_this_attempt(worlds, task, made, complaint):
     with pytest.raises(WorldError) as raised:
         ask(worlds, task, made)
     assert str(raised.value).startswith(complaint)
-    assert not children()
+    assert not running("sleep(3600)")
     [reply] = ask(worlds, task, call("add", 1))
     assert reply.text == "1 None up"
 
@@ -162,7 +168,7 @@ def test_a_world_that_cannot_be_made_is_a_failed_attempt(worlds, task):
 
 def test_a_dead_host_is_replaced(worlds, task):
     ask(worlds, task, call("add", 1))
-    hosts = [each for each in psutil.Process().children(recursive=True) if "agentloop.worlds.host" in each.cmdline()]
+    hosts = running("agentloop.worlds.host")
     for process in hosts:
         process.kill()
     psutil.wait_procs(hosts, timeout=10)
