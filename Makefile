@@ -10,7 +10,7 @@ demo: install
 
 # Two processes: much of the time goes into waiting for servers to start.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 install: $(VENV)/.installed
 

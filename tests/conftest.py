@@ -1,17 +1,17 @@
-"""How the tests are dealt out to two processes: a folder's tests stay together, for they share servers and campaigns."""
+"""How the tests are dealt out to several processes: a folder's tests stay together, for they share servers and campaigns."""
 
 import signal
-from pathlib import Path
-
-import pytest
+from pathlib import PurePosixPath
 
 # Whoever runs the tests in the background of a script has it ignored, and every process started here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-HERE = Path(__file__).parent
 
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.path.relative_to(HERE).parts[0]))
+    class ByFolder(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return PurePosixPath(nodeid.partition("::")[0]).parts[1]
+
+    return ByFolder(config, log)
