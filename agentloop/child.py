@@ -2,8 +2,8 @@
 
 vLLM, the trainer and the tools' host start processes of their own; some hold the GPU. The command runs under a small
 supervisor that holds the read end of a pipe. Whatever ends the parent, SIGKILL included, closes the write end, and the
-supervisor then kills the command and all its descendants, which it adopts where they are orphaned. (PR_SET_PDEATHSIG alone would not do: it fires when the *thread* that started the child ends, and flows run
-their tasks in threads.)
+supervisor then kills the command and all its descendants, which it adopts where they are orphaned. (PR_SET_PDEATHSIG alone
+would not do: it fires when the *thread* that started the child ends, and flows run their tasks in threads.)
 """
 
 from __future__ import annotations

@@ -63,9 +63,7 @@ class Worlds:
 
     def close(self) -> None:
         """End every world and the host."""
-        for process in self._idle:
-            process.connection.close()
-        self._idle.clear()
+        self._forget_idle()
         self._end_host()
 
     @asynccontextmanager
@@ -83,7 +81,7 @@ class Worlds:
     def take(self) -> _Process:
         """A process for one episode. Raises WorldError, SettingError."""
         if not self._host_lives():
-            self._idle.clear()
+            self._forget_idle()
         return self._idle.pop() if self._idle else self._fork()
 
     def give_back(self, process: _Process, *, at_rest: bool) -> None:
@@ -101,6 +99,11 @@ class Worlds:
             return _ending(self._order({"kill": process.number})["status"])
         except WorldError:
             return " with the host of all tools"
+
+    def _forget_idle(self) -> None:
+        for process in self._idle:
+            process.connection.close()
+        self._idle.clear()
 
     def _fork(self) -> _Process:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -128,7 +131,8 @@ class Worlds:
                 )
                 answer = json.loads(self._control.recv(MESSAGE_BYTES) or b'{"error": "it has ended"}')
             except OSError as error:
-                answer = {"error": str(error)}
+                answer = {"error": str(error) or type(error).__name__}
+                self._end_host()  # what it says from now on may be the answer to this order
         if "error" in answer:
             raise WorldError(f"the host of the tools: {answer['error']} (log: {self._log})")
         return answer
