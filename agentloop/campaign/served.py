@@ -82,9 +82,9 @@ class ServedPolicy:
             self._client = None
 
     async def _notice_end(self) -> None:
-        while self._lost is None:
+        while (death := self._server.death()) is None:
             await asyncio.sleep(_WATCH_SECONDS)
-            self._lose(self._server.death())
+        self._lose(death)
 
     def _lose(self, reason: str | None) -> None:
         if reason is not None and self._lost is None:
