@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from agentloop.errors import SettingError
 from agentloop.records import Split, Task
+from agentloop.text import one_line_of
 from agentloop.tools import Tool
 
 _BUCKETS = 20
@@ -86,7 +87,17 @@ class Environment(ABC):
                 continue
             seen.add(question.text)
             misses = 0
-            yield Task(self.name, question.family, question.text, question.answer, split, question.payload)
+            yield self._named(Task(self.name, question.family, question.text, question.answer, split, question.payload))
+
+    def _named(self, task: Task) -> Task:
+        """The task, which has a name. Raises SettingError where its text or payload is nothing that can be stored."""
+        try:
+            _ = task.id, f"{task.answer}{task.family}".encode()
+        except (UnicodeEncodeError, TypeError, ValueError, RecursionError) as error:
+            reason = "half of a surrogate pair" if isinstance(error, UnicodeEncodeError) else one_line_of(error)
+            about = one_line_of(task.question, most=60)
+            raise SettingError(f"environment: {self.name}: the question {about!r} cannot be stored: {reason}") from None
+        return task
 
     def split_of(self, question: str) -> Split:
         """Four fifths are trained on."""

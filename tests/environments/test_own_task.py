@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentloop import environments
+from agentloop.environments import Environment, Question
 from agentloop.errors import SettingError
 from agentloop.tools import ToolError
 
@@ -118,3 +119,33 @@ def test_a_bad_file_is_named(folder, code, message):
 def test_a_file_that_is_not_there():
     with pytest.raises(SettingError, match="environment: there is no file .*tasks/none.py"):
         environments.get("tasks/none.py")
+
+
+@pytest.mark.parametrize(
+    "question, answer, payload, reason",
+    [
+        ("a\ud83d", "1", {}, "half of a surrogate pair"),
+        ("a", "\udc00", {}, "half of a surrogate pair"),
+        ("a", "1", {"k": "\ud83d"}, "half of a surrogate pair"),
+        ("a", "1", {"k": {1}}, "Object of type set is not JSON serializable"),
+        ("a", "1", {"k": 10**5000}, "Exceeds the limit"),
+    ],
+)
+def test_a_question_that_cannot_be_stored_is_one_line(question, answer, payload, reason):
+    class Strange(Environment):
+        name = "strange"
+
+        def questions(self, rng):
+            yield Question("all", question, answer, payload, "train")
+
+        def tools(self, task):
+            return {}
+
+        def verify(self, task, answer):
+            return 0.0
+
+    with pytest.raises(
+        SettingError, match=f"^environment: strange: the question 'a.?' cannot be stored: {reason}"
+    ) as raised:
+        Strange().tasks("train", 1, 0)
+    assert "\n" not in str(raised.value) and str(raised.value).encode()
