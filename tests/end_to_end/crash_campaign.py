@@ -345,7 +345,7 @@ FINAL = ("Completed", "Failed", "Crashed", "Cancelled")
 
 def undisturbed(root: Path, iterations: int) -> tuple[NotedHome, dict[str, float]]:
     """A campaign that nobody disturbs, or has not disturbed earlier, and how long each step took when it came first."""
-    home = NotedHome(root, free_port(), iterations)
+    home = NotedHome(root, free_port(), iterations=iterations)
     if not (root / "reports" / "demo.html").exists():
         home.run("run", "--profile", "demo", *home.words)
         home.run("down")
@@ -405,7 +405,7 @@ def crash(
                 continue  # there is none
             for kills in plan(target, steps, moments, lengths, draw):
                 root = Path(tempfile.mkdtemp(prefix=f"{origin}-{target}-", dir=directory))
-                home = NotedHome(root, free_port(), iterations)
+                home = NotedHome(root, free_port(), iterations=iterations)
                 outcome = Campaign(prepare(home, like=reference), origin, kills).run()
                 outcome.faults += differences(reference, home)
                 for row in outcome.rows():
