@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -39,6 +40,21 @@ def atomic(path: Path) -> Iterator[Path]:
         raise DiskError(f"{path}: {error.strerror or error}") from error
     finally:
         _remove(temporary)
+
+
+def is_locked(file: Path) -> bool:
+    """True where a living process holds a lock (flock) on the file; False too where there is no such file."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def sweep(root: Path, *, skip: Path) -> None:

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from agentloop.files import atomic
+from agentloop.files import atomic, is_locked
 from agentloop.settings import Settings
 
 LABEL = "agentloop."
@@ -56,7 +56,7 @@ class Presence:
         if self.boot != boot_id():
             return here
         file = Path(self.file)
-        return not _locked(file) and (here or file.exists())
+        return not is_locked(file) and (here or file.exists())
 
 
 def announce(settings: Settings) -> str:
@@ -86,22 +86,8 @@ def boot_id() -> str:
     return _BOOT_ID.read_text().strip()
 
 
-def _locked(file: Path) -> bool:
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-
-
 def _sweep(directory: Path) -> None:
     """Remove what killed processes have left."""
     for file in directory.glob("*.json"):
-        if not _locked(file):
+        if not is_locked(file):
             file.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agentloop.errors import StoreError
+from agentloop.files import is_locked
 
 LOCK_FILE = "run.lock"
 POLL_SECONDS = 0.5
@@ -71,17 +72,7 @@ def owned(
 
 def owner(data: Path) -> Owner | None:
     """The run that owns the data root now, None where it is free."""
-    try:
-        lock = os.open(data / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return None
-    except BlockingIOError:
-        return _read(data)
-    finally:
-        os.close(lock)
+    return _read(data) if is_locked(data / LOCK_FILE) else None
 
 
 def _print(line: str) -> None:

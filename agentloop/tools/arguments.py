@@ -5,11 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from functools import lru_cache
 from typing import Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import PydanticUndefined
 
 from agentloop.tools.tool import ToolError
 
@@ -67,11 +65,6 @@ class Arguments:
             raise ToolError(f"{name} must be a JSON value") from None
 
 
-def bind(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments by parameter name, defaults filled in, each of its annotated type. Raises ToolError."""
-    return _arguments(signature).bind(args, kwargs).arguments
-
-
 def _reader(annotation: Any) -> TypeAdapter:
     try:
         # JSON has integers that are too large for a float, which would then be infinite
@@ -84,11 +77,6 @@ def _reader(annotation: Any) -> TypeAdapter:
     return reader
 
 
-@lru_cache(maxsize=256)
-def _arguments(signature: inspect.Signature) -> Arguments:
-    return Arguments(signature)
-
-
 def _named(annotation: Any) -> str:
     return getattr(annotation, "__name__", None) or str(annotation)
 
@@ -96,6 +84,5 @@ def _named(annotation: Any) -> str:
 def _complaint(error: ValidationError) -> str:
     """The first fault with its place: `city.name: Field required`."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    # members of a union are no place that a model knows
-    place = ".".join(str(part) for part in first["loc"] if part is not PydanticUndefined)
+    place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else first["msg"]
