@@ -38,6 +38,9 @@ CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 RECIPES = ("rejection", "replay", "random")
 """Built-in selections for training. `pairs` is for preference trainers: see `agentloop select`."""
 
+_ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Variables that torch's allocator reads; the second is the newer name."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -216,8 +219,9 @@ class Training(Section):
     batch_tokens: PositiveInt = 8192
     """Tokens of one packed batch: one optimizer step."""
     memory_budget: Annotated[Literal["auto"] | float, BeforeValidator(_memory_budget)] = "auto"
-    """GiB of the GPU that a step may take at its peak; auto: nine tenths of what is free. With less, more is computed again or
-    waits in host memory; the batch, and so the adapter, stays the same. `agentloop doctor --train` says what is needed."""
+    """GiB of the GPU that the trainer may hold at its peak, as nvidia-smi shows them; auto: what is free. With less, more is
+    computed again or waits in host memory; the batch, and so the adapter, stays the same. `agentloop doctor --train` says what
+    is needed. Where a step still runs out of memory, training goes on with a leaner plan."""
     checkpoint_steps: PositiveInt = 20
     """A killed run continues from the newest checkpoint, exactly."""
     stall_seconds: PositiveFloat = 900
@@ -330,6 +334,12 @@ class Settings(BaseSettings):
             "PREFECT_HOME": str(self.paths.data / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         }
+
+    def trainer_environment(self) -> dict[str, str]:
+        """Those of the trainer: `child_environment`, and an allocator whose segments grow, so that little lies idle between
+        tensors. A user's own PYTORCH_CUDA_ALLOC_CONF stands."""
+        own = [name for name in _ALLOCATOR if name in os.environ]
+        return self.child_environment() | ({} if own else {_ALLOCATOR[0]: "expandable_segments:True"})
 
 
 def _make_private(root: Path) -> None:

@@ -18,10 +18,11 @@ from typing import Any
 import httpx
 import psutil
 
+from agentloop import card
 from agentloop.child import ChildProcess
 from agentloop.errors import AdapterError, ServerError
 from agentloop.files import atomic
-from agentloop.serving import adapters, card, installation, log
+from agentloop.serving import adapters, installation, log
 from agentloop.serving.client import Endpoint
 from agentloop.serving.command import BASE_NAME, arguments, environment
 from agentloop.settings import Settings

@@ -25,6 +25,8 @@ class StepMetrics:
     tokens: int
     supervised: int
     seconds: float
+    memory_gib: float | None = None
+    """GiB of the GPU that the process has held at most so far, as nvidia-smi shows them; None on the CPU."""
 
 
 class Journal:
