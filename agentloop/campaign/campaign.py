@@ -10,13 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentloop import environments
+from agentloop import environments, errors
 from agentloop.agent.prompt import PromptFormat
 from agentloop.campaign import suites
 from agentloop.campaign.ownership import owned
 from agentloop.campaign.suites import Suite
 from agentloop.environments import Environment
-from agentloop.errors import AgentloopError
 from agentloop.evaluation.looks import Look
 from agentloop.files import sweep
 from agentloop.naming import content_id
@@ -186,17 +185,17 @@ class Campaign:
             result = work()
         except BaseException as error:  # an interrupt or a cancellation ends the step as well
             with self.database() as database:
-                Ledger(database).fail(key, **about, error=_told(error))
+                Ledger(database).fail(key, **about, error=_one_line(error))
             raise
         with self.database() as database:
             Ledger(database).record(key, **about, result=result)
         return result
 
 
-def _told(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     """One line for the ledger; what is no fault of the user's is named by its kind as well."""
-    if isinstance(error, AgentloopError):
-        return str(error)
+    if line := errors.told(error):
+        return line
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

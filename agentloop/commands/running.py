@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -40,9 +38,8 @@ def run(profile: Profile = None, overrides: Overrides = None, dry_run: DryRun = 
         return
     from flows import foreground
 
-    with _interruptible():
-        foreground.self_improve(settings, profile, overrides)
-        _summary(settings)
+    foreground.self_improve(settings, profile, overrides)
+    _summary(settings)
 
 
 def evaluate(
@@ -60,8 +57,7 @@ def evaluate(
         return
     from flows import foreground
 
-    with _interruptible():
-        measured = foreground.evaluate(settings, profile, overrides, unseen=unseen)
+    measured = foreground.evaluate(settings, profile, overrides, unseen=unseen)
     if "base" in measured:
         _print_success("base model", measured["base"])
     _print_success(measured["champion"] or "base model", measured["success"])
@@ -92,17 +88,6 @@ def reconcile(overrides: Overrides = None) -> None:
         raise ServerError("the Prefect server is not up; agentloop up starts it, and reconciles")
     for line in reconcile.run(settings) or ["nothing to do"]:
         console.print(line)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends the command with one line, the last one on the screen."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.stdout.flush()
-        print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
 
 
 def _print_success(policy: str, success: dict[str, float]) -> None:
