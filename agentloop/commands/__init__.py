@@ -30,9 +30,12 @@ DryRun = Annotated[
 
 
 def load(profile: str | None, overrides: list[str] | None) -> Settings:
-    """The settings, with the paths that libraries read from the environment fixed: call it before importing these."""
+    """The settings, with the paths that libraries read from the environment fixed: call it before importing these.
+
+    Creates nothing; what writes calls `Settings.export` as well.
+    """
     settings = configuration.load(overrides or [], profile=profile)
-    settings.export()
+    settings.fix_environment()
     return settings
 
 
