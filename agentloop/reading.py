@@ -31,7 +31,9 @@ def read_text(path: Path, error: type[AgentloopError]) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as fault:
-        raise error(f"{path}, line {_line(content, fault.start)}: is not UTF-8 (byte 0x{content[fault.start]:02x})") from None
+        raise error(
+            f"{path}, line {_line(content, fault.start)}: is not UTF-8 (byte 0x{content[fault.start]:02x})"
+        ) from None
 
 
 def _line(content: bytes, position: int) -> int:
@@ -41,7 +43,7 @@ def _line(content: bytes, position: int) -> int:
 def read_object(path: Path, error: type[AgentloopError]) -> dict[str, Any]:
     """The JSON object in `path`. Raises `error` where it is missing or no such thing."""
     try:
-        value = json.loads(read_text(path, error))
+        value = json.loads(read_text(path, error, encoding="utf-8"))
     except (ValueError, RecursionError) as fault:
         raise error(f"{path}: not to be read: {fault}") from None
     if not isinstance(value, dict):

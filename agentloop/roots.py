@@ -1,4 +1,4 @@
-"""The roots of data and cache as folders of a disk: made, closed to others, and refused in one line where they cannot be used."""
+"""The roots of data and cache as folders: made, closed to others, refused in one line where they cannot be used."""
 
 from __future__ import annotations
 

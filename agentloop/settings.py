@@ -22,6 +22,8 @@ from pydantic import (
     Field,
     PositiveFloat,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict, SettingsError
 
@@ -65,7 +67,7 @@ def _memory_budget(budget: object) -> object:
     raise ValueError("must be auto or a number above 0")
 
 
-def _home_expanded(path: str) -> str:
+def home_expanded(path: str) -> str:
     """`~/x` and `~name/x` as a shell gives them; everything else, `$NAME` too, as it is."""
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
@@ -83,13 +85,13 @@ def _path(path: object) -> object:
         raise ValueError("must not be empty")
     if any(character < " " or character == "\x7f" for character in path):
         raise ValueError("must not contain control characters")
-    return _home_expanded(path)
+    return home_expanded(path)
 
 
 def _known_recipe(recipe: str) -> str:
     if recipe in RECIPES:
         return recipe
-    recipe = _home_expanded(recipe)
+    recipe = home_expanded(recipe)
     try:
         there = recipe.endswith(".sql") and (PROJECT_ROOT / recipe).is_file()
     except (OSError, ValueError):  # too long a name, a null byte
@@ -103,9 +105,20 @@ UserPath = Annotated[Path, BeforeValidator(_path)]
 """A path as a person writes it: `~` is the home folder."""
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
+Tasks = Annotated[int, Field(ge=1, le=1_000_000)]
+"""They are made, and held in memory, before the first of them is tried."""
 
 
-class Section(BaseModel):
+class _Strict(BaseModel):
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
+
+
+class Section(_Strict):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
@@ -117,7 +130,8 @@ class Paths(Section):
     data: UserPath = Path("data")
     """Everything a run writes: shards, database, adapters, checkpoints, logs, reports."""
     cache: UserPath = Path("data/cache")
-    """May be deleted at any time, for it can be made again: packed NF4 weights and the caches of HF, Triton, Inductor and vLLM."""
+    """What can be made again, and so may be deleted at any time: packed NF4 weights and the caches of HF, Triton, Inductor
+    and vLLM."""
 
     @property
     def database(self) -> Path:
@@ -185,7 +199,7 @@ class Serving(Section):
 class Collect(Section):
     """Rollouts that become training data."""
 
-    tasks: Count = 256
+    tasks: Tasks = 256
     """Fresh training tasks in each iteration."""
     samples: Count = 8
     """Episodes for each task."""
@@ -234,7 +248,7 @@ class Training(Section):
 
     rank: Annotated[int, AfterValidator(_servable_rank)] = 16
     alpha: PositiveFloat = 32
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     load_in_4bit: bool = True
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the computation; auto: bfloat16 on CUDA (float16 before compute capability 8), float32 on the CPU."""
@@ -264,7 +278,7 @@ class Training(Section):
 class Evaluate(Section):
     """Held-out measurement of a policy."""
 
-    tasks: Count = 200
+    tasks: Tasks = 200
     samples: Count = 4
     temperature: PositiveFloat = 1.0
 
@@ -272,7 +286,7 @@ class Evaluate(Section):
 class Guard(Section):
     """Held-out tasks of another environment, at which the challenger must not be worse."""
 
-    tasks: Count = 200
+    tasks: Tasks = 200
     samples: Count = 4
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """A loss of less than this is not held against the challenger."""
@@ -287,7 +301,7 @@ class Gate(Section):
     """Significance level of the exact McNemar test, all looks at the results together."""
     min_gain: Fraction = 0.0
     """The gain must surely exceed this."""
-    max_tasks: Count | None = None
+    max_tasks: Tasks | None = None
     """Where the verdict asks for more data the held-out tasks are doubled, up to so many; by default they never are."""
     guards: dict[str, Guard] = {}
     """By environment: what must not get worse. Measured only for a challenger that would be promoted."""
@@ -297,7 +311,7 @@ class Gate(Section):
     """Also train and evaluate, at the end, a control on as many randomly chosen trajectories."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseSettings, _Strict):
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
@@ -309,9 +323,9 @@ class Settings(BaseSettings):
 
     campaign: str = Field("main", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Names one series of iterations; its results share a report."""
-    model: Annotated[str, AfterValidator(_home_expanded)] = "tiny"
+    model: Annotated[str, AfterValidator(home_expanded)] = "tiny"
     """A directory under paths.models, or the path of one."""
-    environment: Annotated[str, AfterValidator(_home_expanded)] = "arithmetic"
+    environment: Annotated[str, AfterValidator(home_expanded)] = "arithmetic"
     iterations: Count = 3
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     prefect_port: Annotated[int, Field(ge=1, le=65535)] = 4200
@@ -423,7 +437,7 @@ def _config_file() -> list[Path]:
 
 
 def _toml(settings_cls: type[BaseSettings], path: Path) -> InitSettingsSource:
-    text = read_text(path, SettingError)
+    text = read_text(path, SettingError, encoding="utf-8")
     try:
         return InitSettingsSource(settings_cls, tomllib.loads(text))
     except (ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
@@ -495,6 +509,8 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise SettingError(f"{_one_line(text)}: an override is written name=value, for example training.rank=32")
+        if not all(name.strip().split(".")):
+            raise SettingError(f"{_one_line(name)}: unknown setting")
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -538,4 +554,6 @@ def _value(text: str) -> Any:
     except (ValueError, RecursionError):
         return text
     # a text of several lines may be a whole file, and what looks like a date is text
-    return parsed["value"] if len(parsed) == 1 and isinstance(parsed["value"], int | float | list | dict | str) else text
+    return (
+        parsed["value"] if len(parsed) == 1 and isinstance(parsed["value"], int | float | list | dict | str) else text
+    )

@@ -94,7 +94,7 @@ def _write(lock: int, text: str) -> None:
 
 def _read(data: Path) -> Owner:
     try:
-        return Owner(**json.loads((data / LOCK_FILE).read_text()))
+        return Owner(**json.loads((data / LOCK_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # it has just been taken, or let go
         return Owner(0, "now")
 

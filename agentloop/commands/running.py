@@ -21,6 +21,7 @@ def demo(
     from flows import demonstration, services
 
     settings = load("demo", overrides)
+    settings.export()
     for line in services.up(settings):
         console.print(line)
     sys.exit(demonstration.run(settings, console, overrides=configuration.parse_overrides(overrides or []), new=new))
@@ -38,6 +39,7 @@ def run(profile: Profile = None, overrides: Overrides = None, dry_run: DryRun = 
         return
     from flows import foreground
 
+    settings.export()
     foreground.self_improve(settings, profile, overrides)
     _summary(settings)
 
@@ -57,6 +59,7 @@ def evaluate(
         return
     from flows import foreground
 
+    settings.export()
     measured = foreground.evaluate(settings, profile, overrides, unseen=unseen)
     if "base" in measured:
         _print_success("base model", measured["base"])
@@ -67,7 +70,9 @@ def up(overrides: Overrides = None) -> None:
     """Start the local Prefect server and worker and deploy prefect.yaml."""
     from flows import services
 
-    for line in services.up(load(None, overrides)):
+    settings = load(None, overrides)
+    settings.export()
+    for line in services.up(settings):
         console.print(line)
 
 

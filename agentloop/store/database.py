@@ -253,7 +253,7 @@ def _migrate(connection: duckdb.DuckDBPyConnection, path: Path, read_only: bool)
     files = sorted(MIGRATIONS.glob("*.sql"))
     (known,) = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'migrations'").fetchone()
     applied = dict(connection.execute("SELECT name, digest FROM migrations ORDER BY name").fetchall()) if known else {}
-    texts = {file.name: file.read_text() for file in files}
+    texts = {file.name: file.read_text(encoding="utf-8") for file in files}
     for name, digest in applied.items():
         if name not in texts:
             raise StoreError(f"{path}: made by a newer version of agentloop (its schema {name} is unknown to this one)")
