@@ -43,7 +43,7 @@ def _line(content: bytes, position: int) -> int:
 def read_object(path: Path, error: type[AgentloopError]) -> dict[str, Any]:
     """The JSON object in `path`. Raises `error` where it is missing or no such thing."""
     try:
-        value = json.loads(read_text(path, error, encoding="utf-8"))
+        value = json.loads(read_text(path, error))
     except (ValueError, RecursionError) as fault:
         raise error(f"{path}: not to be read: {fault}") from None
     if not isinstance(value, dict):

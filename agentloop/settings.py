@@ -437,7 +437,7 @@ def _config_file() -> list[Path]:
 
 
 def _toml(settings_cls: type[BaseSettings], path: Path) -> InitSettingsSource:
-    text = read_text(path, SettingError, encoding="utf-8")
+    text = read_text(path, SettingError)
     try:
         return InitSettingsSource(settings_cls, tomllib.loads(text))
     except (ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
