@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -45,11 +46,16 @@ def writable(folder: Path) -> bool:
 
 
 def _refused(folder: Path, setting: str, error: OSError) -> SettingError:
-    return SettingError(f"{setting}: {_fault(folder) or f'{folder}: {error.strerror}'}")
+    fault = None if error.errno in (errno.ELOOP, errno.ENAMETOOLONG) else _fault(folder)
+    if fault is None:
+        fault = f"{folder}: {error.strerror}"
+    elif not fault.startswith(f"{folder} "):
+        fault = f"{folder}: {fault}"
+    return SettingError(f"{setting}: {fault}")
 
 
 def _fault(folder: Path) -> str | None:
-    """What is in the way: a file, a link to nothing, a folder that cannot be entered."""
+    """What is in the way: a file, a link to nothing, a folder that cannot be entered; None where it cannot be told."""
     for part in (*reversed(folder.parents), folder):
         try:
             if part.is_dir():
@@ -60,7 +66,7 @@ def _fault(folder: Path) -> str | None:
             elif part.exists():
                 return f"{part} is a file, not a folder"
             elif not os.access(part.parent, os.W_OK):
-                return f"{folder} cannot be made: {part.parent} {_why_not_writable(part.parent)}"
+                return f"{part.parent} {_why_not_writable(part.parent)}"
         except OSError:
             return None
     if not os.access(folder, os.R_OK):

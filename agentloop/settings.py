@@ -248,7 +248,15 @@ class Training(Section):
 
     rank: Annotated[int, AfterValidator(_servable_rank)] = 16
     alpha: PositiveFloat = 32
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
     load_in_4bit: bool = True
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the computation; auto: bfloat16 on CUDA (float16 before compute capability 8), float32 on the CPU."""

@@ -157,4 +157,4 @@ def decide(
 @step(name="report", task_run_name="report")
 def report(campaign: Campaign) -> str:
     artifacts.publish_plots(campaign.name, reporting.plots(campaign))
-    return str(reporting.write(campaign))
+    return str(reporting.write(campaign.settings))

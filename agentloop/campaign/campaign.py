@@ -54,9 +54,7 @@ class Campaign:
 
     @cached_property
     def tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.model)
+        return read_tokenizer(self.model)
 
     @cached_property
     def prompt(self) -> PromptFormat:
@@ -190,6 +188,13 @@ class Campaign:
         with self.database() as database:
             Ledger(database).record(key, **about, result=result)
         return result
+
+
+def read_tokenizer(model: Path) -> Any:
+    """The tokenizer of a model directory."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
 
 
 def _one_line(error: BaseException) -> str:

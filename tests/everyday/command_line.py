@@ -8,8 +8,11 @@ from pathlib import Path
 from agentloop.settings import PROJECT_ROOT
 
 
-def call(*words, data: Path, variables=None, code: int | None = 0, seconds: float = 120) -> list[str]:
-    """The lines on the screen after `agentloop WORDS` on the data root, which must end with this exit code."""
+def call(*words, data: Path, variables=None, code: int | None = 0, before=None) -> list[str]:
+    """The lines on the screen after `agentloop WORDS` on the data root, which must end with this exit code.
+
+    `variables`: more of the environment, None for one that is not set. `before` is called in the new process.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AGENTLOOP_", "PREFECT_"))}
     environment = clean | {
         "AGENTLOOP_PATHS__DATA": str(data),
@@ -25,7 +28,8 @@ def call(*words, data: Path, variables=None, code: int | None = 0, seconds: floa
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=seconds,
+        timeout=240,
+        preexec_fn=before,
     )
     output = done.stdout.decode(errors="replace")
     assert code is None or done.returncode == code, output
