@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -138,8 +139,10 @@ class Campaign:
     @contextmanager
     def phase(self, name: str, iteration: int) -> Iterator[None]:
         """Note from when to when the accelerator was used, and for what."""
-        started = datetime.now(UTC)
+        started, clock = datetime.now(UTC), time.monotonic()
         yield
+        # the clock may be set meanwhile: the length is measured by one that cannot be
+        finished = started + timedelta(seconds=time.monotonic() - clock)
         with self.database() as database:
             gpu_phases.save(
                 database,
@@ -147,7 +150,7 @@ class Campaign:
                 iteration=iteration,
                 phase=name,
                 started=started,
-                finished=datetime.now(UTC),
+                finished=finished,
             )
 
     @contextmanager

@@ -53,7 +53,10 @@ def register(database: Database, settings: Settings) -> None:
             )
         else:
             database.execute(
-                "INSERT INTO campaigns VALUES ($name, $defining, $settings, $now, $now)",
+                """
+                INSERT INTO campaigns
+                VALUES ($name, $defining, $settings, $now, $now, (SELECT coalesce(max(number), 0) + 1 FROM campaigns))
+                """,
                 {
                     "name": settings.campaign,
                     "defining": canonical_json(defining),
@@ -65,7 +68,7 @@ def register(database: Database, settings: Settings) -> None:
 
 def names(database: Database) -> list[str]:
     """Campaigns, newest first."""
-    return [name for (name,) in database.execute("SELECT name FROM campaigns ORDER BY started DESC, name")]
+    return [name for (name,) in database.execute("SELECT name FROM campaigns ORDER BY number DESC")]
 
 
 def settings_json(database: Database, campaign: str) -> dict[str, Any]:
@@ -93,7 +96,7 @@ def begin_iteration(database: Database, campaign: str, iteration: int, *, champi
     """Note that an iteration begins with this champion (adapter id, None for the base), or begins again after a rollback."""
     database.execute(
         """
-        INSERT INTO iterations VALUES (?, ?, ?, ?, NULL)
+        INSERT INTO iterations VALUES (?, ?, ?, ?, NULL, NULL)
         ON CONFLICT DO UPDATE SET champion = excluded.champion WHERE iterations.finished IS NULL
         """,
         [campaign, iteration, champion, now()],
@@ -103,8 +106,12 @@ def begin_iteration(database: Database, campaign: str, iteration: int, *, champi
 def finish_iteration(database: Database, campaign: str, iteration: int) -> None:
     """Note that an iteration is complete."""
     database.execute(
-        "UPDATE iterations SET finished = ? WHERE campaign = ? AND iteration = ? AND finished IS NULL",
-        [now(), campaign, iteration],
+        """
+        UPDATE iterations
+        SET finished = $now, moves = (SELECT count(*) FROM champions WHERE campaign = $campaign)
+        WHERE campaign = $campaign AND iteration = $iteration AND finished IS NULL
+        """,
+        {"now": now(), "campaign": campaign, "iteration": iteration},
     )
 
 

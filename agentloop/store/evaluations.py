@@ -103,7 +103,10 @@ def save(
     with database.transaction():
         if not database.execute("SELECT 1 FROM evaluations WHERE id = ?", [evaluation.id]):
             database.execute(
-                "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?)",
+                """
+                INSERT INTO evaluations
+                VALUES (?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(number), 0) + 1 FROM evaluations))
+                """,
                 [
                     evaluation.id,
                     evaluation.policy,
