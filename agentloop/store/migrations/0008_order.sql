@@ -1,4 +1,5 @@
 -- The order in which rows were made. A clock can be set back, so times say when, and never what came after what.
+-- And how the episodes of an evaluation were sampled.
 
 ALTER TABLE campaigns ADD COLUMN number BIGINT;     -- from 1
 ALTER TABLE steps ADD COLUMN begun BIGINT;          -- when it was last begun, counted over all beginnings and ends of steps
@@ -6,6 +7,7 @@ ALTER TABLE steps ADD COLUMN ended BIGINT;          -- the same of its end; NULL
 ALTER TABLE iterations ADD COLUMN moves INTEGER;    -- moves of the champion pointer before it was complete; NULL while it runs
 ALTER TABLE adapters ADD COLUMN number BIGINT;      -- from 1
 ALTER TABLE evaluations ADD COLUMN number BIGINT;   -- from 1
+ALTER TABLE evaluations ADD COLUMN sampling JSON;   -- records.Sampling; NULL: from before it was written down
 ALTER TABLE verdicts ADD COLUMN number BIGINT;      -- from 1
 ALTER TABLE canaries ADD COLUMN number BIGINT;      -- from 1
 
