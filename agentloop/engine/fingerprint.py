@@ -38,7 +38,7 @@ def base_fingerprint(directory: str | Path, cache: Path | None = None) -> str:
         raise ModelError(f"{directory}: no config.json with *.safetensors")
     files = [*weights, directory / "config.json", *(p for name in TOKENIZER_FILES if (p := directory / name).is_file())]
     memory = (cache or default_cache()) / "fingerprints.json"
-    known: dict[str, str] = json.loads(memory.read_text()) if memory.is_file() else {}
+    known: dict[str, str] = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
     keys = [_key(path) for path in files]
     with ThreadPoolExecutor(4) as pool:  # hashing releases the interpreter lock
         digests = list(pool.map(lambda item: known.get(item[0]) or _sha256(item[1]), zip(keys, files)))
@@ -68,6 +68,6 @@ def _sha256(path: Path) -> str:
 
 
 def _remember(memory: Path, digests: dict[str, str]) -> None:
-    known = json.loads(memory.read_text()) if memory.is_file() else {}
+    known = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
     with atomic(memory) as file:
-        file.write_text(json.dumps(known | digests, indent=0))
+        file.write_text(json.dumps(known | digests, indent=0), encoding="utf-8")

@@ -35,7 +35,7 @@ class QuestionFile(Environment):
 def read_questions(path: Path) -> list[Question]:
     """The questions in the file's order. Raises SettingError, naming file and line."""
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"environment: {path}: {error}") from None
     splits: dict[str, Split | None] = {}

@@ -8,9 +8,11 @@ template share runs.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from agentloop.errors import ContaminationError, StoreError
+from agentloop.reading import read_text
 from agentloop.settings import PROJECT_ROOT
 from agentloop.store.database import Database
 
@@ -44,9 +46,9 @@ def refuse(database: Database, benchmarks: Path | None = None) -> None:
 
 def _prompts(file: Path) -> dict[str, str]:
     try:
-        lines = (PROJECT_ROOT / file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"selection.benchmarks: {file} cannot be read ({error})") from None
+        lines = re.split(r"\r\n|\r|\n", read_text(PROJECT_ROOT / file, StoreError))
+    except StoreError as error:
+        raise StoreError(f"selection.benchmarks: {error}") from None
     return {f"line {number} of {file.name}": line for number, line in enumerate(lines, 1) if line.strip()}
 
 
@@ -56,4 +58,4 @@ def _message(what: str, rows: list[str]) -> str:
 
 
 def _query(name: str) -> str:
-    return (QUERIES / f"{name}.sql").read_text()
+    return (QUERIES / f"{name}.sql").read_text(encoding="utf-8")

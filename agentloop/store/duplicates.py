@@ -39,4 +39,4 @@ def near(database: Database, max_overlap: float) -> list[tuple[str, str]]:
 
 
 def _query(name: str) -> str:
-    return (QUERIES / f"{name}.sql").read_text()
+    return (QUERIES / f"{name}.sql").read_text(encoding="utf-8")

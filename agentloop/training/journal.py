@@ -34,9 +34,11 @@ class Journal:
 
     def __init__(self, run: TrainingRun, *, done: int) -> None:
         run.metrics.parent.mkdir(parents=True, exist_ok=True)
-        lines = run.metrics.read_text().splitlines(keepends=True)[:done] if run.metrics.exists() else []
-        run.metrics.write_text("".join(lines))
-        self._file = open(run.metrics, "a")
+        # a power cut may have left anything behind the lines that were synced
+        written = run.metrics.read_text(encoding="utf-8", errors="replace") if run.metrics.exists() else ""
+        lines = written.splitlines(keepends=True)[:done]
+        run.metrics.write_text("".join(lines), encoding="utf-8")
+        self._file = open(run.metrics, "a", encoding="utf-8")
         self._board = SummaryWriter(run.tensorboard / run.adapter.id, purge_step=done + 1)
 
     def record(self, metrics: StepMetrics) -> None:

@@ -118,5 +118,13 @@ def last_line(log: Path, start: int, prefix: str) -> str | None:
 
 
 def read_metrics(run: TrainingRun) -> list[dict[str, Any]]:
-    """The metrics of every optimizer step of a finished run, in order."""
-    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    """The metrics of the optimizer steps of a finished run, in order; without those that a power cut has spoilt."""
+    lines = run.metrics.read_bytes().splitlines() if run.metrics.exists() else []
+    return [metrics for metrics in map(_metrics, lines) if metrics]
+
+
+def _metrics(line: bytes) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

@@ -304,3 +304,29 @@ def test_learning_rate_warms_up_and_ends_near_zero():
     rates = [learning_rate(step, 100, peak=1.0, warmup_fraction=0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0 and rates[-1] < 0.01
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+@pytest.mark.parametrize("left", [0, 7, 200])
+def test_after_a_power_cut_a_broken_checkpoint_costs_time_and_nothing_else(settings, base, capsys, left):
+    run = plan(settings, base)
+    undisturbed = elsewhere(run, settings)
+    for each in (undisturbed, run):
+        interrupt = None if each is undisturbed else 4
+
+        def stop(metrics, at=interrupt):
+            if metrics.step == at:
+                raise KeyboardInterrupt
+
+        try:
+            train(each, checkpoint_steps=2, on_step=stop, ranks=Ranks())
+        except KeyboardInterrupt:
+            pass
+    os.truncate(run.checkpoint, left)
+    with open(run.metrics, "ab") as torn:
+        torn.write(bytes(100) + b'\xff{"step')
+    train(run, checkpoint_steps=2, on_step=lambda metrics: None, ranks=Ranks())
+    weights = [load_file(each.output / "adapter_model.safetensors") for each in (undisturbed, run)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert [row["loss"] for row in read_metrics(run)] == [row["loss"] for row in read_metrics(undisturbed)]
+    assert f"{run.checkpoint}: not to be read" in capsys.readouterr().err
