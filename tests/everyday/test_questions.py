@@ -52,7 +52,7 @@ def test_a_text_holds_whatever_json_lets_it_hold(file, sign):
 
 @pytest.mark.parametrize("sign", ["\\u000b", "\\u000c", "\\u001c", "\\n", "\\r"])
 def test_escaped_signs_that_end_lines_elsewhere(file, sign):
-    file.write_text('{"question": "a%sb", "answer": "1"}\n' % sign)
+    file.write_text(f'{{"question": "a{sign}b", "answer": "1"}}\n')
     assert len(read_questions(file)) == 1
 
 
@@ -159,7 +159,7 @@ def test_as_much_nesting_as_is_said(file):
     [("7", "7"), ("0.10", "0.10"), ("1234567890.12345678901", "1234567890.12345678901"), ("1e3", "1e3")],
 )
 def test_a_number_is_the_answer_as_it_is_written(file, answer, text):
-    file.write_text('{"question": "a", "answer": %s, "of": %s}' % (answer, answer))
+    file.write_text(f'{{"question": "a", "answer": {answer}, "of": {answer}}}')
     [question] = read_questions(file)
     assert question.answer == text and question.payload == {"of": json.loads(answer)}
 
