@@ -13,7 +13,7 @@ from agentloop.environments.arithmetic import same_number
 from agentloop.environments.environment import Environment, Question
 from agentloop.errors import SettingError
 from agentloop.naming import canonical_json
-from agentloop.records import Split, Task
+from agentloop.records import Task
 from agentloop.text import composed, is_blank, one_line_of
 from agentloop.text_files import UnreadableText, lines_of, read_text
 
