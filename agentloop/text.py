@@ -30,6 +30,15 @@ def comparable(text: str) -> str:
     return unicodedata.normalize("NFKC", folded)  # folding may take a composed letter apart
 
 
+def lines_of(text: str) -> list[str]:
+    r"""The lines, which end with \n, \r\n or \r.
+
+    Not `str.splitlines`: it also ends a line at U+2028, U+0085 and others that JSON lets stand inside a text.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return [line.removeprefix("\ufeff") for line in lines]  # of files with a byte order mark that were joined
+
+
 def is_blank(text: str) -> bool:
     """True where nothing of the text can be seen."""
     return all(each.isspace() or unicodedata.category(each) in ("Cc", "Cf") for each in text)

@@ -13,9 +13,9 @@ from agentloop.environments.arithmetic import same_number
 from agentloop.environments.environment import Environment, Question
 from agentloop.errors import SettingError
 from agentloop.naming import canonical_json
+from agentloop.reading import read_text
 from agentloop.records import Task
-from agentloop.text import composed, is_blank, one_line_of
-from agentloop.text_files import UnreadableText, lines_of, read_text
+from agentloop.text import composed, is_blank, lines_of, one_line_of
 
 MOST_DIGITS = 4300
 """Of a whole number: what Python reads and writes."""
@@ -48,9 +48,9 @@ def read_questions(path: Path) -> list[Question]:
     Of questions that differ only in how their letters are encoded (NFC) the first one counts.
     """
     try:
-        lines = lines_of(read_text(Path(path)))
-    except UnreadableText as error:
-        raise SettingError(f"environment: {path}{error.place}: {error}") from None
+        lines = lines_of(read_text(Path(path), SettingError))
+    except SettingError as error:
+        raise SettingError(f"environment: {error}") from None
     firsts: dict[str, Question] = {}
     questions = []
     for number, line in enumerate(lines, start=1):

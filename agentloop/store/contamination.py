@@ -11,10 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from agentloop.errors import ContaminationError, StoreError
+from agentloop.reading import read_text
 from agentloop.settings import PROJECT_ROOT
 from agentloop.store import wording
 from agentloop.store.database import Database
-from agentloop.text_files import UnreadableText, lines_of, read_text
+from agentloop.text import lines_of
 
 QUERIES = Path(__file__).parent / "contamination"
 
@@ -48,9 +49,9 @@ def refuse(database: Database, benchmarks: Path | None = None) -> None:
 
 def _prompts(file: Path) -> dict[str, str]:
     try:
-        lines = lines_of(read_text(PROJECT_ROOT / file))
-    except UnreadableText as error:
-        raise StoreError(f"selection.benchmarks: {file}{error.place}: {error}") from None
+        lines = lines_of(read_text(PROJECT_ROOT / file, StoreError))
+    except StoreError as error:
+        raise StoreError(f"selection.benchmarks: {error}") from None
     return {f"line {number} of {file.name}": line for number, line in enumerate(lines, 1) if line.strip()}
 
 

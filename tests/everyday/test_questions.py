@@ -59,10 +59,10 @@ def test_escaped_signs_that_end_lines_elsewhere(file, sign):
 @pytest.mark.parametrize(
     ("encoding", "message"),
     [
-        ("utf-16", ": it is UTF-16; save it as UTF-8"),
-        ("utf-32", ": it is UTF-32; save it as UTF-8"),
-        ("utf-16-le", ", line 1: it has a null character"),
-        ("latin-1", ", line 2: it is not UTF-8 (byte 0xe9); save it as UTF-8"),
+        ("utf-16", ": is UTF-16; save it as UTF-8"),
+        ("utf-32", ": is UTF-32; save it as UTF-8"),
+        ("utf-16-le", ", line 1: holds a null character"),
+        ("latin-1", ", line 2: is not UTF-8 (byte 0xe9); save it as UTF-8"),
     ],
 )
 def test_another_encoding(file, encoding, message):
@@ -122,23 +122,23 @@ def test_a_file_without_questions(file, content):
 
 
 def test_what_is_no_file_of_text_is_not_waited_for(tmp_path):
-    assert refused(tmp_path) == ": it is a directory"
+    assert refused(tmp_path) == ": not to be read: a directory"
     os.mkfifo(tmp_path / "pipe")
-    assert refused(tmp_path / "pipe") == ": it is no regular file"
+    assert refused(tmp_path / "pipe") == ": not to be read: no regular file"
     (tmp_path / "zero").symlink_to("/dev/zero")
-    assert refused(tmp_path / "zero") == ": it is no regular file"
+    assert refused(tmp_path / "zero") == ": not to be read: no regular file"
     (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
-    assert refused(tmp_path / "dangling") == ": No such file or directory"
+    assert refused(tmp_path / "dangling") == ": no such file"
     with (tmp_path / "sparse").open("wb") as sparse:
         sparse.truncate(1 << 40)
-    assert refused(tmp_path / "sparse") == ": it is larger than 1 GiB"
+    assert refused(tmp_path / "sparse") == ": not to be read: larger than 1 GiB"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read(file):
     file.write_text(line())
     file.chmod(0)
-    assert refused(file) == ": Permission denied"
+    assert refused(file) == ": not to be read: Permission denied"
 
 
 def test_a_very_long_line(file):

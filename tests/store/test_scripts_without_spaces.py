@@ -160,8 +160,8 @@ def test_a_benchmark_of_prompts_as_editors_save_them(database, tmp_path):
     with pytest.raises(ContaminationError, match=r"is nearly line 2 of prompts.txt"):
         choose(database, tmp_path, [task(short)], parameters)
     prompts.write_bytes(short.encode("utf-16"))
-    with pytest.raises(StoreError, match="^selection.benchmarks: .*prompts.txt: it is UTF-16; save it as UTF-8$"):
+    with pytest.raises(StoreError, match="^selection.benchmarks: .*prompts.txt: is UTF-16; save it as UTF-8$"):
         select(database, "rejection", "main", 1, parameters)
     prompts.write_bytes(b"What?\ncaf\xe9\n")
-    with pytest.raises(StoreError, match="^selection.benchmarks: .*prompts.txt, line 2: it is not UTF-8"):
+    with pytest.raises(StoreError, match="^selection.benchmarks: .*prompts.txt, line 2: is not UTF-8"):
         select(database, "rejection", "main", 1, parameters)
