@@ -44,8 +44,8 @@ def read_text(path: Path, error: type[AgentloopError]) -> str:
         raise error(f"{path}, line {line}: is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8") from None
 
 
-def check_regular(path: Path, error: type[AgentloopError]) -> None:
-    """Raises `error` where there is no regular file of a size that can be read whole."""
+def check_regular(path: Path, error: type[AgentloopError], *, most: int | None = MOST_BYTES) -> None:
+    """Raises `error` where there is no regular file, or one of more than `most` bytes."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -54,8 +54,8 @@ def check_regular(path: Path, error: type[AgentloopError]) -> None:
         raise error(f"{path}: not to be read: {getattr(fault, 'strerror', None) or fault}") from None
     if not stat.S_ISREG(status.st_mode):
         raise error(f"{path}: not to be read: {'a directory' if stat.S_ISDIR(status.st_mode) else 'no regular file'}")
-    if status.st_size > MOST_BYTES:
-        raise error(f"{path}: not to be read: larger than {MOST_BYTES >> 30} GiB")
+    if most is not None and status.st_size > most:
+        raise error(f"{path}: not to be read: larger than {most >> 30} GiB")
 
 
 def _line(content: bytes, position: int) -> int:
@@ -73,12 +73,12 @@ def read_object(path: Path, error: type[AgentloopError]) -> dict[str, Any]:
     return value
 
 
-def open_tensors(path: Path, error: type[AgentloopError]) -> Any:
-    """safetensors' open file, on the CPU. Raises `error` where it is missing, truncated or no such file."""
+def open_tensors(path: Path, error: type[AgentloopError], *, device: str = "cpu") -> Any:
+    """safetensors' open file, tensors on `device`. Raises `error` where it is missing, truncated or no such file."""
     # imported here: settings read their files before anything large is imported
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(path, framework="pt", device="cpu")
+        return safe_open(path, framework="pt", device=device)
     except (OSError, SafetensorError) as fault:
         raise error(f"{path}: not to be read as safetensors: {fault}") from None

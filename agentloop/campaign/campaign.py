@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentloop import environments
+from agentloop import environments, model_files
 from agentloop.agent.prompt import PromptFormat
 from agentloop.campaign import suites
 from agentloop.campaign.ownership import owned
@@ -40,13 +40,18 @@ class Campaign:
     def open(cls, settings: Settings) -> Campaign:
         """Check what the settings name. Raises SettingError or ModelError before anything is written."""
         model = settings.model_directory()
+        model_files.check(model)
         environment = environments.get(settings.environment)
         suites.planned_looks(settings)
         suites.check_tools(settings)
         settings.export()
         # only now: libraries read their cache paths from the environment when they are imported
+        from agentloop.engine.blueprint import check_sizes
+        from agentloop.engine.checkpoint import Checkpoint
+        from agentloop.engine.configuration import read_architecture
         from agentloop.engine.fingerprint import base_fingerprint
 
+        check_sizes(Checkpoint(model), read_architecture(model))
         return cls(settings, environment, model, base_fingerprint(model, settings.paths.cache))
 
     @property
@@ -55,9 +60,9 @@ class Campaign:
 
     @cached_property
     def tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
+        from agentloop.engine.tokenizer import load_tokenizer
 
-        return AutoTokenizer.from_pretrained(self.model)
+        return load_tokenizer(self.model)
 
     @cached_property
     def prompt(self) -> PromptFormat:

@@ -93,7 +93,7 @@ def test_broken_models(copied, tmp_path, spoil, named):
     ("spoil", "named"),
     [
         (remove("tokenizer.json"), "no tokenizer (tokenizer.json or tokenizer.model)"),
-        (cut("tokenizer.json"), "tokenizer is not to be read"),
+        (cut("tokenizer.json"), "tokenizer.json: not to be read"),
         (trainers, "model.save_pretrained"),
     ],
 )
