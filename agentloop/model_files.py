@@ -27,8 +27,10 @@ _MOST_HEADER_BYTES = 100_000_000
 
 def check(directory: Path) -> None:
     """Raises ModelError, in one line that begins with the path of the file that is broken or missing."""
-    read_object(directory / "config.json", ModelError)
+    config = read_object(directory / "config.json", ModelError)
     check_tokenizer(directory)
+    text = config.get("text_config", config)
+    _check_ids(directory / "tokenizer.json", text.get("vocab_size") if isinstance(text, dict) else None)
     weights = sorted(directory.glob("*.safetensors"))
     if not weights:
         raise ModelError(f"{directory}: no *.safetensors")
@@ -60,6 +62,19 @@ def check_tokenizer(directory: Path, *, tokens: Iterable[str] = TURN_TOKENS) -> 
     missing = [token for token in tokens if token not in known]
     if missing:
         raise ModelError(f"{path}: it has no token {missing[0]}; a Gemma tokenizer is needed")
+
+
+def _check_ids(path: Path, vocabulary: Any) -> None:
+    """Raises ModelError where the tokenizer belongs to a model with more tokens."""
+    if type(vocabulary) is not int or not path.exists():
+        return
+    added = read_object(path, ModelError).get("added_tokens")
+    for entry in added if isinstance(added, list) else ():
+        index = entry.get("id") if isinstance(entry, dict) else None
+        if type(index) is int and index >= vocabulary and entry.get("content") in TURN_TOKENS:
+            raise ModelError(
+                f"{path}: token {entry['content']} has the id {index}, the model {vocabulary} tokens (config.json: vocab_size)"
+            )
 
 
 def _contents(added: Any) -> list[str]:

@@ -9,6 +9,8 @@ from agentloop.errors import ModelError
 from agentloop.model_files import VOCABULARIES, check_tokenizer
 from agentloop.text import one_line_of
 
+_SAMPLE = "What is 3 + 4?"
+
 
 def load_tokenizer(directory: Path) -> Any:
     """transformers' tokenizer of the model in `directory`. Raises ModelError, in one line that begins with the file's path."""
@@ -16,7 +18,9 @@ def load_tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer  # takes seconds
 
     try:
-        return AutoTokenizer.from_pretrained(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer.decode(tokenizer.encode(_SAMPLE))  # some settings are looked at only now
+        return tokenizer
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # tokenizers raises nothing more special, and where it panics not even an Exception
