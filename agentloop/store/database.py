@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,24 +22,28 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agentloop.errors import DiskError, StoreError
+from agentloop.errors import AgentloopError, DiskError, ShardError, StoreError
 from agentloop.files import atomic
-from agentloop.store.shards import SCHEMA
+from agentloop.store.shards import SCHEMA, read_columns
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 NO_SHARDS = ".no-shards.parquet"
 """A file without rows beside the database: what v_tokens reads while no shard is ingested."""
 POLL_SECONDS = 0.02
 SNAPSHOT_SECONDS = 10.0
-FILE_FAULTS = (duckdb.IOException, duckdb.SerializationException, duckdb.FatalException)
+FILE_FAULTS = (duckdb.IOException, duckdb.SerializationException, duckdb.FatalException, duckdb.OutOfMemoryException)
 Parameters = Sequence[object] | Mapping[str, object] | None
 
 
 class Database:
     """An open database. Made by `Database.open`, closed by leaving the `with` block."""
 
-    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, *, read_only: bool, lock: int) -> None:
+    def __init__(
+        self, path: Path, connection: duckdb.DuckDBPyConnection, *, read_only: bool, lock: int, file: Path
+    ) -> None:
         self.path = path
+        """What it is called, also where a copy of it is open."""
+        self._file = file
         self.connection = connection
         self.read_only = read_only
         self._lock: int | None = lock
@@ -53,13 +58,14 @@ class Database:
         wait_seconds: float = 30.0,
         memory_limit: str = "2GB",
         threads: int = 2,
+        copy_of: Path | None = None,
     ) -> Database:
         """Open the file, creating and migrating it where needed. Hold it briefly: nobody else can write meanwhile.
 
         Writers take the lock beside the file (`<path>.lock`) alone, readers share it. Raises StoreError, in one line
         that names the file, when another process still holds it after `wait_seconds` (with that process's id), when
         the file is damaged, when its schema is not this code's, and when `read_only` is asked of a file that does not
-        exist.
+        exist. `copy_of`: the database that the file is a snapshot of, which messages name.
         """
         path = Path(path).absolute()
         lock = _lock(path, shared=read_only, wait_seconds=wait_seconds)
@@ -75,12 +81,13 @@ class Database:
         except BaseException:
             os.close(lock)
             raise
-        return cls(path, connection, read_only=read_only, lock=lock)
+        named = path if copy_of is None else Path(copy_of).absolute()
+        return cls(named, connection, read_only=read_only, lock=lock, file=path)
 
     @classmethod
     def open_snapshot(cls, path: Path) -> Database:
         """The present state for a reader that takes its time, while writers go on. Raises StoreError as `open` does."""
-        return cls.open(snapshot(path), read_only=True)
+        return cls.open(snapshot(path), read_only=True, copy_of=path)
 
     def __enter__(self) -> Database:
         return self
@@ -117,14 +124,67 @@ class Database:
             self._in_transaction = False
 
     def execute(self, sql: str, parameters: Parameters = None) -> list[tuple]:
-        """Run one statement and return its rows. Parameters: a sequence for `?`, a mapping for `$name`."""
-        with _as_store_errors(self.path):
+        """Run one statement and return its rows. Parameters: a sequence for `?`, a mapping for `$name`.
+
+        Raises StoreError, ShardError or DiskError for faults of files, and duckdb.Error for those of the statement.
+        """
+        with self._telling():
             return self.connection.execute(sql, parameters).fetchall()
 
     def arrow(self, sql: str, parameters: Parameters = None) -> pa.Table:
-        """The result of one query as an Arrow table."""
-        with _as_store_errors(self.path):
-            return self.connection.sql(sql, params=parameters).to_arrow_table()
+        """The result of one query as an Arrow table, without columns where a statement has no result. Raises as `execute`."""
+        with self._telling():
+            relation = self.connection.sql(sql, params=parameters)
+            return pa.table({}) if relation is None else relation.to_arrow_table()
+
+    def said(self, error: duckdb.Error) -> str:
+        """What is wrong with a statement, on one line, its place in the statement left out."""
+        text = re.split(r"\n\n|\nLINE |\nPossible solutions", str(error))[0]
+        named = text.replace(str(self._file), str(self.path)).replace(self._file.stem.lstrip("."), self.path.stem)
+        return " ".join(named.split()) or type(error).__name__
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as error:
+            fault = self._fault(error)
+            if fault is None:
+                raise
+            raise fault from None
+
+    def _fault(self, error: duckdb.Error) -> AgentloopError | None:
+        """What the error is where a file is at fault; None where the statement is."""
+        text = self.said(error)
+        if _is_disk(text):
+            return DiskError(f"{self.path}: {text}")
+        # what is wrong inside a Parquet file has no type of its own, and often its name is not told
+        if type(error) is duckdb.Error or isinstance(error, duckdb.IOException | duckdb.InvalidInputException):
+            damaged = self._damaged_shard(None if type(error) is duckdb.Error else text)
+            if damaged is not None:
+                return damaged
+        if isinstance(error, duckdb.IOException) and str(self._file) not in str(error) and '"/' in text:
+            return None  # about another file, which the statement names
+        return StoreError(f"{self.path}: {text}") if _is_file_fault(error) else None
+
+    def _damaged_shard(self, text: str | None) -> ShardError | None:
+        """The first shard that cannot be read, of those that the text names or of all."""
+        cursor = self.connection.cursor()  # a transaction that has failed answers nothing any more
+        try:
+            stored = cursor.execute("SELECT path FROM shards WHERE status = 'ingested'").fetchall()
+        except duckdb.Error:
+            return None
+        for path in (self.resolve(name) for (name,) in stored):
+            if text is not None and str(path) not in text:
+                continue
+            try:
+                read_columns(path)
+                cursor.execute("SELECT max(hash(row)) FROM read_parquet(?) row", [str(path)]).fetchall()
+            except ShardError as error:
+                return error
+            except duckdb.Error as error:
+                return ShardError(f"{path}: cannot be read ({self.said(error)})")
+        return None
 
     def relative(self, path: Path) -> str:
         """The path as it is stored: relative to the database's directory where it lies below it, so data can move."""
@@ -301,8 +361,16 @@ def _as_store_errors(path: Path) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         text = str(error).splitlines()[0]
-        if "Could not write file" in text or os.strerror(errno.ENOSPC) in text:
+        if _is_disk(text):
             raise DiskError(f"{path}: {text}") from None
-        if isinstance(error, FILE_FAULTS) or "Corrupt database file" in text:  # the latter has no type of its own
+        if _is_file_fault(error):
             raise StoreError(f"{path}: {text}") from None
         raise
+
+
+def _is_disk(text: str) -> bool:
+    return "Could not write file" in text or os.strerror(errno.ENOSPC) in text
+
+
+def _is_file_fault(error: duckdb.Error) -> bool:
+    return isinstance(error, FILE_FAULTS) or "Corrupt database file" in str(error)  # the latter has no type of its own
