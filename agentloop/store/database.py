@@ -6,11 +6,9 @@ beside it (writers alone, readers together), and a long reader works on a copy t
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,16 +20,16 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agentloop.errors import AgentloopError, DiskError, ShardError, StoreError
+from agentloop.errors import DiskError, StoreError
 from agentloop.files import atomic
-from agentloop.store.shards import SCHEMA, read_columns
+from agentloop.store import faults
+from agentloop.store.shards import SCHEMA
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 NO_SHARDS = ".no-shards.parquet"
 """A file without rows beside the database: what v_tokens reads while no shard is ingested."""
 POLL_SECONDS = 0.02
 SNAPSHOT_SECONDS = 10.0
-FILE_FAULTS = (duckdb.IOException, duckdb.SerializationException, duckdb.FatalException, duckdb.OutOfMemoryException)
 Parameters = Sequence[object] | Mapping[str, object] | None
 
 
@@ -138,53 +136,23 @@ class Database:
             return pa.table({}) if relation is None else relation.to_arrow_table()
 
     def said(self, error: duckdb.Error) -> str:
-        """What is wrong with a statement, on one line, its place in the statement left out."""
-        text = re.split(r"\n\n|\nLINE |\nPossible solutions", str(error))[0]
-        named = text.replace(str(self._file), str(self.path)).replace(self._file.stem.lstrip("."), self.path.stem)
-        return " ".join(named.split()) or type(error).__name__
+        """What is wrong with a statement, on one line that names the database and no copy of it."""
+        return faults.said(error, self.path, self._file)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
         try:
             yield
         except duckdb.Error as error:
-            fault = self._fault(error)
+            fault = faults.of_a_file(error, self.path, self._file, self._shards)
             if fault is None:
                 raise
             raise fault from None
 
-    def _fault(self, error: duckdb.Error) -> AgentloopError | None:
-        """What the error is where a file is at fault; None where the statement is."""
-        text = self.said(error)
-        if _is_disk(text):
-            return DiskError(f"{self.path}: {text}")
-        # what is wrong inside a Parquet file has no type of its own, and often its name is not told
-        if type(error) is duckdb.Error or isinstance(error, duckdb.IOException | duckdb.InvalidInputException):
-            damaged = self._damaged_shard(None if type(error) is duckdb.Error else text)
-            if damaged is not None:
-                return damaged
-        if isinstance(error, duckdb.IOException) and str(self._file) not in str(error) and '"/' in text:
-            return None  # about another file, which the statement names
-        return StoreError(f"{self.path}: {text}") if _is_file_fault(error) else None
-
-    def _damaged_shard(self, text: str | None) -> ShardError | None:
-        """The first shard that cannot be read, of those that the text names or of all."""
-        cursor = self.connection.cursor()  # a transaction that has failed answers nothing any more
-        try:
-            stored = cursor.execute("SELECT path FROM shards WHERE status = 'ingested'").fetchall()
-        except duckdb.Error:
-            return None
-        for path in (self.resolve(name) for (name,) in stored):
-            if text is not None and str(path) not in text:
-                continue
-            try:
-                read_columns(path)
-                cursor.execute("SELECT max(hash(row)) FROM read_parquet(?) row", [str(path)]).fetchall()
-            except ShardError as error:
-                return error
-            except duckdb.Error as error:
-                return ShardError(f"{path}: cannot be read ({self.said(error)})")
-        return None
+    def _shards(self) -> list[Path]:
+        # by another connection: a transaction that has failed answers nothing any more
+        stored = self.connection.cursor().execute("SELECT path FROM shards WHERE status = 'ingested'").fetchall()
+        return [self.resolve(path) for (path,) in stored]
 
     def relative(self, path: Path) -> str:
         """The path as it is stored: relative to the database's directory where it lies below it, so data can move."""
@@ -360,17 +328,7 @@ def _as_store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        text = str(error).splitlines()[0]
-        if _is_disk(text):
-            raise DiskError(f"{path}: {text}") from None
-        if _is_file_fault(error):
-            raise StoreError(f"{path}: {text}") from None
-        raise
-
-
-def _is_disk(text: str) -> bool:
-    return "Could not write file" in text or os.strerror(errno.ENOSPC) in text
-
-
-def _is_file_fault(error: duckdb.Error) -> bool:
-    return isinstance(error, FILE_FAULTS) or "Corrupt database file" in str(error)  # the latter has no type of its own
+        fault = faults.of_a_file(error, path, path)
+        if fault is None:
+            raise
+        raise fault from None

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from torch.utils.tensorboard import SummaryWriter
 
+from agentloop.files import atomic
 from agentloop.training.run import TrainingRun
 
 
@@ -33,7 +34,8 @@ class Journal:
     def __init__(self, run: TrainingRun, *, done: int) -> None:
         run.metrics.parent.mkdir(parents=True, exist_ok=True)
         lines = run.metrics.read_text().splitlines(keepends=True)[:done] if run.metrics.exists() else []
-        run.metrics.write_text("".join(lines))
+        with atomic(run.metrics) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
         self._file = open(run.metrics, "a")
         self._board = SummaryWriter(run.tensorboard / run.adapter.id, purge_step=done + 1)
 
