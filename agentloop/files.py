@@ -47,10 +47,13 @@ def atomic(path: Path) -> Iterator[Path]:
         else:
             os.replace(temporary, path)
             _fsync(path.parent)
+    except FileExistsError as error:
+        raise DiskError(f"{path}: {error.filename} is there and is no folder") from error
     except OSError as error:
         raise DiskError(f"{path}: {error.strerror or error}") from error
     finally:
-        _remove(temporary)
+        with suppress(OSError):  # what went wrong above is what is told
+            _remove(temporary)
 
 
 def is_locked(file: Path) -> bool:
