@@ -63,12 +63,24 @@ def is_locked(file: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
+        return not try_lock(descriptor, fcntl.LOCK_SH, file)
     finally:
         os.close(descriptor)
+
+
+def try_lock(descriptor: int, kind: int, file: Path) -> bool:
+    """Take a lock (flock) of this kind; False where somebody else has one that excludes it.
+
+    Raises DiskError, naming the file, on a disk that has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        reason = f"this disk has no file locks ({error.strerror}); set paths.data to a folder of another disk"
+        raise DiskError(f"{file}: {reason}") from None
+    return True
 
 
 def sweep(root: Path, *, skip: Path) -> None:

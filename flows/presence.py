@@ -83,7 +83,7 @@ def announce(settings: Settings) -> str:
 
 @cache
 def boot_id() -> str:
-    return _BOOT_ID.read_text().strip()
+    return _BOOT_ID.read_text(encoding="utf-8").strip()
 
 
 def _sweep(directory: Path) -> None:

@@ -202,14 +202,15 @@ def _start(settings: Settings, name: str, module: list[str], environment: dict[s
         )
     service = Service(name, process.pid, psutil.Process(process.pid).create_time())
     with atomic(_record_file(settings, name)) as temporary:
-        temporary.write_text(json.dumps(asdict(service)))
+        temporary.write_text(json.dumps(asdict(service)), encoding="utf-8")
 
 
 def _prefect(settings: Settings, *arguments: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "prefect", *arguments],
         cwd=PROJECT_ROOT,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         capture_output=True,
         env=environment(settings),
         stdin=subprocess.DEVNULL,
@@ -262,7 +263,7 @@ def _record_file(settings: Settings, name: str) -> Path:
 def _recorded(settings: Settings, name: str) -> Service | None:
     """What was written down, None where nothing was or it cannot be read (a power cut under an older version)."""
     try:
-        return Service(**json.loads(_record_file(settings, name).read_text()))
+        return Service(**json.loads(_record_file(settings, name).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from agentloop.commands import Overrides, Profile, console, load, reading
+from agentloop.commands import Overrides, Profile, console, load, reading, user_path
 from agentloop.errors import StoreError
 
 
@@ -52,13 +53,18 @@ def sql(
     console.print(table)
 
 
-def report(profile: Profile = None, overrides: Overrides = None) -> None:
+def report(
+    profile: Profile = None,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write it, by default among the reports of paths.data.")
+    ] = None,
+) -> None:
     """Write a campaign's report and print its path."""
-    from agentloop.campaign import reporting
-    from agentloop.campaign.campaign import Campaign
-
     settings = load(profile, overrides)
-    print(reporting.write(Campaign.open(settings)))
+    from agentloop.campaign import reporting
+
+    print(reporting.write(settings, output and user_path(output)))
 
 
 def lineage(

@@ -56,7 +56,7 @@ def save(lora: LoraBuffer, directory: Path, *, base: str, model: Path | None) ->
     tensors = {prefix + name: view.detach().float().cpu().contiguous() for name, view in lora.named().items()}
     for name, value in (("agentloop.json", {"base": base}), ("adapter_config.json", config)):
         with atomic(directory / name) as file:
-            file.write_text(json.dumps(value, indent=2))
+            file.write_text(json.dumps(value, indent=2), encoding="utf-8")
     with atomic(directory / "adapter_model.safetensors") as file:
         save_file(tensors, file, metadata={"format": "pt"})
 

@@ -20,9 +20,9 @@ from agentloop.engine.fingerprint import base_fingerprint, default_cache
 from agentloop.engine.lora import LoraSettings
 from agentloop.engine.model import Gemma
 from agentloop.engine.packed import packed_weights
-from agentloop.engine.tokenizer import load_tokenizer
 from agentloop.errors import AdapterError, ModelError, SettingError
 from agentloop.model_files import VOCABULARIES, check_tokenizer
+from agentloop.tokenizer import load_tokenizer
 
 
 class FastLanguageModel:

@@ -23,7 +23,11 @@ _ASK_SECONDS = 60
 def free_bytes() -> tuple[int, ...]:
     """Of each visible card. Raises ServerError where there is no driver or no card."""
     asked = subprocess.run(
-        [sys.executable, "-m", "agentloop.serving.card"], capture_output=True, text=True, timeout=_ASK_SECONDS
+        [sys.executable, "-m", "agentloop.serving.card"],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=_ASK_SECONDS,
     )
     if asked.returncode:
         raise ServerError(f"the card's free memory is unknown: {asked.stderr.strip()}")

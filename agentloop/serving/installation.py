@@ -31,7 +31,7 @@ def find(python: Path) -> Installation:
     """The vLLM of `python`. Raises SettingError where there is none or where the plugin is missing."""
     if not python.is_file():
         raise SettingError(f"serving.python: no interpreter at {python}")
-    answer = subprocess.run([str(python), "-c", _QUESTION], capture_output=True, text=True, check=True)
+    answer = subprocess.run([str(python), "-c", _QUESTION], capture_output=True, check=True, encoding="utf-8")
     cuda, cpu, plugins = json.loads(answer.stdout)
     version = cuda or cpu
     if version is None:

@@ -117,7 +117,7 @@ class ModelServer:
             )
             before = () if self._installation.on_cpu else card.free_bytes()
             with atomic(self._orders) as temporary:
-                temporary.write_text(json.dumps(words))
+                temporary.write_text(json.dumps(words), encoding="utf-8")
             self._wait_until_healthy()
             if before:
                 # What happens on other cards is somebody else's affair.
@@ -145,7 +145,8 @@ class ModelServer:
         code = self._child.poll() if self._child is not None else None
         if code is None:
             return None
-        return f"vLLM ended with exit code {code}: {log.reason(self.log.read_text(errors='replace'))} (log: {self.log})"
+        reason = log.reason(self.log.read_text(encoding="utf-8", errors="replace"))
+        return f"vLLM ended with exit code {code}: {reason} (log: {self.log})"
 
     def failure(self) -> str | None:
         """Why vLLM does not answer requests: it has ended, or its health is not told in time. None where it does."""
@@ -226,7 +227,7 @@ class ModelServer:
                 except httpx.TransportError:
                     pass  # not listening yet
                 time.sleep(_POLL_SECONDS)
-        reason = log.last_line(self.log.read_text(errors="replace"))
+        reason = log.last_line(self.log.read_text(errors="replace", encoding="utf-8"))
         raise ServerError(
             f"serving.start_seconds: vLLM was not healthy after {self.settings.serving.start_seconds:g} s; "
             f"its last line: {reason} (log: {self.log})"

@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 
 from agentloop.errors import StoreError
+from agentloop.reading import read_text
 from agentloop.settings import PROJECT_ROOT
 
 RECIPES = Path(__file__).parent / "selection"
@@ -70,9 +71,9 @@ def load(recipe: str | Path) -> Recipe:
     if path.suffix != ".sql" or not path.is_file():
         raise StoreError(f"recipe {recipe}: neither built in ({', '.join(built_in)}) nor a .sql file")
     try:
-        sql = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"recipe {recipe}: cannot be read ({error})") from None
+        sql = read_text(path, StoreError)
+    except StoreError as error:
+        raise StoreError(f"recipe {error}") from None
     place = recipe if path.parent == RECIPES else str(path)
     rules = re.search(r"^-- rules: (.+)$", sql, re.MULTILINE)
     if not rules:

@@ -75,7 +75,7 @@ def select(
 
 
 def _fill_pool(database: Database, campaign: str, first: int, last: int) -> None:
-    database.execute(recipes.POOL.read_text(), {"campaign": campaign, "first": first, "last": last})
+    database.execute(recipes.POOL.read_text(encoding="utf-8"), {"campaign": campaign, "first": first, "last": last})
     unscored = database.execute("SELECT trajectory FROM pool WHERE success IS NULL ORDER BY trajectory LIMIT 1")
     if unscored:
         raise StoreError(f"{database.path}: {unscored[0][0]} has no success score yet, score before selecting")

@@ -33,10 +33,10 @@ class Journal:
 
     def __init__(self, run: TrainingRun, *, done: int) -> None:
         run.metrics.parent.mkdir(parents=True, exist_ok=True)
-        lines = run.metrics.read_text().splitlines(keepends=True)[:done] if run.metrics.exists() else []
+        lines = run.metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:done] if run.metrics.exists() else []
         with atomic(run.metrics) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
-        self._file = open(run.metrics, "a")
+        self._file = open(run.metrics, "a", encoding="utf-8")
         self._board = SummaryWriter(run.tensorboard / run.adapter.id, purge_step=done + 1)
 
     def record(self, metrics: StepMetrics) -> None:

@@ -33,7 +33,7 @@ def launch(
     """
     file = run.checkpoints / f"{run.adapter.id}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(run.to_json(), indent=2))
+    file.write_text(json.dumps(run.to_json(), indent=2), encoding="utf-8")
     log = settings.paths.logs / f"train-{run.adapter.id}.log"
     training = settings.training
     arguments = [str(file), str(training.checkpoint_steps), str(training.memory_budget)]
@@ -96,4 +96,4 @@ def refusal(log: Path, start: int) -> str | None:
 
 def read_metrics(run: TrainingRun) -> list[dict[str, Any]]:
     """The metrics of every optimizer step of a finished run, in order."""
-    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]

@@ -81,7 +81,7 @@ def write(directory: Path, model: Gemma, base: Reference) -> None:
     adapted = losses.neg().cpu().split([len(ids) - 1 for ids in base.token_ids])
     pairs = zip(base.prompts, adapted, strict=True)
     prompts = tuple(replace(prompt, adapted=tuple(values.tolist())) for prompt, values in pairs)
-    (directory / FILE).write_text(json.dumps(asdict(replace(base, prompts=prompts))))
+    (directory / FILE).write_text(json.dumps(asdict(replace(base, prompts=prompts))), encoding="utf-8")
 
 
 def read(directory: Path) -> Reference:

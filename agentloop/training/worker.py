@@ -23,7 +23,7 @@ def main(run_file: str, checkpoint_steps: str, memory_budget: str = "auto") -> i
         print(json.dumps(asdict(metrics)), flush=True)
 
     try:
-        with open(run_file) as file:
+        with open(run_file, encoding="utf-8") as file:
             run = TrainingRun.from_json(json.load(file))
         budget = "auto" if memory_budget == "auto" else float(memory_budget)
         with joined() as ranks:

@@ -154,7 +154,7 @@ def main() -> None:
             "python": platform.python_version(),
             "command": " ".join(sys.argv),
         }
-        arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1))
+        arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
