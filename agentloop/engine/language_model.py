@@ -21,9 +21,8 @@ from agentloop.engine.lora import LoraSettings
 from agentloop.engine.model import Gemma
 from agentloop.engine.packed import packed_weights
 from agentloop.errors import AdapterError, ModelError, SettingError
-
-VOCABULARIES = ("tokenizer.json", "tokenizer.model")
-"""One of them is there where a tokenizer is."""
+from agentloop.model_files import VOCABULARIES, check_tokenizer
+from agentloop.tokenizer import load_tokenizer
 
 
 class FastLanguageModel:
@@ -72,8 +71,7 @@ class FastLanguageModel:
                 f"{directory}: what a trainer saves, to resume from it; an adapter is written by model.save_pretrained"
             )
         shape = read_architecture(directory)
-        if not any((directory / name).is_file() for name in VOCABULARIES):
-            raise ModelError(f"{directory}: no tokenizer ({' or '.join(VOCABULARIES)})")
+        check_tokenizer(directory, tokens=())
         checkpoint = Checkpoint(directory)
         check_sizes(checkpoint, shape)
         # Before anything wakes CUDA up: it takes its time, and a process that uses it cannot be copied.
@@ -81,7 +79,7 @@ class FastLanguageModel:
         compilation = compile_ahead(shape, dtype or default_dtype(capability), capability) if capability else None
         # Importing transformers' tokenizers takes seconds; reading weights mostly waits.
         thread = ThreadPoolExecutor(1)
-        tokenizer = thread.submit(_tokenizer, directory)
+        tokenizer = thread.submit(load_tokenizer, directory)
         thread.shutdown(wait=False)  # it ends with its task
         chosen = device or _default_device()
         if chosen.type == "cuda":
@@ -186,7 +184,7 @@ def _with_adapter(directory: Path, options: dict[str, Any]) -> tuple[Gemma, Any]
         raise AdapterError(f"{directory}/adapter_config.json: {error}") from None
     model.load_adapter(directory)
     if any((directory / name).is_file() for name in VOCABULARIES):
-        tokenizer = _tokenizer(directory)
+        tokenizer = load_tokenizer(directory)
     return model, tokenizer
 
 
@@ -212,16 +210,6 @@ def _default_device() -> torch.device:
     )
 
 
-def _tokenizer(directory: Path) -> Any:
-    """Raises ModelError."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(directory)
-    except Exception as error:  # tokenizers raises nothing more special
-        raise ModelError(f"{directory}: the tokenizer is not to be read: {' '.join(str(error).split())}") from error
-
-
 def default_dtype(capability: tuple[int, int]) -> torch.dtype:
-    """What is computed in on a CUDA device unless told otherwise."""
+    """Return the dtype that is computed in on a CUDA device unless told otherwise."""
     return torch.bfloat16 if capability >= (8, 0) else torch.float16

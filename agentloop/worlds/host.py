@@ -32,7 +32,7 @@ def main(control_descriptor: str, memory: str, *sources: str) -> None:
 
     try:
         for source in sources:
-            environments.get(source)  # from then on it is known by its name
+            environments.get(source, apart=False)  # from then on it is known by its name
     except AgentloopError as error:
         control.send(json.dumps({"error": str(error)}).encode()[:MESSAGE_BYTES])
         return
