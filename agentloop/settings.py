@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import stat
+import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
+from agentloop import caches, limits
 from agentloop.errors import SettingError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +36,14 @@ PROFILES = Path(__file__).resolve().parent / "profiles"
 ENV_PREFIX = "AGENTLOOP_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 """Names the TOML file to read; by default `agentloop.toml` in the project's root, if it is there."""
+
+EXPORTED_VARIABLE = f"{ENV_PREFIX}EXPORTED"
+"""Names those of the libraries' variables that this project has set; a value that any other of them has is the user's."""
+OWN_VARIABLES = (CONFIG_VARIABLE, EXPORTED_VARIABLE)
+_GENERAL = {"TRITON_CACHE_DIR": "TRITON_HOME"}
+"""Variables of libraries, each with a more general one that decides for it where the user has set that."""
+_HARMFUL_TO_PYTHON = ("PYTHONWARNINGS", "PYTHONIOENCODING", "PYTHONINSPECT", "PYTHONOPTIMIZE")
+"""Variables that are meant for a program at the keyboard, and make a background process fail, wait or skip its checks."""
 
 RECIPES = ("rejection", "replay", "random")
 """Built-in selections for training. `pairs` is for preference trainers: see `agentloop select`."""
@@ -312,24 +322,69 @@ class Settings(BaseSettings):
             path.mkdir(parents=True, exist_ok=True)
 
     def child_environment(self) -> dict[str, str]:
-        """The variables that fix caches and switch telemetry and hub access off, for this process and its children."""
-        cache = self.paths.cache
+        """The variables that fix caches and switch telemetry and hub access off, for this process and its children.
+
+        Where the user has set one of a library's variables, the user's value stays and is left out here.
+        """
+        ours = os.environ.get(EXPORTED_VARIABLE, "").split(",")
+        libraries = {
+            name: value for name, value in self._library_variables().items() if name in ours or not _is_the_users(name)
+        }
         return {
-            "HF_HOME": str(cache / "hf"),
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "TRITON_CACHE_DIR": str(cache / "triton"),
-            "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
-            "VLLM_CACHE_ROOT": str(cache / "vllm"),
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
+            **libraries,
+            EXPORTED_VARIABLE: ",".join(libraries),
             # processes of one machine talk over loopback, whatever address its name has
             "GLOO_SOCKET_IFNAME": "lo",
             "NCCL_SOCKET_IFNAME": "lo",
             "PREFECT_HOME": str(self.paths.data / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PYTHONUTF8": "1",
+            # empty is as good as not set
+            **{name: "" for name in _HARMFUL_TO_PYTHON if name in os.environ},
+            # neither HOME nor an entry among the machine's users: libraries ask for it when they are imported
+            **({"HOME": str(self.paths.data)} if os.path.expanduser("~") == "~" else {}),
         }
+
+    @property
+    def compiled(self) -> Path:
+        """Where compiled code is kept: paths.cache, or a private folder of this user's where that will not do."""
+        return caches.compile_root(self.paths.cache, os.environ)
+
+    def _library_variables(self) -> dict[str, str]:
+        compiled = self.compiled
+        variables = {
+            "HF_HOME": str(self.paths.cache / "hf"),
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TRITON_CACHE_DIR": str(compiled / "triton"),
+            "TORCHINDUCTOR_CACHE_DIR": str(compiled / "inductor"),
+            "VLLM_CACHE_ROOT": str(compiled / "vllm"),
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+        }
+        if (cores := limits.processors()) < len(os.sched_getaffinity(0)):
+            variables["OMP_NUM_THREADS"] = str(cores)  # libraries do not see a container's quota
+        return variables
+
+
+def _is_the_users(name: str) -> bool:
+    """True where the user has set the variable, or the more general one that decides for it."""
+    # torch itself sets this one, where it is not set when it looks
+    default = os.path.join(tempfile.gettempdir(), "torchinductor_")
+    values = (os.environ.get(each, "") for each in (name, _GENERAL.get(name, "")))
+    return any(value and not value.startswith(default) for value in values)
+
+
+def prepare_libraries() -> None:
+    """Set the libraries' variables for a script that imports the engine without any settings of its own.
+
+    A value that is there stays, whoever has set it. Raises SettingError.
+    """
+    if EXPORTED_VARIABLE in os.environ:
+        return  # by whoever started this process
+    found = load().child_environment()
+    os.environ.update({name: found[name] for name in (*found[EXPORTED_VARIABLE].split(","), EXPORTED_VARIABLE) if name})
 
 
 def _make_private(root: Path) -> None:
@@ -386,7 +441,7 @@ def _refuse_unknown_variables() -> None:
     # pydantic-settings passes over unknown variables that carry the prefix; a misspelt setting must not go unseen.
     for variable in os.environ:
         name = variable.removeprefix(ENV_PREFIX).lower().partition("__")[0]
-        if variable.startswith(ENV_PREFIX) and variable != CONFIG_VARIABLE and name not in Settings.model_fields:
+        if variable.startswith(ENV_PREFIX) and variable not in OWN_VARIABLES and name not in Settings.model_fields:
             raise SettingError(f"{variable}: unknown setting in the environment")
 
 

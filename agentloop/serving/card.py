@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from agentloop.child import inherited
 from agentloop.errors import ServerError
 
 GIB = 2**30
@@ -23,7 +24,11 @@ _ASK_SECONDS = 60
 def free_bytes() -> tuple[int, ...]:
     """Of each visible card. Raises ServerError where there is no driver or no card."""
     asked = subprocess.run(
-        [sys.executable, "-m", "agentloop.serving.card"], capture_output=True, text=True, timeout=_ASK_SECONDS
+        [sys.executable, "-m", "agentloop.serving.card"],
+        capture_output=True,
+        text=True,
+        timeout=_ASK_SECONDS,
+        env=inherited(),
     )
     if asked.returncode:
         raise ServerError(f"the card's free memory is unknown: {asked.stderr.strip()}")

@@ -18,10 +18,11 @@ from typing import Any
 import httpx
 import psutil
 
-from agentloop.child import ChildProcess
-from agentloop.errors import AdapterError, ServerError
+from agentloop.child import ChildProcess, inherited
+from agentloop.endings import ending, was_signalled
+from agentloop.errors import AdapterError, ServerError, SettingError
 from agentloop.files import atomic
-from agentloop.serving import adapters, card, installation, log
+from agentloop.serving import adapters, card, compiler, installation, log
 from agentloop.serving.client import Endpoint
 from agentloop.serving.command import BASE_NAME, arguments, environment
 from agentloop.settings import Settings
@@ -32,6 +33,8 @@ _SLEEP_SECONDS = 300.0
 """Long enough for the requests that run to be finished."""
 _END_SECONDS = 20.0
 _HEALTH_SECONDS = 10.0
+_DYING_SECONDS = 10.0
+"""From when vLLM closes its port until its process ends."""
 _FREE_SECONDS = 20.0
 _LEFT_BY_THE_DEAD = 1 << 30
 """Bytes of a card that somebody else may have taken since vLLM was started: a desktop, a browser."""
@@ -68,6 +71,8 @@ class ModelServer:
         self.port = 0
         self.log: Path | None = None
         self._installation: installation.Installation | None = None
+        self._uncompiled: str | None = None
+        """Why vLLM cannot compile here, empty where it can; None until that was looked at."""
         self._child: ChildProcess | None = None
         self._known: dict[str, str] = {}
         """Digest of every adapter ever loaded, by id."""
@@ -92,14 +97,29 @@ class ModelServer:
 
     def prepare(self) -> None:
         """Let vLLM's process import everything already, without the card; `start` goes on from there. Raises SettingError."""
-        self._installation = installation.find(self.settings.serving.python or Path(sys.executable))
+        found = installation.find(self.settings.serving.python or Path(sys.executable))
+        self._installation = compiler.reachable(found, self.settings.compiled)
+        if self._uncompiled is None:
+            self._uncompiled = self._why_uncompiled()
         self.port = _claim(self.settings.serving.port)
         self.log = self.settings.paths.logs / f"vllm-{time.strftime('%Y%m%d-%H%M%S')}-{self.port}.log"
         self._child = ChildProcess(
             [str(self._installation.python), "-m", "agentloop.serving.standby", str(self._orders)],
-            environment=environment(self.settings, self._installation, api_key=self.api_key),
+            environment=self._environment(compiled=not self._uncompiled),
             log=self.log,
         )
+
+    def _environment(self, *, compiled: bool = True) -> dict[str, str | None]:
+        return environment(self.settings, self._installation, api_key=self.api_key, compiled=compiled)
+
+    def _why_uncompiled(self) -> str:
+        """Why vLLM cannot compile here, said in a line; empty where it can. Raises SettingError where it has to."""
+        fault = compiler.fault(self._installation, inherited(self._environment()))
+        if fault and not self._installation.on_cpu:
+            raise SettingError(f"vLLM cannot compile what it runs on a GPU: {fault}")
+        if fault:
+            print(f"vLLM runs uncompiled, which is slower: {fault}")
+        return fault or ""
 
     def start(self) -> None:
         """Start vLLM and wait until it answers. Raises SettingError or ServerError; nothing is left running then."""
@@ -114,6 +134,7 @@ class ModelServer:
                 port=self.port,
                 max_lora_rank=self.max_lora_rank,
                 max_loras=self.max_loras,
+                compiled=not self._uncompiled,
             )
             before = () if self._installation.on_cpu else card.free_bytes()
             with atomic(self._orders) as temporary:
@@ -145,7 +166,14 @@ class ModelServer:
         code = self._child.poll() if self._child is not None else None
         if code is None:
             return None
-        return f"vLLM ended with exit code {code}: {log.reason(self.log.read_text(errors='replace'))} (log: {self.log})"
+        reason = "" if was_signalled(code) else f": {log.reason(self._log_text())}"
+        return f"vLLM {ending(code)}{reason} (log: {self.log})"
+
+    def _awaited_death(self) -> str | None:
+        deadline = time.monotonic() + _DYING_SECONDS
+        while (death := self.death()) is None and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        return death
 
     def failure(self) -> str | None:
         """Why vLLM does not answer requests: it has ended, or its health is not told in time. None where it does."""
@@ -155,7 +183,14 @@ class ModelServer:
             return death
         try:
             answer = httpx.get(f"{self.url}/health", timeout=_HEALTH_SECONDS, trust_env=False)
-            return None if answer.is_success else f"vLLM is not healthy: {answer.status_code} (log: {self.log})"
+            if answer.is_success:
+                return None
+            # its engine has died, and this process is about to follow
+            reason = log.reason(self._log_text())
+            return self._awaited_death() or f"vLLM's engine has ended: {reason} (log: {self.log})"
+        except httpx.ConnectError:
+            # it listens no more, so it is about to end, and only then its log is whole
+            return self._awaited_death() or f"vLLM refuses connections (log: {self.log})"
         except httpx.TransportError as error:
             return self.death() or f"vLLM hangs: {type(error).__name__} when asked for its health (log: {self.log})"
 
@@ -226,11 +261,14 @@ class ModelServer:
                 except httpx.TransportError:
                     pass  # not listening yet
                 time.sleep(_POLL_SECONDS)
-        reason = log.last_line(self.log.read_text(errors="replace"))
+        reason = log.last_line(self._log_text())
         raise ServerError(
             f"serving.start_seconds: vLLM was not healthy after {self.settings.serving.start_seconds:g} s; "
             f"its last line: {reason} (log: {self.log})"
         )
+
+    def _log_text(self) -> str:
+        return self.log.read_text(errors="replace")
 
     def _command(self, path: str) -> None:
         """One of vLLM's commands for developers, which it has where serving.policy is "sleep"."""

@@ -15,6 +15,7 @@ FREE = (
     "campaign",
     "iterations",
     "paths",
+    "prefect_port",
     "serving",
     "collect.concurrency",
     "collect.episode_seconds",

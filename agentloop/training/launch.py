@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -14,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from agentloop.child import ChildProcess
+from agentloop.endings import ending
 from agentloop.errors import ModelError, TrainerError
 from agentloop.settings import Settings
 from agentloop.training.run import TrainingRun
 
 _POLL_SECONDS = 1.0
-_KILLED = 128 + signal.SIGKILL
 
 
 def launch(
@@ -54,8 +53,7 @@ def launch(
         return
     if line := refusal(log, told):
         raise ModelError(f"{line} (log: {log})")
-    how = "was killed, most often for want of memory" if code == _KILLED else f"ended with exit code {code}"
-    raise TrainerError(f"the trainer {how} (log: {log})")
+    raise TrainerError(f"the trainer {ending(code)} (log: {log})")
 
 
 def _lines(child: ChildProcess, stall_seconds: float) -> Iterator[bytes]:

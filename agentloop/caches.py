@@ -1,0 +1,63 @@
+"""Where compiled code may lie: a folder whose name compilers' command lines can hold, and whose files can be executed.
+
+Inductor writes the names of its files into a command line as they are, so that a space or a quote cuts it; and from a
+file system that is mounted `noexec` nothing is loaded that was compiled there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+_HARMLESS = frozenset("@%+=:,./-_")
+"""Characters that mean nothing to a shell, beside letters and digits."""
+
+
+def fault(folder: Path) -> str | None:
+    """Why nothing that is compiled below `folder` would work, in a few words; None where it does."""
+    strange = sorted({character for character in str(folder) if not (character.isalnum() or character in _HARMLESS)})
+    if strange:
+        return f"the path holds {', '.join('a space' if each == ' ' else repr(each) for each in strange)}"
+    return "the file system is mounted noexec" if is_noexec(folder) else None
+
+
+def is_noexec(folder: Path) -> bool:
+    """True where nothing can be executed that lies in the folder, which need not be there yet."""
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    return bool(os.statvfs(existing).f_flag & os.ST_NOEXEC)
+
+
+def compile_root(cache: Path, variables: Mapping[str, str]) -> Path:
+    """`cache` where compiled code can lie there, else a private folder of this user's, named after `cache`.
+
+    That is below XDG_CACHE_HOME or ~/.cache, else below the temporary folder; `cache` again where none of them will do.
+    """
+    if fault(cache) is None:
+        return cache
+    name = hashlib.sha256(str(cache).encode(errors="surrogateescape")).hexdigest()[:12]
+    for parent in _private_parents(variables):
+        if fault(parent) is None and _is_private(parent) and _is_private(parent / name):
+            return parent / name
+    return cache
+
+
+def _private_parents(variables: Mapping[str, str]) -> list[Path]:
+    homes = [variables.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")]
+    return [
+        *(Path(home, "agentloop") for home in homes if os.path.isabs(home)),
+        Path(tempfile.gettempdir(), f".agentloop-cache-{os.getuid()}"),
+    ]
+
+
+def _is_private(folder: Path) -> bool:
+    """True where the folder is this user's alone; it is made where it is missing. Others may own what has a known name."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
