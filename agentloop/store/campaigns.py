@@ -111,7 +111,8 @@ def finish_iteration(database: Database, campaign: str, iteration: int) -> None:
 def _compare(campaign: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     # a setting that the campaign began without did what is the default now
     defaults = _flat(Settings.model_construct().model_dump(mode="json"))
-    for name in sorted(before.keys() | after.keys()):
+    # what defined a campaign under an older version may be free by now
+    for name in filter(_defines, sorted(before.keys() | after.keys())):
         began, now = (values.get(name, defaults.get(name)) for values in (before, after))
         if began != now:
             raise StoreError(

@@ -73,6 +73,7 @@ def test_a_campaign_is_not_continued_with_other_defining_settings(database, chan
         "iterations=9",
         "collect.concurrency=3",
         "serving.port=8123",
+        "prefect_port=4201",
         "paths.data=elsewhere",
         "training.checkpoint_steps=7",
         "training.memory_budget=4.15",
@@ -93,6 +94,13 @@ def test_a_setting_that_the_campaign_began_without_did_what_is_the_default(datab
         campaigns.register(database, load(["campaign=main", "training.rank=32"]))
     with pytest.raises(StoreError, match="^gate.guards.database.alpha: "):
         campaigns.register(database, load(["campaign=main", "gate.guards.database.tasks=9"]))
+
+
+def test_what_an_older_version_counted_among_what_defines_a_campaign_may_be_free(database):
+    """As the port was: who was told to set another one could not go on."""
+    campaigns.register(database, load(["campaign=main"]))
+    database.execute("UPDATE campaigns SET defining = json_merge_patch(defining, '{\"prefect_port\": 4560}')")
+    campaigns.register(database, load(["campaign=main", "prefect_port=4574"]))
 
 
 def test_an_unknown_campaign_is_named(database):
