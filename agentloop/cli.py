@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from agentloop import interpreter
 from agentloop.commands import champions, data, looking, machine, running, serving
 from agentloop.errors import AgentloopError
 
@@ -33,6 +34,7 @@ for command in (serving.canary, machine.doctor, machine.bootstrap):
 
 
 def main() -> None:
+    interpreter.insist_on_utf8()
     try:
         app()
     except AgentloopError as error:

@@ -258,12 +258,12 @@ def _refuse_taken_port(settings: Settings) -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", settings.prefect_port)) == 0:
             raise SettingError(
-                f"prefect_port: port {settings.prefect_port} is in use by {_listener(settings.prefect_port)}; "
+                f"prefect_port: port {settings.prefect_port} is in use by {listener(settings.prefect_port)}; "
                 "set another one"
             )
 
 
-def _listener(port: int) -> str:
+def listener(port: int) -> str:
     """Who listens on the port, as far as this user may know it."""
     for process in psutil.process_iter():
         try:

@@ -10,13 +10,18 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from agentloop import caches
+from agentloop.child import inherited
+from agentloop.serving import installation
+from agentloop.serving.command import environment
 from agentloop.serving.installation import Installation
+from agentloop.settings import Settings
 
 CACHES = ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 """Variables of the folders that compiled code is written to, those that are used on the CPU first."""
@@ -25,7 +30,16 @@ _C = "#include <Python.h>\nint probe(void) { return PY_MAJOR_VERSION; }\n"
 _SECONDS = 120
 
 
-def fault(installation: Installation, variables: Mapping[str, str]) -> str | None:
+UNCOMPILED = "vLLM runs uncompiled, which is slower"
+
+
+def examine(settings: Settings) -> tuple[Installation, str | None]:
+    """The installation that vLLM is started from, and why it can compile nothing; None where it can. Raises SettingError."""
+    found = reachable(installation.find(settings.serving.python or Path(sys.executable)), settings.compiled)
+    return found, fault(found, inherited(environment(settings, found, api_key="")))
+
+
+def fault(vllm: Installation, variables: Mapping[str, str]) -> str | None:
     """Why this vLLM can compile nothing, and what helps, in one line; None where it can.
 
     `variables` is the environment that vLLM is to be started with.
@@ -34,34 +48,34 @@ def fault(installation: Installation, variables: Mapping[str, str]) -> str | Non
     for name, folder in folders.items():
         if caches.is_noexec(folder):
             return f"{name} = {folder}: the file system is mounted noexec; set it or paths.cache to another folder"
-    if not installation.on_cpu:
-        return _compile(_c_compiler(variables), installation, variables)
+    if not vllm.on_cpu:
+        return _compile(_c_compiler(variables), vllm, variables)
     for name in CACHES[:2]:
         if name in folders and (reason := caches.fault(folders[name])):
             return f"{name} = {folders[name]}: {reason}; set it or paths.cache to another folder"
-    if reason := caches.fault(installation.torch.parent):
-        return f"torch lies in {installation.torch.parent}: {reason}; set paths.cache to another folder"
-    return _compile(variables.get("CXX", "g++"), installation, variables)
+    if reason := caches.fault(vllm.torch.parent):
+        return f"torch lies in {vllm.torch.parent}: {reason}; set paths.cache to another folder"
+    return _compile(variables.get("CXX", "g++"), vllm, variables)
 
 
-def reachable(installation: Installation, folder: Path) -> Installation:
+def reachable(vllm: Installation, folder: Path) -> Installation:
     """The installation by a path that compilers' command lines can hold: through a link in `folder` where that is needed."""
-    if caches.fault(installation.torch.parent) is None or caches.fault(folder):
-        return installation
+    if caches.fault(vllm.torch.parent) is None or caches.fault(folder):
+        return vllm
     try:
-        within = installation.torch.relative_to(installation.prefix)
-        program = installation.python.absolute().relative_to(installation.prefix)
+        within = vllm.torch.relative_to(vllm.prefix)
+        program = vllm.python.absolute().relative_to(vllm.prefix)
     except ValueError:
-        return installation
-    name = hashlib.sha256(str(installation.prefix).encode(errors="surrogateescape")).hexdigest()[:12]
+        return vllm
+    name = hashlib.sha256(str(vllm.prefix).encode(errors="surrogateescape")).hexdigest()[:12]
     link = folder / f"python-{name}"
     if not link.is_symlink():
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".python-{name}.{os.getpid()}.tmp"
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(installation.prefix)
+        temporary.symlink_to(vllm.prefix)
         temporary.replace(link)
-    return replace(installation, python=link / program, torch=link / within)
+    return replace(vllm, python=link / program, torch=link / within)
 
 
 def _c_compiler(variables: Mapping[str, str]) -> str:
@@ -69,15 +83,15 @@ def _c_compiler(variables: Mapping[str, str]) -> str:
     return variables.get("CC") or next((each for each in ("gcc", "clang") if shutil.which(each, path=path)), "gcc")
 
 
-def _compile(compiler: str, installation: Installation, variables: Mapping[str, str]) -> str | None:
-    on_cpu, python = installation.on_cpu, installation.name
+def _compile(compiler: str, vllm: Installation, variables: Mapping[str, str]) -> str | None:
+    on_cpu, python = vllm.on_cpu, vllm.name
     wanted = f"{'g++' if on_cpu else 'gcc'} {python}-dev"
     remedy = f"apt install {wanted}"
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.cpp" if on_cpu else "probe.c")
         source.write_text(_CPP if on_cpu else _C)
         options = ["-std=c++20", "-fopenmp"] if on_cpu else []
-        command = [compiler, *options, "-shared", "-fPIC", f"-I{installation.headers}", str(source)]
+        command = [compiler, *options, "-shared", "-fPIC", f"-I{vllm.headers}", str(source)]
         try:
             tried = subprocess.run(
                 [*command, "-o", f"{source}.so"],
@@ -94,7 +108,7 @@ def _compile(compiler: str, installation: Installation, variables: Mapping[str, 
     if tried.returncode == 0:
         return None
     if "Python.h" in tried.stderr:
-        return f"no Python.h in {installation.headers}; {remedy}"
+        return f"no Python.h in {vllm.headers}; {remedy}"
     lines = (
         [line for line in tried.stderr.splitlines() if "error" in line] or tried.stderr.splitlines() or ["no output"]
     )

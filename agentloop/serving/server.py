@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,14 @@ from typing import Any
 import httpx
 import psutil
 
-from agentloop.child import ChildProcess, inherited
+from agentloop.child import ChildProcess
 from agentloop.endings import ending, was_signalled
 from agentloop.errors import AdapterError, ServerError, SettingError
 from agentloop.files import atomic
-from agentloop.serving import adapters, card, compiler, installation, log
+from agentloop.serving import adapters, card, compiler, log
 from agentloop.serving.client import Endpoint
 from agentloop.serving.command import BASE_NAME, arguments, environment
+from agentloop.serving.installation import Installation
 from agentloop.settings import Settings
 
 _POLL_SECONDS = 0.1
@@ -70,9 +70,8 @@ class ModelServer:
         self.api_key = secrets.token_urlsafe(24)
         self.port = 0
         self.log: Path | None = None
-        self._installation: installation.Installation | None = None
-        self._uncompiled: str | None = None
-        """Why vLLM cannot compile here, empty where it can; None until that was looked at."""
+        self._installation: Installation | None = None
+        self._compiled = True
         self._child: ChildProcess | None = None
         self._known: dict[str, str] = {}
         """Digest of every adapter ever loaded, by id."""
@@ -97,29 +96,19 @@ class ModelServer:
 
     def prepare(self) -> None:
         """Let vLLM's process import everything already, without the card; `start` goes on from there. Raises SettingError."""
-        found = installation.find(self.settings.serving.python or Path(sys.executable))
-        self._installation = compiler.reachable(found, self.settings.compiled)
-        if self._uncompiled is None:
-            self._uncompiled = self._why_uncompiled()
+        self._installation, fault = compiler.examine(self.settings)
+        if fault and not self._installation.on_cpu:
+            raise SettingError(f"vLLM cannot compile what it runs on a GPU: {fault}")
+        if fault:
+            print(f"{compiler.UNCOMPILED}: {fault}")
+        self._compiled = fault is None
         self.port = _claim(self.settings.serving.port)
         self.log = self.settings.paths.logs / f"vllm-{time.strftime('%Y%m%d-%H%M%S')}-{self.port}.log"
         self._child = ChildProcess(
             [str(self._installation.python), "-m", "agentloop.serving.standby", str(self._orders)],
-            environment=self._environment(compiled=not self._uncompiled),
+            environment=environment(self.settings, self._installation, api_key=self.api_key, compiled=self._compiled),
             log=self.log,
         )
-
-    def _environment(self, *, compiled: bool = True) -> dict[str, str | None]:
-        return environment(self.settings, self._installation, api_key=self.api_key, compiled=compiled)
-
-    def _why_uncompiled(self) -> str:
-        """Why vLLM cannot compile here, said in a line; empty where it can. Raises SettingError where it has to."""
-        fault = compiler.fault(self._installation, inherited(self._environment()))
-        if fault and not self._installation.on_cpu:
-            raise SettingError(f"vLLM cannot compile what it runs on a GPU: {fault}")
-        if fault:
-            print(f"vLLM runs uncompiled, which is slower: {fault}")
-        return fault or ""
 
     def start(self) -> None:
         """Start vLLM and wait until it answers. Raises SettingError or ServerError; nothing is left running then."""
@@ -134,7 +123,7 @@ class ModelServer:
                 port=self.port,
                 max_lora_rank=self.max_lora_rank,
                 max_loras=self.max_loras,
-                compiled=not self._uncompiled,
+                compiled=self._compiled,
             )
             before = () if self._installation.on_cpu else card.free_bytes()
             with atomic(self._orders) as temporary:
