@@ -22,13 +22,13 @@ def fault(folder: Path) -> str | None:
     strange = sorted({character for character in str(folder) if not (character.isalnum() or character in _HARMLESS)})
     if strange:
         return f"the path holds {', '.join('a space' if each == ' ' else repr(each) for each in strange)}"
-    return "the file system is mounted noexec" if is_noexec(folder) else None
+    return noexec(folder)
 
 
-def is_noexec(folder: Path) -> bool:
-    """True where nothing can be executed that lies in the folder, which need not be there yet."""
+def noexec(folder: Path) -> str | None:
+    """Why nothing can be executed that lies in the folder, which need not be there yet; None where it can."""
     existing = next(each for each in (folder, *folder.parents) if each.exists())
-    return bool(os.statvfs(existing).f_flag & os.ST_NOEXEC)
+    return "the file system is mounted noexec" if os.statvfs(existing).f_flag & os.ST_NOEXEC else None
 
 
 def compile_root(cache: Path, variables: Mapping[str, str]) -> Path:

@@ -23,13 +23,12 @@ from agentloop.serving.command import environment
 from agentloop.serving.installation import Installation
 from agentloop.settings import Settings
 
-CACHES = ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-"""Variables of the folders that compiled code is written to, those that are used on the CPU first."""
+ON_CPU = ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR")
+ON_CUDA = (*ON_CPU, "TRITON_CACHE_DIR")
+"""Variables of the folders that compiled code is written to."""
 _CPP = '#include <Python.h>\n#include <omp.h>\n#include <cmath>\nextern "C" int probe() { return PY_MAJOR_VERSION; }\n'
 _C = "#include <Python.h>\nint probe(void) { return PY_MAJOR_VERSION; }\n"
 _SECONDS = 120
-
-
 UNCOMPILED = "vLLM runs uncompiled, which is slower"
 
 
@@ -44,15 +43,13 @@ def fault(vllm: Installation, variables: Mapping[str, str]) -> str | None:
 
     `variables` is the environment that vLLM is to be started with.
     """
-    folders = {name: Path(variables[name]) for name in CACHES if name in variables}
-    for name, folder in folders.items():
-        if caches.is_noexec(folder):
-            return f"{name} = {folder}: the file system is mounted noexec; set it or paths.cache to another folder"
+    for name in ON_CPU if vllm.on_cpu else ON_CUDA:
+        # Triton gives its compiler names one by one, so that there they may hold anything
+        judge = caches.fault if vllm.on_cpu else caches.noexec
+        if reason := judge(Path(variables[name])):
+            return f"{name} = {variables[name]}: {reason}; set it or paths.cache to another folder"
     if not vllm.on_cpu:
         return _compile(_c_compiler(variables), vllm, variables)
-    for name in CACHES[:2]:
-        if name in folders and (reason := caches.fault(folders[name])):
-            return f"{name} = {folders[name]}: {reason}; set it or paths.cache to another folder"
     if reason := caches.fault(vllm.torch.parent):
         return f"torch lies in {vllm.torch.parent}: {reason}; set paths.cache to another folder"
     return _compile(variables.get("CXX", "g++"), vllm, variables)
