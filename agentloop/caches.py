@@ -19,10 +19,13 @@ _HARMLESS = frozenset("@%+=:,./-_")
 
 def fault(folder: Path) -> str | None:
     """Why nothing that is compiled below `folder` would work, in a few words; None where it does."""
-    strange = sorted({character for character in str(folder) if not (character.isalnum() or character in _HARMLESS)})
-    if strange:
-        return f"the path holds {', '.join('a space' if each == ' ' else repr(each) for each in strange)}"
-    return noexec(folder)
+    return odd_characters(folder) or noexec(folder)
+
+
+def odd_characters(folder: Path) -> str | None:
+    """Why the folder's name cannot stand in a command line as it is, None where it can."""
+    odd = sorted({character for character in str(folder) if not (character.isalnum() or character in _HARMLESS)})
+    return f"the path holds {', '.join('a space' if each == ' ' else repr(each) for each in odd)}" if odd else None
 
 
 def noexec(folder: Path) -> str | None:

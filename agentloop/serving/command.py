@@ -26,7 +26,7 @@ PLUGIN = "agentloop_gemma3n"
 """The name of this project's entry point (pyproject.toml)."""
 _NOT_THE_USERS = (
     # where it listens, what with, and what it says of itself
-    "VLLM_PORT", "VLLM_RPC_BASE_PATH", "VLLM_USE_RUST_FRONTEND", "VLLM_SERVER_DEV_MODE", "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH",
+    "VLLM_PORT", "VLLM_RPC_BASE_PATH", "VLLM_USE_RUST_FRONTEND", "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH",
     "VLLM_ALLOW_INSECURE_SERIALIZATION", "VLLM_CONFIGURE_LOGGING", "VLLM_TRACE_FUNCTION", "VLLM_DEBUG_LOG_API_SERVER_RESPONSE",
     # what it serves, and how it computes it
     "VLLM_USE_MODELSCOPE", "VLLM_MODEL_REDIRECT_PATH", "VLLM_TEST_FORCE_LOAD_FORMAT", "VLLM_USE_V1",
