@@ -43,7 +43,7 @@ def compile_root(cache: Path, variables: Mapping[str, str]) -> Path:
         return cache
     name = hashlib.sha256(str(cache).encode(errors="surrogateescape")).hexdigest()[:12]
     for parent in _private_parents(variables):
-        if fault(parent) is None and _is_private(parent) and _is_private(parent / name):
+        if fault(parent) is None and is_private(parent) and is_private(parent / name):
             return parent / name
     return cache
 
@@ -56,11 +56,14 @@ def _private_parents(variables: Mapping[str, str]) -> list[Path]:
     ]
 
 
-def _is_private(folder: Path) -> bool:
-    """True where the folder is this user's alone; it is made where it is missing. Others may own what has a known name."""
+def is_private(folder: Path) -> bool:
+    """True where nobody else can write into the folder, which is made where it is missing.
+
+    What has a known name in a place for everybody may have been made by somebody else.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022

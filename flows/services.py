@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from agentloop import scratch
+from agentloop import caches, scratch
 from agentloop.errors import ServerError, SettingError
 from agentloop.files import atomic
 from agentloop.identity import Identity
@@ -93,11 +94,12 @@ def _server_environment(settings: Settings) -> dict[str, str]:
 
 def _worker_environment(settings: Settings) -> dict[str, str]:
     """In the shared temporary folder Prefect wants `runner_storage` for itself, which may be another user's."""
-    temporary = settings.paths.data / "prefect" / "tmp"
-    if not scratch.leaves_room(temporary):
+    own = settings.paths.data / "prefect" / "tmp"
+    if not scratch.leaves_room(own):
+        own = Path(tempfile.gettempdir(), f".agentloop-tmp-{os.getuid()}")
+    if not scratch.leaves_room(own) or not caches.is_private(own):
         return environment(settings)
-    temporary.mkdir(parents=True, exist_ok=True)
-    return environment(settings) | {"TMPDIR": str(temporary)}
+    return environment(settings) | {"TMPDIR": str(own)}
 
 
 def is_up(settings: Settings) -> bool:

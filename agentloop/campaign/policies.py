@@ -130,7 +130,7 @@ class PolicyServer:
             server.start()
             return server
         except ServerError as error:
-            raise StartError(f"twice in a row, the last: {error}") from None
+            raise StartError(f"{error}, the second time in a row") from None
 
     def _new_server(self) -> ModelServer:
         return ModelServer(self._campaign.settings, self._campaign.served_model, base=self._campaign.base)

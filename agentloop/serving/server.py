@@ -288,13 +288,13 @@ class ModelServer:
 
 
 def _claim(port: int) -> int:
-    """The port if it is free, any free one for 0. Raises ServerError."""
+    """The port if it is free, any free one for 0. Raises SettingError."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise ServerError(f"serving.port: {port} cannot be used: {error.strerror}") from None
+            raise SettingError(f"serving.port: {port} cannot be used: {error.strerror}") from None
         return probe.getsockname()[1]
 
 
