@@ -21,11 +21,10 @@ from pathlib import Path
 import httpx
 import psutil
 
-from agentloop import caches, scratch
+from agentloop import caches, child_log, scratch
 from agentloop.errors import ServerError, SettingError
 from agentloop.files import atomic
 from agentloop.identity import Identity
-from agentloop.serving import log
 from agentloop.settings import PROJECT_ROOT, Settings
 from flows import dotenv, key, reconcile
 
@@ -229,7 +228,7 @@ def _wait_for_worker(settings: Settings, log_begins: int) -> None:
 
 
 def _failed_start(settings: Settings, name: str, log_begins: int) -> ServerError:
-    reason = log.reason(_log_text(settings, name, log_begins))
+    reason = child_log.reason(_log_text(settings, name, log_begins))
     return ServerError(f"the Prefect {name} did not start: {reason} (log: {_log_file(settings, name)})")
 
 

@@ -17,11 +17,12 @@ from typing import Any
 import httpx
 import psutil
 
+from agentloop import child_log
 from agentloop.child import ChildProcess
 from agentloop.endings import ending, was_signalled
 from agentloop.errors import AdapterError, ServerError, SettingError
 from agentloop.files import atomic
-from agentloop.serving import adapters, card, compiler, log
+from agentloop.serving import adapters, card, compiler
 from agentloop.serving.client import Endpoint
 from agentloop.serving.command import BASE_NAME, arguments, environment
 from agentloop.serving.installation import Installation
@@ -155,7 +156,7 @@ class ModelServer:
         code = self._child.poll() if self._child is not None else None
         if code is None:
             return None
-        reason = "" if was_signalled(code) else f": {log.reason(self._log_text())}"
+        reason = "" if was_signalled(code) else f": {child_log.reason(self._log_text())}"
         return f"vLLM {ending(code)}{reason} (log: {self.log})"
 
     def _awaited_death(self) -> str | None:
@@ -175,7 +176,7 @@ class ModelServer:
             if answer.is_success:
                 return None
             # its engine has died, and this process is about to follow
-            reason = log.reason(self._log_text())
+            reason = child_log.reason(self._log_text())
             return self._awaited_death() or f"vLLM's engine has ended: {reason} (log: {self.log})"
         except httpx.ConnectError:
             # it listens no more, so it is about to end, and only then its log is whole
@@ -227,7 +228,7 @@ class ModelServer:
             return
         refusal = self._post("/v1/load_lora_adapter", {"lora_name": adapter, "lora_path": str(directory.resolve())})
         if refusal is not None:
-            raise AdapterError(f"{directory}: {log.complaint(refusal)}")
+            raise AdapterError(f"{directory}: {child_log.complaint(refusal)}")
         self._known[adapter] = digest
         self._loaded.add(adapter)
 
@@ -235,7 +236,7 @@ class ModelServer:
         """Stop serving the adapter; requests that run are finished. Raises AdapterError for one that is not loaded."""
         refusal = self._post("/v1/unload_lora_adapter", {"lora_name": adapter})
         if refusal is not None:
-            raise AdapterError(f"{adapter}: {log.complaint(refusal)}")
+            raise AdapterError(f"{adapter}: {child_log.complaint(refusal)}")
         self._loaded.discard(adapter)
 
     def _wait_until_healthy(self) -> None:
@@ -250,7 +251,7 @@ class ModelServer:
                 except httpx.TransportError:
                     pass  # not listening yet
                 time.sleep(_POLL_SECONDS)
-        reason = log.last_line(self._log_text())
+        reason = child_log.last_line(self._log_text())
         raise ServerError(
             f"serving.start_seconds: vLLM was not healthy after {self.settings.serving.start_seconds:g} s; "
             f"its last line: {reason} (log: {self.log})"

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from agentloop import child_log
 from agentloop.child import ChildProcess
-from agentloop.endings import ending
+from agentloop.endings import ending, was_signalled
 from agentloop.errors import ModelError, TrainerError
 from agentloop.settings import Settings
 from agentloop.training.run import TrainingRun
@@ -53,7 +54,8 @@ def launch(
         return
     if line := refusal(log, told):
         raise ModelError(f"{line} (log: {log})")
-    raise TrainerError(f"the trainer {ending(code)} (log: {log})")
+    reason = "" if was_signalled(code) else f": {child_log.reason(_since(log, told))}"
+    raise TrainerError(f"the trainer {ending(code)}{reason} (log: {log})")
 
 
 def _lines(child: ChildProcess, stall_seconds: float) -> Iterator[bytes]:
@@ -86,10 +88,14 @@ def _stalled(child: ChildProcess, seconds: float) -> TrainerError:
 
 def refusal(log: Path, start: int) -> str | None:
     """The trainer's own line, if what follows byte `start` has one; torchrun writes more lines behind it."""
+    lines = _since(log, start).splitlines()
+    return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
+
+
+def _since(log: Path, start: int) -> str:
     with open(log, "rb") as file:
         file.seek(start)
-        lines = file.read().decode(errors="replace").splitlines()
-    return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
+        return file.read().decode(errors="replace")
 
 
 def read_metrics(run: TrainingRun) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentloop.serving.log import complaint, last_line, reason
+from agentloop.child_log import complaint, last_line, reason
 
 CHAIN = """
 (Worker pid=7) ERROR 11-21 10:00:00 [multiproc_executor.py:1] Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""What a person needs to know from vLLM's log or error message: the cause, without the frames around it."""
+"""What a person needs to know from the log of a child process, or from vLLM's error message: the cause, without its frames."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CONSEQUENCES = (
 
 
 def reason(log: str) -> str:
-    """Why vLLM ended, in one line: the log's last error that is not the consequence of another, else its last line."""
+    """Why the process ended, in one line: the log's last error that is not the consequence of another, else its last line."""
     lines = _lines(log)
     found = None
     for number, line in enumerate(lines):
