@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from agentloop.child import inherited
 from agentloop.errors import ServerError
 
 GIB = 2**30
@@ -30,6 +31,7 @@ def free_bytes() -> tuple[int, ...]:
         encoding="utf-8",
         errors="replace",
         timeout=_ASK_SECONDS,
+        env=inherited(),
     )
     if asked.returncode:
         raise ServerError(f"the card's free memory is unknown: {asked.stderr.strip()}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from agentloop import child_log
 from agentloop.child import ChildProcess
+from agentloop.endings import ending, was_signalled
 from agentloop.errors import ModelError, TrainerError
 from agentloop.files import atomic
 from agentloop.settings import Settings
@@ -21,7 +22,6 @@ from agentloop.training.run import TrainingRun
 from agentloop.training.shortage import PREFIX, Shortage
 
 _POLL_SECONDS = 1.0
-_KILLED = 128 + signal.SIGKILL
 
 
 def launch(
@@ -77,8 +77,8 @@ def _attempt(
         return Shortage.parse(line)
     if line := last_line(log, told, "error: "):
         raise ModelError(f"{line.removeprefix('error: ')} (log: {log})")
-    how = "was killed, most often for want of memory" if code == _KILLED else f"ended with exit code {code}"
-    raise TrainerError(f"the trainer {how} (log: {log})")
+    reason = "" if was_signalled(code) else f": {child_log.reason(_since(log, told))}"
+    raise TrainerError(f"the trainer {ending(code)}{reason} (log: {log})")
 
 
 def _lines(child: ChildProcess, stall_seconds: float) -> Iterator[bytes]:
@@ -111,10 +111,13 @@ def _stalled(child: ChildProcess, seconds: float) -> TrainerError:
 
 def last_line(log: Path, start: int, prefix: str) -> str | None:
     """The last line with this beginning among what follows byte `start`; torchrun writes more lines behind the trainer's."""
+    return next((line for line in reversed(_since(log, start).splitlines()) if line.startswith(prefix)), None)
+
+
+def _since(log: Path, start: int) -> str:
     with open(log, "rb") as file:
         file.seek(start)
-        lines = file.read().decode(errors="replace").splitlines()
-    return next((line for line in reversed(lines) if line.startswith(prefix)), None)
+        return file.read().decode(errors="replace")
 
 
 def read_metrics(run: TrainingRun) -> list[dict[str, Any]]:
