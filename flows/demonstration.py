@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from flows import services
 
 DEPLOYMENT = "self-improve/demo"
 POLL_SECONDS = 1.0
+_WHAT_PREFECT_ADDS = re.compile(r"^Flow run encountered an exception: (\w+Error: )?")
 QUEUED = ("Late", "AwaitingConcurrencySlot")
 """Names of the states of a run that could have begun."""
 
@@ -56,7 +58,7 @@ def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], n
             return 130
     if not state.is_completed():
         console.print(f"The same command continues. Logs: {url}")
-        raise RunError(state.message or f"the run ended in state {state.name}")
+        raise RunError(_WHAT_PREFECT_ADDS.sub("", state.message or f"the run ended in state {state.name}"))
     _show(settings, console, overrides["campaign"], url)
     return 0
 

@@ -64,7 +64,6 @@ def rollback(
 def reproduce(adapter: str, profile: Profile = None, overrides: Overrides = None) -> None:
     """Train an adapter again from its stored rows and settings; exit code 1 where the weights are not the same."""
     settings = load(profile, overrides)
-    settings.export()
     from agentloop.campaign.reproduction import reproduce as train_again
 
     with Progress(console=console, transient=True) as progress:

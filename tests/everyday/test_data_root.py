@@ -185,11 +185,19 @@ def test_a_disk_without_locks(root, verb):
 
 def test_looking_creates_nothing(tmp_path):
     data = tmp_path / "deep" / "data"
-    for words in (("run", "--dry-run"), ("eval", "--dry-run"), ("run", "--profile", "demo", "--dry-run")):
+    for words in (("run", "--dry-run"), ("eval", "--dry-run"), ("run", "--profile", "demo", "--dry-run"), ("down",)):
         call(*words, data=data)
-    for words in (("status",), ("sql", "SELECT 1"), ("report",), ("champion",), ("rescore",), ("rollback",)):
+    call("doctor", data=data, code=None)
+    for words in (
+        ("status",),
+        ("sql", "SELECT 1"),
+        ("report",),
+        ("champion",),
+        ("rescore",),
+        ("rollback",),
+        ("select",),
+    ):
         refusal(*words, data=data)
-    call("down", data=data)
     assert list(tmp_path.iterdir()) == []
 
 
