@@ -6,12 +6,11 @@ Anything a user can mend ends with one line on standard error, the last one on t
 
 from __future__ import annotations
 
-import sys
 import traceback
 
 import typer
 
-from agentloop import ending
+from agentloop import ending, interpreter
 from agentloop.commands import champions, data, looking, machine, running, serving
 from agentloop.errors import told
 
@@ -39,9 +38,7 @@ _UsageError = typer.BadParameter.__base__
 
 def main() -> None:
     """The process's whole life."""
-    for stream in (sys.stdout, sys.stderr):
-        # a terminal that lacks a character of a table or a question shows its number
-        stream.reconfigure(errors="backslashreplace")
+    interpreter.insist_on_utf8()
     ending.end(*run())
 
 

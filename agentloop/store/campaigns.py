@@ -145,7 +145,8 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, A
     """The first setting that differs, with both values."""
     # a setting that the campaign began without did what is the default now
     defaults = _flat(Settings.model_construct().model_dump(mode="json"))
-    for name in sorted(before.keys() | after.keys()):
+    # what defined a campaign under an older version may be free by now
+    for name in filter(_defines, sorted(before.keys() | after.keys())):
         began, now = (values.get(name, defaults.get(name)) for values in (before, after))
         if began != now:
             return name, began, now

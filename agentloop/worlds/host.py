@@ -23,8 +23,9 @@ _REAP_SECONDS = 0.5
 
 def main(control_descriptor: str, memory: str, *sources: str) -> None:
     """`memory`: bytes that a world's tools may take. `sources`: environments by name or file, as in the settings."""
-    for name in SECRETS:
+    for name in (*SECRETS, "PYTHONSAFEPATH"):  # the latter was for this process, see agentloop/child.py
         os.environ.pop(name, None)
+    sys.path.append(os.getcwd())  # last: a file of the user's may import what lies there, but hides nothing
     control = socket.socket(fileno=int(control_descriptor))
     control.set_inheritable(False)
     from agentloop import environments
