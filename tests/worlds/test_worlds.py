@@ -213,7 +213,6 @@ def test_tools_draw_the_same_numbers_in_a_repeated_episode(settings, worlds, tmp
         ("raise RuntimeError('no')", "RuntimeError: no"),
         ("import sys; sys.exit(4)", "line 1: SystemExit: 4"),
         ("import os; os._exit(4)", "its process ended"),
-        ("import os; os._exit(4)", "its process ended"),
     ],
 )
 def test_an_environment_that_cannot_be_imported_is_one_line(settings, tmp_path, text, complaint):
