@@ -28,9 +28,8 @@ _MOST_HEADER_BYTES = 100_000_000
 def check(directory: Path) -> None:
     """Raises ModelError, in one line that begins with the path of the file that is broken or missing."""
     config = read_object(directory / "config.json", ModelError)
-    check_tokenizer(directory)
     text = config.get("text_config", config)
-    _check_ids(directory / "tokenizer.json", text.get("vocab_size") if isinstance(text, dict) else None)
+    check_tokenizer(directory, vocabulary=text.get("vocab_size") if isinstance(text, dict) else None)
     weights = sorted(directory.glob("*.safetensors"))
     if not weights:
         raise ModelError(f"{directory}: no *.safetensors")
@@ -39,8 +38,11 @@ def check(directory: Path) -> None:
         check_weights(file)
 
 
-def check_tokenizer(directory: Path, *, tokens: Iterable[str] = TURN_TOKENS) -> None:
-    """Raises ModelError where a file of the tokenizer is broken, none is there, or it lacks one of `tokens`."""
+def check_tokenizer(directory: Path, *, tokens: Iterable[str] = TURN_TOKENS, vocabulary: Any = None) -> None:
+    """Raises ModelError where a file of the tokenizer is broken, none is there, or it lacks one of `tokens`.
+
+    `vocabulary`: the model's number of tokens, where that is known: no id may be beyond it.
+    """
     if not any((directory / name).exists() for name in VOCABULARIES):
         raise ModelError(f"{directory}: no tokenizer ({' or '.join(VOCABULARIES)})")
     settings = {name: read_object(directory / name, ModelError) for name in _OBJECTS if (directory / name).exists()}
@@ -62,13 +64,12 @@ def check_tokenizer(directory: Path, *, tokens: Iterable[str] = TURN_TOKENS) -> 
     missing = [token for token in tokens if token not in known]
     if missing:
         raise ModelError(f"{path}: it has no token {missing[0]}; a Gemma tokenizer is needed")
+    if type(vocabulary) is int:
+        _check_ids(path, added, vocabulary)
 
 
-def _check_ids(path: Path, vocabulary: Any) -> None:
+def _check_ids(path: Path, added: Any, vocabulary: int) -> None:
     """Raises ModelError where the tokenizer belongs to a model with more tokens."""
-    if type(vocabulary) is not int or not path.exists():
-        return
-    added = read_object(path, ModelError).get("added_tokens")
     for entry in added if isinstance(added, list) else ():
         index = entry.get("id") if isinstance(entry, dict) else None
         if type(index) is int and index >= vocabulary and entry.get("content") in TURN_TOKENS:

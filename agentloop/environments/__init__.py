@@ -14,6 +14,7 @@ from agentloop.environments.question_file import QuestionFile
 from agentloop.errors import SettingError
 from agentloop.settings import PROJECT_ROOT
 from agentloop.text import one_line, one_line_of
+from agentloop.trial import try_out
 from agentloop.user_code import run_file
 
 __all__ = ["Environment", "Question", "QuestionFile", "ScriptedEnvironment", "TooFewTasks", "check_tools", "get"]
@@ -52,9 +53,7 @@ def _from_file(path: Path, apart: bool) -> type[Environment]:
             f"environment: {path} is no file" if path.exists() else f"environment: there is no file {path}"
         )
     if apart:
-        from agentloop.environments import probe  # which is run as a program too
-
-        probe.try_out(path)
+        try_out(path, about="environment:", error=SettingError)
     module = run_file(path, about="environment:", error=SettingError)
     own = [
         each

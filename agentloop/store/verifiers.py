@@ -19,6 +19,7 @@ from pathlib import Path
 from agentloop.errors import StoreError
 from agentloop.records import Task
 from agentloop.text import composed, one_line, one_line_of
+from agentloop.trial import try_out
 from agentloop.user_code import run_file
 
 _SHOWN = 80
@@ -79,8 +80,13 @@ def get(name: str) -> Verifier | None:
     return _REGISTERED.get(name)
 
 
-def from_file(path: Path) -> list[Verifier]:
-    """The verifiers that a Python file registers. Raises StoreError, naming it, where it fails or registers none."""
+def from_file(path: Path, *, apart: bool = True) -> list[Verifier]:
+    """The verifiers that a Python file registers. Raises StoreError, naming it, where it fails or registers none.
+
+    `apart`: try the file in a process of its own before it is run in this one.
+    """
+    if apart and path.is_file():
+        try_out(path, about="scorer", error=StoreError)
     before = dict(_REGISTERED)
     run_file(path, about="scorer", error=StoreError)
     found = [verifier for name, verifier in _REGISTERED.items() if before.get(name) is not verifier]

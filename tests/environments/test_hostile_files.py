@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 
 from agentloop import environments
-from agentloop.environments import Environment, Question, TooFewTasks, probe
+from agentloop.environments import Environment, Question, TooFewTasks
 from agentloop.errors import SettingError, StoreError
 from agentloop.records import Task
+from agentloop.settings import load
 from agentloop.store.verifiers import from_file, verified
+from agentloop.trial import try_out
+from agentloop.worlds.pool import Worlds
 
 GOOD = """
 from agentloop.environments import Environment, Question
@@ -124,7 +127,7 @@ def test_latin_1(file):
 def test_an_import_without_an_end(file):
     file.write_text(GOOD + "while True:\n    pass\n")
     with pytest.raises(SettingError) as error:
-        probe.try_out(file, seconds=8)
+        try_out(file, about="environment:", error=SettingError, seconds=8)
     assert str(error.value) == f"environment: {file}: nothing came back for 8 s while it was imported"
 
 
@@ -135,7 +138,7 @@ def test_questions_without_an_end(file):
         GOOD.replace(GOOD[GOOD.index("        for") : GOOD.index("    def tools")], "        while True: pass\n")
     )
     with pytest.raises(SettingError, match="nothing came back for 8 s in questions"):
-        probe.try_out(file, seconds=8)
+        try_out(file, about="environment:", error=SettingError, seconds=8)
 
 
 def ask(environment: Environment) -> str:
@@ -212,12 +215,30 @@ def test_what_is_no_file(file):
     assert refused(file) == f"environment: {file} is no file"
 
 
-def test_a_file_of_verifiers_that_exits(tmp_path):
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import sys\nsys.exit()\n", ", line 2: SystemExit"),
+        ("import os\nos._exit(0)\n", ": its process ended with exit code 0 while it was imported"),
+        ("1 / 0\n", ", line 1: ZeroDivisionError: division by zero"),
+        ("x = 1\n", ": registers no verifier (agentloop.store.verifiers.register)"),
+    ],
+)
+def test_a_file_of_verifiers(tmp_path, code, message):
     file = tmp_path / "own_verifiers.py"
-    file.write_text("import sys\nsys.exit()\n")
+    file.write_text(code)
     with pytest.raises(StoreError) as error:
         from_file(file)
-    assert str(error.value) == f"scorer {file}, line 2: SystemExit"
+    assert str(error.value) == f"scorer {file}{message}"
+
+
+def test_a_long_reason_from_the_host_of_the_tools(file, tmp_path):
+    """What it says fits into one message, and is whole JSON."""
+    file.write_text(GOOD + f"raise ValueError('\U0001f600' * 5000, {'x' * 5000!r})\n")
+    with Worlds(load([f"paths.data={tmp_path / 'data'}"], profile="demo"), [str(file)]) as worlds:
+        with pytest.raises(SettingError) as error:
+            worlds.start()
+    assert str(error.value).startswith(f"environment: {file}, line 16: ValueError: ")
 
 
 @pytest.mark.parametrize("last_line", ["raise SystemExit(0)", "import os; os._exit(0)", "Own.tools = None"])
