@@ -19,8 +19,8 @@ import psutil
 
 from agentloop import card, child_log
 from agentloop.child import ChildProcess
-from agentloop.endings import ending, was_signalled
 from agentloop.errors import AdapterError, ServerError, SettingError
+from agentloop.exit_codes import ending, was_signalled
 from agentloop.files import atomic
 from agentloop.serving import adapters, compiler
 from agentloop.serving.client import Endpoint

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from agentloop import child_log
 from agentloop.child import ChildProcess
-from agentloop.endings import ending, was_signalled
 from agentloop.errors import ModelError, TrainerError
+from agentloop.exit_codes import ending, was_signalled
 from agentloop.files import atomic
 from agentloop.settings import Settings
 from agentloop.training.run import TrainingRun

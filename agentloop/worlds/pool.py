@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from agentloop.child import ChildProcess
-from agentloop.endings import ending, was_signalled
 from agentloop.errors import SettingError, WorldError
+from agentloop.exit_codes import ending, was_signalled
 from agentloop.records import Task
 from agentloop.settings import Settings
 from agentloop.worlds.host import MESSAGE_BYTES

@@ -8,7 +8,7 @@ import pytest
 
 from agentloop import limits
 from agentloop.child import ChildProcess
-from agentloop.endings import ending, was_signalled
+from agentloop.exit_codes import ending, was_signalled
 
 
 def code_of(tmp_path, number: int) -> int:
