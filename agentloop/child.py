@@ -100,7 +100,7 @@ class ChildProcess:
 
     def last_words(self, lines: int = 1) -> str:
         """The end of the log, for an error message."""
-        text = self.log.read_text(errors="replace").strip().splitlines()
+        text = self.log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
         return " | ".join(text[-lines:])
 
 
@@ -153,7 +153,7 @@ def _children() -> list[int]:
 
 
 def _parent(process: int) -> int:
-    with open(f"/proc/{process}/stat") as file:
+    with open(f"/proc/{process}/stat", encoding="utf-8") as file:
         return int(file.read().rpartition(")")[2].split()[1])
 
 

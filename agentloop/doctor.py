@@ -121,7 +121,8 @@ def _memory() -> Check:
 
 
 def _disk(settings: Settings) -> Check:
-    free = shutil.disk_usage(settings.paths.data).free
+    there = next(folder for folder in (settings.paths.data, *settings.paths.data.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
     return Check(
         "disk",
         f"{free / GIB:.1f} GiB free at {settings.paths.data}",

@@ -1,8 +1,39 @@
 """What can go wrong at a boundary.
 
 Every message is one line that names the setting, file or row. The command line prints it and exits non-zero; anything
-that is not an `AgentloopError` is a bug and keeps its traceback.
+that `told` has no line for is a bug and keeps its traceback.
 """
+
+from __future__ import annotations
+
+import errno
+
+_OF_THE_DISK = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOLCK,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ESTALE,
+    }
+)
+"""What a system call answers where a disk, its permissions or its space are at fault and not the program."""
+
+
+def told(error: BaseException) -> str | None:
+    """The one line about a fault that the user can act on; None for a bug, which needs its traceback."""
+    if isinstance(error, AgentloopError):
+        return " ".join(str(error).split("\n"))
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return None
 
 
 class AgentloopError(Exception):
@@ -55,6 +86,10 @@ class ContaminationError(AgentloopError):
 
 class CanaryError(AgentloopError):
     """What is served is not what was trained."""
+
+
+class RunError(AgentloopError):
+    """A run on the Prefect server did not complete."""
 
 
 class DiskError(AgentloopError):

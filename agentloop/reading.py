@@ -1,32 +1,84 @@
-"""Files of a model or an adapter that others wrote: what is broken is told in one line that begins with the file's path."""
+"""Files that others wrote, people or programs: what is broken is told in one line that begins with the file's path."""
 
 from __future__ import annotations
 
+import codecs
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from agentloop.errors import AgentloopError
+
+MOST_BYTES = 1 << 30
+"""Of a file that is read whole."""
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+def read_text(path: Path, error: type[AgentloopError]) -> str:
+    """The text of a UTF-8 file, whatever the locale is, without a byte order mark.
+
+    Raises `error`, naming file and line, where it cannot be read or is in another encoding. What is no regular file is
+    never opened: a pipe may have nobody at its other end, a device may never end.
+    """
+    check_regular(path, error)
+    try:
+        content = path.read_bytes()
+    except OSError as fault:
+        raise error(f"{path}: not to be read: {fault.strerror}") from None
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            raise error(f"{path}: is {encoding}; save it as UTF-8")
+    zero = content.find(b"\0")
+    if zero >= 0:
+        raise error(f"{path}, line {_line(content, zero)}: holds a null character, which no text does")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        line, byte = _line(fault.object, fault.start), fault.object[fault.start]
+        raise error(f"{path}, line {line}: is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8") from None
+
+
+def check_regular(path: Path, error: type[AgentloopError], *, most: int | None = MOST_BYTES) -> None:
+    """Raises `error` where there is no regular file, or one of more than `most` bytes."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except (OSError, ValueError) as fault:  # ValueError: a null character in the name
+        raise error(f"{path}: not to be read: {getattr(fault, 'strerror', None) or fault}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise error(f"{path}: not to be read: {'a directory' if stat.S_ISDIR(status.st_mode) else 'no regular file'}")
+    if most is not None and status.st_size > most:
+        raise error(f"{path}: not to be read: larger than {most >> 30} GiB")
+
+
+def _line(content: bytes, position: int) -> int:
+    return content.count(b"\n", 0, position) + 1
 
 
 def read_object(path: Path, error: type[AgentloopError]) -> dict[str, Any]:
     """The JSON object in `path`. Raises `error` where it is missing or no such thing."""
     try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise error(f"{path}: no such file") from None
-    except (OSError, ValueError) as fault:  # ValueError: neither UTF-8 nor JSON
+        value = json.loads(read_text(path, error))
+    except (ValueError, RecursionError) as fault:
         raise error(f"{path}: not to be read: {fault}") from None
     if not isinstance(value, dict):
         raise error(f"{path}: not a JSON object")
     return value
 
 
-def open_tensors(path: Path, error: type[AgentloopError]) -> Any:
-    """safetensors' open file, on the CPU. Raises `error` where it is missing, truncated or no such file."""
+def open_tensors(path: Path, error: type[AgentloopError], *, device: str = "cpu") -> Any:
+    """safetensors' open file, tensors on `device`. Raises `error` where it is missing, truncated or no such file."""
+    # imported here: settings read their files before anything large is imported
+    from safetensors import SafetensorError, safe_open
+
     try:
-        return safe_open(path, framework="pt", device="cpu")
+        return safe_open(path, framework="pt", device=device)
     except (OSError, SafetensorError) as fault:
         raise error(f"{path}: not to be read as safetensors: {fault}") from None

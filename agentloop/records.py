@@ -186,10 +186,13 @@ class Evaluation:
     samples: int
     seed: int
     successes: tuple[tuple[bool, ...], ...]
+    sampling: Sampling = Sampling()
 
     @cached_property
     def id(self) -> str:
-        return content_id("eval", [self.policy, list(self.tasks), self.samples, self.seed])
+        about = [self.policy, list(self.tasks), self.samples, self.seed]
+        # no part of the name at first, so that it is none while it has its default
+        return content_id("eval", about if self.sampling == Sampling() else [*about, self.sampling])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -23,13 +22,15 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict, SettingsError
 
-from agentloop import caches, limits
+from agentloop import caches, limits, roots
 from agentloop.errors import SettingError
+from agentloop.reading import read_text
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 PROFILES = Path(__file__).resolve().parent / "profiles"
@@ -47,6 +48,9 @@ _HARMFUL_TO_PYTHON = ("PYTHONWARNINGS", "PYTHONIOENCODING", "PYTHONINSPECT", "PY
 
 RECIPES = ("rejection", "replay", "random")
 """Built-in selections for training. `pairs` is for preference trainers: see `agentloop select`."""
+
+_ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Variables that torch's allocator reads; the second is the newer name."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -75,25 +79,71 @@ def _memory_budget(budget: object) -> object:
     raise ValueError("must be auto or a number above 0")
 
 
+def home_expanded(path: str) -> str:
+    """`~/x` and `~name/x` as a shell gives them; everything else, `$NAME` too, as it is."""
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        name = expanded[1:].partition("/")[0]
+        raise ValueError(f"there is no user named {name}" if name else "~: this user has no home folder")
+    return expanded
+
+
+def _path(path: object) -> object:
+    if isinstance(path, os.PathLike):
+        path = os.fspath(path)
+    if not isinstance(path, str):
+        return path
+    if not path:
+        raise ValueError("must not be empty")
+    if any(character < " " or character == "\x7f" for character in path):
+        raise ValueError("must not contain control characters")
+    return home_expanded(path)
+
+
 def _known_recipe(recipe: str) -> str:
-    if recipe not in RECIPES and not (recipe.endswith(".sql") and (PROJECT_ROOT / recipe).is_file()):
+    if recipe in RECIPES:
+        return recipe
+    recipe = home_expanded(recipe)
+    try:
+        there = recipe.endswith(".sql") and (PROJECT_ROOT / recipe).is_file()
+    except (OSError, ValueError):  # too long a name, a null byte
+        there = False
+    if not there:
         raise ValueError(f"must be {', '.join(RECIPES)} or the path of a .sql file")
     return recipe
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+UserPath = Annotated[Path, BeforeValidator(_path)]
+"""A path as a person writes it: `~` is the home folder."""
+
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Tasks = Annotated[int, Field(ge=1, le=1_000_000)]
+"""They are made, and held in memory, before the first of them is tried."""
+
+
+class _Strict(BaseModel):
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
+
+
+class Section(_Strict):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Paths(Section):
     """The fixed roots. Relative paths are relative to the project's root."""
 
-    models: Path = Path("models")
+    models: UserPath = Path("models")
     """Base models, one directory each."""
-    data: Path = Path("data")
+    data: UserPath = Path("data")
     """Everything a run writes: shards, database, adapters, checkpoints, logs, reports."""
-    cache: Path = Path("data/cache")
-    """What can be made again: packed NF4 weights and the caches of HF, Triton, Inductor and vLLM."""
+    cache: UserPath = Path("data/cache")
+    """What can be made again, and so may be deleted at any time: packed NF4 weights and the caches of HF, Triton, Inductor
+    and vLLM."""
 
     @property
     def database(self) -> Path:
@@ -130,15 +180,15 @@ class Agent(Section):
 
     describe_tools: bool = True
     """Put the tools' descriptions into the prompt. The tiny model was taught its tools and needs none."""
-    max_turns: PositiveInt = 6
-    max_turn_tokens: PositiveInt = 256
-    max_tokens: PositiveInt = 2048
+    max_turns: Count = 6
+    max_turn_tokens: Count = 256
+    max_tokens: Count = 2048
 
 
 class Serving(Section):
     """The vLLM child process."""
 
-    python: Path | None = None
+    python: UserPath | None = None
     """Interpreter that has vLLM installed; by default this one."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0 picks a free one."""
@@ -148,8 +198,8 @@ class Serving(Section):
     """While the trainer has the card: vLLM ends and starts again, or it sleeps (quicker; keeps some 2 GiB of the card and
     the weights in host memory). On the CPU an idle vLLM is in nobody's way and stays."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_model_len: PositiveInt = 4096
-    max_num_seqs: PositiveInt = 64
+    max_model_len: Count = 4096
+    max_num_seqs: Count = 64
     gpu_memory_utilization: Fraction = 0.9
     start_seconds: PositiveFloat = 600
     """Give up when the server is not healthy by then."""
@@ -161,14 +211,14 @@ class Serving(Section):
 class Collect(Section):
     """Rollouts that become training data."""
 
-    tasks: PositiveInt = 256
+    tasks: Tasks = 256
     """Fresh training tasks in each iteration."""
-    samples: PositiveInt = 8
+    samples: Count = 8
     """Episodes for each task."""
     temperature: PositiveFloat = 1.0
-    concurrency: PositiveInt = 64
+    concurrency: Count = 64
     """Episodes in flight."""
-    shard_episodes: PositiveInt = 512
+    shard_episodes: Count = 512
     """Episodes in one Parquet shard, which is also one Prefect task."""
     episode_seconds: PositiveFloat = 120
     """An episode that takes longer is an infrastructure failure and is tried again."""
@@ -176,7 +226,7 @@ class Collect(Section):
     """A tool that takes longer is killed with all it started; the episode is tried again."""
     tool_memory: PositiveFloat = 2.0
     """GiB that an episode's tools may take together."""
-    attempts: PositiveInt = 3
+    attempts: Count = 3
     """Tries at an episode, after which it counts as failed: recorded with its errors, not scored."""
     max_failed: Annotated[float, Field(ge=0)] = 0.05
     """Episodes of a shard that may fail before the run stops: below 1 a share, from 1 on a number."""
@@ -187,13 +237,13 @@ class Selection(Section):
 
     recipe: Annotated[str, AfterValidator(_known_recipe)] = "rejection"
     """One of RECIPES, or the path of a .sql file; a relative one is relative to the project's root."""
-    per_task: PositiveInt = 2
+    per_task: Count = 2
     """At most so many distinct successes of one task."""
     min_success_rate: Fraction = 0.0
     """Tasks solved less often than this are left out."""
     max_success_rate: Fraction = 0.99
     """Tasks solved more often than this teach nothing and are left out."""
-    max_tokens: PositiveInt = 2048
+    max_tokens: Count = 2048
     """Longer trajectories are left out."""
     max_overlap: Fraction = 0.7
     """Of two rows whose questions and whose actions share more of their runs of five words, the later is left out."""
@@ -201,7 +251,7 @@ class Selection(Section):
     """Choose from all iterations of the campaign instead of the newest only."""
     replay: Annotated[float, Field(ge=0)] = 1.0
     """Of the recipe `replay`: at most so many rows of earlier iterations for each row of the newest."""
-    benchmarks: Path | None = None
+    benchmarks: UserPath | None = None
     """A text file of benchmark prompts, one a line: to choose a task that is nearly one of them is an error."""
 
 
@@ -210,11 +260,19 @@ class Training(Section):
 
     rank: Annotated[int, AfterValidator(_servable_rank)] = 16
     alpha: PositiveFloat = 32
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
     load_in_4bit: bool = True
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the computation; auto: bfloat16 on CUDA (float16 before compute capability 8), float32 on the CPU."""
-    devices: PositiveInt = 1
+    devices: Count = 1
     """GPUs of this machine (processes, where it has none) that share each batch, under torchrun."""
     learning_rate: PositiveFloat = 2e-4
     warmup_fraction: Fraction = 0.05
@@ -222,13 +280,14 @@ class Training(Section):
     max_grad_norm: PositiveFloat = 1.0
     optimizer_bits: Annotated[int, AfterValidator(_optimizer_bits)] = 32
     """Of each of AdamW's two moments: 32, or 8 with a scale for every 256 (6 bytes less for each weight of the adapter)."""
-    epochs: PositiveInt = 3
-    batch_tokens: PositiveInt = 8192
+    epochs: Count = 3
+    batch_tokens: Count = 8192
     """Tokens of one packed batch: one optimizer step."""
     memory_budget: Annotated[Literal["auto"] | float, BeforeValidator(_memory_budget)] = "auto"
-    """GiB of the GPU that a step may take at its peak; auto: nine tenths of what is free. With less, more is computed again or
-    waits in host memory; the batch, and so the adapter, stays the same. `agentloop doctor --train` says what is needed."""
-    checkpoint_steps: PositiveInt = 20
+    """GiB of the GPU that the trainer may hold at its peak, as nvidia-smi shows them; auto: what is free. With less, more is
+    computed again or waits in host memory; the batch, and so the adapter, stays the same. `agentloop doctor --train` says what
+    is needed. Where a step still runs out of memory, training goes on with a leaner plan."""
+    checkpoint_steps: Count = 20
     """A killed run continues from the newest checkpoint, exactly."""
     stall_seconds: PositiveFloat = 900
     """A trainer that gives no sign of life for so long (no optimizer step, no line in its log) is ended, and tried again
@@ -240,16 +299,16 @@ class Training(Section):
 class Evaluate(Section):
     """Held-out measurement of a policy."""
 
-    tasks: PositiveInt = 200
-    samples: PositiveInt = 4
+    tasks: Tasks = 200
+    samples: Count = 4
     temperature: PositiveFloat = 1.0
 
 
 class Guard(Section):
     """Held-out tasks of another environment, at which the challenger must not be worse."""
 
-    tasks: PositiveInt = 200
-    samples: PositiveInt = 4
+    tasks: Tasks = 200
+    samples: Count = 4
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """A loss of less than this is not held against the challenger."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
@@ -263,27 +322,32 @@ class Gate(Section):
     """Significance level of the exact McNemar test, all looks at the results together."""
     min_gain: Fraction = 0.0
     """The gain must surely exceed this."""
-    max_tasks: PositiveInt | None = None
+    max_tasks: Tasks | None = None
     """Where the verdict asks for more data the held-out tasks are doubled, up to so many; by default they never are."""
     guards: dict[str, Guard] = {}
     """By environment: what must not get worse. Measured only for a challenger that would be promoted."""
-    resamples: PositiveInt = 10_000
+    resamples: Count = 10_000
     """Of the paired bootstrap."""
     control: bool = True
     """Also train and evaluate, at the end, a control on as many randomly chosen trajectories."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseSettings, _Strict):
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
     campaign: str = Field("main", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Names one series of iterations; its results share a report."""
-    model: str = "tiny"
+    model: Annotated[str, AfterValidator(home_expanded)] = "tiny"
     """A directory under paths.models, or the path of one."""
-    environment: str = "arithmetic"
-    iterations: PositiveInt = 3
+    environment: Annotated[str, AfterValidator(home_expanded)] = "arithmetic"
+    iterations: Count = 3
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     prefect_port: Annotated[int, Field(ge=1, le=65535)] = 4200
     """Of the local Prefect server and its UI."""
@@ -299,27 +363,37 @@ class Settings(BaseSettings):
     def model_directory(self) -> Path:
         """The base model's directory. Raises SettingError where it does not exist."""
         named = self.paths.models / self.model
-        path = named if named.is_dir() else Path(self.model)
-        if not (path / "config.json").is_file():
+        try:
+            path = named if named.is_dir() else Path(self.model)
+            there = (path / "config.json").is_file()
+        except (OSError, ValueError) as error:  # too long a name, a null byte
+            raise SettingError(f"model: {self.model[:80]!r} is not the path of a directory ({error})") from None
+        if not there:
             raise SettingError(
                 f"model: {self.model!r} is not a model directory with a config.json (looked for {named} and {path})"
             )
         return path.resolve()
 
     def export(self) -> None:
-        """Create the roots, closed to other users, and fix every path that libraries read from the environment."""
+        """Create the roots, closed to other users, and fix every path that libraries read from the environment.
+
+        Raises SettingError, in one line that names setting and path, where a root cannot be written to.
+        """
+        self.fix_environment()
+        for setting, root in (("paths.data", self.paths.data), ("paths.cache", self.paths.cache)):
+            roots.make_private(root, setting)
+        paths = self.paths
+        for folder in (paths.shards, paths.adapters, paths.checkpoints, paths.logs, paths.reports, paths.services):
+            roots.make_writable(folder, "paths.data")
+
+    def fix_environment(self) -> None:
+        """Fix every path that libraries read from the environment, and create nothing.
+
+        Raises SettingError, in one line that names setting and path, where a root is there and is no folder.
+        """
+        roots.check(self.paths.data, "paths.data")
+        roots.check(self.paths.cache, "paths.cache")
         os.environ.update(self.child_environment())
-        _make_private(self.paths.data)
-        _make_private(self.paths.cache)
-        for path in (
-            self.paths.shards,
-            self.paths.adapters,
-            self.paths.checkpoints,
-            self.paths.logs,
-            self.paths.reports,
-            self.paths.services,
-        ):
-            path.mkdir(parents=True, exist_ok=True)
 
     def child_environment(self) -> dict[str, str]:
         """The variables that fix caches and switch telemetry and hub access off, for this process and its children.
@@ -344,6 +418,12 @@ class Settings(BaseSettings):
             # neither HOME nor an entry among the machine's users: libraries ask for it when they are imported
             **({"HOME": str(self.paths.data)} if os.path.expanduser("~") == "~" else {}),
         }
+
+    def trainer_environment(self) -> dict[str, str]:
+        """`child_environment`, and an allocator whose segments grow, so that little lies idle between tensors. A user's own
+        PYTORCH_CUDA_ALLOC_CONF stands."""
+        own = [name for name in _ALLOCATOR if name in os.environ]
+        return self.child_environment() | ({} if own else {_ALLOCATOR[0]: "expandable_segments:True"})
 
     @property
     def compiled(self) -> Path:
@@ -387,15 +467,6 @@ def prepare_libraries() -> None:
     os.environ.update({name: found[name] for name in (*found[EXPORTED_VARIABLE].split(","), EXPORTED_VARIABLE) if name})
 
 
-def _make_private(root: Path) -> None:
-    """Create a root that only this user can enter; close one that was made before, where it is this user's alone."""
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = root.stat()
-    # a sticky folder is made for everybody, like /tmp
-    if found.st_uid == os.getuid() and found.st_mode & 0o077 and not found.st_mode & stat.S_ISVTX:
-        root.chmod(0o700)
-
-
 def load(overrides: Sequence[str] | Mapping[str, Any] = (), *, profile: str | None = None) -> Settings:
     """Settings from defaults, a profile, agentloop.toml, the environment and `section.name=value` overrides, in that order.
 
@@ -424,24 +495,33 @@ def _profile_file(name: str) -> Path:
 
 def _config_file() -> list[Path]:
     named = os.environ.get(CONFIG_VARIABLE)
-    path = Path(named) if named else PROJECT_ROOT / "agentloop.toml"
-    if named and not path.is_file():
-        raise SettingError(f"{CONFIG_VARIABLE}: no file at {path}")
-    return [path] if path.is_file() else []
-
-
-def _toml(settings_cls: type[BaseSettings], path: Path) -> TomlConfigSettingsSource:
+    if not named:
+        path = PROJECT_ROOT / "agentloop.toml"
+        return [path] if path.exists() else []
     try:
-        return TomlConfigSettingsSource(settings_cls, path)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingError(f"{path}: {error}") from None
+        path = Path(_path(named))
+        there, folder = path.is_file(), path.is_dir()
+    except (OSError, ValueError) as error:
+        raise SettingError(f"{CONFIG_VARIABLE}: {named[:200]!r}: {error}") from None
+    if not there:
+        raise SettingError(f"{CONFIG_VARIABLE}: {f'{path} is a folder' if folder else f'no file at {path}'}")
+    return [path]
+
+
+def _toml(settings_cls: type[BaseSettings], path: Path) -> InitSettingsSource:
+    text = read_text(path, SettingError)
+    try:
+        return InitSettingsSource(settings_cls, tomllib.loads(text))
+    except (ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
+        raise SettingError(f"{path}: {_one_line(str(error)) or 'nested too deeply'}") from None
 
 
 def _refuse_unknown_variables() -> None:
     # pydantic-settings passes over unknown variables that carry the prefix; a misspelt setting must not go unseen.
     for variable in os.environ:
-        name = variable.removeprefix(ENV_PREFIX).lower().partition("__")[0]
-        if variable.startswith(ENV_PREFIX) and variable not in OWN_VARIABLES and name not in Settings.model_fields:
+        name = variable.upper().removeprefix(ENV_PREFIX).lower().partition("__")[0]
+        prefixed = variable.upper().startswith(ENV_PREFIX)
+        if prefixed and variable not in OWN_VARIABLES and name not in Settings.model_fields:
             raise SettingError(f"{variable}: unknown setting in the environment")
 
 
@@ -452,19 +532,46 @@ def _validated(layers: type[Settings], values: Mapping[str, Any]) -> Settings:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "settings"
         unknown = first["type"] == "extra_forbidden"
-        fault = "unknown setting" if unknown else f"{first['msg'].lower()} (got {first['input']!r})"
-        raise SettingError(f"{name}: {fault}") from None
+        fault = "unknown setting" if unknown else f"{_complaint(first['msg'])} (got {_shown(first['input'])})"
+        raise SettingError(f"{_one_line(name)}: {fault}") from None
     except SettingsError as error:
-        raise SettingError(" ".join(str(error).split())) from None
+        raise SettingError(_one_line(str(error))) from None
     if settings.agent.max_tokens > settings.serving.max_model_len:
         raise SettingError(
             f"agent.max_tokens: {settings.agent.max_tokens} is more than "
             f"serving.max_model_len = {settings.serving.max_model_len}, beyond which vLLM refuses to read"
         )
     paths = Paths(**{name: PROJECT_ROOT / getattr(settings.paths, name) for name in Paths.model_fields})
+    _refuse_data_in_cache(paths)
     return Settings.model_construct(
         **{name: getattr(settings, name) for name in Settings.model_fields} | {"paths": paths}
     )
+
+
+def _refuse_data_in_cache(paths: Paths) -> None:
+    try:
+        data, cache = paths.data.resolve(), paths.cache.resolve()
+    except (OSError, RuntimeError):  # too long a name, a loop of links: told where the folder is used
+        return
+    if data.is_relative_to(cache):
+        raise SettingError(
+            f"paths.data: {paths.data} {'is' if data == cache else 'lies in'} paths.cache, which may be deleted at any time"
+        )
+
+
+def _complaint(message: str) -> str:
+    """pydantic's message without its capital letter and the name of its exception."""
+    message = _one_line(message.removeprefix("Value error, "))
+    return message[:1].lower() + message[1:]
+
+
+def _shown(value: object, most: int = 200) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _one_line(text: str, most: int = 1000) -> str:
+    return " ".join(text.split())[:most]
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -472,8 +579,14 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     pairs = []
     for text in overrides:
         name, equals, value = text.partition("=")
-        if not equals:
-            raise SettingError(f"{text}: an override is written name=value, for example training.rank=32")
+        if not equals or not name.strip():
+            raise SettingError(f"{_one_line(text)}: an override is written name=value, for example training.rank=32")
+        if not all(name.strip().split(".")):
+            raise SettingError(f"{_one_line(name)}: unknown setting")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise SettingError(f"{name.strip()}: {_shown(value)} is not valid UTF-8") from None
         pairs.append((name.strip(), value.strip()))
     return _nested(pairs)
 
@@ -486,14 +599,33 @@ def _nested(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
         for section in sections:
             inner = inner.setdefault(section, {})
             if not isinstance(inner, dict):
-                raise SettingError(f"{name}: {section} is a single setting, not a section")
-        inner[leaf] = _value(text)
+                raise SettingError(f"{_one_line(name)}: {section} is a single setting, not a section")
+        if isinstance(inner.get(leaf), dict):
+            raise SettingError(f"{name}: given as a whole, and {name}.{next(iter(inner[leaf]), '')} by itself")
+        inner[leaf] = text if _takes_text(name) else _value(text)
     return values
 
 
+def _takes_text(name: str) -> bool:
+    """True for a setting that is a text, whatever it looks like: a campaign may be named 2026."""
+    section: type[BaseModel] = Settings
+    *sections, leaf = name.split(".")
+    for part in sections:
+        field = section.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return False
+        section = field.annotation
+    field = section.model_fields.get(leaf)
+    return field is not None and field.annotation in (str, Path, Path | None)
+
+
 def _value(text: str) -> Any:
-    """TOML where the text is a TOML value (numbers, booleans, lists), else the text itself."""
+    """A number, a boolean, a list or a table where the text is one in TOML, else the text itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         return text
+    # a text of several lines may be a whole file, and what looks like a date is text
+    return (
+        parsed["value"] if len(parsed) == 1 and isinstance(parsed["value"], int | float | list | dict | str) else text
+    )

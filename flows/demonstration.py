@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from agentloop.campaign import standing
+from agentloop.errors import RunError
 from agentloop.report import summary
 from agentloop.serving import compiler
 from agentloop.settings import Settings
@@ -20,12 +22,16 @@ from flows import services
 
 DEPLOYMENT = "self-improve/demo"
 POLL_SECONDS = 1.0
+_WHAT_PREFECT_ADDS = re.compile(r"^Flow run encountered an exception: (\w+Error: )?")
 QUEUED = ("Late", "AwaitingConcurrencySlot")
 """Names of the states of a run that could have begun."""
 
 
 def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], new: bool) -> int:
-    """Run or continue the demo campaign; with `new` begin another one. Returns the exit code."""
+    """Run or continue the demo campaign; with `new` begin another one. Returns the exit code.
+
+    Raises RunError, with what Prefect says of the run, where it did not complete.
+    """
     services.connect(settings)
     chosen, complete = _choose_campaign(settings, console, new=new)
     if complete:
@@ -51,9 +57,8 @@ def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], n
             console.print(f"No longer watched; the run goes on, cancel it in the UI: {url}")
             return 130
     if not state.is_completed():
-        console.print(f"[red]error:[/red] {state.message or state.name}")
         console.print(f"The same command continues. Logs: {url}")
-        return 1
+        raise RunError(_WHAT_PREFECT_ADDS.sub("", state.message or f"the run ended in state {state.name}"))
     _show(settings, console, overrides["campaign"], url)
     return 0
 

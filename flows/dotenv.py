@@ -16,13 +16,13 @@ def write(file: Path, address: str, auth_string: str) -> list[str]:
     file = file.resolve()  # where it is a link, what it points to
     block = [BEGIN, f"PREFECT_API_URL={address}/api", f"PREFECT_API_AUTH_STRING={auth_string}", END]
     try:
-        before = file.read_text(errors="surrogateescape") if file.exists() else ""
+        before = file.read_text(errors="surrogateescape", encoding="utf-8") if file.exists() else ""
         # last, because the last of two lines for one variable counts
         text = "\n".join([*_others(before.splitlines()), *block]) + "\n"
         if text != before or file.stat().st_mode & 0o077:
             with atomic(file) as temporary:
                 temporary.touch(mode=0o600)
-                temporary.write_text(text, errors="surrogateescape")
+                temporary.write_text(text, errors="surrogateescape", encoding="utf-8")
     except (DiskError, OSError) as error:
         return [f"Not written, so `prefect` needs its settings by hand: {error}"]
     return []

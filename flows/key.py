@@ -20,7 +20,7 @@ def load(settings: Settings) -> str:
     file = settings.paths.services / "key"
     if not _whole(file):
         _make(file)
-    return file.read_text().strip()
+    return file.read_text(encoding="utf-8").strip()
 
 
 def credentials(settings: Settings) -> str:
@@ -47,7 +47,7 @@ def _make(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=".key.", dir=file.parent)  # mode 0600
     try:
-        with open(descriptor, "w") as output:
+        with open(descriptor, "w", encoding="utf-8") as output:
             output.write(secrets.token_urlsafe(_BYTES))
             output.flush()
             os.fsync(descriptor)

@@ -187,7 +187,7 @@ def _start(settings: Settings, name: str, module: list[str], environment: dict[s
     # the identity of one that has ended already is never met again
     found = Identity.of(process.pid) or Identity(process.pid, 0, "")
     with atomic(_record_file(settings, name)) as temporary:
-        temporary.write_text(json.dumps({"name": name, **asdict(found)}))
+        temporary.write_text(json.dumps({"name": name, **asdict(found)}), encoding="utf-8")
     return begins
 
 
@@ -195,7 +195,8 @@ def _prefect(settings: Settings, *arguments: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "prefect", *arguments],
         cwd=PROJECT_ROOT,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         capture_output=True,
         env=environment(settings),
         stdin=subprocess.DEVNULL,
@@ -291,7 +292,7 @@ def _record_file(settings: Settings, name: str) -> Path:
 def _recorded(settings: Settings, name: str) -> Identity | None:
     """The process that was written down, None where none was, where it has ended, and where the record cannot be read."""
     try:
-        record = json.loads(_record_file(settings, name).read_text())
+        record = json.loads(_record_file(settings, name).read_text(encoding="utf-8"))
         if "created" in record:  # by an older version, which went by the clock
             began = psutil.Process(record["pid"]).create_time()
             return Identity.of(record["pid"]) if abs(began - record["created"]) < 1 else None

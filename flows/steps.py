@@ -20,7 +20,7 @@ from agentloop.campaign import judgement, learning, reporting, rollouts
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
 from agentloop.campaign.suites import Suite
-from agentloop.errors import AgentloopError, ServerError, TrainerError
+from agentloop.errors import ServerError, TrainerError, told
 from agentloop.evaluation.looks import Look
 from agentloop.training.run import TrainingRun
 from flows import artifacts
@@ -34,7 +34,7 @@ class _OneLine(logging.Filter):
     """Faults that the user can act on are told in one line; only bugs keep their traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], AgentloopError):
+        if record.exc_info and record.exc_info[1] is not None and told(record.exc_info[1]) is not None:
             record.exc_info = None
         return True
 
@@ -157,4 +157,4 @@ def decide(
 @step(name="report", task_run_name="report")
 def report(campaign: Campaign) -> str:
     artifacts.publish_plots(campaign.name, reporting.plots(campaign))
-    return str(reporting.write(campaign))
+    return str(reporting.write(campaign.settings))

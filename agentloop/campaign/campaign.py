@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentloop import environments
+from agentloop import environments, errors, model_files
 from agentloop.agent.prompt import PromptFormat
 from agentloop.campaign import suites
 from agentloop.campaign.ownership import owned
 from agentloop.campaign.suites import Suite
 from agentloop.environments import Environment
-from agentloop.errors import AgentloopError
 from agentloop.evaluation.looks import Look
 from agentloop.files import sweep
 from agentloop.naming import content_id
@@ -25,6 +25,7 @@ from agentloop.settings import Settings
 from agentloop.store import campaigns, champions, gpu_phases
 from agentloop.store.database import Database
 from agentloop.store.ledger import INTERRUPTED, Ledger
+from agentloop.tokenizer import load_tokenizer
 from agentloop.worlds.pool import Worlds
 
 
@@ -40,13 +41,18 @@ class Campaign:
     def open(cls, settings: Settings) -> Campaign:
         """Check what the settings name. Raises SettingError or ModelError before anything is written."""
         model = settings.model_directory()
+        model_files.check(model)
         environment = environments.get(settings.environment)
         suites.planned_looks(settings)
         suites.check_tools(settings)
         settings.export()
         # only now: libraries read their cache paths from the environment when they are imported
+        from agentloop.engine.blueprint import check_sizes
+        from agentloop.engine.checkpoint import Checkpoint
+        from agentloop.engine.configuration import read_architecture
         from agentloop.engine.fingerprint import base_fingerprint
 
+        check_sizes(Checkpoint(model), read_architecture(model))
         return cls(settings, environment, model, base_fingerprint(model, settings.paths.cache))
 
     @property
@@ -55,9 +61,7 @@ class Campaign:
 
     @cached_property
     def tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.model)
+        return load_tokenizer(self.model)
 
     @cached_property
     def prompt(self) -> PromptFormat:
@@ -141,8 +145,10 @@ class Campaign:
     @contextmanager
     def phase(self, name: str, iteration: int) -> Iterator[None]:
         """Note from when to when the accelerator was used, and for what."""
-        started = datetime.now(UTC)
+        started, clock = datetime.now(UTC), time.monotonic()
         yield
+        # the clock may be set meanwhile: the length is measured by one that cannot be
+        finished = started + timedelta(seconds=time.monotonic() - clock)
         with self.database() as database:
             gpu_phases.save(
                 database,
@@ -150,7 +156,7 @@ class Campaign:
                 iteration=iteration,
                 phase=name,
                 started=started,
-                finished=datetime.now(UTC),
+                finished=finished,
             )
 
     @contextmanager
@@ -186,17 +192,17 @@ class Campaign:
             result = work()
         except BaseException as error:  # an interrupt or a cancellation ends the step as well
             with self.database() as database:
-                Ledger(database).fail(key, **about, error=_told(error))
+                Ledger(database).fail(key, **about, error=_one_line(error))
             raise
         with self.database() as database:
             Ledger(database).record(key, **about, result=result)
         return result
 
 
-def _told(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     """One line for the ledger; what is no fault of the user's is named by its kind as well."""
-    if isinstance(error, AgentloopError):
-        return str(error)
+    if line := errors.told(error):
+        return line
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

@@ -94,6 +94,11 @@ def train(
                 tokens=sum(step["tokens"] for step in metrics),
                 resumed=int(resumed),
             )
-        return {"adapter": adapter.id, "steps": len(metrics), "loss": metrics[-1]["loss"], "seconds": round(seconds, 1)}
+        return {
+            "adapter": adapter.id,
+            "steps": len(metrics),
+            "loss": metrics[-1]["loss"] if metrics else None,
+            "seconds": round(seconds, 1),
+        }
 
     return campaign.step("train", iteration, [adapter.id, role], work)

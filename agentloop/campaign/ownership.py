@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from agentloop.errors import StoreError
-from agentloop.files import is_locked
+from agentloop.files import is_locked, try_lock
 
 LOCK_FILE = "run.lock"
 POLL_SECONDS = 0.5
@@ -53,13 +54,12 @@ def owned(
     Where another run owns it, `tell` (by default print, which flows log) gets one line about that run, and this one goes on
     when the other has ended; without `wait`, StoreError is raised.
     """
-    # "a+" creates the file and truncates nothing: it may tell of somebody else
-    with open(data / LOCK_FILE, "a+b") as lock:
-        if not _taken(lock.fileno()):
+    with _opened(data / LOCK_FILE) as lock:
+        if not try_lock(lock.fileno(), fcntl.LOCK_EX, data / LOCK_FILE):
             if not wait:
                 raise StoreError(f"{data}: owned by another run, {_named(data)}; wait for its end")
             (tell or _print)(f"waiting for {_named(data)}, which owns {data}; this run goes on when that one has ended")
-            while not _taken(lock.fileno()):
+            while not try_lock(lock.fileno(), fcntl.LOCK_EX, data / LOCK_FILE):
                 time.sleep(POLL_SECONDS)
         started = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds")
         present = Owner(os.getpid(), started, campaign, flow_run)
@@ -75,16 +75,17 @@ def owner(data: Path) -> Owner | None:
     return _read(data) if is_locked(data / LOCK_FILE) else None
 
 
+def _opened(file: Path) -> IO[bytes]:
+    try:
+        return open(file, "a+b")  # creates the file and truncates nothing: it may tell of somebody else
+    except FileNotFoundError:
+        raise StoreError(f"{file.parent}: no data here yet (paths.data)") from None
+    except OSError as error:
+        raise StoreError(f"{file}: cannot be opened ({error.strerror})") from None
+
+
 def _print(line: str) -> None:
     print(line, flush=True)  # looked up now: Prefect puts its own in place of it while a flow runs
-
-
-def _taken(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _write(lock: int, text: str) -> None:
@@ -94,7 +95,7 @@ def _write(lock: int, text: str) -> None:
 
 def _read(data: Path) -> Owner:
     try:
-        return Owner(**json.loads((data / LOCK_FILE).read_text()))
+        return Owner(**json.loads((data / LOCK_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # it has just been taken, or let go
         return Owner(0, "now")
 

@@ -8,20 +8,27 @@ from agentloop.campaign import standing
 from agentloop.campaign.campaign import Campaign
 from agentloop.report import page
 from agentloop.report import plots as figures
+from agentloop.settings import Settings
 from agentloop.store.database import Database
+from agentloop.tokenizer import load_tokenizer
 
 
-def write(campaign: Campaign) -> Path:
-    """Write the campaign's HTML page, also while a run is at work, and return its path."""
-    paths = campaign.settings.paths
+def write(settings: Settings, output: Path | None = None) -> Path:
+    """Write the campaign's HTML page, also while a run is at work, and return its path: by default among the reports.
+
+    Nothing else is written. Raises DiskError where the page cannot be.
+    """
+    paths = settings.paths
+    model = settings.model_directory()
     with Database.open_snapshot(paths.database) as database:
+        tokenizer = load_tokenizer(model)
         return page.write(
             database,
-            campaign.name,
-            standing.headline(database, campaign.name),
+            settings.campaign,
+            standing.headline(database, settings.campaign),
             paths.shards,
-            paths.reports / f"{campaign.name}.html",
-            decode=lambda token: campaign.tokenizer.decode([token]),
+            output or paths.reports / f"{settings.campaign}.html",
+            decode=lambda token: tokenizer.decode([token]),
         )
 
 

@@ -62,6 +62,7 @@ def reproduce(
         parent = adapter.parent and adapters.directory(database, adapter.parent)
         token_rows = [(row.token_ids, row.mask) for row in datasets.rows(database, adapter.dataset)]
         model = _base_directory(settings, database, adapter)
+    settings.export()
     with tempfile.TemporaryDirectory(prefix="reproduce-", dir=settings.paths.data) as directory:
         scratch = Path(directory)
         run = TrainingRun(

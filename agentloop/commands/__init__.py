@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from agentloop import settings as configuration
-from agentloop.errors import StoreError
+from agentloop.errors import SettingError, StoreError
 from agentloop.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,10 +31,21 @@ DryRun = Annotated[
 
 
 def load(profile: str | None, overrides: list[str] | None) -> Settings:
-    """The settings, with the paths that libraries read from the environment fixed: call it before importing these."""
+    """The settings, with the paths that libraries read from the environment fixed: call it before importing these.
+
+    Creates nothing; what writes calls `Settings.export` as well.
+    """
     settings = configuration.load(overrides or [], profile=profile)
-    settings.export()
+    settings.fix_environment()
     return settings
+
+
+def user_path(word: str | Path) -> Path:
+    """A path of the command line, `~` expanded also where the shell does not do it. Raises SettingError, naming it."""
+    try:
+        return Path(configuration.home_expanded(str(word)))
+    except ValueError as error:
+        raise SettingError(f"{word}: {error}") from None
 
 
 def split(words: list[str] | None) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from agentloop.commands import Overrides, Profile, console, load, reading, split, writing
+from agentloop.commands import Overrides, Profile, console, load, reading, split, user_path, writing
 from agentloop.errors import StoreError
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def select(
     from agentloop.store import selection as selecting
 
     if recipe and recipe.endswith(".sql"):
-        recipe = str(Path(recipe).absolute())
+        recipe = str(user_path(recipe).absolute())
+    export, plot = export and user_path(export), plot and user_path(plot)
     recipe = recipe or settings.selection.recipe
     paired = recipes.load(recipe).paired
     if export:
@@ -90,7 +91,7 @@ def rescore(
     from agentloop.store import scoring
 
     environments.get(settings.environment)  # a user's own is known by name from then on
-    scorers = [str(Path(name).absolute()) if Path(name).suffix in (".sql", ".py") else name for name in named]
+    scorers = [str(user_path(name).absolute()) if Path(name).suffix in (".sql", ".py") else name for name in named]
     with writing(settings) as database:
         results = scoring.rescore(database, lambda name: environments.get(name).verify, scorers)
     table = Table("scorer", "version", "scored", "changed", "mean before", "mean now", box=None)

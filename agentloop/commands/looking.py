@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from agentloop.commands import Overrides, Profile, console, load, reading
+from agentloop.commands import Overrides, Profile, console, load, reading, user_path
 from agentloop.errors import StoreError
 
 
@@ -39,7 +40,9 @@ def sql(
         try:
             result = database.arrow(query)
         except duckdb.Error as error:
-            raise StoreError(f"sql: {str(error).splitlines()[0]}") from None
+            raise StoreError(f"sql: {database.said(error)}") from None
+    if not result.column_names:
+        raise StoreError("sql: the statement has no result; a query begins with SELECT or FROM")
     if as_json:
         for row in result.to_pylist():
             print(json.dumps(row, default=str))
@@ -50,13 +53,18 @@ def sql(
     console.print(table)
 
 
-def report(profile: Profile = None, overrides: Overrides = None) -> None:
+def report(
+    profile: Profile = None,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write it, by default among the reports of paths.data.")
+    ] = None,
+) -> None:
     """Write a campaign's report and print its path."""
-    from agentloop.campaign import reporting
-    from agentloop.campaign.campaign import Campaign
-
     settings = load(profile, overrides)
-    print(reporting.write(Campaign.open(settings)))
+    from agentloop.campaign import reporting
+
+    print(reporting.write(settings, output and user_path(output)))
 
 
 def lineage(

@@ -10,7 +10,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from agentloop.commands import Overrides, Profile, console, load
+from agentloop.commands import Overrides, Profile, console, load, user_path
 from agentloop.errors import SettingError
 
 
@@ -58,7 +58,7 @@ def bootstrap(
     settings = load(None, None)
     from agentloop.tiny.bootstrap import bootstrap as make
 
-    directory = directory or settings.paths.models / "tiny"
+    directory = user_path(directory) if directory else settings.paths.models / "tiny"
     with Progress(*Progress.get_default_columns(), console=console) as bars:
         bar = bars.add_task("demonstrations")
         report = make(

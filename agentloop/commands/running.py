@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -23,6 +21,7 @@ def demo(
     from flows import demonstration, services
 
     settings = load("demo", overrides)
+    settings.export()
     for line in services.up(settings):
         console.print(line)
     sys.exit(demonstration.run(settings, console, overrides=configuration.parse_overrides(overrides or []), new=new))
@@ -40,9 +39,9 @@ def run(profile: Profile = None, overrides: Overrides = None, dry_run: DryRun = 
         return
     from flows import foreground
 
-    with _interruptible():
-        foreground.self_improve(settings, profile, overrides)
-        _summary(settings)
+    settings.export()
+    foreground.self_improve(settings, profile, overrides)
+    _summary(settings)
 
 
 def evaluate(
@@ -60,8 +59,8 @@ def evaluate(
         return
     from flows import foreground
 
-    with _interruptible():
-        measured = foreground.evaluate(settings, profile, overrides, unseen=unseen)
+    settings.export()
+    measured = foreground.evaluate(settings, profile, overrides, unseen=unseen)
     if "base" in measured:
         _print_success("base model", measured["base"])
     _print_success(measured["champion"] or "base model", measured["success"])
@@ -71,7 +70,9 @@ def up(overrides: Overrides = None) -> None:
     """Start the local Prefect server and worker and deploy prefect.yaml."""
     from flows import services
 
-    for line in services.up(load(None, overrides)):
+    settings = load(None, overrides)
+    settings.export()
+    for line in services.up(settings):
         console.print(line)
 
 
@@ -92,17 +93,6 @@ def reconcile(overrides: Overrides = None) -> None:
         raise ServerError("the Prefect server is not up; agentloop up starts it, and reconciles")
     for line in reconcile.run(settings) or ["nothing to do"]:
         console.print(line)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends the command with one line, the last one on the screen."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.stdout.flush()
-        print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
 
 
 def _print_success(policy: str, success: dict[str, float]) -> None:

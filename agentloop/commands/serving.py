@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from agentloop.commands import Overrides, Profile, console, load
+from agentloop.commands import Overrides, Profile, console, load, user_path
 from agentloop.errors import AdapterError
 from agentloop.settings import Settings
 
@@ -48,7 +48,7 @@ def canary(
 
 
 def _directory(settings: Settings, adapter: str) -> Path:
-    for directory in (settings.paths.adapters / adapter, Path(adapter)):
+    for directory in (settings.paths.adapters / adapter, user_path(adapter)):
         if directory.is_dir():
             return directory.resolve()
     raise AdapterError(f"{adapter}: neither an adapter in {settings.paths.adapters} nor a directory")

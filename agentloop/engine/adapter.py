@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from agentloop.engine.configuration import is_multimodal
@@ -55,7 +56,7 @@ def save(lora: LoraBuffer, directory: Path, *, base: str, model: Path | None) ->
     tensors = {prefix + name: view.detach().float().cpu().contiguous() for name, view in lora.named().items()}
     for name, value in (("agentloop.json", {"base": base}), ("adapter_config.json", config)):
         with atomic(directory / name) as file:
-            file.write_text(json.dumps(value, indent=2))
+            file.write_text(json.dumps(value, indent=2), encoding="utf-8")
     with atomic(directory / "adapter_model.safetensors") as file:
         save_file(tensors, file, metadata={"format": "pt"})
 
@@ -110,6 +111,8 @@ def load(lora: LoraBuffer, directory: Path, *, base: str) -> None:
     for name, view in expected.items():
         if tensors[name].shape != view.shape:
             raise AdapterError(f"{path}: {name} is {list(tensors[name].shape)}, not {list(view.shape)}")
+        if not torch.isfinite(tensors[name]).all():
+            raise AdapterError(f"{path}: {name} has NaN or infinity")
     lora.load(tensors)
 
 

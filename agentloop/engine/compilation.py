@@ -72,7 +72,7 @@ def compile_all(marker: Path, shape: Architecture, dtype: torch.dtype, capabilit
     """Plan and compile at once, then write `marker`: JSON of when what was done, in seconds since the epoch."""
     started = time.time()
     marker.parent.mkdir(parents=True, exist_ok=True)
-    with open(marker.with_suffix(".lock"), "w") as lock:
+    with open(marker.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if marker.exists():  # another process was at it
             return
@@ -85,7 +85,7 @@ def compile_all(marker: Path, shape: Architecture, dtype: torch.dtype, capabilit
         timings = compiler.finish()
         history = {"started": started, "planned": planned, "compiled": time.time(), "tasks": timings}
         with atomic(marker) as temporary:
-            temporary.write_text(json.dumps(history))
+            temporary.write_text(json.dumps(history), encoding="utf-8")
 
 
 def plan_launches(shape: Architecture, dtype: torch.dtype, capability: tuple[int, int]) -> Iterator[list[Launch]]:

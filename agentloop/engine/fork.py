@@ -66,5 +66,8 @@ def _detach() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)
+    sys.stdout, sys.stderr = (
+        open(1, "w", closefd=False, encoding="utf-8"),
+        open(2, "w", buffering=1, closefd=False, encoding="utf-8"),
+    )
     torch.set_num_threads(1)  # the threads of the parent's pool are not here

@@ -49,9 +49,11 @@ def write_merged(
                 _merge_file(file, temporary / file.name, lora, slots, {"merged_onto": base, "base": fingerprint})
             elif file.is_file():
                 shutil.copy(file, temporary / file.name)
-        config = json.loads((source / "config.json").read_text())
-        (temporary / "config.json").write_text(json.dumps(config | {"agentloop_merged": description}, indent=2))
-        (temporary / "README.md").write_text(_readme(model.name, base, quantised, description))
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        (temporary / "config.json").write_text(
+            json.dumps(config | {"agentloop_merged": description}, indent=2), encoding="utf-8"
+        )
+        (temporary / "README.md").write_text(_readme(model.name, base, quantised, description), encoding="utf-8")
 
 
 def _merge_file(

@@ -45,12 +45,12 @@ def write(
     settings = campaigns.settings_json(database, campaign)
     rows = summary.iterations(database, campaign, result.control)
     drawn = sample.draw(database, campaign, shards_root, decode, most_trajectories)
-    script = (FILES / "page.js").read_text()
-    page = Template((FILES / "page.html").read_text()).substitute(
+    script = (FILES / "page.js").read_text(encoding="utf-8")
+    page = Template((FILES / "page.html").read_text(encoding="utf-8")).substitute(
         title=f"{escape(campaign)}: agentloop report",
         campaign=escape(campaign),
         about=escape(_about(settings, rows)),
-        style=(FILES / "page.css").read_text() + (FILES / "plot.css").read_text(),
+        style=(FILES / "page.css").read_text(encoding="utf-8") + (FILES / "plot.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         headline=sections.headline(result),

@@ -12,4 +12,4 @@ QUERIES = Path(__file__).parent / "queries"
 
 def rows(database: Database, name: str, **parameters: object) -> list[dict[str, Any]]:
     """The rows of queries/`name`.sql, each by column name. The parameters are those that the file's comment names."""
-    return database.arrow((QUERIES / f"{name}.sql").read_text(), parameters or None).to_pylist()
+    return database.arrow((QUERIES / f"{name}.sql").read_text(encoding="utf-8"), parameters or None).to_pylist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -145,6 +146,8 @@ class Step:
     started: datetime
     finished: datetime | None
     error: str | None
+    ended: float | None
+    """Its place among all beginnings and ends, which tells the order also where the clock was set back."""
 
     def __str__(self) -> str:
         return f"{self.name} of iteration {self.iteration}"
@@ -198,14 +201,14 @@ def _status(database: Database, found: dict, at_work: str | None) -> CampaignSta
         found["done"],
         found["planned"],
         champions.champion(database, found["name"]),
-        max(reversed(ended), key=lambda step: step.finished, default=None),
+        max(reversed(ended), key=lambda step: step.ended, default=None),
         running[-1] if running else None,
     )
 
 
 def _interrupted(step: Step) -> Step:
     # nobody saw it end; it was begun last, so nothing ended after it
-    return replace(step, status="failed", finished=step.started, error=INTERRUPTED)
+    return replace(step, status="failed", finished=step.started, error=INTERRUPTED, ended=math.inf)
 
 
 def _outcome(step: Step) -> str:

@@ -68,9 +68,10 @@ class Canvas:
     def file(self) -> bytes:
         """The figure as a file of its own, on white, with a margin."""
         width, height = self.width + 2 * MARGIN, self.height + 2 * MARGIN
+        style = STYLE.read_text(encoding="utf-8")
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="plot" width="{2 * width:g}" height="{2 * height:g}" '
-            f'viewBox="{-MARGIN} {-MARGIN} {width:g} {height:g}" {self._about()}><style>{STYLE.read_text()}</style>'
+            f'viewBox="{-MARGIN} {-MARGIN} {width:g} {height:g}" {self._about()}><style>{style}</style>'
             f'<rect x="{-MARGIN}" y="{-MARGIN}" width="{width:g}" height="{height:g}" fill="#fff"/>'
             f"{''.join(self._parts)}</svg>"
         ).encode()

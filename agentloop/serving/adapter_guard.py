@@ -86,7 +86,7 @@ def _refuse_ignored_patterns(name: str, directory: Path) -> None:
     """vLLM before 0.32 scales every module alike whatever the adapter's rank and alpha patterns say."""
     if "alpha_pattern" in PEFTHelper.__dataclass_fields__:
         return
-    config = json.loads((directory / "adapter_config.json").read_text())
+    config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
     ignored = [key for key in ("rank_pattern", "alpha_pattern") if config.get(key)]
     if ignored:
         raise ValueError(f"adapter {name}: this version of vLLM ignores {' and '.join(ignored)}; 0.32 and newer do not")

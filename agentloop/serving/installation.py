@@ -50,7 +50,11 @@ def find(python: Path) -> Installation:
     if not python.is_file():
         raise SettingError(f"serving.python: no interpreter at {python}")
     asked = subprocess.run(
-        [str(python), "-c", _QUESTION], capture_output=True, text=True, env=inherited({"PYTHONWARNINGS": None})
+        [str(python), "-c", _QUESTION],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=inherited({"PYTHONWARNINGS": None}),
     )
     if asked.returncode:
         words = asked.stderr.strip().splitlines() or [f"it ended with exit code {asked.returncode}"]

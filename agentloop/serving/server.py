@@ -17,12 +17,12 @@ from typing import Any
 import httpx
 import psutil
 
-from agentloop import child_log
+from agentloop import card, child_log
 from agentloop.child import ChildProcess
 from agentloop.endings import ending, was_signalled
 from agentloop.errors import AdapterError, ServerError, SettingError
 from agentloop.files import atomic
-from agentloop.serving import adapters, card, compiler
+from agentloop.serving import adapters, compiler
 from agentloop.serving.client import Endpoint
 from agentloop.serving.command import BASE_NAME, arguments, environment
 from agentloop.serving.installation import Installation
@@ -128,7 +128,7 @@ class ModelServer:
             )
             before = () if self._installation.on_cpu else card.free_bytes()
             with atomic(self._orders) as temporary:
-                temporary.write_text(json.dumps(words))
+                temporary.write_text(json.dumps(words), encoding="utf-8")
             self._wait_until_healthy()
             if before:
                 # What happens on other cards is somebody else's affair.

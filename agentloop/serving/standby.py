@@ -37,7 +37,7 @@ def main(orders: Path) -> None:
     importlib.import_module("agentloop.serving.gemma3n")  # the plugin will ask for it
     while not orders.exists():
         time.sleep(_POLL_SECONDS)
-    sys.argv = [SERVER, *json.loads(orders.read_text())]
+    sys.argv = [SERVER, *json.loads(orders.read_text(encoding="utf-8"))]
     # As `python -m` would run it, so that processes which vLLM spawns find it by its name.
     del sys.modules[SERVER]
     runpy.run_module(SERVER, run_name="__main__", alter_sys=True)

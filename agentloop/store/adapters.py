@@ -20,7 +20,11 @@ def save(
     """Store a finished adapter and what an iteration made it for; once only."""
     with database.transaction():
         database.execute(
-            "INSERT INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            """
+            INSERT INTO adapters
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(number), 0) + 1 FROM adapters))
+            ON CONFLICT DO NOTHING
+            """,
             [
                 adapter.id,
                 adapter.base,

@@ -30,30 +30,45 @@ FREE = (
 )
 """Settings and sections that may change while a campaign lasts: where things lie, how fast and how long it goes."""
 
-DEFINING_ALL_THE_SAME = ("serving.dtype",)
-"""Exceptions to FREE: the number format changes what the model says."""
+DEFINING_ALL_THE_SAME = ("serving.dtype", "serving.base")
+"""Exceptions to FREE: they change what the model says."""
+
+USED_BY_A_CAMPAIGN = ("collected", "shard_uses", "evaluation_uses", "steps", "iterations", "gpu_phases")
+"""Tables with what a campaign that has collected nothing may have used: measurements, and what led to them."""
 
 
 def register(database: Database, settings: Settings) -> None:
     """Begin the campaign `settings.campaign`, or continue it.
 
     Raises StoreError, in one line that names the setting with both values, where a setting that defines the campaign
-    (model, environment, seed, agent, selection, …) differs from what it began with. Paths, serving, the number of
-    iterations and what only affects speed may change.
+    (model, environment, seed, agent, selection, …) differs from what it began with. Paths, most of serving, the number
+    of iterations and what only affects speed may change. A campaign that has collected nothing yet begins anew with the
+    new settings: what was measured under the others stays in the database, and is no longer part of the campaign.
     """
     resolved = settings.model_dump(mode="json")
     defining = {name: value for name, value in _flat(resolved).items() if _defines(name)}
     with database.transaction():
-        rows = database.execute("SELECT defining FROM campaigns WHERE name = ?", [settings.campaign])
+        rows = database.execute("SELECT defining, settings FROM campaigns WHERE name = ?", [settings.campaign])
         if rows:
-            _compare(settings.campaign, json.loads(rows[0][0]), defining)
+            began, newest = map(json.loads, rows[0])
+            # a setting may have come, or begun to define a campaign, after this one had begun
+            began = {name: value for name, value in _flat(newest).items() if _defines(name)} | began
+            change = _change(began, defining)
+            if change is not None:
+                if _has_collected(database, settings.campaign):
+                    raise StoreError(_refusal(settings.campaign, *change))
+                for table in USED_BY_A_CAMPAIGN:
+                    database.execute(f"DELETE FROM {table} WHERE campaign = ?", [settings.campaign])
             database.execute(
-                "UPDATE campaigns SET settings = ?, updated = ? WHERE name = ?",
-                [canonical_json(resolved), now(), settings.campaign],
+                "UPDATE campaigns SET defining = ?, settings = ?, updated = ? WHERE name = ?",
+                [canonical_json(defining), canonical_json(resolved), now(), settings.campaign],
             )
         else:
             database.execute(
-                "INSERT INTO campaigns VALUES ($name, $defining, $settings, $now, $now)",
+                """
+                INSERT INTO campaigns
+                VALUES ($name, $defining, $settings, $now, $now, (SELECT coalesce(max(number), 0) + 1 FROM campaigns))
+                """,
                 {
                     "name": settings.campaign,
                     "defining": canonical_json(defining),
@@ -65,7 +80,7 @@ def register(database: Database, settings: Settings) -> None:
 
 def names(database: Database) -> list[str]:
     """Campaigns, newest first."""
-    return [name for (name,) in database.execute("SELECT name FROM campaigns ORDER BY started DESC, name")]
+    return [name for (name,) in database.execute("SELECT name FROM campaigns ORDER BY number DESC")]
 
 
 def settings_json(database: Database, campaign: str) -> dict[str, Any]:
@@ -93,7 +108,7 @@ def begin_iteration(database: Database, campaign: str, iteration: int, *, champi
     """Note that an iteration begins with this champion (adapter id, None for the base), or begins again after a rollback."""
     database.execute(
         """
-        INSERT INTO iterations VALUES (?, ?, ?, ?, NULL)
+        INSERT INTO iterations VALUES (?, ?, ?, ?, NULL, NULL)
         ON CONFLICT DO UPDATE SET champion = excluded.champion WHERE iterations.finished IS NULL
         """,
         [campaign, iteration, champion, now()],
@@ -103,22 +118,43 @@ def begin_iteration(database: Database, campaign: str, iteration: int, *, champi
 def finish_iteration(database: Database, campaign: str, iteration: int) -> None:
     """Note that an iteration is complete."""
     database.execute(
-        "UPDATE iterations SET finished = ? WHERE campaign = ? AND iteration = ? AND finished IS NULL",
-        [now(), campaign, iteration],
+        """
+        UPDATE iterations
+        SET finished = $now, moves = (SELECT count(*) FROM champions WHERE campaign = $campaign)
+        WHERE campaign = $campaign AND iteration = $iteration AND finished IS NULL
+        """,
+        {"now": now(), "campaign": campaign, "iteration": iteration},
     )
 
 
-def _compare(campaign: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+def _has_collected(database: Database, campaign: str) -> bool:
+    """True where there is anything to learn from, episodes that failed included."""
+    rows = database.execute(
+        """
+        SELECT 1 FROM shard_uses WHERE campaign = $campaign AND purpose = 'collect'
+        UNION ALL
+        SELECT 1 FROM collected WHERE campaign = $campaign AND purpose = 'collect'
+        LIMIT 1
+        """,
+        {"campaign": campaign},
+    )
+    return bool(rows)
+
+
+def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first setting that differs, with both values."""
     # a setting that the campaign began without did what is the default now
     defaults = _flat(Settings.model_construct().model_dump(mode="json"))
     # what defined a campaign under an older version may be free by now
     for name in filter(_defines, sorted(before.keys() | after.keys())):
         began, now = (values.get(name, defaults.get(name)) for values in (before, after))
         if began != now:
-            raise StoreError(
-                f"{name}: campaign {campaign!r} began with {began!r}, now it is {now!r}; "
-                "set it back or choose another campaign name"
-            )
+            return name, began, now
+    return None
+
+
+def _refusal(campaign: str, name: str, began: Any, now: Any) -> str:
+    return f"{name}: campaign {campaign!r} began with {began!r}, now it is {now!r}; set it back or choose another campaign name"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

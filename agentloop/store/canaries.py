@@ -19,6 +19,6 @@ def save(
 ) -> None:
     """Store one comparison. Differences in nats per token, absolute; `tolerance` is what `passed` was judged by."""
     database.execute(
-        "INSERT INTO canaries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO canaries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(number), 0) + 1 FROM canaries))",
         [campaign, iteration, policy, passed, tokens, mean_difference, max_difference, tolerance, now()],
     )

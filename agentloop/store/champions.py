@@ -84,7 +84,7 @@ def rollbacks(database: Database, campaign: str, iteration: int) -> int:
         """
         SELECT count(*) FROM champions c
         LEFT JOIN iterations i ON i.campaign = c.campaign AND i.iteration = $iteration
-        WHERE c.campaign = $campaign AND c.verdict IS NULL AND (i.finished IS NULL OR c.moved < i.finished)
+        WHERE c.campaign = $campaign AND c.verdict IS NULL AND (i.moves IS NULL OR c.number <= i.moves)
         """,
         {"campaign": campaign, "iteration": iteration},
     )

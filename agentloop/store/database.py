@@ -1,7 +1,8 @@
 """The one DuckDB file: who may open it, and what a person sees when it cannot be opened.
 
 DuckDB lets one process write and, meanwhile, nobody read. So everybody holds the file briefly, under an OS lock
-beside it (writers alone, readers together), and a long reader works on a copy that is taken between two writers.
+beside it (writers alone, readers together), and a long reader works on a copy that is taken between two writers. Other
+programs that have the file open are waited for as well.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
+import struct
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,26 +26,45 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agentloop.errors import DiskError, StoreError
-from agentloop.files import atomic
+from agentloop.files import atomic, try_lock
+from agentloop.roots import writable
+from agentloop.store import faults
 from agentloop.store.shards import SCHEMA
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 NO_SHARDS = ".no-shards.parquet"
 """A file without rows beside the database: what v_tokens reads while no shard is ingested."""
 POLL_SECONDS = 0.02
+WAIT_SECONDS = 30.0
 SNAPSHOT_SECONDS = 10.0
-FILE_FAULTS = (duckdb.IOException, duckdb.SerializationException, duckdb.FatalException)
+_HELD = re.compile(r"Conflicting lock is held in (.+?) \(PID (\d+)\)")
+"""What DuckDB says of another program that has the file open."""
+_FLOCK = "hhqqi"
+"""struct flock of Linux: type, whence, start, length, process."""
+
 Parameters = Sequence[object] | Mapping[str, object] | None
 
 
 class Database:
     """An open database. Made by `Database.open`, closed by leaving the `with` block."""
 
-    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, *, read_only: bool, lock: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        connection: duckdb.DuckDBPyConnection,
+        *,
+        read_only: bool,
+        lock: int | None,
+        file: Path | None = None,
+        folder: tempfile.TemporaryDirectory | None = None,
+    ) -> None:
         self.path = path
+        """The database, by which errors name it and below which stored paths lie, also where a copy of it is open."""
         self.connection = connection
         self.read_only = read_only
-        self._lock: int | None = lock
+        self._lock = lock
+        self._file = file or path
+        self._folder = folder
         self._in_transaction = False
 
     @classmethod
@@ -50,7 +73,7 @@ class Database:
         path: Path,
         *,
         read_only: bool = False,
-        wait_seconds: float = 30.0,
+        wait_seconds: float = WAIT_SECONDS,
         memory_limit: str = "2GB",
         threads: int = 2,
     ) -> Database:
@@ -62,25 +85,46 @@ class Database:
         exist.
         """
         path = Path(path).absolute()
+        deadline = time.monotonic() + wait_seconds
         lock = _lock(path, shared=read_only, wait_seconds=wait_seconds)
         try:
-            connection = _connect(path, read_only=read_only, memory_limit=memory_limit, threads=threads)
-            try:
-                with _as_store_errors(path):
-                    _migrate(connection, path, read_only)
-                    _locate_shards(connection, path)
-            except BaseException:
-                connection.close()
-                raise
+            connection = _open(
+                path,
+                path,
+                read_only=read_only,
+                deadline=deadline,
+                wait_seconds=wait_seconds,
+                memory_limit=memory_limit,
+                threads=threads,
+            )
         except BaseException:
-            os.close(lock)
+            _let_go(lock)
             raise
         return cls(path, connection, read_only=read_only, lock=lock)
 
     @classmethod
-    def open_snapshot(cls, path: Path) -> Database:
-        """The present state for a reader that takes its time, while writers go on. Raises StoreError as `open` does."""
-        return cls.open(snapshot(path), read_only=True)
+    def open_snapshot(cls, path: Path, *, wait_seconds: float = WAIT_SECONDS) -> Database:
+        """The present state for a reader that takes its time, while writers go on. Raises StoreError as `open` does.
+
+        Works too where nothing can be written beside the database: the copy then lies in the temporary folder and ends
+        with the reader.
+        """
+        path = Path(path).absolute()
+        folder = None
+        try:
+            if writable(path.parent):
+                copy = snapshot(path, wait_seconds=wait_seconds)
+            else:
+                folder = tempfile.TemporaryDirectory(prefix="agentloop-snapshot-")
+                copy = Path(folder.name) / path.name
+                with _at_rest(path, wait_seconds) as files:
+                    _copy(path, files, copy)
+            connection = _open(path, copy, read_only=True)
+        except BaseException:
+            if folder is not None:
+                folder.cleanup()
+            raise
+        return cls(path, connection, read_only=True, lock=None, file=copy, folder=folder)
 
     def __enter__(self) -> Database:
         return self
@@ -91,12 +135,13 @@ class Database:
     def close(self) -> None:
         """Write everything to the file and let go of it."""
         try:
-            with _as_store_errors(self.path):
+            with _as_store_errors(self.path, self._file):
                 self.connection.close()
         finally:
-            if self._lock is not None:
-                os.close(self._lock)  # the flock goes with its descriptor
-                self._lock = None
+            _let_go(self._lock)
+            self._lock = None
+            if self._folder is not None:
+                self._folder.cleanup()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -117,14 +162,37 @@ class Database:
             self._in_transaction = False
 
     def execute(self, sql: str, parameters: Parameters = None) -> list[tuple]:
-        """Run one statement and return its rows. Parameters: a sequence for `?`, a mapping for `$name`."""
-        with _as_store_errors(self.path):
+        """Run one statement and return its rows. Parameters: a sequence for `?`, a mapping for `$name`.
+
+        Raises StoreError, ShardError or DiskError for faults of files, and duckdb.Error for those of the statement.
+        """
+        with self._telling():
             return self.connection.execute(sql, parameters).fetchall()
 
     def arrow(self, sql: str, parameters: Parameters = None) -> pa.Table:
-        """The result of one query as an Arrow table."""
-        with _as_store_errors(self.path):
-            return self.connection.sql(sql, params=parameters).to_arrow_table()
+        """The result of one query as an Arrow table, without columns where a statement has no result. Raises as `execute`."""
+        with self._telling():
+            relation = self.connection.sql(sql, params=parameters)
+            return pa.table({}) if relation is None else relation.to_arrow_table()
+
+    def said(self, error: duckdb.Error) -> str:
+        """What is wrong with a statement, on one line that names the database and no copy of it."""
+        return faults.said(error, self.path, self._file)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as error:
+            fault = faults.of_a_file(error, self.path, self._file, self._shards)
+            if fault is None:
+                raise
+            raise fault from None
+
+    def _shards(self) -> list[Path]:
+        # by another connection: a transaction that has failed answers nothing any more
+        stored = self.connection.cursor().execute("SELECT path FROM shards WHERE status = 'ingested'").fetchall()
+        return [self.resolve(path) for (path,) in stored]
 
     def relative(self, path: Path) -> str:
         """The path as it is stored: relative to the database's directory where it lies below it, so data can move."""
@@ -136,48 +204,81 @@ class Database:
         return self.path.parent / stored
 
 
-def snapshot(path: Path, *, wait_seconds: float = 30.0) -> Path:
-    """A copy of the present state for a reader that takes its time, while writers go on.
+class _InUseError(StoreError):
+    """Somebody else has the database and does not let go of it."""
 
-    Where a writer has not let go after `wait_seconds`, it is the newest copy that there is. Open it with
-    `Database.open(copy, read_only=True)`. The copy lies hidden beside the database, so that paths stored in it stay
-    right, and is shared by all readers of the same state. Copies of older states are removed (who has one open keeps
-    it). Raises StoreError as `Database.open` does.
+
+def snapshot(path: Path, *, wait_seconds: float = WAIT_SECONDS) -> Path:
+    """A copy of the present state, of this code's schema, for readers that take their time while writers go on.
+
+    Where a writer has not let go after `wait_seconds`, it is the newest copy that there is. The copy lies hidden beside
+    the database and is shared by all readers of the same state; `Database.open_snapshot` opens it. Copies of older
+    states are removed (who has one open keeps it). Raises StoreError as `Database.open` does.
     """
     path = Path(path).absolute()
+    schema = max(file.name for file in MIGRATIONS.glob("*.sql")).partition("_")[0]
     try:
-        lock = _lock(path, shared=True, wait_seconds=wait_seconds)
-    except StoreError:
-        copies = sorted(path.parent.glob(f".{path.stem}-*.snapshot"), key=lambda copy: copy.stat().st_mtime)
+        with _at_rest(path, wait_seconds) as files:
+            state = "-".join(f"{file.stat().st_mtime_ns}-{file.stat().st_size}" for file in files)
+            copy = path.with_name(f".{path.stem}-{schema}-{state}.snapshot")
+            if not copy.is_file():
+                _copy(path, files, copy)
+            os.utime(copy)
+    except _InUseError:
+        copies = sorted(path.parent.glob(f".{path.stem}-{schema}-*.snapshot"), key=lambda copy: copy.stat().st_mtime)
         if not copies:
             raise
         return copies[-1]
-    try:
-        # A log is there where a writer was killed; it belongs to the state.
-        files = [file for file in (path, Path(f"{path}.wal")) if file.is_file()]
-        state = "-".join(f"{file.stat().st_mtime_ns}-{file.stat().st_size}" for file in files)
-        copy = path.with_name(f".{path.stem}-{state}.snapshot")
-        if not copy.is_file():
-            _copy(files, copy)
-        os.utime(copy)
-    finally:
-        os.close(lock)
     _remove_superseded(path, copy)
     return copy
 
 
-def _copy(files: Sequence[Path], copy: Path) -> None:
+@contextmanager
+def _at_rest(path: Path, wait_seconds: float) -> Iterator[list[Path]]:
+    """The files of the database, the log of a writer that was killed included, while nobody writes to them."""
+    deadline = time.monotonic() + wait_seconds
+    lock = _lock(path, shared=True, wait_seconds=wait_seconds)
+    try:
+        try:
+            file = open(path, "rb")
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be opened ({error.strerror})") from None
+        with file:
+            # as DuckDB's own readers do: other programs know nothing of the lock beside the file
+            while (holder := _foreign_writer(file.fileno())) is not None:
+                if time.monotonic() >= deadline:
+                    raise _InUseError(_in_use(path, "another program", holder, wait_seconds))
+                time.sleep(POLL_SECONDS)
+            yield [each for each in (path, Path(f"{path}.wal")) if each.is_file()]
+    finally:
+        _let_go(lock)
+
+
+def _foreign_writer(descriptor: int) -> int | None:
+    """The process that has the file open for writing in DuckDB, None where none has; it is kept out from then on."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except (BlockingIOError, PermissionError):
+        found = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+        return struct.unpack(_FLOCK, found)[-1]
+    except OSError:  # no such locks here: no program can have one
+        return None
+
+
+def _copy(path: Path, files: Sequence[Path], copy: Path) -> None:
     temporary = Path(f"{copy}.{os.getpid()}-{time.monotonic_ns()}.tmp")
     try:
         for file, suffix in zip(files, ("", ".wal"), strict=False):
             shutil.copyfile(file, f"{temporary}{suffix}")
-        if len(files) > 1:
-            _connect(temporary, read_only=False).close()  # folds the log in
+        # folds the log in, and brings an older schema up to date
+        _open(path, temporary, read_only=False).close()
         os.replace(temporary, copy)
     except OSError as error:
-        raise DiskError(f"{copy}: cannot be written ({error.strerror})") from None
+        raise DiskError(f"{path}: no copy for reading can be written to {copy.parent} ({error.strerror})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        for suffix in ("", ".wal"):
+            Path(f"{temporary}{suffix}").unlink(missing_ok=True)
 
 
 def _remove_superseded(path: Path, newest: Path) -> None:
@@ -201,39 +302,71 @@ def _lock(path: Path, *, shared: bool, wait_seconds: float) -> int:
     Who waits for it holds the turn (`<path>.turn`), which everybody takes first: so a process that lets go and asks
     again at once comes after those that wait.
     """
+    if path.is_dir():
+        raise StoreError(f"{path}: is a folder, not a database")
     if shared and not path.is_file():
         raise StoreError(f"{path}: no database here yet")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        turn, descriptor = (
-            os.open(f"{path}.{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644) for name in ("turn", "lock")
-        )
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be opened ({error.strerror})") from None
+    turn, descriptor = None, None
     deadline = time.monotonic() + wait_seconds
     try:
+        turn, descriptor = (_lock_file(path, name, shared) for name in ("turn", "lock"))
         for lock, kind in ((turn, fcntl.LOCK_EX), (descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)):
-            while not _locked(lock, kind):
+            while lock is not None and not try_lock(lock, kind, path):
                 if time.monotonic() >= deadline:
-                    owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-                    os.close(descriptor)
-                    raise StoreError(f"{path}: in use by process {owner or 'unknown'} (waited {wait_seconds:g} s)")
+                    owner = (
+                        os.pread(descriptor, 32, 0).decode(errors="replace").strip() if descriptor is not None else ""
+                    )
+                    raise _InUseError(f"{path}: in use by process {owner or 'unknown'} (waited {wait_seconds:g} s)")
                 time.sleep(POLL_SECONDS)
+        if descriptor is not None:
+            with suppress(OSError):  # a reader of somebody else's database cannot write it down
+                os.pwrite(descriptor, f"{os.getpid():<16d}\n".encode(), 0)
+    except BaseException:
+        _let_go(descriptor)
+        raise
     finally:
-        os.close(turn)
-    os.pwrite(descriptor, f"{os.getpid():<16d}\n".encode(), 0)
+        _let_go(turn)
     return descriptor
 
 
-def _locked(descriptor: int, kind: int) -> bool:
+def _lock_file(path: Path, name: str, shared: bool) -> int | None:
+    """The open lock file; None for a reader where there is none and none can be made: who writes would have made it."""
+    file = f"{path}.{name}"
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            if not shared or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+        try:
+            return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened ({error.filename}: {error.strerror})") from None
 
 
-def _connect(path: Path, *, read_only: bool, memory_limit: str = "2GB", threads: int = 2) -> duckdb.DuckDBPyConnection:
+def _let_go(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)  # the flock goes with its descriptor
+
+
+def _in_use(path: Path, program: str, process: int | str, wait_seconds: float) -> str:
+    return f"{path}: in use by {program} (process {process}), which is not agentloop (waited {wait_seconds:g} s)"
+
+
+def _open(
+    path: Path,
+    file: Path,
+    *,
+    read_only: bool,
+    deadline: float = 0.0,
+    wait_seconds: float = 0.0,
+    memory_limit: str = "2GB",
+    threads: int = 2,
+) -> duckdb.DuckDBPyConnection:
+    """Open `file`, which is the database `path` or a copy of it, with this code's schema."""
     # Insertion order costs memory in large inserts and nothing here relies on it: every order is asked for. A checkpoint
     # compresses what came since the last one and again the row groups that were not full: rare ones do less. Closing the
     # file makes one in any case.
@@ -244,16 +377,33 @@ def _connect(path: Path, *, read_only: bool, memory_limit: str = "2GB", threads:
         "preserve_insertion_order": False,
         "autoinstall_known_extensions": False,
     }
-    with _as_store_errors(path):
-        return duckdb.connect(str(path), read_only=read_only, config=config)
+    with _as_store_errors(path, file):
+        while True:
+            try:
+                connection = duckdb.connect(str(file), read_only=read_only, config=config)
+                break
+            except duckdb.IOException as error:
+                holder = _HELD.search(str(error))
+                if holder is None:
+                    raise
+                if time.monotonic() >= deadline:
+                    raise _InUseError(_in_use(path, *holder.groups(), wait_seconds)) from None
+                time.sleep(POLL_SECONDS)
+        try:
+            _migrate(connection, path, file, read_only)
+            _locate_shards(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
 
 
-def _migrate(connection: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> None:
+def _migrate(connection: duckdb.DuckDBPyConnection, path: Path, file: Path, read_only: bool) -> None:
     """Apply the numbered files that the database does not have yet, each in a transaction of its own."""
     files = sorted(MIGRATIONS.glob("*.sql"))
     (known,) = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'migrations'").fetchone()
     applied = dict(connection.execute("SELECT name, digest FROM migrations ORDER BY name").fetchall()) if known else {}
-    texts = {file.name: file.read_text() for file in files}
+    texts = {file.name: file.read_text(encoding="utf-8") for file in files}
     for name, digest in applied.items():
         if name not in texts:
             raise StoreError(f"{path}: made by a newer version of agentloop (its schema {name} is unknown to this one)")
@@ -261,11 +411,13 @@ def _migrate(connection: duckdb.DuckDBPyConnection, path: Path, read_only: bool)
             raise StoreError(f"{path}: made by another version of agentloop (schema {name} differs)")
     missing = [name for name in texts if name not in applied]
     if missing and read_only:
-        raise StoreError(f"{path}: has an older schema (without {missing[0]}); any command that writes will update it")
+        raise StoreError(
+            f"{path}: has an older schema (without {missing[0]}); `agentloop run`, or any other command that writes, updates it"
+        )
     if missing:
-        with atomic(path.with_name(NO_SHARDS)) as temporary:
+        with atomic(file.with_name(NO_SHARDS)) as temporary:
             pq.write_table(SCHEMA.empty_table(), temporary)
-        connection.execute("SET VARIABLE shards = [$none]", {"none": str(path.with_name(NO_SHARDS))})
+        connection.execute("SET VARIABLE shards = [$none]", {"none": str(file.with_name(NO_SHARDS))})
     for name in missing:
         connection.execute("BEGIN TRANSACTION")
         connection.execute(
@@ -295,14 +447,12 @@ def _locate_shards(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
 
 
 @contextmanager
-def _as_store_errors(path: Path) -> Iterator[None]:
-    """Faults of the file or the disk become errors that name it; faults of a statement stay as they are."""
+def _as_store_errors(path: Path, file: Path) -> Iterator[None]:
+    """Faults of the file or the disk become errors that name the database; faults of a statement stay as they are."""
     try:
         yield
     except duckdb.Error as error:
-        text = str(error).splitlines()[0]
-        if "Could not write file" in text or os.strerror(errno.ENOSPC) in text:
-            raise DiskError(f"{path}: {text}") from None
-        if isinstance(error, FILE_FAULTS) or "Corrupt database file" in text:  # the latter has no type of its own
-            raise StoreError(f"{path}: {text}") from None
-        raise
+        fault = faults.of_a_file(error, path, file)
+        if fault is None:
+            raise
+        raise fault from None

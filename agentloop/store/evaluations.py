@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Literal
 
 import pyarrow as pa
 
 from agentloop.errors import StoreError
+from agentloop.naming import canonical_json
 from agentloop.records import Evaluation, Sampling, trajectory_id
 from agentloop.store.database import Database, now
 
@@ -67,7 +69,7 @@ def measure(
             successes.append(tuple(scored[name] >= SOLVED for name in episodes))
     if not complete:
         raise StoreError(f"{database.path}: every task that {policy} was to be evaluated on has an episode that failed")
-    return Evaluation(policy, tuple(complete), samples, seed, tuple(successes))
+    return Evaluation(policy, tuple(complete), samples, seed, tuple(successes), sampling)
 
 
 def pair(first: Evaluation, second: Evaluation) -> tuple[Evaluation, Evaluation]:
@@ -103,7 +105,10 @@ def save(
     with database.transaction():
         if not database.execute("SELECT 1 FROM evaluations WHERE id = ?", [evaluation.id]):
             database.execute(
-                "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?)",
+                """
+                INSERT INTO evaluations
+                VALUES (?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(number), 0) + 1 FROM evaluations), ?)
+                """,
                 [
                     evaluation.id,
                     evaluation.policy,
@@ -112,6 +117,7 @@ def save(
                     evaluation.samples,
                     sum(solved) / len(solved),
                     now(),
+                    canonical_json(dataclasses.asdict(evaluation.sampling)),
                 ],
             )
             database.execute(
@@ -134,10 +140,10 @@ def save(
 
 def load(database: Database, evaluation_id: str) -> Evaluation:
     """Raises StoreError for an unknown id."""
-    found = database.execute("SELECT policy, samples, seed FROM evaluations WHERE id = ?", [evaluation_id])
+    found = database.execute("SELECT policy, samples, seed, sampling FROM evaluations WHERE id = ?", [evaluation_id])
     if not found:
         raise StoreError(f"{database.path}: no evaluation {evaluation_id}")
-    policy, samples, seed = found[0]
+    policy, samples, seed, sampling = found[0]
     rows = database.execute(
         """
         SELECT any_value(task), list(solved ORDER BY sample)
@@ -146,5 +152,10 @@ def load(database: Database, evaluation_id: str) -> Evaluation:
         [evaluation_id],
     )
     return Evaluation(
-        policy, tuple(task for task, _ in rows), samples, seed, tuple(tuple(solved) for _, solved in rows)
+        policy,
+        tuple(task for task, _ in rows),
+        samples,
+        seed,
+        tuple(tuple(solved) for _, solved in rows),
+        Sampling(**json.loads(sampling or "{}")),
     )

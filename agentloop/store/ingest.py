@@ -218,4 +218,4 @@ def _set_aside(database: Database, path: Path, reason: str) -> str:
 
 
 def _query(name: str) -> str:
-    return (QUERIES / f"{name}.sql").read_text()
+    return (QUERIES / f"{name}.sql").read_text(encoding="utf-8")

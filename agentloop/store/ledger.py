@@ -11,6 +11,9 @@ from typing import Any
 from agentloop.naming import canonical_json
 from agentloop.store.database import Database, now
 
+NEXT = "(SELECT coalesce(max(greatest(begun, ended)), 0) + 1 FROM steps)"
+"""Number of the next beginning or end of a step. A clock can be set back: times do not tell the order."""
+
 INTERRUPTED = "interrupted"
 """The error of a step whose process ended before the step did."""
 
@@ -29,9 +32,11 @@ class Ledger:
     def start(self, key: str, *, campaign: str, iteration: int, name: str) -> None:
         """Note that a step begins; without effect on a finished step."""
         self.database.execute(
-            """
-            INSERT INTO steps VALUES ($key, $campaign, $iteration, $name, 'started', NULL, NULL, 1, $now, NULL)
-            ON CONFLICT DO UPDATE SET status = 'started', error = NULL, tries = tries + 1, started = $now
+            f"""
+            INSERT INTO steps
+            SELECT $key, $campaign, $iteration, $name, 'started', NULL, NULL, 1, $now, NULL, {NEXT}, NULL
+            ON CONFLICT DO UPDATE
+            SET status = 'started', error = NULL, tries = tries + 1, started = $now, begun = excluded.begun
             WHERE steps.status <> 'done'
             """,
             {"key": key, "campaign": campaign, "iteration": iteration, "name": name, "now": now()},
@@ -42,9 +47,11 @@ class Ledger:
         if result is None:
             raise ValueError(f"step {name}: a result must not be None, which means that the step is not done")
         self.database.execute(
-            """
-            INSERT INTO steps VALUES ($key, $campaign, $iteration, $name, 'done', $result, NULL, 1, $now, $now)
-            ON CONFLICT DO UPDATE SET status = 'done', result = $result, error = NULL, finished = $now
+            f"""
+            INSERT INTO steps
+            SELECT $key, $campaign, $iteration, $name, 'done', $result, NULL, 1, $now, $now, {NEXT}, {NEXT}
+            ON CONFLICT DO UPDATE
+            SET status = 'done', result = $result, error = NULL, finished = $now, ended = excluded.ended
             WHERE steps.status <> 'done'
             """,
             {
@@ -60,9 +67,10 @@ class Ledger:
     def fail(self, key: str, *, campaign: str, iteration: int, name: str, error: str) -> None:
         """Note that a step failed, for people to see; it counts as not done."""
         self.database.execute(
-            """
-            INSERT INTO steps VALUES ($key, $campaign, $iteration, $name, 'failed', NULL, $error, 1, $now, $now)
-            ON CONFLICT DO UPDATE SET status = 'failed', error = $error, finished = $now
+            f"""
+            INSERT INTO steps
+            SELECT $key, $campaign, $iteration, $name, 'failed', NULL, $error, 1, $now, $now, {NEXT}, {NEXT}
+            ON CONFLICT DO UPDATE SET status = 'failed', error = $error, finished = $now, ended = excluded.ended
             WHERE steps.status <> 'done'
             """,
             {"key": key, "campaign": campaign, "iteration": iteration, "name": name, "error": error, "now": now()},
@@ -71,6 +79,6 @@ class Ledger:
     def interrupt(self) -> None:
         """Note as failed what was begun and has not ended. Only for the owner of the data root: nobody else is at work."""
         self.database.execute(
-            "UPDATE steps SET status = 'failed', error = ?, finished = ? WHERE status = 'started'",
+            f"UPDATE steps SET status = 'failed', error = ?, finished = ?, ended = {NEXT} WHERE status = 'started'",
             [INTERRUPTED, now()],
         )

@@ -85,5 +85,5 @@ def _readable(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _records(database: Database, name: str, adapter_id: str) -> list[dict[str, Any]]:
-    query = (QUERIES / f"{name}.sql").read_text()
+    query = (QUERIES / f"{name}.sql").read_text(encoding="utf-8")
     return database.arrow(query, {"adapter": adapter_id}).to_pylist()

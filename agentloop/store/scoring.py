@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from agentloop.errors import StoreError
+from agentloop.reading import read_text
 from agentloop.records import Task
 from agentloop.store import verifiers as registered
 from agentloop.store.database import Database
@@ -56,7 +57,7 @@ def score(
         version = version or _newest(database, "success") or 1
         counts = {"success": _verify(database, "success", version, _finder(verifiers), campaign)}
         for file in sorted(SCORERS.glob("*.sql")):
-            counts[file.stem] = _insert(database, file.stem, _version(file), file.read_text(), campaign)
+            counts[file.stem] = _insert(database, file.stem, _version(file), _sql(file), campaign)
     return counts
 
 
@@ -107,9 +108,9 @@ def _by_query(database: Database, file: Path) -> Rescored:
     if file.parent != SCORERS and (name == "success" or (SCORERS / f"{name}.sql").is_file() or registered.get(name)):
         raise StoreError(f"scorer {file}: the name {name} is taken by a built-in scorer")
     try:
-        scored = _insert(database, name, version, file.read_text(), None)
+        scored = _insert(database, name, version, _sql(file), None)
     except duckdb.Error as error:
-        raise StoreError(f"scorer {file}: {str(error).splitlines()[0]}") from None
+        raise StoreError(f"scorer {file}: {database.said(error)}") from None
     twice = database.execute(
         "SELECT trajectory FROM scores WHERE scorer = ? AND version = ? GROUP BY trajectory HAVING count(*) > 1 LIMIT 1",
         [name, version],
@@ -211,8 +212,15 @@ def _where(scorer: str, version: int, campaign: str | None) -> dict[str, object]
     return {"scorer": scorer, "version": version} | ({} if campaign is None else {"campaign": campaign})
 
 
+def _sql(file: Path) -> str:
+    try:
+        return read_text(file, StoreError)
+    except StoreError as error:
+        raise StoreError(f"scorer {error}") from None
+
+
 def _version(file: Path) -> int:
-    found = re.match(r"-- version: (\d+)\n", file.read_text())
+    found = re.match(r"-- version: (\d+)\n", _sql(file))
     if not found:
         raise StoreError(f"scorer {file}: its first line is not a comment '-- version: N'")
     return int(found[1])

@@ -15,7 +15,11 @@ def save(database: Database, verdict: Verdict, *, campaign: str, iteration: int,
     verdict_id = content_id("verdict", [campaign, iteration, adapter, verdict])
     with database.transaction():
         database.execute(
-            "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            """
+            INSERT INTO verdicts
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT coalesce(max(number), 0) + 1 FROM verdicts))
+            ON CONFLICT DO NOTHING
+            """,
             [
                 verdict_id,
                 campaign,

@@ -148,8 +148,8 @@ def _write(
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     save(model, tokenizer, partial)
-    (partial / "recipe.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
-    (partial / "README.md").write_text(_readme(report))
+    (partial / "recipe.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+    (partial / "README.md").write_text(_readme(report), encoding="utf-8")
     replaced = directory.with_name(f".{directory.name}.{os.getpid()}.replaced")
     if directory.exists():
         os.replace(directory, replaced)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from agentloop.files import atomic
@@ -20,8 +21,12 @@ def write(path: Path, tensors: dict[str, torch.Tensor], *, step: int) -> None:
 
 
 def read(path: Path) -> tuple[int, dict[str, torch.Tensor]] | None:
-    """(optimizer steps done, tensors), or None where there is no checkpoint."""
+    """(optimizer steps done, tensors), or None where there is no checkpoint, or a broken one: the run starts again."""
     if not path.exists():
         return None
-    with safe_open(path, framework="pt") as file:
-        return int(file.metadata()["step"]), {name: file.get_tensor(name) for name in file.keys()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(file.metadata()["step"]), {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, TypeError, KeyError, ValueError) as fault:  # TypeError: no metadata
+        print(f"{path}: not to be read ({fault}); training starts again", file=sys.stderr)
+        return None

@@ -30,12 +30,14 @@ def main(control_descriptor: str, memory: str, *sources: str) -> None:
     control.set_inheritable(False)
     from agentloop import environments
     from agentloop.errors import AgentloopError
+    from agentloop.text import encodable
 
     try:
         for source in sources:
-            environments.get(source)  # from then on it is known by its name
+            environments.get(source, apart=False)  # from then on it is known by its name
     except AgentloopError as error:
-        control.send(json.dumps({"error": str(error)}).encode()[:MESSAGE_BYTES])
+        reason = encodable(str(error))[: MESSAGE_BYTES // 7]  # of a character six bytes may be made
+        control.send(json.dumps({"error": reason}, ensure_ascii=False).encode())
         return
     gc.collect()
     gc.freeze()  # a collection in a world would otherwise copy the pages that all of them share

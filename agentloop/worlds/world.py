@@ -82,7 +82,7 @@ def _limit(memory: int) -> None:
     if hard == resource.RLIM_INFINITY or limit < hard:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     try:
-        with open("/proc/self/oom_score_adj", "w") as file:
+        with open("/proc/self/oom_score_adj", "w", encoding="utf-8") as file:
             file.write(_OOM_SCORE)
     except OSError:  # a container may forbid it
         pass
@@ -90,5 +90,5 @@ def _limit(memory: int) -> None:
 
 def _data_bytes() -> int:
     """Private writable memory that this process has mapped, which is what RLIMIT_DATA counts."""
-    with open("/proc/self/status") as file:
+    with open("/proc/self/status", encoding="utf-8") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmData"))

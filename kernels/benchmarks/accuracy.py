@@ -168,7 +168,7 @@ def main() -> None:
         print(f"{name}: error / transformers' error: median {ratios[len(ratios) // 2][0]:.3f}, largest {ratios[-1]}")
         results[name]["largest_ratio"] = ratios[-1]
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
+        arguments.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

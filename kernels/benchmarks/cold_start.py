@@ -90,7 +90,7 @@ def compilation(clock: Clock) -> dict[str, Any]:
     markers = [path for path in Path(triton.knobs.cache.dir).glob(f"{MARKER}*") if path.suffix != ".lock"]
     if not markers:
         return {}
-    history = json.loads(markers[0].read_text())
+    history = json.loads(markers[0].read_text(encoding="utf-8"))
     tasks = [(name, clock.since(begin), clock.since(end)) for name, begin, end in history.pop("tasks")]
     moments = {name: clock.since(moment) for name, moment in history.items()}
     longest = sorted(tasks, key=lambda task: task[1] - task[2])[:LONGEST]
@@ -179,7 +179,11 @@ def main() -> None:
     for name in ("cold", "warm") if arguments.warm else ("cold",):
         command = [sys.executable, __file__, *sys.argv[1:], "--started", str(time.time())]
         run = subprocess.run(
-            command, env=os.environ | {"TRITON_CACHE_DIR": kernels}, stdout=subprocess.PIPE, text=True, check=False
+            command,
+            env=os.environ | {"TRITON_CACHE_DIR": kernels},
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            check=False,
         )
         results[name] = json.loads(run.stdout.splitlines()[-1])
         print(f"RES {name} start: {json.dumps(results[name])}", flush=True)
@@ -188,7 +192,7 @@ def main() -> None:
         import triton
 
         machine = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__}
-        arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1))
+        arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ def filled(text: str, record: dict) -> str:
 
 def main() -> None:
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
-    README.write_text(filled(README.read_text(), json.loads(source.read_text())))
+    README.write_text(
+        filled(README.read_text(encoding="utf-8"), json.loads(source.read_text(encoding="utf-8"))), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

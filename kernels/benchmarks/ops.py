@@ -377,7 +377,7 @@ def main() -> None:
             "triton": triton.__version__, "command": " ".join(sys.argv), "tokens": arguments.tokens,
             "copy_gigabytes_per_second": bandwidth, "gemm_teraflops": peak, "results": [asdict(r) for r in results],
         }  # fmt: skip
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     checkpoint, work = arguments.checkpoint.resolve(), arguments.work.resolve()
-    vocabulary = json.loads((checkpoint / "config.json").read_text())["vocab_size_per_layer_input"]
+    vocabulary = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size_per_layer_input"]
     path = work / "rows.safetensors"
     write_rows(path, vocabulary, arguments.sequences, arguments.tokens)
     runs, rates = {}, {}
@@ -100,7 +100,9 @@ def main() -> None:
             "torch": torch.__version__,
             "python": platform.python_version(),
         }
-        arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+        arguments.json.write_text(
+            json.dumps({"machine": machine, "results": results}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

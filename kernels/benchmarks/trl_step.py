@@ -103,7 +103,9 @@ def main() -> None:
         machine = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "trl": trl.__version__}
         print(f"RES {json.dumps(results)}")
         if arguments.json:
-            arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+            arguments.json.write_text(
+                json.dumps({"machine": machine, "results": results}, indent=1) + "\n", encoding="utf-8"
+            )
 
 
 if __name__ == "__main__":

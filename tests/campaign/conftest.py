@@ -12,14 +12,13 @@ from agentloop import cli
 @pytest.fixture
 def run_command(capsys):
     def run(campaign, *words: str) -> tuple[int, str]:
-        """(exit code, standard output and error)"""
+        """(exit code, everything on the screen)"""
         paths = campaign.settings.paths
         roots = {"AGENTLOOP_PATHS__DATA": str(paths.data), "AGENTLOOP_PATHS__CACHE": str(paths.cache)}
         command = ["agentloop", words[0], "--profile", "demo", *words[1:]]
         with mock.patch.dict(os.environ, roots), mock.patch.object(sys, "argv", command):
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
+            code, last = cli.run()
         output = capsys.readouterr()
-        return ended.value.code or 0, output.err + output.out
+        return code, f"{output.err}{output.out}{last or ''}"
 
     return run

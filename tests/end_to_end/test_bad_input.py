@@ -12,9 +12,10 @@ from agentloop.errors import AdapterError
 
 
 def told(output):
-    """The one line that a person is told."""
+    """The one line that a person is told, the last on the screen."""
     assert "Traceback" not in output, output
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert line == output.splitlines()[-1], output
     return line
 
 

@@ -13,8 +13,8 @@ import torch
 from conftest import random_prompt, write_adapter
 from safetensors.torch import load_file, save_file
 
+from agentloop import cli
 from agentloop.campaign.canary import inspect
-from agentloop.cli import main
 from agentloop.commands.serving import canary
 from agentloop.engine import FastLanguageModel
 from agentloop.errors import AdapterError, ServerError
@@ -165,11 +165,9 @@ def test_the_command_names_a_broken_file(checkpoint, tmp_path, monkeypatch, caps
     broken.write_bytes(content)
     words = [f"model={checkpoint}", f"paths.data={tmp_path / 'data'}", f"paths.cache={checkpoint.parent / 'cache'}"]
     monkeypatch.setattr("sys.argv", ["agentloop", "canary", str(adapter), "--url", "http://127.0.0.1:9", *words])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main()
-    [line] = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2 and line.startswith(f"error: {broken}: {complaint}")
+    code, line = cli.run()
+    assert code == 2 and line.startswith(f"error: {broken}: {complaint}") and "\n" not in line
+    assert capsys.readouterr().err == ""
 
 
 def test_a_truncated_adapter_is_refused_before_vllm_sees_it(checkpoint, tmp_path):

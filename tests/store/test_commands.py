@@ -22,13 +22,9 @@ def agentloop(tmp_path, capsys, monkeypatch):
     def run(*words: str) -> tuple[int, str, str]:
         paths = [f"paths.data={tmp_path}/data", f"paths.cache={tmp_path}/cache"]
         monkeypatch.setattr("sys.argv", ["agentloop", *words, *paths])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as left:
-            code = left.code or 0
+        code, last = cli.run()
         captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return code, captured.out, captured.err + (f"{last}\n" if last else "")
 
     yield run
     os.environ.clear()

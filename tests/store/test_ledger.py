@@ -1,12 +1,16 @@
 import pytest
 
 from agentloop.errors import StoreError
-from agentloop.records import Policy
+from agentloop.records import Evaluation, Policy, Sampling
 from agentloop.settings import load
-from agentloop.store import campaigns, policies
+from agentloop.store import campaigns, evaluations, policies
 from agentloop.store.ledger import Ledger
 
 STEP = {"campaign": "main", "iteration": 1, "name": "collect"}
+
+
+def collect(database) -> None:
+    database.execute("INSERT INTO collected VALUES ('main', 1, 'collect', 'traj_0')")
 
 
 def test_a_step_is_done_once_and_keeps_its_first_result(database):
@@ -55,10 +59,12 @@ def no_settings_from_outside(monkeypatch, tmp_path):
         "selection.per_task=5",
         "collect.samples=4",
         "serving.dtype=float16",
+        "serving.base=original",
     ],
 )
 def test_a_campaign_is_not_continued_with_other_defining_settings(database, change):
     campaigns.register(database, load(["campaign=main"]))
+    collect(database)
     name, _, value = change.partition("=")
     with pytest.raises(StoreError, match=f"^{name}: campaign 'main' began with .*{value}") as refused:
         campaigns.register(database, load(["campaign=main", change]))
@@ -81,6 +87,7 @@ def test_a_campaign_is_not_continued_with_other_defining_settings(database, chan
 )
 def test_a_campaign_is_continued_with_other_free_settings(database, change):
     campaigns.register(database, load(["campaign=main"]))
+    collect(database)
     settings = load(["campaign=main", change])
     campaigns.register(database, settings)
     assert campaigns.settings_json(database, "main") == settings.model_dump(mode="json")
@@ -88,7 +95,14 @@ def test_a_campaign_is_continued_with_other_free_settings(database, change):
 
 def test_a_setting_that_the_campaign_began_without_did_what_is_the_default(database):
     campaigns.register(database, load(["campaign=main"]))
-    database.execute("UPDATE campaigns SET defining = json_merge_patch(defining, '{\"training.rank\": null}')")
+    collect(database)
+    database.execute(
+        """
+        UPDATE campaigns
+        SET defining = json_merge_patch(defining, '{"training.rank": null}'),
+            settings = json_merge_patch(settings, '{"training": {"rank": null}}')
+        """
+    )
     campaigns.register(database, load(["campaign=main"]))
     with pytest.raises(StoreError, match="^training.rank: campaign 'main' began with 16, now it is 32"):
         campaigns.register(database, load(["campaign=main", "training.rank=32"]))
@@ -96,11 +110,55 @@ def test_a_setting_that_the_campaign_began_without_did_what_is_the_default(datab
         campaigns.register(database, load(["campaign=main", "gate.guards.database.tasks=9"]))
 
 
+def test_a_setting_that_defines_campaigns_only_since_this_one_began(database):
+    """Its value is known all the same: that of the newest run."""
+    campaigns.register(database, load(["campaign=main", "serving.base=original"]))
+    collect(database)
+    database.execute("UPDATE campaigns SET defining = json_merge_patch(defining, '{\"serving.base\": null}')")
+    campaigns.register(database, load(["campaign=main", "serving.base=original"]))
+    with pytest.raises(StoreError, match="^serving.base: campaign 'main' began with 'original'"):
+        campaigns.register(database, load(["campaign=main"]))
+
+
 def test_what_an_older_version_counted_among_what_defines_a_campaign_may_be_free(database):
     """As the port was: who was told to set another one could not go on."""
     campaigns.register(database, load(["campaign=main"]))
+    collect(database)
     database.execute("UPDATE campaigns SET defining = json_merge_patch(defining, '{\"prefect_port\": 4560}')")
     campaigns.register(database, load(["campaign=main", "prefect_port=4574"]))
+
+
+def test_until_a_campaign_has_collected_it_begins_anew_with_other_settings(database):
+    """What was measured before then is no part of it; it is of every other campaign."""
+    about = {"policy": "policy_1", "tasks": ("task_1",), "samples": 1, "seed": 0}
+    for name in ("main", "other"):
+        campaigns.register(database, load([f"campaign={name}"]))
+        measured = Evaluation(**about, successes=((True,),), sampling=Sampling(max_turns=3))
+        evaluations.save(database, measured, campaign=name, iteration=0, role="champion")
+        database.execute("INSERT INTO collected VALUES (?, 0, 'evaluate', 'traj_1')", [name])
+        ledger = Ledger(database)
+        ledger.start(name, campaign=name, iteration=0, name="measure")
+        ledger.record(name, campaign=name, iteration=0, name="measure", result=measured.id)
+    changed = load(["campaign=main", "agent.max_turns=5", "model=other"])
+    campaigns.register(database, changed)
+    assert campaigns.settings_json(database, "main") == changed.model_dump(mode="json")
+    for table in ("evaluation_uses", "collected", "steps"):
+        assert database.execute(f"SELECT campaign FROM {table}") == [("other",)]
+    again = Evaluation(**about, successes=((False,),), sampling=Sampling(max_turns=5))
+    evaluations.save(database, again, campaign="main", iteration=0, role="champion")
+    assert [evaluations.load(database, each.id) for each in (measured, again)] == [measured, again]
+    campaigns.register(database, changed)
+    collect(database)
+    with pytest.raises(StoreError, match="^agent.max_turns: campaign 'main' began with 5, now it is 6"):
+        campaigns.register(database, load(["campaign=main"]))
+    assert database.execute("SELECT count(*) FROM evaluation_uses") == [(2,)]
+
+
+def test_a_campaign_whose_episodes_all_failed_has_collected(database):
+    campaigns.register(database, load(["campaign=main"]))
+    database.execute("INSERT INTO shard_uses VALUES (1, 'main', 1, 'collect')")
+    with pytest.raises(StoreError, match="^seed: "):
+        campaigns.register(database, load(["campaign=main", "seed=1"]))
 
 
 def test_an_unknown_campaign_is_named(database):

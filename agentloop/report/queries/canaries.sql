@@ -3,4 +3,4 @@ SELECT c.iteration, p.adapter, c.passed, c.tokens, c.mean_difference, c.max_diff
 FROM canaries c
 LEFT JOIN policies p ON p.id = c.policy
 WHERE c.campaign = $campaign
-ORDER BY c.checked
+ORDER BY c.number

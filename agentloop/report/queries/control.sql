@@ -5,5 +5,5 @@ JOIN adapters a ON a.id = c.adapter
 JOIN datasets d ON d.id = a.dataset
 LEFT JOIN candidates m ON m.campaign = c.campaign AND m.iteration = c.iteration AND m.role = 'challenger'
 WHERE c.campaign = $campaign AND c.role = 'control'
-ORDER BY c.iteration DESC, a.made DESC
+ORDER BY c.iteration DESC, a.number DESC
 LIMIT 1

@@ -6,4 +6,4 @@ SELECT v.iteration, v.look, v.looks, v.alpha, e.tasks, v.difference, v.mcnemar_p
 FROM verdicts v
 LEFT JOIN evaluations e ON e.id = v.challenger
 WHERE v.campaign = $campaign
-ORDER BY v.iteration, v.judged, v.look
+ORDER BY v.iteration, v.number

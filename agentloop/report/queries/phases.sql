@@ -5,7 +5,7 @@ WITH phases AS (
     FROM gpu_phases
     WHERE campaign = $campaign
     UNION ALL
-    SELECT iteration, name, epoch(finished) - epoch(started), started
+    SELECT iteration, name, greatest(epoch(finished) - epoch(started), 0), started
     FROM steps
     WHERE campaign = $campaign AND status = 'done'
       AND name NOT IN (SELECT phase FROM gpu_phases WHERE campaign = $campaign)

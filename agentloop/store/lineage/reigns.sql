@@ -2,4 +2,4 @@
 SELECT campaign, number, iteration, verdict, reason, moved
 FROM champions
 WHERE adapter = $adapter
-ORDER BY moved, campaign, number
+ORDER BY campaign, number

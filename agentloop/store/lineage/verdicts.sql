@@ -2,4 +2,4 @@
 SELECT id, campaign, iteration, look, looks, decision, difference, mcnemar_p, reason
 FROM verdicts
 WHERE adapter = $adapter
-ORDER BY judged, look, id
+ORDER BY number

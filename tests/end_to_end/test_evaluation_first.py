@@ -1,0 +1,27 @@
+"""`agentloop eval` before the first run, as the documentation says, and then other settings."""
+
+from home import Home
+
+from agentloop.store.database import Database
+
+
+def evaluations(home: Home) -> set[str]:
+    with Database.open_snapshot(home.root / "agentloop.duckdb") as database:
+        return {
+            name
+            for (name,) in database.execute(
+                "SELECT DISTINCT evaluation FROM evaluation_uses WHERE campaign = 'early' AND suite = 'heldout'"
+            )
+        }
+
+
+def test_what_was_measured_before_belongs_to_no_campaign_of_other_settings(home):
+    home.run("eval", "--profile", "demo", "campaign=early", "evaluate.tasks=8", "evaluate.samples=1", "seed=4")
+    (first,) = evaluations(home)
+    home.improve("campaign=early", "iterations=1", "seed=5")
+    measured = evaluations(home)
+    assert len(measured) == 2 and first not in measured
+    message = home.improve("campaign=early", "iterations=1", "seed=4", code=2).splitlines()[-1]
+    assert message == (
+        "error: seed: campaign 'early' began with 5, now it is 4; set it back or choose another campaign name"
+    )
