@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -260,16 +261,17 @@ def port_of_another_clone(place: Place) -> None:
     place.last_line = other.last_line
 
 
-@situation("a memory cgroup of 1.4 GB, else an address space of 6 GB; `doctor`, a campaign")
+@situation(
+    "a memory limit of 1.4 GB (a cgroup, where this process may make one; else its files alone); `doctor`, a campaign"
+)
 def memory_limit(place: Place) -> None:
+    lacking = {"last": "Prefect", "code": 1, "says": [r"missing memory .*of this container's 1\.4"]}
     with memory_group(MEMORY_LIMIT) as enter:
         if enter is None:
-            limit = f'ulimit -v {6 << 20}; exec "$@"'
-            place.command("doctor", last="Prefect", before=["sh", "-c", limit, "sh"])
+            files = f"mount -t tmpfs none /sys/fs/cgroup; cd /sys/fs/cgroup; echo {MEMORY_LIMIT} > memory.max; echo 0 > memory.current"
+            place.command("doctor", before=mounting(f"{files}; cd '{place.home.project}'"), **lacking)
             return
-        place.command(
-            "doctor", last="Prefect", code=1, says=[r"missing memory .*of this container's 1\.4"], prepare=enter
-        )
+        place.command("doctor", prepare=enter, **lacking)
         killed = r"was killed \(SIGKILL\), most often for want of memory \(the container's limit is 1\.4 GiB\)"
         place.command(*RUN, last=killed, code=2, prepare=enter)
 
@@ -285,6 +287,8 @@ def user_without_a_name(place: Place) -> None:
     place.home.root.mkdir()
     os.chown(place.home.root, user, user)
     as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "env", "-u", "HOME", "-u", "USER"]
+    if subprocess.run([*as_user, sys.executable, "-c", ""], capture_output=True).returncode:
+        raise LeftOut(f"other users cannot run {sys.executable}")
     place.command("up", last="Prefect UI", before=as_user)
     place.command(*RUN, last=FINISHED, before=as_user)
 
@@ -318,26 +322,22 @@ def mounting(script: str) -> list[str]:
 
 @contextmanager
 def memory_group(limit: int) -> Iterator[Callable[[], None] | None]:
-    """A function by which a process enters a group with this limit; None where no group can be made.
+    """A function by which a process enters a new memory group with this limit; None where there is none to be had.
 
-    It is made below this process's own group, and goes with its last process.
+    It is made only where this process is in no group of somebody else's, who might count on finding it there.
     """
-    made = None
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, names, path = line.split(":", 2)
-        first = names == "memory"
-        root = Path("/sys/fs/cgroup/memory" if first else "/sys/fs/cgroup") / path.strip("/")
-        if not first and names:
-            continue
-        group = root / f"agentloop-situation-{os.getpid()}"
-        with suppress(OSError):
-            group.mkdir()
-            file = group / ("memory.limit_in_bytes" if first else "memory.max")
-            if file.exists():
-                file.write_text(str(limit))
-                made = group
-                break
-            group.rmdir()
+    groups = Path("/proc/self/cgroup").read_text().split()
+    [(root, file)] = [
+        *((Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes") for line in groups if line.endswith(":memory:/")),
+        *((Path("/sys/fs/cgroup"), "memory.max") for line in groups if line == "0::/" and len(groups) == 1),
+    ][:1] or [(None, "")]
+    made = None if root is None else root / f"agentloop-situation-{os.getpid()}"
+    try:
+        if made is not None:
+            made.mkdir()
+            (made / file).write_text(str(limit))
+    except OSError:
+        made = None
     try:
         yield None if made is None else lambda: (made / "cgroup.procs").write_text(str(os.getpid()))
     finally:
@@ -345,11 +345,10 @@ def memory_group(limit: int) -> Iterator[Callable[[], None] | None]:
             for process in (made / "cgroup.procs").read_text().split():
                 with suppress(ProcessLookupError):
                     os.kill(int(process), signal.SIGKILL)
-            for _ in range(50):
+            while made.exists():
                 with suppress(OSError):
                     made.rmdir()
-                    break
-                subprocess.run(["sleep", "0.2"])
+                time.sleep(0.2)
 
 
 def whole_checkout(place: Place, folder: Path) -> Path:
@@ -400,7 +399,7 @@ def main(*names: str) -> None:
             with suppress(subprocess.SubprocessError):
                 place.down()
             shutil.rmtree(place.folder, ignore_errors=True)
-        told = place.last_line.replace(str(place.folder), "…").replace("|", "\\|")
+        told = re.sub(r"/enter#\S+", "/enter#…", place.last_line).replace(str(place.folder), "…").replace("|", "\\|")
         print(f"| {name} | {done} | {told} | {verdict} |", flush=True)
 
 
