@@ -5,8 +5,9 @@ BIN    := $(VENV)/bin
 
 .PHONY: demo test install
 
+# By the interpreter, not by the scripts beside it: these name it by a path, which a move or an odd character breaks.
 demo: install
-	$(BIN)/agentloop demo $(if $(NEW),--new)
+	$(BIN)/python -m agentloop demo $(if $(NEW),--new)
 
 # Two processes: much of the time goes into waiting for servers to start.
 test: install
@@ -14,12 +15,20 @@ test: install
 
 install: $(VENV)/.installed
 
+# It says where it was installed; in a checkout that was moved, renamed or copied since, everything is seen to again.
+ifneq ($(shell cat $(VENV)/.installed 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV)/.installed
+endif
+
 # torch first: its CPU build is not where the other packages are, and uv knows where that is.
 $(VENV)/.installed: requirements/cpu.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m venv --without-pip $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null \
-	  || $(BIN)/pip install --quiet --no-deps "torch==2.13.0+cpu" 2>/dev/null \
-	  || { $(BIN)/pip install --quiet uv && $(BIN)/uv pip install --python $(BIN)/python --torch-backend cpu --compile-bytecode --no-deps torch==2.13.0; }
-	$(BIN)/pip install --quiet --no-deps -r requirements/cpu.txt
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
-	touch $@
+	  || $(BIN)/python -m pip install --quiet --no-deps "torch==2.13.0+cpu" 2>/dev/null \
+	  || { $(BIN)/python -m pip install --quiet uv \
+	    && $(BIN)/python -m uv pip install --python $(BIN)/python --torch-backend cpu --compile-bytecode --no-deps torch==2.13.0; }
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements/cpu.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python requirements/scripts.py
+	pwd -P > $@

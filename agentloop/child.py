@@ -35,12 +35,15 @@ class ChildProcess:
         self,
         command: Sequence[str],
         *,
-        environment: Mapping[str, str],
+        environment: Mapping[str, str | None],
         log: Path,
         read_stdout: bool = False,
         pass_fds: Sequence[int] = (),
     ) -> None:
-        """`pass_fds`: descriptors that the command inherits under the same numbers."""
+        """`environment`: what differs from this process's, None for what is left out.
+
+        `pass_fds`: descriptors that the command inherits under the same numbers.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         self._lifeline = None
@@ -51,7 +54,7 @@ class ChildProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if read_stdout else output,
                 stderr=output,
-                env={**os.environ, **environment},
+                env=inherited(environment),
                 pass_fds=(read_end, *pass_fds),
                 start_new_session=True,
             )
@@ -99,6 +102,16 @@ class ChildProcess:
         """The end of the log, for an error message."""
         text = self.log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
         return " | ".join(text[-lines:])
+
+
+def inherited(changes: Mapping[str, str | None] = {}) -> dict[str, str]:
+    """This process's environment with changes (None: left out), for a Python that is started by `-m` or `-c`.
+
+    Such a one looks for modules in the current folder first: a random.py there, as in a folder of tasks, would hide
+    Python's own.
+    """
+    merged = {**os.environ, "PYTHONSAFEPATH": "1", **changes}
+    return {name: value for name, value in merged.items() if value is not None}
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -9,8 +9,7 @@ import socket
 import sys
 from dataclasses import dataclass
 
-import psutil
-
+from agentloop import limits
 from agentloop.errors import ModelError, SettingError
 from agentloop.reading import read_object
 from agentloop.settings import Settings
@@ -31,6 +30,8 @@ class Check:
     found: str
     ok: bool = True
     remedy: str | None = None
+    needed: bool = True
+    """False for what only makes things quicker."""
 
 
 def examine(settings: Settings) -> list[Check]:
@@ -39,6 +40,7 @@ def examine(settings: Settings) -> list[Check]:
         _python(),
         *_packages(),
         _vllm(settings),
+        *_compiler(settings),
         _gpu(),
         _memory(),
         _disk(settings),
@@ -82,6 +84,18 @@ def _vllm(settings: Settings) -> Check:
     )
 
 
+def _compiler(settings: Settings) -> list[Check]:
+    """What vLLM compiles with; on the CPU it can do without."""
+    from agentloop.serving import compiler
+
+    try:
+        vllm, fault = compiler.examine(settings)
+    except SettingError:
+        return []  # vLLM's own check says it, or the run does
+    remedy = f"or {compiler.UNCOMPILED}" if vllm.on_cpu else "vLLM cannot run without it"
+    return [Check("compiler", fault or "compiles, with Python.h", not fault, remedy, needed=not vllm.on_cpu)]
+
+
 def _gpu() -> Check:
     import torch
 
@@ -95,10 +109,12 @@ def _gpu() -> Check:
 
 
 def _memory() -> Check:
-    free = psutil.virtual_memory().available
+    memory = limits.memory()
+    free = memory.available
+    within = f" of this container's {memory.limit / GIB:.1f}" if memory.limit else ""
     return Check(
         "memory",
-        f"{free / GIB:.1f} GiB free",
+        f"{free / GIB:.1f} GiB free{within}",
         free >= MIN_FREE_MEMORY,
         f"{MIN_FREE_MEMORY / GIB:.0f} GiB are needed for the demo",
     )
@@ -140,7 +156,10 @@ def _towers(settings: Settings) -> list[Check]:
 
 
 def _paths(settings: Settings) -> list[Check]:
-    return [Check(f"paths.{name}", str(path)) for name, path in settings.paths.model_dump().items()]
+    checks = [Check(f"paths.{name}", str(path)) for name, path in settings.paths.model_dump().items()]
+    if settings.compiled != settings.paths.cache:
+        checks.append(Check("compiled code", f"in {settings.compiled}, because paths.cache cannot hold it"))
+    return checks
 
 
 def _port(settings: Settings) -> Check:
@@ -152,7 +171,7 @@ def _port(settings: Settings) -> Check:
         taken = probe.connect_ex(("127.0.0.1", settings.prefect_port)) == 0
     return Check(
         "Prefect",
-        f"port {settings.prefect_port} is {'in use by another program' if taken else 'free'}",
+        f"port {settings.prefect_port} is {f'in use by {services.listener(settings.prefect_port)}' if taken else 'free'}",
         not taken,
         "set prefect_port to a free one",
     )

@@ -6,8 +6,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from agentloop.engine.forecast import CONTEXT, Forecast, StepForecast
+from agentloop.engine.forecast import DESKTOP, Forecast, StepForecast
 from agentloop.engine.memory import GIB
+from agentloop.engine.model import AUTO_SHARE
 from agentloop.settings import Settings
 
 CARDS = (8, 24, 80)
@@ -44,12 +45,15 @@ def report(settings: Settings, tokens: int, supervised: float, budget: float | N
         console.print(f"in host memory: per-layer embeddings {_size(step.host_table)}")
     console.print()
     table = Table(
-        "where", "budget", "peak", "", "layers × what they keep for the backward pass", "longest step", box=None
+        "where", "budget", "process", "", "layers × what they keep for the backward pass", "longest step", box=None
     )
     for where, forecast in rows:
         table.add_row(where, *_cells(forecast))
     console.print(table)
-    console.print(f"\nGiB. A card's budget is nine tenths of what is left beside {CONTEXT} GiB for CUDA and a desktop.")
+    console.print(
+        "\nGiB of the card that the trainer's process holds at its peak, as nvidia-smi shows them: tensors, what torch keeps "
+        f"between them, CUDA's context. A card's budget is {AUTO_SHARE:.0%} of what a desktop leaves ({DESKTOP} GiB taken)."
+    )
     if not torch.cuda.is_available():
         console.print("This machine has no CUDA card: training here runs on the CPU and keeps everything.")
 

@@ -6,14 +6,24 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agentloop.errors import DiskError
 
 _TEMPORARY = re.compile(r"\.(\d+)(-\d+)?\.tmp")
 """In a temporary name: the process that writes it."""
+
+_MARK = ".agentloop"
+"""In a temporary name: it is ours, whatever folder it lies in."""
+
+_ABANDONED_SECONDS = 3600.0
+"""Outside the data root, whose only user is known: a process that is not seen here may live in another container."""
+
+_swept: set[Path] = set()
+"""Directories that this process has looked through."""
 
 
 @contextmanager
@@ -23,10 +33,11 @@ def atomic(path: Path) -> Iterator[Path]:
     A directory that is there already stays (its name says what is in it), a file is replaced. Raises DiskError, naming the
     path, where the system refuses, most often because the disk is full; nothing half-written is left under either name.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}{_MARK}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
+        _sweep_beside(path.parent.absolute())
         yield temporary
         for file in temporary.rglob("*") if temporary.is_dir() else [temporary]:
             if file.is_file():
@@ -36,10 +47,13 @@ def atomic(path: Path) -> Iterator[Path]:
         else:
             os.replace(temporary, path)
             _fsync(path.parent)
+    except FileExistsError as error:
+        raise DiskError(f"{path}: {error.filename} is there and is no folder") from error
     except OSError as error:
         raise DiskError(f"{path}: {error.strerror or error}") from error
     finally:
-        _remove(temporary)
+        with suppress(OSError):  # what went wrong above is what is told
+            _remove(temporary)
 
 
 def is_locked(file: Path) -> bool:
@@ -77,6 +91,20 @@ def sweep(root: Path, *, skip: Path) -> None:
             written_by = _TEMPORARY.search(name)
             if written_by and not Path("/proc", written_by[1]).exists():
                 _remove(Path(folder, name))
+
+
+def _sweep_beside(folder: Path) -> None:
+    """Remove from a folder that may be anybody's what killed processes of ours left there an hour ago or earlier."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    for entry in os.scandir(folder):
+        written_by = _TEMPORARY.search(entry.name) if entry.name.startswith(".") and _MARK in entry.name else None
+        if written_by is None or Path("/proc", written_by[1]).exists():
+            continue
+        with suppress(OSError):  # another process was faster, or it is another user's
+            if time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED_SECONDS:
+                _remove(Path(entry.path))
 
 
 def _fsync(path: Path) -> None:

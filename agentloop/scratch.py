@@ -1,4 +1,4 @@
-"""Temporary folders that only this user can enter, short enough for the names of Unix sockets, and that nobody leaves behind.
+"""Temporary folders that only this user can enter, by names that sockets and compilers take, and that nobody leaves behind.
 
 Each is locked by the process that uses it for as long as that lives: what a killed one left is known by its missing lock,
 and goes when the next folder is made.
@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from agentloop import caches
+
 PREFIX = f"agentloop-{os.getuid()}-"
 _LONGEST = 50
 """A socket's whole path may have 107 characters; vLLM names its sockets by UUIDs, which have 36."""
@@ -30,7 +32,7 @@ def leaves_room(folder: Path) -> bool:
 def directory() -> Iterator[Path]:
     """A folder of mode 0700, gone on leaving."""
     parent = Path(tempfile.gettempdir()).resolve()
-    if not leaves_room(parent / f"{PREFIX}{'x' * 8}"):
+    if not leaves_room(parent / f"{PREFIX}{'x' * 8}") or caches.odd_characters(parent):
         parent = Path("/tmp")
     _sweep(parent)
     # locked before it has the name by which others would sweep it

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict, SettingsError
 
-from agentloop import roots
+from agentloop import caches, limits, roots
 from agentloop.errors import SettingError
 from agentloop.reading import read_text
 
@@ -37,8 +38,19 @@ ENV_PREFIX = "AGENTLOOP_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 """Names the TOML file to read; by default `agentloop.toml` in the project's root, if it is there."""
 
+EXPORTED_VARIABLE = f"{ENV_PREFIX}EXPORTED"
+"""Names those of the libraries' variables that this project has set; a value that any other of them has is the user's."""
+OWN_VARIABLES = (CONFIG_VARIABLE, EXPORTED_VARIABLE)
+_GENERAL = {"TRITON_CACHE_DIR": "TRITON_HOME"}
+"""Variables of libraries, each with a more general one that decides for it where the user has set that."""
+_HARMFUL_TO_PYTHON = ("PYTHONWARNINGS", "PYTHONIOENCODING", "PYTHONINSPECT", "PYTHONOPTIMIZE")
+"""Variables that are meant for a program at the keyboard, and make a background process fail, wait or skip its checks."""
+
 RECIPES = ("rejection", "replay", "random")
 """Built-in selections for training. `pairs` is for preference trainers: see `agentloop select`."""
+
+_ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Variables that torch's allocator reads; the second is the newer name."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -276,8 +288,9 @@ class Training(Section):
     batch_tokens: Count = 8192
     """Tokens of one packed batch: one optimizer step."""
     memory_budget: Annotated[Literal["auto"] | float, BeforeValidator(_memory_budget)] = "auto"
-    """GiB of the GPU that a step may take at its peak; auto: nine tenths of what is free. With less, more is computed again or
-    waits in host memory; the batch, and so the adapter, stays the same. `agentloop doctor --train` says what is needed."""
+    """GiB of the GPU that the trainer may hold at its peak, as nvidia-smi shows them; auto: what is free. With less, more is
+    computed again or waits in host memory; the batch, and so the adapter, stays the same. `agentloop doctor --train` says what
+    is needed. Where a step still runs out of memory, training goes on with a leaner plan."""
     checkpoint_steps: Count = 20
     """A killed run continues from the newest checkpoint, exactly."""
     stall_seconds: PositiveFloat = 900
@@ -387,24 +400,75 @@ class Settings(BaseSettings, _Strict):
         os.environ.update(self.child_environment())
 
     def child_environment(self) -> dict[str, str]:
-        """The variables that fix caches and switch telemetry and hub access off, for this process and its children."""
-        cache = self.paths.cache
+        """The variables that fix caches and switch telemetry and hub access off, for this process and its children.
+
+        Where the user has set one of a library's variables, the user's value stays and is left out here.
+        """
+        ours = os.environ.get(EXPORTED_VARIABLE, "").split(",")
+        libraries = {
+            name: value for name, value in self._library_variables().items() if name in ours or not _is_the_users(name)
+        }
         return {
-            "HF_HOME": str(cache / "hf"),
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "TRITON_CACHE_DIR": str(cache / "triton"),
-            "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
-            "VLLM_CACHE_ROOT": str(cache / "vllm"),
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
+            **libraries,
+            EXPORTED_VARIABLE: ",".join(libraries),
             # processes of one machine talk over loopback, whatever address its name has
             "GLOO_SOCKET_IFNAME": "lo",
             "NCCL_SOCKET_IFNAME": "lo",
             "PREFECT_HOME": str(self.paths.data / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PYTHONUTF8": "1",
+            # empty is as good as not set
+            **{name: "" for name in _HARMFUL_TO_PYTHON if name in os.environ},
+            # neither HOME nor an entry among the machine's users: libraries ask for it when they are imported
+            **({"HOME": str(self.paths.data)} if os.path.expanduser("~") == "~" else {}),
         }
+
+    def trainer_environment(self) -> dict[str, str]:
+        """`child_environment`, and an allocator whose segments grow, so that little lies idle between tensors. A user's own
+        PYTORCH_CUDA_ALLOC_CONF stands."""
+        own = [name for name in _ALLOCATOR if name in os.environ]
+        return self.child_environment() | ({} if own else {_ALLOCATOR[0]: "expandable_segments:True"})
+
+    @property
+    def compiled(self) -> Path:
+        """Where compiled code is kept: paths.cache, or a private folder of this user's where that will not do."""
+        return caches.compile_root(self.paths.cache, os.environ)
+
+    def _library_variables(self) -> dict[str, str]:
+        compiled = self.compiled
+        variables = {
+            "HF_HOME": str(self.paths.cache / "hf"),
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TRITON_CACHE_DIR": str(compiled / "triton"),
+            "TORCHINDUCTOR_CACHE_DIR": str(compiled / "inductor"),
+            "VLLM_CACHE_ROOT": str(compiled / "vllm"),
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+        }
+        if (cores := limits.processors()) < len(os.sched_getaffinity(0)):
+            variables["OMP_NUM_THREADS"] = str(cores)  # libraries do not see a container's quota
+        return variables
+
+
+def _is_the_users(name: str) -> bool:
+    """True where the user has set the variable, or the more general one that decides for it."""
+    # torch itself sets this one, where it is not set when it looks
+    default = os.path.join(tempfile.gettempdir(), "torchinductor_")
+    values = (os.environ.get(each, "") for each in (name, _GENERAL.get(name, "")))
+    return any(value and not value.startswith(default) for value in values)
+
+
+def prepare_libraries() -> None:
+    """Set the libraries' variables for a script that imports the engine without any settings of its own.
+
+    A value that is there stays, whoever has set it. Raises SettingError.
+    """
+    if EXPORTED_VARIABLE in os.environ:
+        return  # by whoever started this process
+    found = load().child_environment()
+    os.environ.update({name: found[name] for name in (*found[EXPORTED_VARIABLE].split(","), EXPORTED_VARIABLE) if name})
 
 
 def load(overrides: Sequence[str] | Mapping[str, Any] = (), *, profile: str | None = None) -> Settings:
@@ -461,7 +525,7 @@ def _refuse_unknown_variables() -> None:
     for variable in os.environ:
         name = variable.upper().removeprefix(ENV_PREFIX).lower().partition("__")[0]
         prefixed = variable.upper().startswith(ENV_PREFIX)
-        if prefixed and variable != CONFIG_VARIABLE and name not in Settings.model_fields:
+        if prefixed and variable not in OWN_VARIABLES and name not in Settings.model_fields:
             raise SettingError(f"{variable}: unknown setting in the environment")
 
 

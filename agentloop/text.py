@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_INVISIBLE = re.compile("[\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
+"""Joiners, marks of direction, soft hyphens, variation selectors."""
 
 
 def encodable(text: str) -> str:
@@ -12,6 +17,31 @@ def encodable(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
+
+def composed(text: str) -> str:
+    """The text in Unicode's form NFC, in which an accented letter is one character however it was typed."""
+    return unicodedata.normalize("NFC", text)
+
+
+def comparable(text: str) -> str:
+    """The text without what a reader does not see: its case, the width of its characters, invisible ones among them."""
+    folded = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).casefold()
+    return unicodedata.normalize("NFKC", folded)  # folding may take a composed letter apart
+
+
+def lines_of(text: str) -> list[str]:
+    r"""The lines, which end with \n, \r\n or \r.
+
+    Not `str.splitlines`: it also ends a line at U+2028, U+0085 and others that JSON lets stand inside a text.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return [line.removeprefix("\ufeff") for line in lines]  # of files with a byte order mark that were joined
+
+
+def is_blank(text: str) -> bool:
+    """True where nothing of the text can be seen."""
+    return all(each.isspace() or unicodedata.category(each) in ("Cc", "Cf") for each in text)
 
 
 def said_replaced(count: int) -> str:

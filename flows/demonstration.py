@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from agentloop.campaign import standing
 from agentloop.errors import RunError
 from agentloop.report import summary
+from agentloop.serving import compiler
 from agentloop.settings import Settings
 from agentloop.store import campaigns
 from agentloop.store.database import Database
@@ -36,6 +37,9 @@ def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], n
     if complete:
         _show(settings, console, chosen["campaign"], services.address(settings))
         return 0
+    _, fault = compiler.examine(settings)
+    if fault:
+        console.print(f"{compiler.UNCOMPILED}: {fault}", markup=False)
     # the worker's environment is not this one: what decides where things lie is handed over
     overrides = {**overrides, "paths": _paths(settings), **chosen}
     from prefect.client.orchestration import get_client

@@ -14,15 +14,14 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from agentloop.files import atomic, is_locked
+from agentloop.identity import boot_id
 from agentloop.settings import Settings
 
 LABEL = "agentloop."
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,6 @@ def announce(settings: Settings) -> str:
     with get_client(sync_client=True) as client:
         client.update_flow_run_labels(run.id, presence.labels)
     return str(run.id)
-
-
-@cache
-def boot_id() -> str:
-    return _BOOT_ID.read_text(encoding="utf-8").strip()
 
 
 def _sweep(directory: Path) -> None:

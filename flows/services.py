@@ -1,7 +1,7 @@
 """The local Prefect server and worker: started once, left running, ended by name; nobody without the key can use them.
 
-What was started is written down with its start time, so that `down` ends exactly those processes and never one that
-happens to have got the same process id.
+What was started is written down as the kernel names it (see agentloop/identity.py), so that `down` ends exactly those
+processes and never one that happens to have got the same process id, whatever happens to the clock.
 """
 
 from __future__ import annotations
@@ -12,45 +12,26 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
 import psutil
 
-from agentloop import scratch
+from agentloop import caches, child_log, scratch
 from agentloop.errors import ServerError, SettingError
 from agentloop.files import atomic
+from agentloop.identity import Identity
 from agentloop.settings import PROJECT_ROOT, Settings
 from flows import dotenv, key, reconcile
 
 WORK_POOL = "agentloop"
 START_SECONDS = 120
+WORKER_SECONDS = 60
 LOOPBACK = ("127.0.0.1", "localhost")
-
-
-@dataclass(frozen=True)
-class Service:
-    """A background process that `up` started."""
-
-    name: str
-    pid: int
-    created: float
-    """Start time as the system gives it, in seconds since the epoch: with the pid, it names the process."""
-
-    def process(self) -> psutil.Process | None:
-        """The process, or None where it has ended."""
-        try:
-            process = psutil.Process(self.pid)
-            return (
-                process
-                if abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-                else None
-            )
-        except psutil.NoSuchProcess:
-            return None
 
 
 def address(settings: Settings) -> str:
@@ -112,11 +93,12 @@ def _server_environment(settings: Settings) -> dict[str, str]:
 
 def _worker_environment(settings: Settings) -> dict[str, str]:
     """In the shared temporary folder Prefect wants `runner_storage` for itself, which may be another user's."""
-    temporary = settings.paths.data / "prefect" / "tmp"
-    if not scratch.leaves_room(temporary):
+    own = settings.paths.data / "prefect" / "tmp"
+    if not scratch.leaves_room(own):
+        own = Path(tempfile.gettempdir(), f".agentloop-tmp-{os.getuid()}")
+    if not scratch.leaves_room(own) or not caches.is_private(own):
         return environment(settings)
-    temporary.mkdir(parents=True, exist_ok=True)
-    return environment(settings) | {"TMPDIR": str(temporary)}
+    return environment(settings) | {"TMPDIR": str(own)}
 
 
 def is_up(settings: Settings) -> bool:
@@ -134,12 +116,9 @@ def up(settings: Settings) -> list[str]:
         _prefect(settings, "work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
         _prefect(settings, "work-pool", "update", WORK_POOL, "--concurrency-limit", "1")
         name = f"agentloop-{os.getpid()}"
-        _start(
-            settings,
-            "worker",
-            ["prefect", "worker", "start", "--pool", WORK_POOL, "--name", name],
-            _worker_environment(settings),
-        )
+        module = ["prefect", "worker", "start", "--pool", WORK_POOL, "--name", name]
+        log_begins = _start(settings, "worker", module, _worker_environment(settings))
+        _wait_for_worker(settings, log_begins)
         lines.append(f"Prefect worker started in the pool {WORK_POOL}")
     _prefect(settings, "--no-prompt", "deploy", "--all", "--prefect-file", str(PROJECT_ROOT / "prefect.yaml"))
     return [
@@ -158,8 +137,9 @@ def up_server(settings: Settings) -> list[str]:
         # an older version's, or one whose key was lost; the worker has to learn the key as well
         lines += ["Prefect server is up without this project's key, and is started again", *down(settings)]
     _refuse_taken_port(settings)
-    _start(settings, "server", ["flows.prefect_server", str(settings.prefect_port)], _server_environment(settings))
-    _wait(settings)
+    module = ["flows.prefect_server", str(settings.prefect_port)]
+    log_begins = _start(settings, "server", module, _server_environment(settings))
+    _wait_for_server(settings, log_begins)
     return [*lines, f"Prefect server started at {address(settings)}"]
 
 
@@ -167,18 +147,21 @@ def down(settings: Settings) -> list[str]:
     """End exactly the processes that `up` started; return one line for each."""
     lines = []
     for name in ("worker", "server"):
-        service = _recorded(settings, name)
-        process = service.process() if service else None
+        process = _recorded(settings, name)
         if process is None:
             lines.append(f"Prefect {name} is not running")
         else:
-            _end(process)
+            _end(process.pid)
             lines.append(f"Prefect {name} ended")
         _record_file(settings, name).unlink(missing_ok=True)
     return lines
 
 
-def _end(process: psutil.Process) -> None:
+def _end(pid: int) -> None:
+    try:
+        process = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return  # a moment ago
     family = [process, *process.children(recursive=True)]
     process.send_signal(signal.SIGINT)
     _, alive = psutil.wait_procs(family, timeout=15)
@@ -187,9 +170,10 @@ def _end(process: psutil.Process) -> None:
     psutil.wait_procs(alive, timeout=5)
 
 
-def _start(settings: Settings, name: str, module: list[str], environment: dict[str, str]) -> None:
-    log = settings.paths.logs / f"prefect-{name}.log"
-    with open(log, "ab") as output:
+def _start(settings: Settings, name: str, module: list[str], environment: dict[str, str]) -> int:
+    """Start the process and write it down. Returns where in its log its own lines begin."""
+    with open(_log_file(settings, name), "ab") as output:
+        begins = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", *module],
             cwd=PROJECT_ROOT,
@@ -200,9 +184,11 @@ def _start(settings: Settings, name: str, module: list[str], environment: dict[s
             start_new_session=True,
             umask=0o077,
         )
-    service = Service(name, process.pid, psutil.Process(process.pid).create_time())
+    # the identity of one that has ended already is never met again
+    found = Identity.of(process.pid) or Identity(process.pid, 0, "")
     with atomic(_record_file(settings, name)) as temporary:
-        temporary.write_text(json.dumps(asdict(service)), encoding="utf-8")
+        temporary.write_text(json.dumps({"name": name, **asdict(found)}), encoding="utf-8")
+    return begins
 
 
 def _prefect(settings: Settings, *arguments: str) -> None:
@@ -220,7 +206,7 @@ def _prefect(settings: Settings, *arguments: str) -> None:
         raise ServerError(f"prefect {' '.join(arguments[:3])} failed: {words[-1]}")
 
 
-def _wait(settings: Settings) -> None:
+def _wait_for_server(settings: Settings, log_begins: int) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if _healthy(settings):
@@ -228,7 +214,29 @@ def _wait(settings: Settings) -> None:
         if not _running(settings, "server"):
             break
         time.sleep(0.3)
-    raise ServerError(f"the Prefect server did not start; its log is {settings.paths.logs / 'prefect-server.log'}")
+    raise _failed_start(settings, "server", log_begins)
+
+
+def _wait_for_worker(settings: Settings, log_begins: int) -> None:
+    """Until the worker says that it has started; one that says nothing and lives is believed after a while."""
+    deadline = time.monotonic() + WORKER_SECONDS
+    while time.monotonic() < deadline:
+        if not _running(settings, "worker"):
+            raise _failed_start(settings, "worker", log_begins)
+        if "started!" in _log_text(settings, "worker", log_begins):
+            return
+        time.sleep(0.3)
+
+
+def _failed_start(settings: Settings, name: str, log_begins: int) -> ServerError:
+    reason = child_log.reason(_log_text(settings, name, log_begins))
+    return ServerError(f"the Prefect {name} did not start: {reason} (log: {_log_file(settings, name)})")
+
+
+def _log_text(settings: Settings, name: str, begins: int) -> str:
+    with open(_log_file(settings, name), "rb") as file:
+        file.seek(begins)
+        return file.read().decode(errors="replace")
 
 
 def _healthy(settings: Settings) -> bool:
@@ -252,22 +260,47 @@ def _refuse_taken_port(settings: Settings) -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", settings.prefect_port)) == 0:
             raise SettingError(
-                f"prefect_port: port {settings.prefect_port} is in use by another program; set another one"
+                f"prefect_port: port {settings.prefect_port} is in use by {listener(settings.prefect_port)}; "
+                "set another one"
             )
+
+
+def listener(port: int) -> str:
+    """Who listens on the port, as far as this user may know it."""
+    for process in psutil.process_iter():
+        try:
+            ours = any(
+                each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in process.net_connections("tcp")
+            )
+            if ours and "flows.prefect_server" in process.cmdline():
+                return f"the Prefect server of {process.cwd()} (process {process.pid})"
+            if ours:
+                return f"another program ({process.name()}, process {process.pid})"
+        except (psutil.Error, OSError):  # somebody else's, or it has ended
+            continue
+    return "another program"
+
+
+def _log_file(settings: Settings, name: str) -> Path:
+    return settings.paths.logs / f"prefect-{name}.log"
 
 
 def _record_file(settings: Settings, name: str) -> Path:
     return settings.paths.services / f"{name}.json"
 
 
-def _recorded(settings: Settings, name: str) -> Service | None:
-    """What was written down, None where nothing was or it cannot be read (a power cut under an older version)."""
+def _recorded(settings: Settings, name: str) -> Identity | None:
+    """The process that was written down, None where none was, where it has ended, and where the record cannot be read."""
     try:
-        return Service(**json.loads(_record_file(settings, name).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
+        record = json.loads(_record_file(settings, name).read_text(encoding="utf-8"))
+        if "created" in record:  # by an older version, which went by the clock
+            began = psutil.Process(record["pid"]).create_time()
+            return Identity.of(record["pid"]) if abs(began - record["created"]) < 1 else None
+        process = Identity(record["pid"], record["ticks"], record["boot"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError, psutil.NoSuchProcess):
         return None
+    return process if process.lives() else None
 
 
 def _running(settings: Settings, name: str) -> bool:
-    service = _recorded(settings, name)
-    return service is not None and service.process() is not None
+    return _recorded(settings, name) is not None

@@ -137,7 +137,7 @@ def train(campaign: Campaign, iteration: int, run: TrainingRun, role: str = "cha
         return learning.train(campaign, run, iteration=iteration, role=role, on_step=on_step)
 
 
-@step(name="canary", task_run_name="iteration {iteration}: canary")
+@step(name="canary", task_run_name="iteration {iteration}: canary", **attempts)
 def canary(campaign: Campaign, iteration: int, server: PolicyServer, run: TrainingRun) -> dict[str, Any]:
     return canaries.check(campaign, iteration, server, run)
 

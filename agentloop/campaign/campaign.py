@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentloop import environments, errors
+from agentloop import environments, errors, model_files
 from agentloop.agent.prompt import PromptFormat
 from agentloop.campaign import suites
 from agentloop.campaign.ownership import owned
@@ -25,6 +25,7 @@ from agentloop.settings import Settings
 from agentloop.store import campaigns, champions, gpu_phases
 from agentloop.store.database import Database
 from agentloop.store.ledger import INTERRUPTED, Ledger
+from agentloop.tokenizer import load_tokenizer
 from agentloop.worlds.pool import Worlds
 
 
@@ -40,13 +41,18 @@ class Campaign:
     def open(cls, settings: Settings) -> Campaign:
         """Check what the settings name. Raises SettingError or ModelError before anything is written."""
         model = settings.model_directory()
+        model_files.check(model)
         environment = environments.get(settings.environment)
         suites.planned_looks(settings)
         suites.check_tools(settings)
         settings.export()
         # only now: libraries read their cache paths from the environment when they are imported
+        from agentloop.engine.blueprint import check_sizes
+        from agentloop.engine.checkpoint import Checkpoint
+        from agentloop.engine.configuration import read_architecture
         from agentloop.engine.fingerprint import base_fingerprint
 
+        check_sizes(Checkpoint(model), read_architecture(model))
         return cls(settings, environment, model, base_fingerprint(model, settings.paths.cache))
 
     @property
@@ -55,7 +61,7 @@ class Campaign:
 
     @cached_property
     def tokenizer(self) -> Any:
-        return read_tokenizer(self.model)
+        return load_tokenizer(self.model)
 
     @cached_property
     def prompt(self) -> PromptFormat:
@@ -191,13 +197,6 @@ class Campaign:
         with self.database() as database:
             Ledger(database).record(key, **about, result=result)
         return result
-
-
-def read_tokenizer(model: Path) -> Any:
-    """The tokenizer of a model directory."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model)
 
 
 def _one_line(error: BaseException) -> str:

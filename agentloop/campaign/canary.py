@@ -10,7 +10,7 @@ from typing import Any
 
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
-from agentloop.errors import AdapterError, CanaryError
+from agentloop.errors import AdapterError, CanaryError, ServerError
 from agentloop.serving import adapters as adapter_files
 from agentloop.serving import models
 from agentloop.serving.canary import CanaryReport, Expected, ask, compare
@@ -26,7 +26,7 @@ from agentloop.training.run import TrainingRun
 def check(campaign: Campaign, iteration: int, server: PolicyServer, run: TrainingRun) -> dict[str, Any]:
     """Compare once for each adapter; recorded, also where it fails. A vLLM that has slept is started anew once.
 
-    Raises CanaryError where what is served is not what was trained.
+    Raises CanaryError where what is served is not what was trained, ServerError where vLLM ends meanwhile.
     """
     serving = campaign.settings.serving
     adapter = run.adapter.id
@@ -35,7 +35,10 @@ def check(campaign: Campaign, iteration: int, server: PolicyServer, run: Trainin
         base = server.serve(None)
         server.serve(adapter)
         others = server.adapters - {adapter}
-        return inspect(server.endpoint, serving, stored, base=base, adapter=adapter, others=others)
+        try:
+            return inspect(server.endpoint, serving, stored, base=base, adapter=adapter, others=others)
+        except ServerError as error:
+            raise ServerError(server.failure() or str(error)) from None
 
     def work() -> dict[str, Any]:
         stored = reference.read(run.output)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from agentloop import model_files
 from agentloop.campaign import suites
 from agentloop.errors import SettingError
 from agentloop.settings import Settings
 
 
 def outline(settings: Settings) -> str:
-    """A few lines for a person. Raises SettingError for a model, an environment or an interpreter that does not exist."""
+    """A few lines for a person. Raises SettingError for a model, an environment or an interpreter that does not exist,
+    ModelError for a model with a broken file.
+    """
     model = settings.model_directory()
+    model_files.check(model)
     *_, last = suites.planned_looks(settings)
     suites.check_tools(settings)
     if settings.serving.python and not settings.serving.python.is_file():

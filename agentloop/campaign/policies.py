@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from agentloop.campaign.campaign import Campaign
-from agentloop.errors import ServerError, SettingError
+from agentloop.errors import ServerError, SettingError, StartError
 from agentloop.serving.client import CompletionClient, Endpoint
 from agentloop.serving.server import ModelServer
 
@@ -48,16 +48,17 @@ class PolicyServer:
         self._stop()
 
     def serve(self, adapter: str | None) -> str:
-        """Make the policy available and return the name by which requests call it. Replaces a server that died or hangs."""
+        """Make the policy available and return the name by which requests call it. Replaces a server that died or hangs.
+
+        Raises StartError, SettingError, AdapterError, ServerError.
+        """
         with self._lock:
             if self._server is not None and not self._asleep and self._server.failure() is not None:
                 self._stop()
             if self._asleep:
                 self._wake()
             if self._server is None:
-                server, self._next = self._next or self._new_server(), None
-                server.start()
-                self._server = server
+                self._server = self._started()
             if adapter is not None:
                 self._server.load_adapter(adapter, self._campaign.settings.paths.adapters / adapter)
             return adapter or self._server.model_name
@@ -115,6 +116,21 @@ class PolicyServer:
     def client(self) -> CompletionClient:
         """A client for one event loop; `async with`."""
         return CompletionClient([self.endpoint], self._campaign.settings.serving)
+
+    def _started(self) -> ModelServer:
+        """A vLLM that answers, at the second try at the latest. Raises StartError."""
+        server, self._next = self._next or self._new_server(), None
+        try:
+            server.start()
+            return server
+        except ServerError as error:
+            print(f"vLLM is started once more: {error}")
+        server = self._new_server()
+        try:
+            server.start()
+            return server
+        except ServerError as error:
+            raise StartError(f"{error}, the second time in a row") from None
 
     def _new_server(self) -> ModelServer:
         return ModelServer(self._campaign.settings, self._campaign.served_model, base=self._campaign.base)

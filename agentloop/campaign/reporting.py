@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from agentloop.campaign import standing
-from agentloop.campaign.campaign import Campaign, read_tokenizer
+from agentloop.campaign.campaign import Campaign
 from agentloop.report import page
 from agentloop.report import plots as figures
 from agentloop.settings import Settings
 from agentloop.store.database import Database
+from agentloop.tokenizer import load_tokenizer
 
 
 def write(settings: Settings, output: Path | None = None) -> Path:
@@ -20,7 +21,7 @@ def write(settings: Settings, output: Path | None = None) -> Path:
     paths = settings.paths
     model = settings.model_directory()
     with Database.open_snapshot(paths.database) as database:
-        tokenizer = read_tokenizer(model)
+        tokenizer = load_tokenizer(model)
         return page.write(
             database,
             settings.campaign,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentloop.campaign.policies import PolicyServer
-from agentloop.errors import ServerError
+from agentloop.errors import ServerError, StartError
 from agentloop.serving.client import Completion, CompletionClient
 
 _WATCH_SECONDS = 0.5
@@ -27,6 +27,8 @@ class ServedPolicy:
         self._model = ""
         self._client: CompletionClient | None = None
         self._restarts = 0
+        self._answered = True
+        """False from a restart on, until the first answer."""
         self._lost: str | None = None
         """Why the policy is out of reach; None while it answers."""
         self._mending = asyncio.Lock()
@@ -41,14 +43,17 @@ class ServedPolicy:
 
     async def __call__(self, prompt_ids: Sequence[int], *, max_tokens: int, seed: int, session: str) -> Completion:
         """Continue the prompt. Raises ServerError."""
-        return await self._client.complete(
+        completion = await self._client.complete(
             self._model, prompt_ids, max_tokens=max_tokens, seed=seed, session=session, **self._sampling
         )
+        self._answered = True
+        return completion
 
     async def ready(self) -> None:
         """Return when the policy answers, after starting its server again where that is needed.
 
-        Raises ServerError where it does not start, or has been lost more than `_MAX_RESTARTS` times.
+        Raises StartError where it does not start, or has answered nothing since it was started again, and ServerError
+        where it has been lost more than `_MAX_RESTARTS` times.
         """
         if self._lost is None:
             return
@@ -57,7 +62,10 @@ class ServedPolicy:
                 return
             if self._restarts == _MAX_RESTARTS:
                 raise ServerError(f"vLLM was lost {_MAX_RESTARTS + 1} times in one shard, the last time: {self._lost}")
+            if not self._answered:
+                raise StartError(f"vLLM was lost twice, and answered nothing in between: {self._lost}")
             self._restarts += 1
+            self._answered = False
             print(f"vLLM is started again: {self._lost}")
             await self._disconnect()
             await self._connect()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from agentloop import environments
+from agentloop.environments import TooFewTasks
 from agentloop.errors import SettingError
 from agentloop.evaluation import looks
 from agentloop.evaluation.looks import Look
@@ -67,7 +68,7 @@ def planned_looks(settings: Settings) -> tuple[Look, ...]:
         with _blaming("gate.guards"):
             if environments.get(name).name == own:
                 raise SettingError(f"{name} is the campaign's own environment, which the gate judges anyway")
-    with _blaming("evaluate.tasks"):
+    with _blaming("evaluate.tasks", TooFewTasks):
         heldout(settings, Look(1, 1))
     with _blaming("gate.guards"):
         guards(settings, Look(1, 1))
@@ -86,16 +87,16 @@ def check_tools(settings: Settings) -> None:
 def _enough(settings: Settings, look: Look) -> bool:
     try:
         heldout(settings, look), guards(settings, look)
-    except SettingError:
+    except TooFewTasks:
         return False
     return True
 
 
 @contextmanager
-def _blaming(setting: str) -> Iterator[None]:
+def _blaming(setting: str, kind: type[SettingError] = SettingError) -> Iterator[None]:
     try:
         yield
-    except SettingError as error:
+    except kind as error:
         raise SettingError(f"{setting}: {str(error).removeprefix('environment: ')}") from None
 
 

@@ -40,7 +40,9 @@ def sql(
         try:
             result = database.arrow(query)
         except duckdb.Error as error:
-            raise StoreError(f"sql: {str(error).splitlines()[0]}") from None
+            raise StoreError(f"sql: {database.said(error)}") from None
+    if not result.column_names:
+        raise StoreError("sql: the statement has no result; a query begins with SELECT or FROM")
     if as_json:
         for row in result.to_pylist():
             print(json.dumps(row, default=str))

@@ -44,11 +44,10 @@ def doctor(
     table = Table("", "what", "found", "to do", box=None)
     results = checks.examine(settings)
     for check in results:
-        table.add_row(
-            "[green]ok" if check.ok else "[red]missing", check.what, check.found, "" if check.ok else check.remedy or ""
-        )
+        state = "[green]ok" if check.ok else "[red]missing" if check.needed else "[yellow]slower"
+        table.add_row(state, check.what, check.found, "" if check.ok else check.remedy or "")
     console.print(table)
-    sys.exit(0 if all(check.ok for check in results) else 1)
+    sys.exit(0 if all(check.ok or not check.needed for check in results) else 1)
 
 
 def bootstrap(

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from agentloop.engine.configuration import is_multimodal
@@ -110,6 +111,8 @@ def load(lora: LoraBuffer, directory: Path, *, base: str) -> None:
     for name, view in expected.items():
         if tensors[name].shape != view.shape:
             raise AdapterError(f"{path}: {name} is {list(tensors[name].shape)}, not {list(view.shape)}")
+        if not torch.isfinite(tensors[name]).all():
+            raise AdapterError(f"{path}: {name} has NaN or infinity")
     lora.load(tensors)
 
 

@@ -22,6 +22,8 @@ from agentloop.engine.packed import PackedWeights
 from agentloop.errors import ModelError
 
 META = torch.device("meta")
+TYPES = ("BF16", "F16", "F32", "F64")
+"""Of weights, as safetensors calls them."""
 
 
 def blueprint(
@@ -60,9 +62,13 @@ def blueprint(
 
 
 def check_sizes(checkpoint: Checkpoint, shape: Architecture) -> None:
-    """Raises ModelError where a tensor has another size than config.json implies. Reads headers alone."""
-    implied = ImpliedCheckpoint(shape)
-    for name, size in checkpoint.sizes().items():
+    """Raises ModelError where a tensor is missing, no floating-point one, or of another size than config.json implies.
+
+    Reads headers alone.
+    """
+    implied, types = ImpliedCheckpoint(shape), checkpoint.types()
+    sizes = checkpoint.sizes()
+    for name, size in sizes.items():
         if name.startswith("layers.") and int(name.split(".")[1]) >= shape.layers:
             raise ModelError(f"{checkpoint.directory}: the weights have {name}, config.json only {shape.layers} layers")
         try:
@@ -73,6 +79,20 @@ def check_sizes(checkpoint: Checkpoint, shape: Architecture) -> None:
             raise ModelError(
                 f"{checkpoint.directory}: {name} is {list(size)} in the weights, {list(expected)} by config.json"
             )
+        if types[name] not in TYPES:
+            raise ModelError(
+                f"{checkpoint.directory}: {name} is {types[name]} in the weights, not {' or '.join(TYPES)}"
+            )
+    missing = next((name for name in _read_names(shape) if name not in sizes), None)
+    if missing is not None:
+        raise ModelError(f"{checkpoint.directory}: the weights lack {checkpoint.prefix}{missing}")
+
+
+def _read_names(shape: Architecture) -> list[str]:
+    """The tensors that a model of this architecture is made from."""
+    asked = _AskedCheckpoint(shape)
+    load_weights(shape, asked, None, device=META, dtype=torch.bfloat16, positions=1)
+    return asked.names
 
 
 class ImpliedCheckpoint:
@@ -132,6 +152,18 @@ class ImpliedCheckpoint:
             "layers.per_layer_input_gate": (s.ple, hidden),
             "layers.per_layer_projection": (hidden, s.ple),
         }[key]
+
+
+class _AskedCheckpoint(ImpliedCheckpoint):
+    """One that remembers what it was asked for."""
+
+    def __init__(self, shape: Architecture) -> None:
+        super().__init__(shape)
+        self.names: list[str] = []
+
+    def tensor(self, name: str) -> Tensor:
+        self.names.append(name)
+        return super().tensor(name)
 
 
 def _packed(weight: Tensor) -> Nf4:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from agentloop import model_files
 from agentloop.errors import ModelError
 from agentloop.reading import open_tensors
 
@@ -25,6 +26,7 @@ class Checkpoint:
         files = sorted(directory.glob("*.safetensors"))
         if not files:
             raise ModelError(f"{directory}: no *.safetensors")
+        model_files.check_index(directory)
         self._files = {path: open_tensors(path, ModelError) for path in files}
         self._where = {name: path for path, file in self._files.items() for name in file.keys()}
         landmarks = [name for name in self._where if name.endswith(LANDMARK)]
@@ -43,6 +45,11 @@ class Checkpoint:
         """Every tensor's shape, from the files' headers."""
         own = {name.removeprefix(self.prefix): name for name in self._where if name.startswith(self.prefix)}
         return {name: tuple(self._files[self._where[full]].get_slice(full).get_shape()) for name, full in own.items()}
+
+    def types(self) -> dict[str, str]:
+        """Every tensor's type, as the files' headers call it: BF16, F32, …"""
+        own = {name.removeprefix(self.prefix): name for name in self._where if name.startswith(self.prefix)}
+        return {name: self._files[self._where[full]].get_slice(full).get_dtype() for name, full in own.items()}
 
     def head(self) -> Tensor | None:
         """A language-model head of its own, or None where it is tied to the embeddings."""

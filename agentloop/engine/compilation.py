@@ -23,6 +23,7 @@ import torch
 import triton
 from agentloop_kernels.launching import Compiler, Launch, planning
 
+from agentloop import limits
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.batch import join
 from agentloop.engine.blueprint import META, blueprint
@@ -76,7 +77,7 @@ def compile_all(marker: Path, shape: Architecture, dtype: torch.dtype, capabilit
         if marker.exists():  # another process was at it
             return
         os.nice(5)  # the weights, which load at the same time, go first
-        processes = min(PROCESSES, len(os.sched_getaffinity(0)))
+        processes = min(PROCESSES, limits.processors())
         compiler = Compiler(capability, processes=processes, launchers=True)
         for launches in plan_launches(shape, dtype, capability):
             compiler.compile(launches)

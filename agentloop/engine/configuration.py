@@ -20,6 +20,10 @@ MULTIMODAL = ("gemma3", "gemma3n")
 """Types of models whose language model stands under `text_config`."""
 
 
+_MOST = 2**31 - 1
+"""Of a size."""
+
+
 def is_multimodal(directory: Path) -> bool:
     """Whether the language model is a part of what the directory holds."""
     return "text_config" in read_object(directory / "config.json", ModelError)
@@ -38,9 +42,14 @@ def read_architecture(directory: Path) -> Architecture:
     kind = text.get("model_type")
     # Others (PaliGemma) have a Gemma inside that does not attend causally.
     whole = config.get("model_type") if "text_config" in config else kind
-    if kind not in _FAMILIES or whole not in (*_FAMILIES, *MULTIMODAL):
+    if (
+        not isinstance(kind, str)
+        or not isinstance(whole, str)
+        or kind not in _FAMILIES
+        or whole not in (*_FAMILIES, *MULTIMODAL)
+    ):
         known = ", ".join(sorted((*_FAMILIES, *MULTIMODAL)))
-        raise ModelError(f"{path}: model_type {whole!r} is not supported ({known})")
+        raise ModelError(f"{path}: model_type {whole!r:.60} is not supported ({known})")
     if config.get("quantization_config") is not None:
         raise ModelError(f"{path}: quantization_config {config['quantization_config']!r} is not supported (only None)")
     filled_class, read = _FAMILIES[kind]
@@ -61,7 +70,9 @@ def _gemma3n(filled: _Filled) -> Architecture:
         family="gemma3n",
         **filled.sizes(),
         **filled.rope((SLIDING, FULL), "default"),
-        intermediate=filled.layerwise("intermediate_size", int),
+        intermediate=tuple(
+            filled.size("intermediate_size", each) for each in filled.layerwise("intermediate_size", int)
+        ),
         layer_types=types,
         window=filled.whole("sliding_window"),
         query_scale=1.0,
@@ -180,9 +191,11 @@ class _Filled:
             self.check(name, self._text[name], None)
 
     def whole(self, name: str, least: int = 1) -> int:
-        value = getattr(self, name)
-        if type(value) is not int or value < least:
-            raise ModelError(f"{self.path}: {name} {value!r} is not a whole number of at least {least}")
+        return self.size(name, getattr(self, name), least)
+
+    def size(self, name: str, value: Any, least: int = 1) -> int:
+        if type(value) is not int or not least <= value <= _MOST:
+            raise ModelError(f"{self.path}: {name} {value!r:.40} is not a whole number from {least} to {_MOST}")
         return value
 
     def number(self, name: str) -> float:

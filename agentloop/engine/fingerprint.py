@@ -14,6 +14,7 @@ from pathlib import Path
 from agentloop.errors import ModelError
 from agentloop.files import atomic
 from agentloop.naming import canonical_json, content_id
+from agentloop.reading import read_object
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -38,7 +39,7 @@ def base_fingerprint(directory: str | Path, cache: Path | None = None) -> str:
         raise ModelError(f"{directory}: no config.json with *.safetensors")
     files = [*weights, directory / "config.json", *(p for name in TOKENIZER_FILES if (p := directory / name).is_file())]
     memory = (cache or default_cache()) / "fingerprints.json"
-    known: dict[str, str] = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
+    known = _remembered(memory)
     keys = [_key(path) for path in files]
     with ThreadPoolExecutor(4) as pool:  # hashing releases the interpreter lock
         digests = list(pool.map(lambda item: known.get(item[0]) or _sha256(item[1]), zip(keys, files)))
@@ -67,7 +68,15 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _remembered(memory: Path) -> dict[str, str]:
+    """Digests by key; none where the file is missing or broken, since they can be computed anew."""
+    try:
+        known = read_object(memory, ModelError)
+    except ModelError:
+        return {}
+    return {key: digest for key, digest in known.items() if isinstance(digest, str)}
+
+
 def _remember(memory: Path, digests: dict[str, str]) -> None:
-    known = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
     with atomic(memory) as file:
-        file.write_text(json.dumps(known | digests, indent=0), encoding="utf-8")
+        file.write_text(json.dumps(_remembered(memory) | digests, indent=0), encoding="utf-8")

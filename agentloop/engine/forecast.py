@@ -17,13 +17,13 @@ from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.configuration import read_architecture
 from agentloop.engine.context import TOKEN_STEP
 from agentloop.engine.lora import TARGETS
-from agentloop.engine.memory import GIB, LEAN, Keep, StepPlan
+from agentloop.engine.memory import GIB, Keep, StepPlan
 from agentloop.engine.model import AUTO_SHARE, Gemma
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.errors import SettingError
 
-CONTEXT = 0.5
-"""GiB of a card that CUDA itself and a desktop take."""
+DESKTOP = 0.3
+"""GiB of a card that others take: a desktop, the driver."""
 MOST = 2**18
 """Tokens; no longer steps are looked at."""
 WORDS = {Keep.STREAMS: "streams", Keep.DOWN: "down_proj", Keep.ATTENTION: "attention", Keep.ALL: "everything"}
@@ -34,10 +34,10 @@ class Forecast:
     """One training step under one budget."""
 
     budget: float
-    """GiB."""
+    """GiB of the device that the process may hold."""
     plan: StepPlan
     peak: float
-    """GiB, predicted."""
+    """GiB that it is predicted to hold, CUDA's context included."""
     longest: int
     """Tokens of the largest step that fits, with as much as possible recomputed and in host memory; 0 where none does."""
 
@@ -99,23 +99,21 @@ class StepForecast:
         """What the engine would choose with `budget` GiB, and what that needs."""
         if not 0 < budget < math.inf:
             raise SettingError(f"--budget: {budget} is not a number of GiB above 0")
-        self.model.memory_budget, self.model.plan = budget, None
-        plan, peak = self.model.step_plan(self.batch), self.model.predicted_peak(self.batch)
-        return Forecast(budget, plan, peak / GIB, self._longest(budget))
+        plan = self.model.plan = self.model.plan_within(self.batch, int(budget * GIB))
+        return Forecast(budget, plan, self.model.predicted_peak(self.batch) / GIB, self._longest(budget))
 
     def on_card(self, memory: float) -> Forecast:
         """The same for a card of `memory` GiB that nothing else uses, with memory_budget="auto"."""
-        return self.under(AUTO_SHARE * (memory - CONTEXT))
+        return self.under(AUTO_SHARE * (memory - DESKTOP))
 
     def _longest(self, budget: float) -> int:
         shape = self.model.shape
-        self.model.plan = StepPlan((Keep.DOWN,) * shape.layers, True, *LEAN[-1])
         position = len(self.model.weights.rope) * shape.head_dim * 4
 
         def fits(steps: int) -> bool:
             batch = _batch(steps * TOKEN_STEP, self.supervised)
             rope = (batch.tokens - self.batch.tokens) * position
-            return self.model.predicted_peak(batch) + rope <= budget * GIB
+            return self.model.needed(batch) + rope <= budget * GIB
 
         return TOKEN_STEP * bisect_left(range(1, MOST // TOKEN_STEP), True, key=lambda steps: not fits(steps))
 

@@ -1,7 +1,8 @@
 """CUDA graphs of whole steps: a step is some 4,000 kernels, and launching them from Python takes longer than running them.
 
 A graph belongs to one padded size. The first batch of a size runs as it is (kernels compile), the second is captured,
-from then on the graph is replayed with the new batch copied into its inputs. All graphs share one memory pool.
+from then on the graph is replayed with the new batch copied into its inputs. Steps of either kind run on one stream and
+take their memory from one pool: what a step frees, the next finds there, captured or not.
 """
 
 from __future__ import annotations
@@ -38,14 +39,15 @@ class StepGraphs:
         self._step, self._device = step, device
         self._seen: set[tuple] = set()
         self._captured: OrderedDict[tuple, CapturedStep] = OrderedDict()
-        self._pool = None
+        self._pool = torch.cuda.MemPool()
+        self._stream = torch.cuda.Stream(device)  # the allocator gives a freed block to its own stream alone
 
     def run(self, inputs: StepInputs, scale: Tensor, plan: StepPlan, observe: bool) -> TokenResults:
-        """The step's results. `inputs` on the host, padded."""
+        """The step's results. `inputs` on the host, padded. Raises torch.OutOfMemoryError."""
         key = (*inputs.size, plan, observe)
         if key not in self._seen:
             self._seen.add(key)
-            return self._step(inputs.to(self._device), scale, plan, observe)
+            return self._launch(inputs, scale, plan, observe)
         if key not in self._captured:
             self._captured[key] = self._capture(inputs, scale, plan, observe)
             if len(self._captured) > LIMIT:
@@ -57,13 +59,28 @@ class StepGraphs:
         step.graph.replay()
         return step.results.clone()
 
+    def _launch(self, inputs: StepInputs, scale: Tensor, plan: StepPlan, observe: bool) -> TokenResults:
+        caller = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(caller)
+        with torch.cuda.stream(self._stream), torch.cuda.use_mem_pool(self._pool, self._device):
+            results = self._step(inputs.to(self._device), scale, plan, observe)
+        caller.wait_stream(self._stream)
+        return results.clone()  # out of the pool, which the next step writes over
+
     def _capture(self, inputs: StepInputs, scale: Tensor, plan: StepPlan, observe: bool) -> CapturedStep:
         static, static_scale = inputs.to(self._device), scale.clone()
-        torch.cuda.synchronize()
-        # What the first run left in the allocator would lie idle beside the graphs' own pool.
-        torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            results = self._step(static, static_scale, plan, observe)
-        self._pool = self._pool or graph.pool()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool.id, stream=self._stream):
+                results = self._step(static, static_scale, plan, observe)
+        except Exception as error:
+            # To end a capture that has failed fails as well, and says nothing of why.
+            raise error.__context__ or error from None
         return CapturedStep(graph, static, static_scale, results)
+
+    def release(self) -> None:
+        """Forget every graph, and give the pool's memory back that nothing else uses."""
+        self._seen.clear()
+        self._captured.clear()
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()

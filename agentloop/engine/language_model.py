@@ -21,9 +21,8 @@ from agentloop.engine.lora import LoraSettings
 from agentloop.engine.model import Gemma
 from agentloop.engine.packed import packed_weights
 from agentloop.errors import AdapterError, ModelError, SettingError
-
-VOCABULARIES = ("tokenizer.json", "tokenizer.model")
-"""One of them is there where a tokenizer is."""
+from agentloop.model_files import VOCABULARIES, check_tokenizer
+from agentloop.tokenizer import load_tokenizer
 
 
 class FastLanguageModel:
@@ -49,8 +48,9 @@ class FastLanguageModel:
 
         `dtype` is what is computed in: by default bf16 on a CUDA device (fp16 before compute capability 8), fp32 on the CPU.
         `load_in_4bit` packs the layers' linears into NF4, once for each base, under `cache_directory`
-        (settings.paths.cache). `memory_budget`: GiB that a training step may take at its peak. `resident` keeps the
-        dequantised weights (always so on the CPU); `graphs` replays steps as CUDA graphs (by default on CUDA);
+        (settings.paths.cache). `memory_budget`: GiB of the device that this process may hold at the peak of a training
+        step, as nvidia-smi shows them ("auto": what is free). `resident` keeps the dequantised weights (always so on the
+        CPU); `graphs` replays steps as CUDA graphs (by default on CUDA);
         `offload_embedding` leaves the per-layer embeddings in host memory, to the same results. Raises ModelError, in
         one line, where the directory is incomplete or not supported, SettingError for an argument.
         """
@@ -71,16 +71,15 @@ class FastLanguageModel:
                 f"{directory}: what a trainer saves, to resume from it; an adapter is written by model.save_pretrained"
             )
         shape = read_architecture(directory)
-        if not any((directory / name).is_file() for name in VOCABULARIES):
-            raise ModelError(f"{directory}: no tokenizer ({' or '.join(VOCABULARIES)})")
+        check_tokenizer(directory, tokens=())
         checkpoint = Checkpoint(directory)
         check_sizes(checkpoint, shape)
         # Before anything wakes CUDA up: it takes its time, and a process that uses it cannot be copied.
         capability = None if device and device.type == "cpu" else nvml.capability()
-        compilation = compile_ahead(shape, dtype or _default_dtype(capability), capability) if capability else None
+        compilation = compile_ahead(shape, dtype or default_dtype(capability), capability) if capability else None
         # Importing transformers' tokenizers takes seconds; reading weights mostly waits.
         thread = ThreadPoolExecutor(1)
-        tokenizer = thread.submit(_tokenizer, directory)
+        tokenizer = thread.submit(load_tokenizer, directory)
         thread.shutdown(wait=False)  # it ends with its task
         chosen = device or _default_device()
         if chosen.type == "cuda":
@@ -88,7 +87,7 @@ class FastLanguageModel:
                 chosen = torch.device("cuda", torch.cuda.current_device())
             torch.cuda.set_device(chosen)
             capability = capability or torch.cuda.get_device_capability(chosen)
-            dtype = dtype or _default_dtype(capability)
+            dtype = dtype or default_dtype(capability)
             compilation = compilation or compile_ahead(shape, dtype, capability)
         dtype = dtype or torch.float32
         cache = cache_directory or default_cache()
@@ -185,7 +184,7 @@ def _with_adapter(directory: Path, options: dict[str, Any]) -> tuple[Gemma, Any]
         raise AdapterError(f"{directory}/adapter_config.json: {error}") from None
     model.load_adapter(directory)
     if any((directory / name).is_file() for name in VOCABULARIES):
-        tokenizer = _tokenizer(directory)
+        tokenizer = load_tokenizer(directory)
     return model, tokenizer
 
 
@@ -211,16 +210,6 @@ def _default_device() -> torch.device:
     )
 
 
-def _tokenizer(directory: Path) -> Any:
-    """Raises ModelError."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(directory)
-    except Exception as error:  # tokenizers raises nothing more special
-        raise ModelError(f"{directory}: the tokenizer is not to be read: {' '.join(str(error).split())}") from error
-
-
-def _default_dtype(capability: tuple[int, int]) -> torch.dtype:
-    """On a CUDA device."""
+def default_dtype(capability: tuple[int, int]) -> torch.dtype:
+    """Return the dtype that is computed in on a CUDA device unless told otherwise."""
     return torch.bfloat16 if capability >= (8, 0) else torch.float16

@@ -1,4 +1,4 @@
-"""What each layer keeps from its forward pass for its backward pass, and what a step will need at its peak.
+"""What each layer keeps from its forward pass for its backward pass, and what a step's process will need at its peak.
 
 Keeping costs memory, recomputing costs time. FLOPs saved per byte kept decide the order: down_proj's output first by far,
 then the attention side, then gate and up, the highest layers first because what they keep is soon free again. Where not
@@ -45,6 +45,11 @@ class StepPlan:
         return f"{levels}{'+host' if self.offload else ''}/{self.chunk}/{self.head_rows}"
 
 
+OUTSIDE = int(0.77 * GIB)
+"""Of a card's memory that a process holds beside torch's: CUDA's context (0.60 GiB on an H200), loaded kernels, graphs."""
+IDLE_SHARE = 0.015
+"""What lies idle between tensors at the peak, relative to them, and half as much as the largest of them, the logits; where
+torch's segments are expandable. Measured 0.07 to 1.1 GiB: kernels/benchmarks/results/train_step_process_*.json."""
 CUBLAS = 2 * 32 * 2**20
 """cuBLAS' workspaces: one for launched kernels, one for CUDA graphs (32 MiB each on Hopper, 8 on cards before)."""
 MIB = 2**20
@@ -138,7 +143,7 @@ class Widths:
 
 
 def peak_bytes(shape: Architecture, plan: StepPlan, size: StepSize, fixed: int) -> int:
-    """Predicted peak of allocated device memory. `fixed`: weights, adapter and optimizer."""
+    """Predicted peak of what tensors take. `fixed`: weights, adapter and optimizer."""
     rows = [size.tokens if layer < shape.boundary else size.upper for layer in range(shape.layers)]
     widths = [Widths(shape, layer, size) for layer in range(shape.layers)]
     sources = {shape.kv_source(layer) for layer in range(shape.boundary, shape.layers)}
@@ -153,9 +158,19 @@ def peak_bytes(shape: Architecture, plan: StepPlan, size: StepSize, fixed: int) 
     # At the head all layers' activations are there, and what it computes with: streams, their projections, the input.
     top = widths[-1]
     leaving = (top.streams + top.row) * size.upper if plan.offload else 0
-    logits = min(size.supervised, plan.head_rows) * shape.vocab * size.itemsize
+    logits = _logits(shape, plan, size)
     head = below + leaving + size.supervised * 2 * top.streams + max(logits, size.supervised * top.streams)
     return fixed + CUBLAS + common + max(head, backward + keys * 4)
+
+
+def process_bytes(shape: Architecture, plan: StepPlan, size: StepSize, fixed: int) -> int:
+    """Predicted peak of what the process holds of the card, as nvidia-smi shows it."""
+    tensors = peak_bytes(shape, plan, size, fixed)
+    return int(OUTSIDE + tensors * (1 + IDLE_SHARE) + _logits(shape, plan, size) / 2)
+
+
+def _logits(shape: Architecture, plan: StepPlan, size: StepSize) -> int:
+    return min(size.supervised, plan.head_rows) * shape.vocab * size.itemsize
 
 
 LEAN = ((2048, 1024), (2048, 512), (1024, 512), (1024, 256), (512, 256))
@@ -164,7 +179,8 @@ LEAN = ((2048, 1024), (2048, 512), (1024, 512), (1024, 256), (512, 256))
 
 @lru_cache(maxsize=256)
 def choose(shape: Architecture, size: StepSize, fixed: int, budget: int) -> StepPlan:
-    """The plan that recomputes least and is predicted to stay within `budget` bytes; the leanest where none does.
+    """The plan that recomputes least and with which the process is predicted to hold at most `budget` bytes; the leanest
+    where none does.
 
     Of two that recompute the same the one that leaves the host alone wins.
     """
@@ -174,20 +190,25 @@ def choose(shape: Architecture, size: StepSize, fixed: int, budget: int) -> Step
     if candidates:
         return min(candidates, key=lambda plan: (_recomputed(shape, plan), plan.offload))
     lean = [StepPlan((Keep.DOWN,) * shape.layers, True, chunk, rows) for chunk, rows in LEAN]
-    return next((plan for plan in lean if peak_bytes(shape, plan, size, fixed) <= budget), lean[-1])
+    return next((plan for plan in lean if process_bytes(shape, plan, size, fixed) <= budget), leanest(shape))
+
+
+def leanest(shape: Architecture) -> StepPlan:
+    """The plan that needs least memory."""
+    return StepPlan((Keep.DOWN,) * shape.layers, True, *LEAN[-1])
 
 
 def _fill(shape: Architecture, size: StepSize, fixed: int, budget: int, start: StepPlan) -> StepPlan | None:
     """Raise levels while they fit; None where not even all of DOWN does."""
     keep = [Keep.DOWN] * shape.layers
     plan = replace(start, keep=tuple(keep))
-    if peak_bytes(shape, plan, size, fixed) > budget:
+    if process_bytes(shape, plan, size, fixed) > budget:
         return None
     for level in (Keep.ATTENTION, Keep.ALL):
         for layer in reversed(range(shape.layers)):
             keep[layer] = level
             higher = replace(start, keep=tuple(keep))
-            if peak_bytes(shape, higher, size, fixed) > budget:
+            if process_bytes(shape, higher, size, fixed) > budget:
                 return plan
             plan = higher
     return plan

@@ -23,7 +23,18 @@ from agentloop.engine.context import StepContext, StepInputs, make_context, step
 from agentloop.engine.facade import TrainerFacade
 from agentloop.engine.graph import StepGraphs
 from agentloop.engine.lora import LoraBuffer, LoraSettings
-from agentloop.engine.memory import GIB, Keep, StepPlan, StepSize, choose, peak_bytes
+from agentloop.engine.memory import (
+    GIB,
+    LEAN,
+    OUTSIDE,
+    Keep,
+    StepPlan,
+    StepSize,
+    choose,
+    leanest,
+    peak_bytes,
+    process_bytes,
+)
 from agentloop.engine.network import Network
 from agentloop.engine.projection import Workspace
 from agentloop.engine.results import TokenResults
@@ -33,8 +44,8 @@ from agentloop.errors import ModelError, SettingError
 if TYPE_CHECKING:
     from agentloop.engine.compilation import Compilation
 
-AUTO_SHARE = 0.9
-"""Of the free device memory; the rest is for fragmentation."""
+AUTO_SHARE = 0.95
+"""Of the free device memory; the rest is for what others, a desktop say, come to take of it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class Gemma(TrainerFacade):
         self.shape, self.weights, self.fingerprint = shape, weights, fingerprint
         self.device, self.dtype, self.max_seq_length = device, dtype, max_seq_length
         self.memory_budget = memory_budget
-        """GiB that a step may need at its peak; auto: what is free on the device."""
+        """GiB of the device that this process may hold at its peak; auto: what is free."""
         self.plan: StepPlan | None = None
         """Forces what a step keeps; None: as much as the budget allows."""
         self.workspace = Workspace(device, dtype, resident=resident)
@@ -109,7 +120,7 @@ class Gemma(TrainerFacade):
                 f"target_modules: none of {', '.join(settings.targets)} is in the layers that were asked for"
             )
         self.workspace.release()
-        self.__dict__.pop("_graphs", None)
+        self.release_graphs()
         self._lora = LoraBuffer(settings, groups, device=self.device, dtype=self.dtype)
         for layer in self.weights.layers:
             for group in layer.groups:
@@ -190,7 +201,9 @@ class Gemma(TrainerFacade):
 
     @property
     def _inference_plan(self) -> StepPlan:
-        return StepPlan((Keep.STREAMS,) * self.shape.layers)
+        streams = (Keep.STREAMS,) * self.shape.layers
+        # Beside a trainer's state a card may have no more room than its leanest step takes.
+        return StepPlan(streams) if self.device.type == "cpu" else StepPlan(streams, False, *LEAN[-1])
 
     def _no_results(self, observe: bool) -> TokenResults:
         none = torch.zeros(0, device=self.device)
@@ -208,17 +221,41 @@ class Gemma(TrainerFacade):
     # memory
 
     def step_plan(self, batch: PackedBatch, *, skip: bool | None = None) -> StepPlan:
-        """What a step with this batch keeps, recomputes and moves to the host, within `memory_budget`."""
+        """What a step with this batch keeps, recomputes and moves to the host, within `memory_budget`.
+
+        Raises SettingError where a `memory_budget` in GiB is less than the leanest plan needs.
+        """
         if self.plan is not None:
             return self.plan
         if self.device.type == "cpu":
             return StepPlan((Keep.ALL,) * self.shape.layers)
         budget = self._free_bytes if self.memory_budget == "auto" else int(self.memory_budget * GIB)
+        if self.memory_budget != "auto" and (need := self.needed(batch, skip=skip)) > budget:
+            raise SettingError(
+                f"memory_budget: {self.memory_budget:g} GiB, but {batch.tokens} tokens need at least {need / GIB:.2f}"
+            )
+        return self.plan_within(batch, budget, skip=skip)
+
+    def plan_within(self, batch: PackedBatch, budget: int, *, skip: bool | None = None) -> StepPlan:
+        """The fastest plan with which the process is predicted to hold no more than `budget` bytes of the device; the leanest
+        where none does."""
         return choose(self.shape, self._step_size(batch, skip), self._fixed_bytes, budget)
 
     def predicted_peak(self, batch: PackedBatch) -> int:
-        """Bytes of device memory that a step with this batch and AdamW is predicted to need at its peak."""
+        """Bytes of device memory, as nvidia-smi shows them, that a process is predicted to hold at the peak of a step with this
+        batch, AdamW and CUDA's own context included."""
+        return self._peak(self.step_plan(batch), batch, None)
+
+    def predicted_tensors(self, batch: PackedBatch) -> int:
+        """Bytes that torch is predicted to have allocated at that peak."""
         return peak_bytes(self.shape, self.step_plan(batch), self._step_size(batch, None), self._fixed_bytes)
+
+    def needed(self, batch: PackedBatch, *, skip: bool | None = None) -> int:
+        """`predicted_peak` with the leanest plan: less memory does not do."""
+        return self._peak(leanest(self.shape), batch, skip)
+
+    def _peak(self, plan: StepPlan, batch: PackedBatch, skip: bool | None) -> int:
+        return process_bytes(self.shape, plan, self._step_size(batch, skip), self._fixed_bytes)
 
     def _step_size(self, batch: PackedBatch, skip: bool | None) -> StepSize:
         inputs = step_inputs(batch, skip=skip, padded=self.graphs)
@@ -237,7 +274,7 @@ class Gemma(TrainerFacade):
     @cached_property
     def _free_bytes(self) -> int:
         free, _ = torch.cuda.mem_get_info(self.device)
-        return int(AUTO_SHARE * (free + torch.cuda.memory_reserved(self.device)))
+        return OUTSIDE + int(AUTO_SHARE * (free + torch.cuda.memory_reserved(self.device)))
 
     @property
     def _fixed_bytes(self) -> int:
@@ -249,6 +286,11 @@ class Gemma(TrainerFacade):
     @cached_property
     def _graphs(self) -> StepGraphs:
         return StepGraphs(self._step, self.device)
+
+    def release_graphs(self) -> None:
+        """Give the memory of recorded steps back; they are recorded anew when they come again."""
+        if graphs := self.__dict__.pop("_graphs", None):
+            graphs.release()
 
     # adapters
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 from agentloop_kernels.nf4 import BLOCK, Nf4, quantise
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.checkpoint import Checkpoint
+from agentloop.errors import ModelError
 from agentloop.files import atomic
+from agentloop.reading import open_tensors
 
 FORMAT = 1
 """Raise it when the file's layout changes."""
@@ -39,12 +40,15 @@ class PackedWeights:
 def packed_weights(
     shape: Architecture, checkpoint: Checkpoint, fingerprint: str, cache: Path, device: torch.device
 ) -> PackedWeights:
-    """Read the packed file from `cache`, or quantise the checkpoint on `device` and write it. Raises DiskError."""
+    """Read the packed file from `cache`, or quantise the checkpoint on `device` and write it.
+
+    Raises DiskError, and ModelError where the file in the cache is damaged.
+    """
     path = cache / "nf4" / f"{fingerprint}-{FORMAT}.safetensors"
     if not path.is_file():
         _write(path, quantised(shape, checkpoint, device))
     linears = {}
-    with safe_open(path, framework="pt", device=str(device)) as file:
+    with open_tensors(path, ModelError, device=str(device)) as file:
         for name in sorted({key.rpartition(".")[0] for key in file.keys()}):
             linears[name] = Nf4.from_tensors({field: file.get_tensor(f"{name}.{field}") for field in FIELDS})
     return PackedWeights(linears)

@@ -9,46 +9,65 @@ from pathlib import Path
 from agentloop.environments.arithmetic import Arithmetic
 from agentloop.environments.check import check_tools
 from agentloop.environments.database import Database
-from agentloop.environments.environment import Environment, Question, ScriptedEnvironment
+from agentloop.environments.environment import Environment, Question, ScriptedEnvironment, TooFewTasks
 from agentloop.environments.question_file import QuestionFile
 from agentloop.errors import SettingError
 from agentloop.settings import PROJECT_ROOT
+from agentloop.text import one_line, one_line_of
+from agentloop.trial import try_out
 from agentloop.user_code import run_file
 
-__all__ = ["Environment", "Question", "QuestionFile", "ScriptedEnvironment", "check_tools", "get"]
+__all__ = ["Environment", "Question", "QuestionFile", "ScriptedEnvironment", "TooFewTasks", "check_tools", "get"]
 
 _ENVIRONMENTS: dict[str, type[Environment]] = {environment.name: environment for environment in (Arithmetic, Database)}
 
 
-def get(name: str) -> Environment:
+def get(name: str, *, apart: bool = True) -> Environment:
     """The environment of that name, or the one that a Python file defines; from then on its name is known too.
 
-    A relative path is relative to the project's root. Raises SettingError, in one line.
+    A relative path is relative to the project's root. `apart`: try a file in a process of its own before it is run in
+    this one. Raises SettingError, in one line.
     """
     if name.endswith(".py"):
-        environment = _from_file(PROJECT_ROOT / name)
+        environment = _from_file(PROJECT_ROOT / name, apart)
         if _ENVIRONMENTS.setdefault(environment.name, environment) is not environment:
             raise SettingError(f"environment: {name} is named {environment.name!r}, and there is another of that name")
-        return environment()
+        return _made(environment)
     if name not in _ENVIRONMENTS:
         known_names = ", ".join(sorted(_ENVIRONMENTS))
         raise SettingError(f"environment: there is no {name!r}; there are: {known_names}, or the path of a .py file")
-    return _ENVIRONMENTS[name]()
+    return _made(_ENVIRONMENTS[name])
+
+
+def _made(environment: type[Environment]) -> Environment:
+    try:
+        return environment()
+    except (Exception, SystemExit) as error:
+        raise SettingError(f"environment: {environment.name}: {one_line(error)} when it is made") from error
 
 
 @cache
-def _from_file(path: Path) -> type[Environment]:
+def _from_file(path: Path, apart: bool) -> type[Environment]:
     if not path.is_file():
-        raise SettingError(f"environment: there is no file {path}")
+        raise SettingError(
+            f"environment: {path} is no file" if path.exists() else f"environment: there is no file {path}"
+        )
+    if apart:
+        try_out(path, about="environment:", error=SettingError)
     module = run_file(path, about="environment:", error=SettingError)
     own = [
         each
         for each in vars(module).values()
         if inspect.isclass(each) and issubclass(each, Environment) and each.__module__ == module.__name__
     ]
+    own = list(dict.fromkeys(own))  # one class may have two names
     if len(own) != 1:
-        raise SettingError(f"environment: {path} defines {len(own)} environments, it must be one")
-    if inspect.isabstract(own[0]) or not getattr(own[0], "name", None):
+        names = f" ({', '.join(each.__name__ for each in own)})" if own else ""
+        raise SettingError(f"environment: {path} defines {len(own)} environments{names}, it must be one")
+    name = getattr(own[0], "name", None)
+    if inspect.isabstract(own[0]) or not name:
         lacks = sorted(own[0].__abstractmethods__) or ["name"]
         raise SettingError(f"environment: {path}: {own[0].__name__} lacks {', '.join(lacks)}")
+    if not isinstance(name, str) or not name.isprintable() or name.endswith(".py"):
+        raise SettingError(f"environment: {path}: the name {one_line_of(name, most=60)!r} is none, or that of a file")
     return own[0]

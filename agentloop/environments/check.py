@@ -1,4 +1,4 @@
-"""What can be known of an environment before anything is run: that its tools can be made and called."""
+"""What can be known of an environment before anything is run: its tools can be made and called, its verifier answers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import inspect
 from collections.abc import Mapping
 
 from agentloop.environments.environment import Environment
-from agentloop.errors import SettingError
+from agentloop.errors import SettingError, StoreError
 from agentloop.records import Split
+from agentloop.store.verifiers import verified
 from agentloop.text import one_line
 
 _SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -38,3 +39,13 @@ def check_tools(environment: Environment, seed: int) -> None:
                 raise SettingError(
                     f"environment: {environment.name}: tool {name}: calls itself {tool.name}, and the model calls it by that"
                 )
+
+
+def check_verifier(environment: Environment, seed: int) -> None:
+    """Verify the answer of one task of each split, be it right or not. Raises SettingError, in one line."""
+    for split in _SPLITS:
+        [task] = environment.tasks(split, 1, seed)
+        try:
+            verified(environment.verify, task, task.answer, who=f"environment: {environment.name}: verify()")
+        except StoreError as error:
+            raise SettingError(str(error)) from error

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from agentloop.errors import SettingError
+from agentloop.errors import AgentloopError, SettingError
 from agentloop.records import Split, Task
-from agentloop.text import one_line_of
+from agentloop.text import is_blank, one_line, one_line_of
 from agentloop.tools import Tool
+from agentloop.user_code import line_in
 
 _BUCKETS = 20
 _SPLITS: tuple[tuple[Split, range], ...] = (
@@ -29,6 +32,10 @@ _SPLITS: tuple[tuple[Split, range], ...] = (
 
 _PATIENCE = 10_000
 """Draws without a new question after which a stream is held to be exhausted."""
+
+
+class TooFewTasks(SettingError):
+    """More tasks of a split are asked for than there are."""
 
 
 @dataclass(frozen=True)
@@ -59,35 +66,81 @@ def split_of(question: str) -> Split:
     return next(split for split, buckets in _SPLITS if bucket in buckets)
 
 
+def _fault(question: Any) -> str:
+    """What is wrong with what an environment yields; nothing where it is a question with an answer."""
+    if not isinstance(question, Question):
+        return f"{type(question).__name__}, not a Question"
+    for name, kind in (("text", str), ("answer", str), ("family", str), ("payload", dict)):
+        value = getattr(question, name)
+        if not isinstance(value, kind):
+            return f"a question whose {name} is {type(value).__name__}, not {kind.__name__}"
+        if kind is str and "\0" in value:
+            return f"a question whose {name} has a null character"
+    if is_blank(question.text):
+        return "a question whose text is empty"
+    if question.split not in (None, *(split for split, _ in _SPLITS)):
+        return f"a question whose split is {one_line_of(question.split, most=60)!r}, not train or heldout"
+    return ""
+
+
+def _file(environment: Environment) -> Path | None:
+    """Where its class is written."""
+    file = getattr(sys.modules.get(type(environment).__module__), "__file__", None)
+    return Path(file) if file else None
+
+
 class Environment(ABC):
     name: ClassVar[str]
 
     def tasks(self, split: Split, count: int, seed: int, skip: int = 0) -> list[Task]:
         """Tasks `skip` .. `skip + count` of the split's stream for this seed; no question occurs twice in a stream.
 
-        Training tasks that are used up begin again: a later policy meets them anew. Raises SettingError where the
-        split has fewer than `count`.
+        Training tasks that are used up begin again: a later policy meets them anew. Raises TooFewTasks where the
+        split has fewer than `count`, and in one line for whatever is wrong with what `questions` yields.
         """
         stream = list(islice(self._stream(split, seed), skip + count))
         needed = count if split == "train" else skip + count
         if len(stream) < needed:
-            raise SettingError(
+            raise TooFewTasks(
                 f"environment: {self.name} has {len(stream)} {split} tasks, fewer than the {needed} asked for"
             )
         return [stream[index % len(stream)] for index in range(skip, skip + count)]
 
     def _stream(self, split: Split, seed: int) -> Iterator[Task]:
-        seen: set[str] = set()
+        splits: dict[str, Split] = {}
         misses = 0
-        for question in self.questions(random.Random(f"{self.name}/{split}/{seed}")):
-            if question.text in seen or (question.split or self.split_of(question.text)) != split:
+        for question in self._asked(random.Random(f"{self.name}/{split}/{seed}")):
+            own = question.split or self.split_of(question.text)
+            known = question.text in splits
+            if splits.setdefault(question.text, own) != own:
+                about = one_line_of(question.text, most=60)
+                raise SettingError(f"environment: {self.name}: the question {about!r} is in two splits")
+            if known or own != split:
                 misses += 1
                 if misses >= _PATIENCE:
                     return
                 continue
-            seen.add(question.text)
             misses = 0
             yield self._named(Task(self.name, question.family, question.text, question.answer, split, question.payload))
+
+    def _asked(self, rng: random.Random) -> Iterator[Question]:
+        """What `questions` yields, which is the user's code. Raises SettingError where it fails or yields anything else."""
+        questions = None
+        while True:
+            try:
+                questions = iter(self.questions(rng)) if questions is None else questions
+                question = next(questions)
+            except StopIteration:
+                return
+            except AgentloopError:
+                raise
+            except (Exception, SystemExit) as error:
+                where = line_in(error, _file(self))
+                raise SettingError(f"environment: {self.name}: questions(){where}: {one_line(error)}") from error
+            fault = _fault(question)
+            if fault:
+                raise SettingError(f"environment: {self.name}: questions() yields {fault}")
+            yield question
 
     def _named(self, task: Task) -> Task:
         """The task, which has a name. Raises SettingError where its text or payload is nothing that can be stored."""

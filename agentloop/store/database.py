@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from agentloop.errors import DiskError, StoreError
 from agentloop.files import atomic, try_lock
 from agentloop.roots import writable
+from agentloop.store import faults
 from agentloop.store.shards import SCHEMA
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -36,7 +37,6 @@ NO_SHARDS = ".no-shards.parquet"
 POLL_SECONDS = 0.02
 WAIT_SECONDS = 30.0
 SNAPSHOT_SECONDS = 10.0
-FILE_FAULTS = (duckdb.IOException, duckdb.SerializationException, duckdb.FatalException)
 _HELD = re.compile(r"Conflicting lock is held in (.+?) \(PID (\d+)\)")
 """What DuckDB says of another program that has the file open."""
 _FLOCK = "hhqqi"
@@ -162,14 +162,37 @@ class Database:
             self._in_transaction = False
 
     def execute(self, sql: str, parameters: Parameters = None) -> list[tuple]:
-        """Run one statement and return its rows. Parameters: a sequence for `?`, a mapping for `$name`."""
-        with _as_store_errors(self.path, self._file):
+        """Run one statement and return its rows. Parameters: a sequence for `?`, a mapping for `$name`.
+
+        Raises StoreError, ShardError or DiskError for faults of files, and duckdb.Error for those of the statement.
+        """
+        with self._telling():
             return self.connection.execute(sql, parameters).fetchall()
 
     def arrow(self, sql: str, parameters: Parameters = None) -> pa.Table:
-        """The result of one query as an Arrow table."""
-        with _as_store_errors(self.path, self._file):
-            return self.connection.sql(sql, params=parameters).to_arrow_table()
+        """The result of one query as an Arrow table, without columns where a statement has no result. Raises as `execute`."""
+        with self._telling():
+            relation = self.connection.sql(sql, params=parameters)
+            return pa.table({}) if relation is None else relation.to_arrow_table()
+
+    def said(self, error: duckdb.Error) -> str:
+        """What is wrong with a statement, on one line that names the database and no copy of it."""
+        return faults.said(error, self.path, self._file)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as error:
+            fault = faults.of_a_file(error, self.path, self._file, self._shards)
+            if fault is None:
+                raise
+            raise fault from None
+
+    def _shards(self) -> list[Path]:
+        # by another connection: a transaction that has failed answers nothing any more
+        stored = self.connection.cursor().execute("SELECT path FROM shards WHERE status = 'ingested'").fetchall()
+        return [self.resolve(path) for (path,) in stored]
 
     def relative(self, path: Path) -> str:
         """The path as it is stored: relative to the database's directory where it lies below it, so data can move."""
@@ -429,9 +452,7 @@ def _as_store_errors(path: Path, file: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        text = str(error).splitlines()[0].replace(str(file), str(path))
-        if "Could not write file" in text or os.strerror(errno.ENOSPC) in text:
-            raise DiskError(f"{path}: {text}") from None
-        if isinstance(error, FILE_FAULTS) or "Corrupt database file" in text:  # the latter has no type of its own
-            raise StoreError(f"{path}: {text}") from None
-        raise
+        fault = faults.of_a_file(error, path, file)
+        if fault is None:
+            raise
+        raise fault from None

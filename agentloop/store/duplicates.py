@@ -2,13 +2,15 @@
 
 A row is one where its question is nearly an earlier row's and what the model did is nearly the same too. Nearly is
 measured as in Broder 1997 ("On the resemblance and containment of documents"): the runs of five words that two texts
-have in common, as a share of all runs of either. A text of fewer words is one run.
+have in common, as a share of all runs of either. A text of fewer words is one run. Where words have no spaces between them,
+characters are counted instead (wording.sql).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from agentloop.store import wording
 from agentloop.store.database import Database
 
 QUERIES = Path(__file__).parent / "duplicates"
@@ -34,6 +36,7 @@ def near(database: Database, max_overlap: float) -> list[tuple[str, str]]:
 
     They are in the temporary table `near` afterwards.
     """
+    wording.prepare(database, "SELECT text FROM texts")
     database.execute(_query("near"), {"sketch": SKETCH, "max_overlap": max_overlap})
     return database.execute("SELECT name, earlier FROM near ORDER BY place, name")
 

@@ -28,6 +28,8 @@ NEAR_DUPLICATES = "no near duplicate"
 @dataclass(frozen=True)
 class Recipe:
     name: str
+    place: str
+    """What messages call it: its name where it is built in, else its file."""
     sql: str
     rules: tuple[str, ...]
     """In their order, as the funnel shows them."""
@@ -50,12 +52,12 @@ class Recipe:
         try:
             (statement,) = duckdb.extract_statements(self.sql)
         except (duckdb.Error, ValueError):
-            raise StoreError(f"recipe {self.name}: is not one SQL query") from None
+            raise StoreError(f"recipe {self.place}: is not one SQL query") from None
         mentioned = sorted(statement.named_parameters)
         for parameter in mentioned:
             if offered.get(parameter) is None:
                 known = ", ".join(f"${each}" for each, value in offered.items() if value is not None)
-                raise StoreError(f"recipe {self.name}: needs ${parameter}, which is not given (given are {known})")
+                raise StoreError(f"recipe {self.place}: needs ${parameter}, which is not given (given are {known})")
         return {parameter: offered[parameter] for parameter in mentioned}
 
 
@@ -72,8 +74,9 @@ def load(recipe: str | Path) -> Recipe:
         sql = read_text(path, StoreError)
     except StoreError as error:
         raise StoreError(f"recipe {error}") from None
+    place = recipe if path.parent == RECIPES else str(path)
     rules = re.search(r"^-- rules: (.+)$", sql, re.MULTILINE)
     if not rules:
-        raise StoreError(f"recipe {path.stem}: has no comment '-- rules: …' that names its rules in their order")
+        raise StoreError(f"recipe {place}: has no comment '-- rules: …' that names its rules in their order")
     paired = re.search(r"^-- rows: pairs$", sql, re.MULTILINE) is not None
-    return Recipe(path.stem, sql, tuple(rule.strip() for rule in rules[1].split(",")), paired)
+    return Recipe(path.stem, place, sql, tuple(rule.strip() for rule in rules[1].split(",")), paired)

@@ -110,7 +110,7 @@ def _by_query(database: Database, file: Path) -> Rescored:
     try:
         scored = _insert(database, name, version, _sql(file), None)
     except duckdb.Error as error:
-        raise StoreError(f"scorer {file}: {str(error).splitlines()[0]}") from None
+        raise StoreError(f"scorer {file}: {database.said(error)}") from None
     twice = database.execute(
         "SELECT trajectory FROM scores WHERE scorer = ? AND version = ? GROUP BY trajectory HAVING count(*) > 1 LIMIT 1",
         [name, version],

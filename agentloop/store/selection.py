@@ -86,7 +86,7 @@ def _run(database: Database, recipe: Recipe, values: Mapping[str, object]) -> No
     try:
         database.execute(f"CREATE OR REPLACE TEMP TABLE choice AS {recipe.sql}", values)
     except duckdb.Error as error:
-        raise StoreError(f"recipe {recipe.name}: {str(error).splitlines()[0]}") from None
+        raise StoreError(f"recipe {recipe.place}: {database.said(error)}") from None
     database.execute("CREATE OR REPLACE TEMP TABLE chosen AS SELECT trajectory, place FROM choice WHERE failed IS NULL")
 
 
@@ -105,7 +105,7 @@ def _funnel(database: Database, recipe: Recipe) -> Funnel:
     unknown = removed.keys() - set(recipe.rules)
     if unknown:
         raise StoreError(
-            f"recipe {recipe.name}: removes rows by {sorted(unknown)[0]!r}, which its '-- rules:' does not name"
+            f"recipe {recipe.place}: removes rows by {sorted(unknown)[0]!r}, which its '-- rules:' does not name"
         )
     (left,) = database.execute("SELECT count(*) FROM pool")[0]
     funnel = [("collected", left)]
@@ -115,6 +115,6 @@ def _funnel(database: Database, recipe: Recipe) -> Funnel:
     emptied = next((rule for rule, left in funnel if not left), None)
     if emptied is not None:
         raise StoreError(
-            f"recipe {recipe.name}: nothing is left of {funnel[0][1]} trajectories after the rule {emptied!r}"
+            f"recipe {recipe.place}: nothing is left of {funnel[0][1]} trajectories after the rule {emptied!r}"
         )
     return tuple(funnel)

@@ -22,10 +22,14 @@ def begin(
 def log(database: Database, adapter_id: str, metrics: Sequence[Mapping[str, float]]) -> None:
     """Store metrics, one mapping for a step: `step` and any of loss, learning_rate, grad_norm, tokens, seconds, ….
 
-    A step that is stored already is replaced: a run that continues from a checkpoint repeats some.
+    A metric that is None is left out. A step that is stored already is replaced: a run that continues from a checkpoint
+    repeats some.
     """
     values = [
-        (int(row["step"]), name, float(value)) for row in metrics for name, value in row.items() if name != "step"
+        (int(row["step"]), name, float(value))
+        for row in metrics
+        for name, value in row.items()
+        if name != "step" and value is not None
     ]
     table = pa.table(
         {

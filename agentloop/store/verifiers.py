@@ -18,7 +18,8 @@ from pathlib import Path
 
 from agentloop.errors import StoreError
 from agentloop.records import Task
-from agentloop.text import one_line, one_line_of
+from agentloop.text import composed, one_line, one_line_of
+from agentloop.trial import try_out
 from agentloop.user_code import run_file
 
 _SHOWN = 80
@@ -50,8 +51,8 @@ def verified(verify: Verify, task: Task, answer: str, *, who: str) -> float:
     except (Exception, SystemExit) as error:
         raise StoreError(f"{who}: {one_line(error)} at {about}") from error
     try:
-        number = math.nan if isinstance(value, str) else float(value)
-    except (TypeError, ValueError, OverflowError):
+        number = math.nan if isinstance(value, str | bytes | bytearray) else float(value)
+    except Exception:  # an object of somebody else's, a tensor of two numbers for one
         number = math.nan
     if not 0 <= number <= 1:
         raise StoreError(f"{who}: says {one_line_of(value)} of {about}, which is no number from 0 to 1")
@@ -79,8 +80,13 @@ def get(name: str) -> Verifier | None:
     return _REGISTERED.get(name)
 
 
-def from_file(path: Path) -> list[Verifier]:
-    """The verifiers that a Python file registers. Raises StoreError, naming it, where it fails or registers none."""
+def from_file(path: Path, *, apart: bool = True) -> list[Verifier]:
+    """The verifiers that a Python file registers. Raises StoreError, naming it, where it fails or registers none.
+
+    `apart`: try the file in a process of its own before it is run in this one.
+    """
+    if apart and path.is_file():
+        try_out(path, about="scorer", error=StoreError)
     before = dict(_REGISTERED)
     run_file(path, about="scorer", error=StoreError)
     found = [verifier for name, verifier in _REGISTERED.items() if before.get(name) is not verifier]
@@ -95,7 +101,7 @@ def closeness(task: Task, answer: str) -> float:
     try:
         given, expected = float(answer), float(task.answer)
     except ValueError:
-        return float(answer.strip() == task.answer.strip())
+        return float(composed(answer.strip()) == composed(task.answer.strip()))
     if not math.isfinite(given) or not math.isfinite(expected):
         return 0.0
     return max(0.0, 1 - abs(given - expected) / max(abs(expected), 1.0))

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from torch.utils.tensorboard import SummaryWriter
 
+from agentloop.files import atomic
 from agentloop.training.run import TrainingRun
 
 
@@ -25,6 +26,8 @@ class StepMetrics:
     tokens: int
     supervised: int
     seconds: float
+    memory_gib: float | None = None
+    """GiB of the GPU that the process has held at most so far, as nvidia-smi shows them; None on the CPU."""
 
 
 class Journal:
@@ -34,8 +37,8 @@ class Journal:
         run.metrics.parent.mkdir(parents=True, exist_ok=True)
         # a power cut may have left anything behind the lines that were synced
         written = run.metrics.read_text(encoding="utf-8", errors="replace") if run.metrics.exists() else ""
-        lines = written.splitlines(keepends=True)[:done]
-        run.metrics.write_text("".join(lines), encoding="utf-8")
+        with atomic(run.metrics) as temporary:
+            temporary.write_text("".join(written.splitlines(keepends=True)[:done]), encoding="utf-8")
         self._file = open(run.metrics, "a", encoding="utf-8")
         self._board = SummaryWriter(run.tensorboard / run.adapter.id, purge_step=done + 1)
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from agentloop import child_log
 from agentloop.child import ChildProcess
 from agentloop.errors import ModelError, TrainerError
+from agentloop.exit_codes import ending, was_signalled
+from agentloop.files import atomic
 from agentloop.settings import Settings
 from agentloop.training.run import TrainingRun
+from agentloop.training.shortage import PREFIX, Shortage
 
 _POLL_SECONDS = 1.0
-_KILLED = 128 + signal.SIGKILL
 
 
 def launch(
@@ -27,23 +29,42 @@ def launch(
 ) -> None:
     """Train in a child process; `on_step` is given the metrics of every optimizer step.
 
+    Where a step finds less memory on the card than was planned for it, the next process goes on from the newest checkpoint
+    with a leaner plan, and a line says so.
+
     Raises ModelError with the trainer's own line where it refused its input, and TrainerError where it died, or gave no
     sign of life for training.stall_seconds; nothing of it is left running. A second call continues from the newest
     checkpoint.
     """
     file = run.checkpoints / f"{run.adapter.id}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(run.to_json(), indent=2), encoding="utf-8")
-    log = settings.paths.logs / f"train-{run.adapter.id}.log"
+    with atomic(file) as temporary:
+        temporary.write_text(json.dumps(run.to_json(), indent=2), encoding="utf-8")
+    budget = settings.training.memory_budget
+    while shortage := _attempt(file, run, settings, budget, on_step):
+        budget = shortage.next_budget
+        print(
+            f"training.memory_budget: out of memory where {shortage.planned:.2f} GiB were planned and {shortage.available:.2f} "
+            f"were to be had; training goes on from the newest checkpoint within {budget:.2f} GiB"
+        )
+
+
+def _attempt(
+    file: Path,
+    run: TrainingRun,
+    settings: Settings,
+    budget: float | Literal["auto"],
+    on_step: Callable[[dict[str, Any]], None],
+) -> Shortage | None:
+    """One process of the trainer. Returns what it lacked where it ran out of memory. Raises as `launch` does."""
     training = settings.training
-    arguments = [str(file), str(training.checkpoint_steps), str(training.memory_budget)]
-    worker = ["-m", "agentloop.training.worker", *arguments]
+    log = settings.paths.logs / f"train-{run.adapter.id}.log"
+    worker = ["-m", "agentloop.training.worker", str(file), str(training.checkpoint_steps), str(budget)]
     if training.devices > 1:
         processes = f"--nproc-per-node={training.devices}"
         worker = ["-m", "torch.distributed.run", "--standalone", processes, *worker]
     command = [sys.executable, *worker]
     told = log.stat().st_size if log.exists() else 0
-    with ChildProcess(command, environment=settings.child_environment(), log=log, read_stdout=True) as child:
+    with ChildProcess(command, environment=settings.trainer_environment(), log=log, read_stdout=True) as child:
         for line in _lines(child, training.stall_seconds):
             on_step(json.loads(line))
         try:
@@ -51,11 +72,13 @@ def launch(
         except subprocess.TimeoutExpired:
             raise _stalled(child, training.stall_seconds) from None
     if code == 0:
-        return
-    if line := refusal(log, told):
-        raise ModelError(f"{line} (log: {log})")
-    how = "was killed, most often for want of memory" if code == _KILLED else f"ended with exit code {code}"
-    raise TrainerError(f"the trainer {how} (log: {log})")
+        return None
+    if line := last_line(log, told, PREFIX):
+        return Shortage.parse(line)
+    if line := last_line(log, told, "error: "):
+        raise ModelError(f"{line.removeprefix('error: ')} (log: {log})")
+    reason = "" if was_signalled(code) else f": {child_log.reason(_since(log, told))}"
+    raise TrainerError(f"the trainer {ending(code)}{reason} (log: {log})")
 
 
 def _lines(child: ChildProcess, stall_seconds: float) -> Iterator[bytes]:
@@ -86,12 +109,15 @@ def _stalled(child: ChildProcess, seconds: float) -> TrainerError:
     )
 
 
-def refusal(log: Path, start: int) -> str | None:
-    """The trainer's own line, if what follows byte `start` has one; torchrun writes more lines behind it."""
+def last_line(log: Path, start: int, prefix: str) -> str | None:
+    """The last line with this beginning among what follows byte `start`; torchrun writes more lines behind the trainer's."""
+    return next((line for line in reversed(_since(log, start).splitlines()) if line.startswith(prefix)), None)
+
+
+def _since(log: Path, start: int) -> str:
     with open(log, "rb") as file:
         file.seek(start)
-        lines = file.read().decode(errors="replace").splitlines()
-    return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
+        return file.read().decode(errors="replace")
 
 
 def read_metrics(run: TrainingRun) -> list[dict[str, Any]]:

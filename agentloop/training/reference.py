@@ -28,7 +28,7 @@ Weights = TypeVar("Weights", bound=LayerWeights | ModelWeights)
 FILE = "reference.json"
 PROMPTS = 8
 MAX_TOKENS = 256
-_HEAD_ROWS = 1 << 15
+_HEAD_ROWS = 1 << 13
 """Of the head at once in another dtype: a copy of the whole would be 2 GiB, as much as two thirds of the model."""
 
 
@@ -59,19 +59,28 @@ class Reference:
 def measure_base(model: Gemma, sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Reference:
     """The base's log probabilities of the first sequences, before anything is trained; `adapted` is still empty.
 
-    They are computed twice, in 16 bit and in fp32, so the time is spent here and not when somebody waits for the adapter.
+    They are computed twice, in 16 bit and in fp32, so the time is spent here and not when somebody waits for the adapter: first
+    all in one, then all in the other, which needs less memory than a training step.
     """
     half = model.dtype if model.dtype.itemsize == 2 else torch.bfloat16
+    prompts_ids = [tuple(ids[:MAX_TOKENS]) for ids, _ in sequences[:PROMPTS]]
+    measured = [model.logprobs(ids, adapter=False).double() for ids in prompts_ids]
+    _make_room(model)
     other = _recast(model, torch.float32 if model.dtype == half else half)
     prompts = []
-    for ids in (tuple(ids[:MAX_TOKENS]) for ids, _ in sequences[:PROMPTS]):
-        own, others = model.logprobs(ids, adapter=False).double(), _logprobs(other, ids).double()
+    for ids, own in zip(prompts_ids, measured, strict=True):
+        others = _logprobs(other, ids).double()
         rounding = own - others if model.dtype == half else others - own
         prompts.append(Prompt(ids, tuple(own.tolist()), (), tuple(rounding.tolist())))
-    del other
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()
+    _make_room(other)
     return Reference(str(model.dtype).removeprefix("torch."), model.quantised, tuple(prompts))
+
+
+def _make_room(model: Gemma) -> None:
+    """On a card, forget the model's dequantised matrices; they are made again when asked for."""
+    if model.device.type == "cuda":
+        model.workspace.release()
+        torch.cuda.empty_cache()
 
 
 def write(directory: Path, model: Gemma, base: Reference) -> None:

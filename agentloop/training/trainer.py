@@ -21,8 +21,9 @@ from agentloop.engine.optimizer import FlatAdamW
 from agentloop.errors import ModelError
 from agentloop.files import atomic
 from agentloop.settings import Training
-from agentloop.training import checkpoint, reference, rows
+from agentloop.training import checkpoint, memory, reference, rows
 from agentloop.training.journal import Journal, StepMetrics
+from agentloop.training.memory import CardMemory, ran_out
 from agentloop.training.ranks import Ranks
 from agentloop.training.run import TrainingRun
 from agentloop.training.schedule import learning_rate
@@ -38,19 +39,22 @@ def train(
 ) -> Path:
     """Train the run's adapter, or continue it, and return its directory. Does nothing where it is already there.
 
-    `memory_budget`: GiB of the GPU that a step may take at its peak. What is computed before the first step is outside it.
-    Every process of `ranks` calls this; a batch's sequences are dealt out among them, so its gradient does not depend on
-    their number.
+    `memory_budget`: GiB of the GPU that the process may hold at its peak. Every process of `ranks` calls this; a batch's
+    sequences are dealt out among them, so its gradient does not depend on their number. Raises SettingError where the card
+    is too small, Shortage where a step found less memory than was planned for it.
     """
     if run.output.exists():
         return run.output
     settings = Training(**run.adapter.training)
     sequences = rows.read(run.rows)
     batches = plan_batches(sequences, settings, run.adapter.seed)
+    dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    shares = [batch if ranks.count == 1 else split(batch, ranks.count)[ranks.index] for _, batch in batches]
+    memory.check(run.model, shares, settings, dtype=dtype, budget=memory_budget, device=ranks.index)
     model, _ = FastLanguageModel.from_pretrained(
         str(run.model),
         max_seq_length=max(batch.max_seqlen for _, batch in batches),
-        dtype=None if settings.dtype == "auto" else getattr(torch, settings.dtype),
+        dtype=dtype,
         load_in_4bit=settings.load_in_4bit,
         memory_budget=memory_budget,
         cache_directory=run.cache,
@@ -72,13 +76,19 @@ def train(
         done, tensors = saved
         optimizer.load_state(tensors)
     journal = Journal(run, done=done) if ranks.leads else None
+    held = CardMemory(model)
     for step in range(done, len(batches)):
         started = time.perf_counter()
-        epoch, batch = batches[step]
+        (epoch, batch), share = batches[step], shares[step]
         rate = learning_rate(step, len(batches), peak=settings.learning_rate, warmup_fraction=settings.warmup_fraction)
         supervised = max(batch.supervised, 1)
-        share = batch if ranks.count == 1 else split(batch, ranks.count)[ranks.index]
-        loss = ranks.add_up(model.loss_and_gradients(share, weight=1 / supervised).loss_sum)
+        try:
+            loss = model.loss_and_gradients(share, weight=1 / supervised).loss_sum
+        except Exception as error:
+            if model.device.type == "cuda" and ran_out(error):
+                raise held.shortage(share) from error
+            raise
+        ranks.add_up(loss)
         ranks.add_up(model.lora.gradients)
         grad_norm = optimizer.step(learning_rate=rate, max_grad_norm=settings.max_grad_norm)
         metrics = StepMetrics(
@@ -91,6 +101,7 @@ def train(
             tokens=batch.tokens,
             supervised=batch.supervised,
             seconds=time.perf_counter() - started,
+            memory_gib=held.look(),
         )
         if not math.isfinite(metrics.loss + metrics.grad_norm):
             raise ModelError(f"step {metrics.step}: loss or gradient is not finite in {model.dtype}")
@@ -102,6 +113,7 @@ def train(
             on_step(metrics)
     if journal:
         journal.close()
+        model.release_graphs()  # the yardstick needs room of its own
         with atomic(run.output) as directory:
             model.save_pretrained(directory)
             reference.write(directory, model, base)

@@ -1,7 +1,7 @@
 """The trainer's process: `python -m agentloop.training.worker RUN.json CHECKPOINT_STEPS [MEMORY_BUDGET]`, also under torchrun.
 
 The process that leads prints one JSON object a step to standard output. Bad input ends it with one line on standard
-error and exit code 2.
+error and exit code 2, a step that ran out of the card's memory with one line that says how much there was.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from dataclasses import asdict
 
 from agentloop.errors import AgentloopError
 from agentloop.training.journal import StepMetrics
+from agentloop.training.memory import ran_out
 from agentloop.training.ranks import joined
 from agentloop.training.run import TrainingRun
+from agentloop.training.shortage import Shortage
 from agentloop.training.trainer import train
 
 
@@ -30,6 +32,15 @@ def main(run_file: str, checkpoint_steps: str, memory_budget: str = "auto") -> i
             train(run, checkpoint_steps=int(checkpoint_steps), memory_budget=budget, on_step=report, ranks=ranks)
     except AgentloopError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Shortage as shortage:
+        print(shortage, file=sys.stderr)
+        return 3
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
+        line = " ".join(str(error).split()).partition(" Of the allocated memory ")[0]
+        print(f"error: out of memory, and no step was under way that could do with less: {line}", file=sys.stderr)
         return 2
     return 0
 

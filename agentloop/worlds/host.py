@@ -23,18 +23,21 @@ _REAP_SECONDS = 0.5
 
 def main(control_descriptor: str, memory: str, *sources: str) -> None:
     """`memory`: bytes that a world's tools may take. `sources`: environments by name or file, as in the settings."""
-    for name in SECRETS:
+    for name in (*SECRETS, "PYTHONSAFEPATH"):  # the latter was for this process, see agentloop/child.py
         os.environ.pop(name, None)
+    sys.path.append(os.getcwd())  # last: a file of the user's may import what lies there, but hides nothing
     control = socket.socket(fileno=int(control_descriptor))
     control.set_inheritable(False)
     from agentloop import environments
     from agentloop.errors import AgentloopError
+    from agentloop.text import encodable
 
     try:
         for source in sources:
-            environments.get(source)  # from then on it is known by its name
+            environments.get(source, apart=False)  # from then on it is known by its name
     except AgentloopError as error:
-        control.send(json.dumps({"error": str(error)}).encode()[:MESSAGE_BYTES])
+        reason = encodable(str(error))[: MESSAGE_BYTES // 7]  # of a character six bytes may be made
+        control.send(json.dumps({"error": reason}, ensure_ascii=False).encode())
         return
     gc.collect()
     gc.freeze()  # a collection in a world would otherwise copy the pages that all of them share

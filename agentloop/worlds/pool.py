@@ -11,6 +11,7 @@ import itertools
 import json
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -21,12 +22,14 @@ from typing import Any
 
 from agentloop.child import ChildProcess
 from agentloop.errors import SettingError, WorldError
+from agentloop.exit_codes import ending, was_signalled
 from agentloop.records import Task
 from agentloop.settings import Settings
 from agentloop.worlds.host import MESSAGE_BYTES
 from agentloop.worlds.toolbox import MAX_CHARACTERS, Reply, ToolDescription
 
 _START_SECONDS = 120.0
+_END_SECONDS = 10.0
 _MAX_ANSWER_BYTES = 64 * MAX_CHARACTERS
 """More than an honest world sends: an escaped character takes twelve bytes at most, and an episode has many tools."""
 _RECEIVE_BYTES = 1 << 16
@@ -164,7 +167,7 @@ class Worlds:
         except TimeoutError:
             answer = {"error": f"environment: nothing happened for {_START_SECONDS:g} s while it was imported"}
         if not answer.get("ready"):
-            reason = answer.get("error") or f"environment: its process ended: {self._host.last_words()}"
+            reason = answer.get("error") or f"environment: its process {self._how_it_ended()}"
             self._end_host()
             raise SettingError(reason)
 
@@ -175,6 +178,13 @@ class Worlds:
         if self._host is not None:
             self._host.stop(grace_seconds=2)
             self._host = None
+
+    def _how_it_ended(self) -> str:
+        try:
+            code = self._host.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "closed its connection"
+        return ending(code) if was_signalled(code) else f"ended: {self._host.last_words()}"
 
     @property
     def _log(self) -> Path:

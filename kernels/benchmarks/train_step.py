@@ -46,6 +46,14 @@ def make_batch(case: str, supervised: float, seed: int, vocab: int = 262_144) ->
     return join(rows)
 
 
+def process_gib() -> float:
+    """What this process holds of the card and held at its peak beyond that. Nobody else may use the card: what the driver
+    says is in use counts as this process's."""
+    free, total = torch.cuda.mem_get_info()
+    since = torch.cuda.max_memory_reserved() - torch.cuda.memory_reserved()
+    return (total - free + since) / 2**30
+
+
 def measure(model: Gemma, optimizer: FlatAdamW, batches: list[PackedBatch], warmup: int) -> dict[str, float]:
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
@@ -68,6 +76,7 @@ def measure(model: Gemma, optimizer: FlatAdamW, batches: list[PackedBatch], warm
         "first_step_s": times[0],
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
         "reserved_gib": torch.cuda.max_memory_reserved() / 2**30,
+        "process_gib": process_gib(),
         "first_loss": losses[0],
         "last_loss": losses[-1],
     }

@@ -38,7 +38,9 @@ def test_a_prefect_port_in_use(home, tmp_path):
         other.listen()
         port = other.getsockname()[1]
         output = home.run("up", f"prefect_port={port}", f"paths.data={tmp_path}", code=2)
-    assert told(output) == f"error: prefect_port: port {port} is in use by another program; set another one"
+    line = told(output)
+    assert line.startswith(f"error: prefect_port: port {port} is in use by another program (")
+    assert line.endswith(f", process {os.getpid()}); set another one")
 
 
 def test_a_vllm_port_in_use(home):

@@ -70,6 +70,9 @@ CONFIGURATIONS = [
     (change("activation_sparsity_pattern", [0.95]), "activation_sparsity"),
     (change("final_logit_softcapping", None), "final_logit_softcapping"),
     (change("num_attention_heads", "4"), "num_attention_heads '4'"),
+    (change("vocab_size", 10**30), "vocab_size 1000"),
+    (change("intermediate_size", [384, -1, 384, 384, 384]), "intermediate_size -1 is not a whole number"),
+    (change("model_type", {"type": "gemma"}), "model_type {'type': 'gemma'} is not supported"),
     (change("hidden_size", 256), "[128"),
     (change("hidden_size", 100), "[128"),
     (change("rope_parameters", {"sliding_attention": 3, "full_attention": 3}), "config.json: "),
@@ -93,7 +96,7 @@ def test_broken_models(copied, tmp_path, spoil, named):
     ("spoil", "named"),
     [
         (remove("tokenizer.json"), "no tokenizer (tokenizer.json or tokenizer.model)"),
-        (cut("tokenizer.json"), "tokenizer is not to be read"),
+        (cut("tokenizer.json"), "tokenizer.json: not to be read"),
         (trainers, "model.save_pretrained"),
     ],
 )
@@ -125,6 +128,16 @@ def reshape(name: str, shape: tuple[int, ...]) -> Spoil:
     return spoil
 
 
+def fill(name: str, value: float) -> Spoil:
+    def spoil(directory: Path) -> None:
+        file = directory / "adapter_model.safetensors"
+        tensors = load_file(file)
+        full = next(each for each in tensors if name in each)
+        save_file(tensors | {full: torch.full_like(tensors[full], value)}, file)
+
+    return spoil
+
+
 def config(name: str, value: Any) -> Spoil:
     return change(name, value, "adapter_config.json")
 
@@ -146,6 +159,8 @@ def config(name: str, value: Any) -> Spoil:
         (lambda directory: (directory / "agentloop.json").write_text("{"), "agentloop.json: not to be read"),
         (reshape("layers.0.self_attn.q_proj.lora_A", (1, 128)), "layers.0.self_attn.q_proj.lora_A.weight is [1, 128]"),
         (reshape("layers.0.self_attn.q_proj.lora_B", (128, 16)), "[128, 16], not [128, 8]"),
+        (fill("layers.0.self_attn.q_proj.lora_B", float("nan")), "q_proj.lora_B.weight has NaN or infinity"),
+        (fill("layers.1.mlp.up_proj.lora_A", float("inf")), "up_proj.lora_A.weight has NaN or infinity"),
     ],
 )
 def test_broken_adapters(adapter, cache, spoil, named):

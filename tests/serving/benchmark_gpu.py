@@ -40,13 +40,14 @@ import numpy as np
 import torch
 from plain_policy import PlainPolicy
 
+from agentloop import card
 from agentloop import settings as configuration
 from agentloop.agent.collection import plan, run_shard
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.canary import inspect
 from agentloop.campaign.policies import PolicyServer, on_gpu
 from agentloop.engine import FastLanguageModel
-from agentloop.serving import card, installation
+from agentloop.serving import installation
 from agentloop.serving.canary import ask
 from agentloop.serving.client import CompletionClient
 from agentloop.serving.command import LORA_TARGETS, environment

@@ -70,15 +70,19 @@ def test_sleep_without_a_gpu_is_one_line(checkpoint, tmp_path):
         PolicyServer(campaign)
 
 
+def installed(root: Path, version: str, *, on_cpu: bool) -> installation.Installation:
+    return installation.Installation(root, version, on_cpu, prefix=root, torch=root, headers=root, name="python3.11")
+
+
 @pytest.mark.parametrize("policy", ["restart", "sleep"])
 def test_what_vllm_is_told_for_each_policy(policy, tmp_path):
     settings = serving_settings(tmp_path, policy=policy)
     options = {"model": tmp_path, "port": 1, "max_lora_rank": 16, "max_loras": 1}
-    cuda = installation.Installation(tmp_path, "0.26.0", on_cpu=False)
+    cuda = installed(tmp_path, "0.26.0", on_cpu=False)
     words = arguments(settings, cuda, **options)
     assert ("--enable-sleep-mode" in words) == (policy == "sleep")
     assert "--language-model-only" in words
-    cpu = installation.Installation(tmp_path, "0.32.0", on_cpu=True)
+    cpu = installed(tmp_path, "0.32.0", on_cpu=True)
     with (
         pytest.raises(SettingError, match="serving.policy: vLLM cannot sleep on the CPU")
         if policy == "sleep"
@@ -89,7 +93,7 @@ def test_what_vllm_is_told_for_each_policy(policy, tmp_path):
 
 @pytest.mark.parametrize(("version", "by_request"), [("0.26.0", False), ("0.29.0+cu129", False), ("0.30.0", True)])
 def test_the_endpoint_for_tokens_is_asked_for_where_vllm_wants_that(version, by_request, tmp_path):
-    asked = installation.Installation(tmp_path, version, on_cpu=True)
+    asked = installed(tmp_path, version, on_cpu=True)
     words = arguments(serving_settings(tmp_path), asked, model=tmp_path, port=1, max_lora_rank=16, max_loras=1)
     assert ("--enable-scale-out" in words) == by_request
 

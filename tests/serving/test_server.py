@@ -20,7 +20,7 @@ def test_port_in_use(checkpoint, tmp_path):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ServerError, match=f"serving.port: {port} cannot be used: Address already in use"):
+        with pytest.raises(SettingError, match=f"serving.port: {port} cannot be used: Address already in use"):
             ModelServer(serving_settings(tmp_path, port=port), checkpoint).start()
 
 

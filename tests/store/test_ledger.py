@@ -79,7 +79,7 @@ def test_a_campaign_is_not_continued_with_other_defining_settings(database, chan
         "iterations=9",
         "collect.concurrency=3",
         "serving.port=8123",
-        "prefect_port=4300",
+        "prefect_port=4201",
         "paths.data=elsewhere",
         "training.checkpoint_steps=7",
         "training.memory_budget=4.15",
@@ -118,6 +118,14 @@ def test_a_setting_that_defines_campaigns_only_since_this_one_began(database):
     campaigns.register(database, load(["campaign=main", "serving.base=original"]))
     with pytest.raises(StoreError, match="^serving.base: campaign 'main' began with 'original'"):
         campaigns.register(database, load(["campaign=main"]))
+
+
+def test_what_an_older_version_counted_among_what_defines_a_campaign_may_be_free(database):
+    """As the port was: who was told to set another one could not go on."""
+    campaigns.register(database, load(["campaign=main"]))
+    collect(database)
+    database.execute("UPDATE campaigns SET defining = json_merge_patch(defining, '{\"prefect_port\": 4560}')")
+    campaigns.register(database, load(["campaign=main", "prefect_port=4574"]))
 
 
 def test_until_a_campaign_has_collected_it_begins_anew_with_other_settings(database):

@@ -83,7 +83,7 @@ QUERY = "-- version: 1\n"
             "more than one value",
         ),
         ("success.sql", f"{QUERY}SELECT id AS trajectory, 1 AS value FROM trajectories", "success is taken"),
-        ("a.py", "1 / 0", "a.py: ZeroDivisionError"),
+        ("a.py", "1 / 0", "a.py, line 1: ZeroDivisionError"),
         ("a.py", "x = 1", "a.py: registers no verifier"),
         (
             "a.py",

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ from agentloop.engine.model import Gemma
 from agentloop.errors import ModelError, TrainerError
 from agentloop.settings import Training
 from agentloop.training import checkpoint, reference, rows, worker
-from agentloop.training.launch import launch, read_metrics, refusal
+from agentloop.training.launch import last_line, launch, read_metrics
 from agentloop.training.ranks import Ranks
 from agentloop.training.run import TrainingRun
 from agentloop.training.schedule import learning_rate
+from agentloop.training.shortage import Shortage
 from agentloop.training.trainer import train
 
 
@@ -153,6 +155,41 @@ def test_the_memory_budget_reaches_every_step(settings, base, monkeypatch):
     assert seen == [4.15] * len(read_metrics(run))
 
 
+def test_where_memory_is_short_a_leaner_plan_goes_on(settings, base, monkeypatch, capsys):
+    undisturbed = plan(settings, base)
+    launch(undisturbed, settings)
+
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent / 'short_card'}:{os.environ.get('PYTHONPATH', '')}")
+    short = elsewhere(undisturbed, settings)
+    steps = []
+    launch(short, settings, on_step=lambda metrics: steps.append(metrics["step"]))
+    assert steps[:5] == [1, 2, 3, 3, 4]  # on from the checkpoint of step 2
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("training.memory_budget: out of memory where 6.40 GiB were planned and 5.00 were to be had")
+    assert line.endswith("from the newest checkpoint within 4.97 GiB")
+    expected, found = weights(undisturbed), weights(short)
+    assert all(found[name].equal(expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(("planned", "available", "budget"), [(6.0, 20.0, 5.7), (6.0, 5.0, 4.975), (5.0, 5.0, 4.75)])
+def test_the_next_budget_is_less_and_to_be_had(planned, available, budget):
+    shortage = Shortage.parse(str(Shortage(planned, available)))
+    assert shortage.next_budget == pytest.approx(budget)
+
+
+def test_out_of_host_memory_is_one_line(settings, base, monkeypatch, capfd):
+    def lacking(*arguments, **options):
+        torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr(Gemma, "loss_and_gradients", lacking)
+    file = settings.paths.data / "run.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(plan(settings, base).to_json()))
+    assert worker.main(str(file), "100") == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: out of memory") and "tried to allocate" in last
+
+
 def test_a_hung_trainer_is_ended_and_continues(settings, base):
     patient = with_training(settings, stall_seconds=20)  # longer than it takes to load
     run = plan(patient, base)
@@ -211,10 +248,10 @@ def test_the_trainers_line_is_found_before_torchruns(tmp_path):
     log = tmp_path / "train.log"
     log.write_text("error: of an earlier run\n")
     start = log.stat().st_size
-    assert refusal(log, start) is None
+    assert last_line(log, start, "error: ") is None
     with open(log, "a") as file:
         file.write("W1121 warning\nerror: rows are missing\nE1121 failed (exitcode: 2)\n====\n")
-    assert refusal(log, start) == "rows are missing"
+    assert last_line(log, start, "error: ") == "error: rows are missing"
 
 
 def test_a_gradient_that_is_not_finite_ends_in_an_error(settings, base, monkeypatch):

@@ -211,7 +211,7 @@ def test_tools_draw_the_same_numbers_in_a_repeated_episode(settings, worlds, tmp
     "text, complaint",
     [
         ("raise RuntimeError('no')", "RuntimeError: no"),
-        ("import sys; sys.exit(4)", "its process ended"),
+        ("import sys; sys.exit(4)", "line 1: SystemExit: 4"),
         ("import os; os._exit(4)", "its process ended"),
     ],
 )

@@ -1,21 +1,28 @@
 -- Texts that are nearly the same as an earlier one of their block, and the earliest such. Words are runs of letters and
--- digits, and each other character that is no space.
+-- digits, and each other character that is no space; in scripts without spaces two or four characters.
 -- Each text is compared with the first of those that have one of its $sketch smallest hashes, or all of its runs.
--- texts: (name, block, place, text); $sketch, $max_overlap
+-- texts: (name, block, place, text); plain: (text, plain); $sketch, $max_overlap; the functions of wording.sql
 CREATE OR REPLACE TEMP TABLE near AS
 WITH worded AS (
-    SELECT name, block, place, list_transform(
-        regexp_extract_all(lower(text), '[\p{L}\p{N}]+|[^\s\p{L}\p{N}]'), lambda word: hash(word)) AS words
+    SELECT name, block, place, stretch_of(plain) AS stretch,
+           list_transform(words_and_signs_of(plain), lambda word: hash(word)) AS words
     FROM texts
+    JOIN plain USING (text)
+),
+fives AS (
+    SELECT *, list_transform(
+        list_zip(words, words[2:], words[3:], words[4:], words[5:], true), lambda run: hash(run)) AS fives
+    FROM worded
+    WHERE len(words) > 0
 ),
 hashed AS (
     SELECT name, block, place, list_distinct(CASE
-        WHEN len(words) < 5 THEN [hash(words)]
-        ELSE list_transform(
-            list_zip(words, words[2:], words[3:], words[4:], words[5:], true), lambda run: hash(run))
+        WHEN len(words) < 5 * stretch THEN [hash(words)]
+        WHEN stretch = 1 THEN fives
+        WHEN stretch = 2 THEN list_transform(list_zip(fives, fives[6:], true), lambda run: hash(run))
+        ELSE list_transform(list_zip(fives, fives[6:], fives[11:], fives[16:], true), lambda run: hash(run))
     END) AS runs
-    FROM worded
-    WHERE len(words) > 0
+    FROM fives
 ),
 sketched AS (
     SELECT name, block, place, unnest(list_append(list_sort(runs)[:$sketch], hash(list_sort(runs)))) AS run

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentloop.serving.log import complaint, last_line, reason
+from agentloop.child_log import complaint, last_line, reason
 
 CHAIN = """
 (Worker pid=7) ERROR 11-21 10:00:00 [multiproc_executor.py:1] Traceback (most recent call last):
@@ -17,10 +17,28 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
     For further information visit https://errors.pydantic.dev
 """
 
+NO_HEADERS = """
+torch._inductor.exc.InductorError: CppCompileError: C++ compile error
+
+Command:
+g++ /tmp/error.cpp -shared
+
+Output:
+In file included from /tmp/header.hpp:1:
+/tmp/torch/python_headers.h:12:10: fatal error: Python.h: No such file or directory
+   12 | #include <Python.h>
+vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.
+"""
+
 
 @pytest.mark.parametrize(
     "text, cause",
     [
+        (
+            NO_HEADERS,
+            "CppCompileError: C++ compile error: "
+            "/tmp/torch/python_headers.h:12:10: fatal error: Python.h: No such file or directory",
+        ),
         (CHAIN, "There is no module or parameter named 'foo'"),
         (PYDANTIC, "Value error, max_model_len (99999) is greater than the derived max_model_len"),
         ("usage: x\napi_server.py: error: unrecognized arguments: --nonsense\n", "unrecognized arguments: --nonsense"),

@@ -4,8 +4,8 @@ import ctypes
 
 import pytest
 
+from agentloop import card
 from agentloop.errors import ServerError
-from agentloop.serving import card
 
 GIB = card.GIB
 

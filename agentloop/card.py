@@ -1,4 +1,4 @@
-"""Free memory of the graphics cards, as their driver sees it: `python -m agentloop.serving.card` prints bytes, card by card.
+"""Free memory of the graphics cards, as their driver sees it: `python -m agentloop.card` prints bytes, card by card.
 
 Whoever asks the driver gets a context of some 400 MiB on the card for as long as it lives. A process of its own asks, so
 that the flow never holds one; it sees the cards that vLLM and the trainer see, because it inherits the same environment.
@@ -13,21 +13,25 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from agentloop.child import inherited
 from agentloop.errors import ServerError
 
 GIB = 2**30
+CONTEXT = GIB // 2
+"""Bytes that the process which asks takes itself while it asks (0.51 GiB of an H200)."""
 _POLL_SECONDS = 0.2
 _ASK_SECONDS = 60
 
 
 def free_bytes() -> tuple[int, ...]:
-    """Of each visible card. Raises ServerError where there is no driver or no card."""
+    """Bytes free on each visible card beside what asking takes. Raises ServerError where there is no driver or no card."""
     asked = subprocess.run(
-        [sys.executable, "-m", "agentloop.serving.card"],
+        [sys.executable, "-m", "agentloop.card"],
         capture_output=True,
         encoding="utf-8",
         errors="replace",
         timeout=_ASK_SECONDS,
+        env=inherited(),
     )
     if asked.returncode:
         raise ServerError(f"the card's free memory is unknown: {asked.stderr.strip()}")

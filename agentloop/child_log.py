@@ -1,4 +1,4 @@
-"""What a person needs to know from vLLM's log or error message: the cause, without the frames around it."""
+"""What a person needs to know from the log of a child process, or from vLLM's error message: the cause, without its frames."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ _WRAPPERS = (
     re.compile(r"Worker failed with error '(.*)', please check the stack trace above for the root cause", re.DOTALL),
     re.compile(r"Call to \w+ method failed: (.*)", re.DOTALL),
 )
+_COMPILER_FAILED = "C++ compile error"
+_COMPILER_OUTPUT = "Output:"
+_COMPILER_LINES = 40
 _CONSEQUENCES = (
     "Engine core initialization failed",
     "WorkerProc initialization failed",
@@ -22,7 +25,7 @@ _CONSEQUENCES = (
 
 
 def reason(log: str) -> str:
-    """Why vLLM ended, in one line: the log's last error that is not the consequence of another, else its last line."""
+    """Why the process ended, in one line: the log's last error that is not the consequence of another, else its last line."""
     lines = _lines(log)
     found = None
     for number, line in enumerate(lines):
@@ -31,7 +34,18 @@ def reason(log: str) -> str:
             # pydantic says what is wrong on the line after.
             following = lines[number + 1] if number + 1 < len(lines) else ""
             found = following if "validation error" in line else match[1]
+            if match[1].endswith(_COMPILER_FAILED):
+                found = ": ".join([match[1], *_compilers_word(lines[number + 1 :])])
     return last_line(log) if found is None else found
+
+
+def _compilers_word(lines: list[str]) -> list[str]:
+    """The first error that a compiler printed, if it printed any; its command line, which comes before, is left out."""
+    if _COMPILER_OUTPUT not in lines:
+        return []
+    begins = lines.index(_COMPILER_OUTPUT) + 1
+    printed = lines[begins : begins + _COMPILER_LINES]
+    return [line for line in printed if "error" in line][:1] or printed[:1]
 
 
 def complaint(message: str) -> str:

@@ -1,0 +1,123 @@
+"""The files of a model directory, looked at before anything large is imported or started: are they what they should be?
+
+What they say is read elsewhere (engine/configuration.py, engine/checkpoint.py, transformers); here a truncated, empty or
+mistaken file is found in a second, by its headers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from agentloop.errors import ModelError
+from agentloop.reading import check_regular, read_object, read_text
+
+TURN_TOKENS = ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>")
+"""What agentloop/agent/prompt.py writes Gemma's turns with."""
+VOCABULARIES = ("tokenizer.json", "tokenizer.model")
+"""One of them is there where a tokenizer is."""
+INDEX = "model.safetensors.index.json"
+_OBJECTS = ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json")
+_LENGTH_BYTES = 8
+_MOST_HEADER_BYTES = 100_000_000
+"""safetensors' own limit."""
+
+
+def check(directory: Path) -> None:
+    """Raises ModelError, in one line that begins with the path of the file that is broken or missing."""
+    config = read_object(directory / "config.json", ModelError)
+    text = config.get("text_config", config)
+    check_tokenizer(directory, vocabulary=text.get("vocab_size") if isinstance(text, dict) else None)
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(f"{directory}: no *.safetensors")
+    check_index(directory)
+    for file in weights:
+        check_weights(file)
+
+
+def check_tokenizer(directory: Path, *, tokens: Iterable[str] = TURN_TOKENS, vocabulary: Any = None) -> None:
+    """Raises ModelError where a file of the tokenizer is broken, none is there, or it lacks one of `tokens`.
+
+    `vocabulary`: the model's number of tokens, where that is known: no id may be beyond it.
+    """
+    if not any((directory / name).exists() for name in VOCABULARIES):
+        raise ModelError(f"{directory}: no tokenizer ({' or '.join(VOCABULARIES)})")
+    settings = {name: read_object(directory / name, ModelError) for name in _OBJECTS if (directory / name).exists()}
+    if (directory / "chat_template.jinja").exists():
+        read_text(directory / "chat_template.jinja", ModelError)
+    path = directory / "tokenizer.json"
+    if not path.exists():
+        return
+    tokenizer = read_object(path, ModelError)
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
+        raise ModelError(f"{path}: it has no model with a vocab, so it is no tokenizer")
+    later = settings.get("tokenizer_config.json", {}).get("added_tokens_decoder")
+    known = {
+        *_contents(added),
+        *_contents(later.values() if isinstance(later, dict) else None),
+        *_words(model["vocab"]),
+    }
+    missing = [token for token in tokens if token not in known]
+    if missing:
+        raise ModelError(f"{path}: it has no token {missing[0]}; a Gemma tokenizer is needed")
+    if type(vocabulary) is int:
+        _check_ids(path, added, vocabulary)
+
+
+def _check_ids(path: Path, added: Any, vocabulary: int) -> None:
+    """Raises ModelError where the tokenizer belongs to a model with more tokens."""
+    for entry in added if isinstance(added, list) else ():
+        index = entry.get("id") if isinstance(entry, dict) else None
+        if type(index) is int and index >= vocabulary and entry.get("content") in TURN_TOKENS:
+            raise ModelError(
+                f"{path}: token {entry['content']} has the id {index}, the model {vocabulary} tokens (config.json: vocab_size)"
+            )
+
+
+def _contents(added: Any) -> list[str]:
+    entries = added if isinstance(added, Iterable) else ()
+    return [each["content"] for each in entries if isinstance(each, dict) and isinstance(each.get("content"), str)]
+
+
+def _words(vocabulary: dict[str, Any] | list[Any]) -> Iterable[str]:
+    if isinstance(vocabulary, dict):
+        return vocabulary
+    return (each[0] for each in vocabulary if isinstance(each, list) and each and isinstance(each[0], str))
+
+
+def check_index(directory: Path) -> None:
+    """Raises ModelError where the index of several files of weights is broken, or names one that is not there."""
+    path = directory / INDEX
+    if not path.exists():
+        return
+    files = read_object(path, ModelError).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        raise ModelError(f"{path}: its weight_map does not give a file for each tensor")
+    missing = sorted(file for file in set(files.values()) if not (directory / file).is_file())
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"{path}: names {missing[0]}{more}, which is not there")
+
+
+def check_weights(path: Path) -> None:
+    """Raises ModelError where a safetensors file is truncated or none. Reads its header alone."""
+    check_regular(path, ModelError, most=None)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            header = file.read(length) if _LENGTH_BYTES + length <= size and length <= _MOST_HEADER_BYTES else b""
+    except OSError as error:
+        raise ModelError(f"{path}: not to be read: {error.strerror}") from None
+    try:
+        tensors = {name: tensor for name, tensor in json.loads(header).items() if name != "__metadata__"}
+        end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+        data = size - _LENGTH_BYTES - length
+        if end > data:
+            raise ModelError(f"{path}: truncated: {end - data:,} bytes of {size + end - data:,} are missing")
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        raise ModelError(f"{path}: not to be read as safetensors: its header is broken") from None

@@ -1,0 +1,112 @@
+"""The card's memory that the trainer's process holds: checked before anything is loaded, and told while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from agentloop import card
+from agentloop.engine import nvml
+from agentloop.engine.batch import PackedBatch
+from agentloop.engine.blueprint import blueprint
+from agentloop.engine.configuration import read_architecture
+from agentloop.engine.language_model import default_dtype
+from agentloop.engine.memory import GIB, OUTSIDE
+from agentloop.engine.model import Gemma
+from agentloop.engine.optimizer import FlatAdamW
+from agentloop.errors import SettingError
+from agentloop.settings import Training
+from agentloop.training.shortage import Shortage
+
+_LOOK_STEPS = 16
+_SHORT = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+"""In errors of CUDA, of its libraries, and of torch on the CPU."""
+
+
+def check(
+    model: Path,
+    batches: Sequence[PackedBatch],
+    settings: Training,
+    *,
+    dtype: torch.dtype | None,
+    budget: float | Literal["auto"],
+    device: int,
+) -> None:
+    """Refuse what cannot be trained on this card, before anything is loaded; config.json alone is read.
+
+    `budget`: GiB of card `device` that the process may hold; what is free bounds it. Does nothing without a card. Raises
+    SettingError, in one line with what is needed, where not even the leanest plan fits the fullest batch.
+    """
+    if not torch.cuda.device_count():
+        return
+    # Another process asks: this one would have a CUDA context then, and could not be copied any more.
+    free = (card.free_bytes()[device] + card.CONTEXT) / GIB
+    allowed = free if budget == "auto" else min(budget, free)
+    planned = _planned(model, batches, settings, dtype or default_dtype(nvml.capability() or (8, 0)))
+    need, fullest = max(((planned.needed(batch) / GIB, batch) for batch in batches), key=lambda pair: pair[0])
+    if need > allowed:
+        limit = f"the card has {free:.2f} GiB free" if allowed == free else f"training.memory_budget is {budget:g} GiB"
+        raise SettingError(
+            f"training.batch_tokens: a step of {fullest.tokens} tokens ({fullest.supervised} trained on) needs at least "
+            f"{need:.2f} GiB of the card at rank {settings.rank}, {limit}"
+        )
+
+
+def _planned(model: Path, batches: Sequence[PackedBatch], settings: Training, dtype: torch.dtype) -> Gemma:
+    """The model as it will be on the card, without weights."""
+    planned = blueprint(
+        read_architecture(model),
+        dtype=dtype,
+        max_seq_length=max(batch.max_seqlen for batch in batches),
+        load_in_4bit=settings.load_in_4bit,
+        rank=settings.rank,
+        targets=settings.targets,
+    )
+    FlatAdamW(planned.lora, bits=settings.optimizer_bits)
+    planned.graphs = True  # batches are padded as for graphs
+    return planned
+
+
+class CardMemory:
+    """What this process holds of its card while it trains; on the CPU nothing is counted."""
+
+    def __init__(self, model: Gemma) -> None:
+        self._model = model
+        self._on_card = model.device.type == "cuda"
+        self.peak: float | None = None
+        """GiB as nvidia-smi shows them, the most so far; None on the CPU."""
+        self._looks = 0
+        self._reserved = -1
+        if self._on_card:
+            torch.cuda.empty_cache()  # what loading has left lies where steps cannot use it
+
+    def look(self) -> float | None:
+        """Bring `peak` up to date. Asks the driver only when torch's own memory has changed, and now and then."""
+        if self._on_card:
+            reserved = torch.cuda.memory_reserved(self._model.device)
+            if reserved != self._reserved or self._looks % _LOOK_STEPS == 0:
+                held = self._held() + torch.cuda.max_memory_reserved(self._model.device) - reserved
+                self.peak = max(self.peak or 0.0, held / GIB)
+            self._reserved = reserved
+            self._looks += 1
+        return self.peak
+
+    def shortage(self, batch: PackedBatch) -> Shortage:
+        """After a step with `batch` ran out of memory."""
+        free, _ = torch.cuda.mem_get_info(self._model.device)
+        return Shortage(self._model.predicted_peak(batch) / GIB, (self._held() + free) / GIB)
+
+    def _held(self) -> int:
+        told = nvml.process_bytes(self._model.device)
+        return OUTSIDE + torch.cuda.memory_reserved(self._model.device) if told is None else told
+
+
+def ran_out(error: BaseException) -> bool:
+    """True where memory was short: torch says so, or a library that it called."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _SHORT)
+    )
