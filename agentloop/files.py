@@ -78,7 +78,7 @@ def try_lock(descriptor: int, kind: int, file: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        reason = f"this disk has no file locks ({error.strerror}); set paths.data to a folder of another disk"
+        reason = f"this disk has no file locks ({error.strerror}); paths.data and paths.cache need a disk that has them"
         raise DiskError(f"{file}: {reason}") from None
     return True
 

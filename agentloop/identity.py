@@ -37,12 +37,12 @@ class Identity:
 
 @cache
 def boot_id() -> str:
-    return _BOOT_ID.read_text().strip()
+    return _BOOT_ID.read_text(encoding="utf-8").strip()
 
 
 def _stat(pid: int) -> list[str] | None:
     try:
         # the program's name, in parentheses, may hold anything
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace", encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return None

@@ -70,14 +70,14 @@ def _folders(controller: str, groups: Path, mount: Path) -> Iterator[Path]:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return [line for line in file.read_text().splitlines() if line.count(":") >= 2]
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.count(":") >= 2]
     except OSError:
         return []
 
 
 def _words(file: Path) -> list[str]:
     try:
-        return file.read_text().split()
+        return file.read_text(encoding="utf-8").split()
     except OSError:
         return []
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
 
-from agentloop.errors import SettingError
+from agentloop.errors import DiskError, SettingError
+from agentloop.files import try_lock
 
 
 def check(root: Path, setting: str) -> None:
@@ -23,12 +25,16 @@ def check(root: Path, setting: str) -> None:
 
 
 def make_private(root: Path, setting: str) -> None:
-    """Create a root that only this user can enter; close one that was made before, where it is this user's alone."""
+    """Create a root that only this user can enter; close one that was made before, where it is this user's alone.
+
+    Raises SettingError where that fails, nothing can be written to it, or its disk has no file locks.
+    """
     make_writable(root, setting, mode=0o700)
     found = root.stat()
     # a sticky folder is made for everybody, like /tmp
     if found.st_uid == os.getuid() and found.st_mode & 0o077 and not found.st_mode & stat.S_ISVTX:
         root.chmod(0o700)
+    _check_locks(root, setting)
 
 
 def make_writable(folder: Path, setting: str, *, mode: int = 0o777) -> None:
@@ -39,6 +45,16 @@ def make_writable(folder: Path, setting: str, *, mode: int = 0o777) -> None:
         raise _refused(folder, setting, error) from None
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise SettingError(f"{setting}: {folder} {_why_not_writable(folder)}")
+
+
+def _check_locks(root: Path, setting: str) -> None:
+    descriptor = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try_lock(descriptor, fcntl.LOCK_SH, root)
+    except DiskError as error:
+        raise SettingError(f"{setting}: {error}") from None
+    finally:
+        os.close(descriptor)
 
 
 def writable(folder: Path) -> bool:

@@ -95,15 +95,19 @@ def _path(path: object) -> object:
         return path
     if not path:
         raise ValueError("must not be empty")
-    if any(character < " " or character == "\x7f" for character in path):
+    return _name_or_path(path)
+
+
+def _name_or_path(text: str) -> str:
+    if any(character < " " or character == "\x7f" for character in text):
         raise ValueError("must not contain control characters")
-    return home_expanded(path)
+    return home_expanded(text)
 
 
 def _known_recipe(recipe: str) -> str:
     if recipe in RECIPES:
         return recipe
-    recipe = home_expanded(recipe)
+    recipe = _name_or_path(recipe)
     try:
         there = recipe.endswith(".sql") and (PROJECT_ROOT / recipe).is_file()
     except (OSError, ValueError):  # too long a name, a null byte
@@ -344,9 +348,9 @@ class Settings(BaseSettings, _Strict):
 
     campaign: str = Field("main", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Names one series of iterations; its results share a report."""
-    model: Annotated[str, AfterValidator(home_expanded)] = "tiny"
+    model: Annotated[str, AfterValidator(_name_or_path)] = "tiny"
     """A directory under paths.models, or the path of one."""
-    environment: Annotated[str, AfterValidator(home_expanded)] = "arithmetic"
+    environment: Annotated[str, AfterValidator(_name_or_path)] = "arithmetic"
     iterations: Count = 3
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     prefect_port: Annotated[int, Field(ge=1, le=65535)] = 4200

@@ -54,6 +54,44 @@ def test_relative_roots_are_the_projects():
         (["training.memory_budget=lean"], "training.memory_budget: .*auto or a number above 0"),
         (["training.memory_budget=[4]"], "training.memory_budget: .*auto or a number above 0"),
         (["training.epochs=many"], "training.epochs: "),
+        (["training.learning_rate=nan"], "training.learning_rate: .*finite"),
+        (["training.learning_rate=inf"], "training.learning_rate: .*finite"),
+        (["collect.episode_seconds=1e999"], "collect.episode_seconds: .*finite"),
+        (["collect.tasks=99999999999999999999"], "collect.tasks: .*less than or equal to 1000000"),
+        (["evaluate.tasks=1000001"], "evaluate.tasks: .*less than or equal to 1000000"),
+        (["iterations=4294967296"], "iterations: .*less than 2147483648"),
+        (["collect.tasks=true"], "collect.tasks: must not be true or false"),
+        (["gate.guards.database.tasks=true"], "gate.guards.database.tasks: must not be true or false"),
+        (["collect.tasks=1.5"], "collect.tasks: "),
+        (["collect.tasks=[1]"], "collect.tasks: "),
+        (["collect.tasks={a=1}"], "collect.tasks: "),
+        (["seed=٣"], "seed: "),
+        (["seed=" + "9" * 5000], "seed: "),
+        (["seed=" + "[" * 5000], "seed: "),
+        (["seed=1\nmodel='x'"], "seed: "),
+        (["training.targets=[]"], "training.targets: "),
+        (["campaign="], "campaign: "),
+        (["campaign=a\nb"], "campaign: "),
+        (["campaign=" + "a" * 5000], "campaign: "),
+        (["paths.data="], "paths.data: must not be empty"),
+        (["paths.data=x\ny"], "paths.data: must not contain control characters"),
+        (["paths.data=x\0y"], "paths.data: must not contain control characters"),
+        (["paths.data=\udcff"], "paths.data: .* is not valid UTF-8"),
+        (["paths.data.x=3"], "paths.data: "),
+        (["paths=3"], "paths: "),
+        (["selection.recipe="], "selection.recipe: "),
+        (["selection.recipe=" + "a" * 5000 + ".sql"], "selection.recipe: "),
+        (["selection.recipe=a\0b.sql"], "selection.recipe: "),
+        (["selection.benchmarks="], "selection.benchmarks: must not be empty"),
+        (["serving.extra_arguments=x"], "serving.extra_arguments: "),
+        (["gate.guards=3"], "gate.guards: "),
+        (["training.rank=8", "training=3"], "training: given as a whole, and training.rank by itself"),
+        (["training.rank=8", "training={rank=16}"], "training: given as a whole, and training.rank by itself"),
+        (["training.rank.x=3"], "training.rank: "),
+        (["training.=3"], "training.: unknown setting"),
+        (["..x=3"], "..x: unknown setting"),
+        (["=3"], "=3: an override is written"),
+        (["a" * 5000 + "=3"], "a*: unknown setting"),
         (["campaign=Not A Name"], "campaign: "),
         (["training=3"], "training: "),
         (["rank"], "rank: an override is written"),
@@ -62,7 +100,27 @@ def test_relative_roots_are_the_projects():
 def test_a_mistake_is_one_line_that_names_the_setting(words, message):
     with pytest.raises(SettingError, match=f"^{message}") as error:
         settings.load(words)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1500
+
+
+def test_texts_stay_texts():
+    loaded = settings.load(["campaign=2026", "model=1e3", "environment=2026-01-01", "paths.data=[1]"])
+    assert (loaded.campaign, loaded.model, loaded.environment) == ("2026", "1e3", "2026-01-01")
+    assert loaded.paths.data == settings.PROJECT_ROOT / "[1]"
+
+
+@pytest.mark.parametrize("name", ["x\0y", "x" * 5000, "x\ny", "", "/etc/passwd"])
+def test_a_model_with_an_odd_name(name):
+    with pytest.raises(SettingError, match="^model: ") as error:
+        settings.load({"model": name}).model_directory()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("variable", ["AGENTLOOP_TRAINNG__RANK", "agentloop_sed"])
+def test_a_misspelt_variable_of_either_case(monkeypatch, variable):
+    monkeypatch.setenv(variable, "8")
+    with pytest.raises(SettingError, match=f"^{variable}: unknown"):
+        settings.load()
 
 
 def test_mistakes_in_the_environment_and_the_file(config, monkeypatch):

@@ -86,7 +86,7 @@ def _compile(compiler: str, vllm: Installation, variables: Mapping[str, str]) ->
     remedy = f"apt install {wanted}"
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.cpp" if on_cpu else "probe.c")
-        source.write_text(_CPP if on_cpu else _C)
+        source.write_text(_CPP if on_cpu else _C, encoding="utf-8")
         options = ["-std=c++20", "-fopenmp"] if on_cpu else []
         command = [compiler, *options, "-shared", "-fPIC", f"-I{vllm.headers}", str(source)]
         try:
@@ -97,6 +97,7 @@ def _compile(compiler: str, vllm: Installation, variables: Mapping[str, str]) ->
                 errors="replace",
                 timeout=_SECONDS,
                 env=dict(variables) | {"LC_ALL": "C"},
+                encoding="utf-8",
             )
         except (OSError, ValueError) as error:
             return f"no {'C++' if on_cpu else 'C'} compiler ({compiler}: {getattr(error, 'strerror', error)}); {remedy}"

@@ -258,7 +258,7 @@ class ModelServer:
         )
 
     def _log_text(self) -> str:
-        return self.log.read_text(errors="replace")
+        return self.log.read_text(errors="replace", encoding="utf-8")
 
     def _command(self, path: str) -> None:
         """One of vLLM's commands for developers, which it has where serving.policy is "sleep"."""

@@ -176,7 +176,9 @@ def test_a_root_on_a_read_only_disk_can_be_read(tmp_path, root):
 
 
 @pytest.mark.parametrize(
-    "verb", [("status",), ("sql", "SELECT 1"), ("rescore",), ("rollback",)], ids=lambda verb: verb[0]
+    "verb",
+    [("status",), ("sql", "SELECT 1"), ("rescore",), ("rollback",), ("run",), ("up",), ("eval",)],
+    ids=lambda verb: verb[0],
 )
 def test_a_disk_without_locks(root, verb):
     message = refusal(*verb, f"campaign={CAMPAIGN}", data=root, before=without_locks)
