@@ -38,9 +38,7 @@ def test_compiled_code_is_in_the_cache_where_that_can_hold_it(tmp_path, cache):
     assert not (tmp_path / "xdg").exists()
 
 
-@pytest.mark.parametrize(
-    "cache", ["My Projects/cache", "it's", 'say "x"', "$HOME", "a(b)", "a&b", "a\\b", "a;b"]
-)
+@pytest.mark.parametrize("cache", ["My Projects/cache", "it's", 'say "x"', "$HOME", "a(b)", "a&b", "a\\b", "a;b"])
 def test_compiled_code_is_in_a_private_folder_where_the_cache_cannot_hold_it(tmp_path, cache):
     loaded = settings(tmp_path, cache)
     found = loaded.child_environment()
