@@ -54,6 +54,9 @@ def evaluate(
 ) -> None:
     """Measure the champion of a campaign on its held-out tasks."""
     settings = load(profile, overrides)
+    from agentloop.campaign.outline import outline
+
+    outline(settings)  # what it finds wrong is said before anything starts
     if dry_run:
         console.print_json(settings.model_dump_json())
         return

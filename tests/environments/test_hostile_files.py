@@ -242,9 +242,10 @@ def test_a_long_reason_from_the_host_of_the_tools(file, tmp_path):
 
 
 @pytest.mark.parametrize("last_line", ["raise SystemExit(0)", "import os; os._exit(0)", "Own.tools = None"])
-def test_the_command_ends_with_that_line(file, tmp_path, last_line):
+@pytest.mark.parametrize("command", ["run", "eval"])
+def test_the_command_ends_with_that_line(file, tmp_path, command, last_line):
     file.write_text(GOOD + f"print('noise')\n{last_line}\n")
-    words = ["run", "--profile", "demo", "--dry-run", f"environment={file}", f"paths.data={tmp_path / 'data'}"]
+    words = [command, "--profile", "demo", "--dry-run", f"environment={file}", f"paths.data={tmp_path / 'data'}"]
     ended = subprocess.run([sys.executable, "-m", "agentloop", *words], capture_output=True, text=True, timeout=300)
     assert ended.returncode == 2 and ended.stdout == ""
     assert ended.stderr.splitlines()[-1].startswith("error: environment: ") and "Traceback" not in ended.stderr

@@ -123,7 +123,7 @@ def test_a_fault_ends_this_attempt(worlds, task, made, complaint):
         ask(worlds, task, made)
     assert str(raised.value).startswith(complaint)
     _, alive = psutil.wait_procs(running("sleep(3600)"), timeout=20)  # a killed process takes a moment to end
-    assert not alive
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]  # whoever adopted it looks away
     [reply] = ask(worlds, task, call("add", 1))
     assert reply.text == "1 None up"
 
