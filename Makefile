@@ -31,4 +31,5 @@ $(VENV)/.installed: requirements/cpu.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements/cpu.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/python requirements/scripts.py
+	$(BIN)/python requirements/libnuma.py
 	pwd -P > $@

