@@ -77,6 +77,7 @@ def _ending(child: ChildProcess, deadline: float, seconds: float) -> str:
 def main(pipe: int, about: str, path: Path) -> None:
     """In the process that may end."""
     os.set_inheritable(pipe, False)
+    sys.path.append(os.getcwd())  # last, as in the host of the tools
     tell = partial(_tell, pipe)
     try:
         tell("import")
