@@ -87,7 +87,7 @@ def test_tools_of_the_users_may_import_what_lies_there(folder, home, monkeypatch
             "async def look(worlds, task):",
             "    async with worlds.open(task, session='only') as world:",
             "        return (await world.call('calculate', ['1'], {})).text",
-            "loaded = settings.load([f'paths.data={sys.argv[1]}', f'paths.cache={sys.argv[1]}'])",
+            "loaded = settings.load([f'paths.data={sys.argv[1]}', f'paths.cache={sys.argv[1]}/cache'])",
             "loaded.export()",
             "sys.path.append('.')",
             "task = environments.get(sys.argv[2]).tasks('train', 1, 0)[0]",
