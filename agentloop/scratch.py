@@ -1,7 +1,7 @@
 """Temporary folders that only this user can enter, by names that sockets and compilers take, and that nobody leaves behind.
 
 Each is locked by the process that uses it for as long as that lives: what a killed one left is known by its missing lock,
-and goes when the next folder is made.
+and goes when the next folder is made, or the next run begins.
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ def leaves_room(folder: Path) -> bool:
 @contextmanager
 def directory() -> Iterator[Path]:
     """A folder of mode 0700, gone on leaving."""
-    parent = Path(tempfile.gettempdir()).resolve()
-    if not leaves_room(parent / f"{PREFIX}{'x' * 8}") or caches.odd_characters(parent):
-        parent = Path("/tmp")
-    _sweep(parent)
+    sweep()
+    parent = _parent()
     # locked before it has the name by which others would sweep it
     unnamed = Path(tempfile.mkdtemp(prefix=".agentloop-", dir=parent))
     lock = os.open(unnamed, os.O_RDONLY)
@@ -51,9 +49,15 @@ def directory() -> Iterator[Path]:
         os.close(lock)
 
 
-def _sweep(parent: Path) -> None:
+def _parent() -> Path:
+    parent = Path(tempfile.gettempdir()).resolve()
+    fits = leaves_room(parent / f"{PREFIX}{'x' * 8}") and not caches.odd_characters(parent)
+    return parent if fits else Path("/tmp")
+
+
+def sweep() -> None:
     """Remove the folders of processes that are gone."""
-    for path in parent.glob(f"{PREFIX}*"):
+    for path in _parent().glob(f"{PREFIX}*"):
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentloop import environments, errors, model_files
+from agentloop import environments, errors, model_files, scratch
 from agentloop.agent.prompt import PromptFormat
 from agentloop.campaign import suites
 from agentloop.campaign.ownership import owned
@@ -172,6 +172,7 @@ class Campaign:
                 campaigns.register(database, self.settings)
                 Ledger(database).interrupt()
             sweep(self.settings.paths.data, skip=self.settings.paths.cache)
+            scratch.sweep()
             with self.worlds:
                 yield
 

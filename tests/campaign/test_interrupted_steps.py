@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
-from agentloop import environments
+from agentloop import environments, scratch
 from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
 from agentloop.errors import StoreError
@@ -91,3 +92,13 @@ def test_what_a_killed_run_left_is_noted_and_removed(campaign):
     with campaign.at_work():
         assert steps(campaign) == [("train", "failed", "interrupted", 1)]
         assert not list(campaign.settings.paths.checkpoints.iterdir())
+
+
+def test_temporary_folders_of_killed_processes_go_when_a_run_begins(campaign, monkeypatch):
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:  # sockets have to fit into its name
+        monkeypatch.setattr(tempfile, "tempdir", short)
+        with scratch.directory() as used:
+            left = used.with_name(f"{scratch.PREFIX}killed")
+            (left / "sockets").mkdir(parents=True)
+            with campaign.at_work():
+                assert used.is_dir() and not left.exists()
