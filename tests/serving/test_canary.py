@@ -147,7 +147,7 @@ REFERENCE, CONFIG, RECORD = "reference.json", "adapter_config.json", "agentloop.
     ("name", "content", "complaint"),
     [
         (REFERENCE, b'{"dtype": "float32", "promp', "not to be read: "),
-        (REFERENCE, b"\xff\xfe\x00", "not to be read: "),
+        (REFERENCE, b"\xff\xfe\x00", "is UTF-16; save it as UTF-8"),
         (REFERENCE, b"[]", "not a JSON object"),
         (REFERENCE, b'{"dtype": "float32", "in_4bit": false, "prompts": []}', "another layout"),
         (CONFIG, b'{"r": 16, "base_mod', "not to be read: "),
