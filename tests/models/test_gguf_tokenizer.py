@@ -65,9 +65,16 @@ def test_two_texts(tokenizer, pieces):
 
 def test_turns_are_special_and_the_vocabulary_has_not_grown(tokenizer, pieces):
     ids = tokenizer("<start_of_turn>user\n", add_special_tokens=False).input_ids
-    assert ids[0] == pieces.piece_to_id("<start_of_turn>") and tokenizer.decode(ids, skip_special_tokens=True) == "user\n"
+    assert (
+        ids[0] == pieces.piece_to_id("<start_of_turn>") and tokenizer.decode(ids, skip_special_tokens=True) == "user\n"
+    )
     assert len(tokenizer) == 448
-    assert [tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id] == [0, 1, 2, 3]
+    assert [tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id] == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_the_chat_template_is_gemmas_or_the_files_own(tokenizer, checkpoint, pieces, tmp_path):
