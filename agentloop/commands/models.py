@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -29,9 +30,9 @@ def import_model(
         raise SettingError(f"--name: {name!r} is not the name of a directory")
     from agentloop.gguf.importing import imported
 
-    with _bar() as bar:
+    with ExitStack() as stack:
         directory = imported(
-            user_path(file), settings.paths.models, cache=settings.paths.cache, name=name, begin=_begin(bar)
+            user_path(file), settings.paths.models, cache=settings.paths.cache, name=name, begin=_begin(stack)
         )
     console.print(f"{directory}: to use it, set model={directory.name}", soft_wrap=True)
 
@@ -48,28 +49,23 @@ def fetch(
     if "/" in model:
         directory = hub.fetch(model, settings.paths.models, settings.paths.cache, say=_say)
     elif model == gemma.NAME:
-        with _bar() as bar:
+        with ExitStack() as stack:
             directory = gemma.fetch(
-                settings.paths.models, settings.paths.cache, agreed=_agreed(accept, bar), say=_say, begin=_begin(bar)
+                settings.paths.models, settings.paths.cache, agreed=_agreed(accept), say=_say, begin=_begin(stack)
             )
     else:
         raise SettingError(f"{model}: there are {gemma.NAME}, and ORG/NAME on the hub")
     console.print(f"{directory}: to use it, set model={directory.name}", soft_wrap=True)
 
 
-def _agreed(accept: bool, bar: Progress) -> Callable[[str], bool] | None:
+def _agreed(accept: bool) -> Callable[[str], bool] | None:
     """Shows a licence and asks whether it is accepted; None where there is nobody to answer."""
     if not accept and not sys.stdin.isatty():
         return None
 
     def ask(licence: str) -> bool:
         _say(licence)
-        if accept:
-            return True
-        bar.stop()
-        accepted = typer.confirm("Do you accept these terms?")
-        bar.start()
-        return accepted
+        return accept or typer.confirm("Do you accept these terms?")
 
     return ask
 
@@ -78,14 +74,12 @@ def _say(line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console
-    )
+def _begin(stack: ExitStack) -> Callable[[int], Callable[[int], None]]:
+    """A bar that appears when its total is known, and ends with `stack`."""
 
-
-def _begin(bar: Progress) -> Callable[[int], Callable[[int], None]]:
     def begin(total: int) -> Callable[[int], None]:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        bar = stack.enter_context(Progress(*columns, console=console))
         task = bar.add_task("writing bf16", total=total)
         return lambda more: bar.advance(task, more)
 

@@ -268,6 +268,8 @@ class _Keys:
 
     def whole(self, name: str, default: int | None = None, *, least: int = 1) -> int:
         value = self.value(name, default)
+        if type(value) is float and value.is_integer():  # as published files of Gemma 3n have their shared layers
+            value = int(value)
         if type(value) is not int or not least <= value <= _MOST:
             raise self.fault(name, f"{value!r:.60} is not a whole number from {least} on")
         return value

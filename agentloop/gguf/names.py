@@ -35,12 +35,12 @@ def targets(file: GgufFile, sizes: Hyperparameters) -> list[tuple[Tensor, Target
 
     Raises ModelError, naming file and tensor, where one is missing, unknown or of another shape.
     """
-    expected = _expected(sizes)
-    unknown = next((name for name in file.tensors if name not in expected), None)
+    names = expected(sizes)
+    unknown = next((name for name in file.tensors if name not in names), None)
     if unknown is not None:
         raise ModelError(f"{file.tensors[unknown].file}: tensor {unknown} is not one of {sizes.family}'s")
     found = []
-    for name, target in expected.items():
+    for name, target in names.items():
         tensor = file.tensors.get(name)
         if tensor is None:
             if target.needed:
@@ -54,29 +54,30 @@ def targets(file: GgufFile, sizes: Hyperparameters) -> list[tuple[Tensor, Target
     return found
 
 
-def _expected(s: Hyperparameters) -> dict[str, Target]:
+def expected(s: Hyperparameters) -> dict[str, Target]:
+    """Return what becomes of each tensor that a model of these sizes may have, by GGUF's name, in the model's order."""
     hidden, shift = s.hidden, 0.0 if s.family == "gemma3n" else -1.0
-    expected = {
+    tensors = {
         "token_embd.weight": Target(("model.embed_tokens.weight",), (s.vocab, hidden)),
         "output_norm.weight": Target(("model.norm.weight",), (hidden,), shift),
     }
     if not s.tied:
-        expected["output.weight"] = Target(("lm_head.weight",), (s.vocab, hidden))
+        tensors["output.weight"] = Target(("lm_head.weight",), (s.vocab, hidden))
     if s.family == "gemma3n":
-        expected |= _whole_model_3n(s)
+        tensors |= _whole_model_3n(s)
     for index in range(s.layers):
         for name, shape in _layer(s, index).items():
             gguf, _, own = name.partition(" ")
             norm = own.endswith("norm")
             shared = index >= s.layers - s.shared_layers and gguf in ("attn_k", "attn_v", "attn_k_norm")
-            expected[f"blk.{index}.{gguf}.weight"] = Target(
+            tensors[f"blk.{index}.{gguf}.weight"] = Target(
                 # the one parameter of a layer that is not a module's weight
                 (f"model.layers.{index}.{own}{'' if own.endswith('correct_output_scale') else '.weight'}",),
                 shape,
                 shift if norm else 0.0,
                 needed=not shared,
             )
-    return expected
+    return tensors
 
 
 def _whole_model_3n(s: Hyperparameters) -> dict[str, Target]:

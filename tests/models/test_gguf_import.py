@@ -21,10 +21,10 @@ from agentloop.engine import FastLanguageModel
 from agentloop.engine.checkpoint import Checkpoint
 from agentloop.errors import ModelError
 from agentloop.gguf import weights
-from agentloop.gguf.file import open_gguf
-from agentloop.gguf.hyperparameters import read_hyperparameters
+from agentloop.gguf.file import GgufFile, Tensor, open_gguf
+from agentloop.gguf.hyperparameters import Hyperparameters, read_hyperparameters
 from agentloop.gguf.importing import imported
-from agentloop.gguf.names import targets
+from agentloop.gguf.names import expected, targets
 from agentloop.settings import PROJECT_ROOT
 from agentloop.tiny.architecture import random_checkpoint
 from agentloop.tiny.gemma import random_gemma_checkpoint
@@ -230,6 +230,7 @@ KEYS = [
     ("gemma3", {"gemma3.rope.freq_base_swa": None}, {"rope_base_sliding": 1e4, "rope_factor": 8.0}),
     ("gemma3", {"gemma3.expert_count": 0}, {"query_scalar": 50}),
     ("gemma3n", {}, {"sparsity": (0.95, 0.0, 0.0, 0.0, 0.0), "shared_layers": 2, "laurel_rank": 16, "streams": 2}),
+    ("gemma3n", {"gemma3n.attention.shared_kv_layers": 2.0}, {"shared_layers": 2}),
     ("gemma3n", {"gemma3n.final_logit_softcapping": 20.0}, {"final_softcap": 20.0, "query_scalar": 1}),
 ]
 
@@ -257,6 +258,41 @@ def test_the_largest_gemma_scales_its_queries_otherwise(tmp_path):
     writer.write_tensors_to_file()
     writer.close()
     assert read_hyperparameters(open_gguf(tmp_path / "27b.gguf")).query_scalar == 168
+
+
+@pytest.mark.parametrize(
+    ("family", "layers", "tensors"),
+    [("gemma", 28, 254), ("gemma2", 46, 508), ("gemma3", 18, 236), ("gemma3n", 30, 727)],
+)
+def test_as_many_tensors_as_published_files_have(family, layers, tensors):
+    """Of Gemma 7B, Gemma 2 27B, Gemma 3 270M and Gemma 3n E2B, as llama.cpp counts them when it loads one."""
+    sizes = Hyperparameters(
+        family=family, vocab=8, hidden=8, layers=layers, heads=1, kv_heads=1, head_dim=8, intermediate=(8,) * layers,
+        context=8, eps=1e-6, tied=True, rope_base=1e4, rope_base_sliding=1e4, rope_factor=1.0, window=None,
+        sliding=(False,) * layers, query_scalar=8, attention_softcap=None, final_softcap=None, streams=4, per_layer=8,
+        laurel_rank=8, shared_layers=0, sparsity=(0.0,) * layers,
+    )  # fmt: skip
+    everything = {name: Tensor(name, target.shape, 0, Path(), 0) for name, target in expected(sizes).items()}
+    assert len(targets(GgufFile(Path(), (), {}, everything), sizes)) == tensors
+
+
+@pytest.mark.parametrize("checkpoint", ["gemma3n"], indirect=True)
+def test_keys_and_values_that_shared_layers_do_not_need(checkpoint, bring, tmp_path):
+    """Published files have them, as Google's checkpoints do; nothing reads them."""
+
+    def add(tensors):
+        for layer in (3, 4):
+            for name in ("attn_k", "attn_v", "attn_k_norm"):
+                tensors[f"blk.{layer}.{name}.weight"] = tensors[f"blk.2.{name}.weight"]
+
+    directory = bring(change=add)
+    assert "model.layers.4.self_attn.k_proj.weight" in weights_of(directory)
+    load = partial(
+        FastLanguageModel.from_pretrained, load_in_4bit=False, device="cpu", cache_directory=tmp_path / "cache"
+    )
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        assert torch.equal(load(directory)[0](input_ids=ids).logits, load(bring())[0](input_ids=ids).logits)
 
 
 @ANY
