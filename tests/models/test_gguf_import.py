@@ -13,7 +13,7 @@ import pytest
 import torch
 from gguf_exporter import Exporter, vocabulary
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3nTextConfig
 from typer.testing import CliRunner
 
 from agentloop.cli import app
@@ -26,12 +26,22 @@ from agentloop.gguf.hyperparameters import Hyperparameters, read_hyperparameters
 from agentloop.gguf.importing import imported
 from agentloop.gguf.names import expected, targets
 from agentloop.settings import PROJECT_ROOT
-from agentloop.tiny.architecture import random_checkpoint
+from agentloop.tiny.architecture import WORDS, initialise, random_checkpoint, save, tiny_config
 from agentloop.tiny.gemma import random_gemma_checkpoint
+from agentloop.tiny.tokenizer import build_tokenizer
 
 VOCABULARY = 448
 """Of the tiny checkpoints."""
-WRITERS = {"gemma3n": random_checkpoint} | {
+
+
+def uneven_checkpoint(directory: Path) -> None:
+    """A Gemma 3n with as many streams as the real ones, and feed-forwards of several sizes."""
+    tokenizer = build_tokenizer(WORDS)
+    settings = tiny_config(tokenizer).to_dict() | {"altup_num_inputs": 4, "intermediate_size": [384, 256, 128, 384, 64]}
+    save(initialise(Gemma3nTextConfig(**settings), seed=1), tokenizer, directory)
+
+
+WRITERS = {"gemma3n": random_checkpoint, "gemma3n-uneven": uneven_checkpoint} | {
     f"gemma{generation}": partial(random_gemma_checkpoint, generation=generation) for generation in (1, 2, 3)
 }
 FAMILIES = pytest.mark.parametrize("checkpoint", [*WRITERS, "models/tiny"], indirect=True)
