@@ -1,4 +1,4 @@
-"""The tokenizer that comes out of a GGUF gives the ids that SentencePiece itself gives, after <bos>."""
+"""The tokenizer that comes out of a GGUF gives SentencePiece's ids, after <bos>."""
 
 from __future__ import annotations
 
@@ -56,6 +56,13 @@ def test_ids(tokenizer, pieces, text):
     ids = tokenizer(text).input_ids
     assert ids == [2, *pieces.encode(text)]
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_a_run_of_spaces_that_is_no_token_is_merged_by_rank(tokenizer, pieces):
+    """As in Google's tokenizer.json; SentencePiece itself would take the longest first."""
+    ids = tokenizer("a     b", add_special_tokens=False).input_ids
+    assert tokenizer.convert_ids_to_tokens(ids) == ["a", "▁▁", "▁▁▁", "b"]
+    assert tokenizer.decode(ids) == "a     b"
 
 
 def test_two_texts(tokenizer, pieces):
