@@ -21,7 +21,8 @@ def import_model(
     file: Annotated[Path, typer.Argument(help="A GGUF file; of several pieces, any one.")],
     overrides: Overrides = None,
     name: Annotated[
-        str | None, typer.Option(help="Of the directory under the models' root. Default: one by the file's content.")
+        str | None,
+        typer.Option(help="Name of the directory under the models' root. Default: one by the file's content."),
     ] = None,
 ) -> None:
     """Make a model directory of a GGUF file, in bf16, once."""

@@ -13,17 +13,21 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from agentloop.errors import ModelError
 from agentloop.reading import check_regular
 
+_Kind = TypeVar("_Kind")
+
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _ALIGNMENT = 32
 _MOST_DIMENSIONS = 4
+_MOST_NAME = 200
+"""Characters of a key's or a tensor's name: the format allows more, nothing has them."""
 _PIECE = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 """How llama.cpp names the pieces of a model that it splits."""
 
@@ -46,7 +50,7 @@ _NUMBERS = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies, and how it is stored."""
+    """One tensor's place in a file, and how it is stored there."""
 
     name: str
     shape: tuple[int, ...]
@@ -77,6 +81,10 @@ class GgufFile:
     """Key -> number, text, or for arrays a list of texts or numpy's array of numbers."""
     tensors: dict[str, Tensor]
 
+    def single(self, key: str, kind: type[_Kind], default: _Kind | None = None) -> _Kind | None:
+        """Return the key's value, or `default` where it is absent. Raises ModelError where it is of another type."""
+        return _single(self.path, self.metadata, key, kind, default)
+
 
 def library(path: Path) -> ModuleType:
     """The package `gguf`, which knows the types of tensors. Raises ModelError, naming the file that needs it."""
@@ -92,7 +100,7 @@ def open_gguf(path: Path) -> GgufFile:
     files = pieces(path)
     headers = [_read_header(file) for file in files]
     metadata = next(header[0] for header in headers)
-    count = metadata.get("split.count", 1)
+    count = _single(path, metadata, "split.count", int, 1)
     if count > 1 and count != len(files):
         raise ModelError(
             f"{path}: is one of {count} files; the others are looked for beside it under llama.cpp's names, "
@@ -104,12 +112,19 @@ def open_gguf(path: Path) -> GgufFile:
             if tensor.name in tensors:
                 raise ModelError(f"{tensor.file}: tensor {tensor.name} is there twice")
             tensors[tensor.name] = tensor
-    promised = metadata.get("split.tensors.count", len(tensors)) if len(files) > 1 else len(tensors)
+    promised = len(tensors) if len(files) == 1 else _single(path, metadata, "split.tensors.count", int, len(tensors))
     if promised != len(tensors):
         raise ModelError(
             f"{path}: its {len(files)} files hold {len(tensors)} tensors, split.tensors.count says {promised}"
         )
     return GgufFile(path, tuple(files), metadata, tensors)
+
+
+def _single(path: Path, metadata: dict[str, Any], key: str, kind: type[_Kind], default: _Kind | None) -> _Kind | None:
+    value = metadata.get(key, default)
+    if value is not None and type(value) is not kind:
+        raise ModelError(f"{path}: key {key}: {value!r:.60} is not of type {kind.__name__}")
+    return value
 
 
 def pieces(path: Path) -> list[Path]:
@@ -151,7 +166,7 @@ class _Header:
         tensors, keys = self._number("<u8"), self._number("<u8")
         metadata: dict[str, Any] = {}
         for _ in range(keys):
-            key = self._text("a key's name")
+            key = self._name("a key's name")
             metadata[key] = self._value(key, self._number("<u4"))
         entries = [self._entry() for _ in range(tensors)]
         alignment = metadata.get("general.alignment", _ALIGNMENT)
@@ -178,6 +193,12 @@ class _Header:
         except UnicodeDecodeError:
             raise ModelError(f"{self._path}: {what} is not UTF-8") from None
 
+    def _name(self, what: str) -> str:
+        name = self._text(what)
+        if not name.isprintable() or len(name) > _MOST_NAME:
+            raise ModelError(f"{self._path}: {what} is {name[:_MOST_NAME]!r}")
+        return name
+
     def _value(self, key: str, kind: int) -> Any:
         if kind == _TEXT:
             return self._text(f"key {key}")
@@ -194,7 +215,7 @@ class _Header:
         return np.frombuffer(self._take(length * element.itemsize), element)
 
     def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
-        name = self._text("a tensor's name")
+        name = self._name("a tensor's name")
         dimensions = self._number("<u4")
         if not 1 <= dimensions <= _MOST_DIMENSIONS:
             raise ModelError(f"{self._path}: tensor {name} has {dimensions} dimensions")

@@ -39,38 +39,38 @@ class Hyperparameters:
     kv_heads: int
     head_dim: int
     intermediate: tuple[int, ...]
-    """By layer."""
+    """Size of each layer's feed-forward."""
     context: int
     eps: float
     tied: bool
-    """The head is the embedding."""
+    """True where the head is the embedding."""
     rope_base: float
     rope_base_sliding: float
     rope_factor: float
-    """Of full attention alone; positions are divided by it."""
+    """Number that positions are divided by, in full attention alone."""
     window: int | None
     sliding: tuple[bool, ...]
-    """By layer: does it attend within the window only?"""
+    """True for each layer that attends within the window only."""
     query_scalar: int
-    """Queries are multiplied by its power of -1/2."""
+    """Number whose power of -1/2 queries are multiplied by."""
     attention_softcap: float | None
     final_softcap: float | None
     streams: int = 1
-    """AltUp's."""
+    """Number of AltUp's streams."""
     active_stream: int = 0
     per_layer: int = 0
     """Size of each layer's input of Gemma 3n."""
     laurel_rank: int = 0
     shared_layers: int = 0
-    """The last ones, which use the keys and values of layers before them."""
+    """Number of layers at the end that use the keys and values of layers before them."""
     sparsity: tuple[float, ...] = ()
-    """By layer: share of the feed-forward's activations that is zero."""
+    """Share of each layer's feed-forward activations that is zero."""
 
 
 def read_hyperparameters(file: GgufFile) -> Hyperparameters:
     """Read the sizes of the model in `file`. Raises ModelError, naming the file and the key or tensor at fault."""
-    kind = file.metadata.get("general.type", "model")
-    family = file.metadata.get("general.architecture")
+    kind = file.single("general.type", str, "model")
+    family = file.single("general.architecture", str)
     if kind != "model":
         raise ModelError(f"{file.path}: key general.type: {kind!r:.60} is no language model")
     if family not in _FAMILIES:
@@ -211,7 +211,7 @@ def _sliding(keys: _Keys, *, period: int) -> tuple[bool, ...]:
 def _rope_factor(keys: _Keys) -> float:
     kind = keys.value("rope.scaling.type", "none")
     factor = keys.number("rope.scaling.factor", 1.0)
-    if kind not in ("none", "linear"):
+    if not isinstance(kind, str) or kind not in ("none", "linear"):
         raise keys.fault("rope.scaling.type", f"{kind!r:.60} is not supported (none, linear)")
     return factor if kind == "linear" else 1.0
 

@@ -15,18 +15,19 @@ from agentloop.gguf.hyperparameters import Hyperparameters
 
 @dataclass(frozen=True)
 class Target:
-    """What becomes of one tensor of a GGUF."""
+    """The place that one tensor of a GGUF has in a checkpoint."""
 
     names: tuple[str, ...]
     """transformers' name, or one for each slice of a tensor that is several there."""
     shape: tuple[int, ...]
-    """What the GGUF's tensor has to be."""
+    """Shape that the GGUF's tensor has to have."""
     shift: float = 0.0
-    """Added to every element."""
+    """Number that is added to every element."""
     needed: bool = True
 
     @property
     def shape_each(self) -> tuple[int, ...]:
+        """Shape of the tensor of each name."""
         return self.shape[1:] if len(self.shape) == 3 else self.shape
 
 
@@ -95,7 +96,7 @@ def _whole_model_3n(s: Hyperparameters) -> dict[str, Target]:
 
 
 def _layer(s: Hyperparameters, index: int) -> dict[str, tuple[int, ...]]:
-    """Of one layer, by GGUF's and transformers' name, separated by a space."""
+    """The shapes of one layer, by GGUF's and transformers' name, separated by a space."""
     hidden, queries, keys, inner = s.hidden, s.heads * s.head_dim, s.kv_heads * s.head_dim, s.intermediate[index]
     tensors = {
         "attn_norm input_layernorm": (hidden,),

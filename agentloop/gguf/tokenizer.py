@@ -43,13 +43,12 @@ def read_tokenizer(file: GgufFile) -> Any:
     whole = [token for token, kind in zip(tokens, kinds) if kind == _USER_DEFINED and token in vocabulary]
     tokenizer.add_tokens([AddedToken(each, normalized=False, special=False) for each in whole if each not in controls])
     _add_ends(file, tokenizer)
-    template = file.metadata.get("tokenizer.chat_template")
-    tokenizer.chat_template = template if isinstance(template, str) and template else chat_template.GEMMA
+    tokenizer.chat_template = file.single("tokenizer.chat_template", str) or chat_template.GEMMA
     return tokenizer
 
 
 def _pieces(file: GgufFile) -> tuple[list[str], list[int]]:
-    kind, tokens = file.metadata.get("tokenizer.ggml.model"), file.metadata.get("tokenizer.ggml.tokens")
+    kind, tokens = file.single("tokenizer.ggml.model", str), file.metadata.get("tokenizer.ggml.tokens")
     if kind != "llama":
         raise _fault(file, "model", f"{kind!r:.60} is not supported (only 'llama', which is SentencePiece)")
     if not isinstance(tokens, list):
@@ -76,12 +75,12 @@ def _special_tokens(file: GgufFile, tokens: list[str], kinds: list[int]) -> dict
 
 def _token(file: GgufFile, name: str, tokens: list[str], usual: str) -> str:
     """By its id, or by the name that Gemma has for it."""
-    index = file.metadata.get(f"tokenizer.ggml.{name}")
+    index = file.single(f"tokenizer.ggml.{name}", int)
     if index is None:
         if usual not in tokens:
             raise _fault(file, name, f"is missing, and there is no token {usual}")
         return usual
-    if type(index) is not int or not 0 <= index < len(tokens):
+    if not 0 <= index < len(tokens):
         raise _fault(file, name, f"{index!r:.60} is not the number of a token")
     return tokens[index]
 
@@ -114,8 +113,8 @@ def _merges(vocabulary: dict[str, int]) -> list[tuple[str, str]]:
 def _add_ends(file: GgufFile, tokenizer: Any) -> None:
     from tokenizers.processors import TemplateProcessing
 
-    first = [tokenizer.bos_token] if file.metadata.get("tokenizer.ggml.add_bos_token", True) else []
-    last = [tokenizer.eos_token] if file.metadata.get("tokenizer.ggml.add_eos_token", False) else []
+    first = [tokenizer.bos_token] if file.single("tokenizer.ggml.add_bos_token", bool, True) else []
+    last = [tokenizer.eos_token] if file.single("tokenizer.ggml.add_eos_token", bool, False) else []
     single = [*first, "$A", *last]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=single,

@@ -22,10 +22,10 @@ from agentloop.gguf.names import Target
 from agentloop.model_files import INDEX
 
 BYTES = 2
-"""Of an element in bf16."""
+"""Size of an element in bf16."""
 SHARD_BYTES = 4 << 30
 _BLOCK_ELEMENTS = 1 << 22
-"""Dequantised at once."""
+"""Number of elements that are dequantised at once."""
 
 Advance = Callable[[int], None]
 """Is told how many more bytes have been written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from typer.testing import CliRunner
 
 from agentloop.cli import app
 from agentloop.errors import AgentloopError, DiskError, ModelError, SettingError
+from agentloop.gguf.file import open_gguf
+from agentloop.gguf.hyperparameters import read_hyperparameters
 from agentloop.gguf.importing import imported
+from agentloop.gguf.names import targets
+from agentloop.gguf.tokenizer import read_tokenizer
 from agentloop.settings import load
 from agentloop.tiny.architecture import random_checkpoint
 from agentloop.tiny.gemma import random_gemma_checkpoint
@@ -115,6 +120,9 @@ EDITS = [
         "key tokenizer.ggml.bos_token_id: 448 is not the number of a token",
     ),
     ({"keys": {"general.alignment": 12}}, "key general.alignment: 12 is not a power of two"),
+    ({"keys": {"general.architecture": ["gemma3"]}}, "key general.architecture: ['gemma3'] is not of type str"),
+    ({"keys": {"tokenizer.ggml.add_bos_token": 1}}, "key tokenizer.ggml.add_bos_token: 1 is not of type bool"),
+    ({"change": put("blk.0.attn_q\n.weight", np.ones(8))}, "a tensor's name is 'blk.0.attn_q\\n.weight'"),
     ({"vocabulary": None}, "key tokenizer.ggml.model: None is not supported"),
 ]
 
@@ -185,6 +193,30 @@ def test_what_is_hardly_a_file(tmp_path, content, said):
     path.write_bytes(content)
     line = refusal(path)
     assert line.startswith(f"{path}: ") and said in line
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gemma3n"])
+def test_bytes_of_the_header_that_have_changed(family, request, pieces, tmp_path):
+    """Either it is read, or it is a ModelError of one line: nothing else, whatever the byte."""
+    path = Exporter(request.getfixturevalue(family), vocabulary=pieces).write(tmp_path / "model.gguf")
+    good = path.read_bytes()
+    end = min(tensor.offset for tensor in open_gguf(path).tensors.values())
+    rng = random.Random(0)
+    refused = 0
+    for _ in range(200):
+        content = bytearray(good)
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            place = rng.randrange(4, end if rng.random() < 0.7 else 1500)
+            content[place] = rng.choice((0, 1, 255, content[place] ^ 1 << rng.randrange(8)))
+        path.write_bytes(content)
+        try:
+            file = open_gguf(path)
+            targets(file, read_hyperparameters(file))
+            read_tokenizer(file)
+        except ModelError as error:
+            refused += 1
+            assert str(error).isprintable() and str(error).startswith(str(path))
+    assert 50 < refused < 200
 
 
 def test_paths_that_are_no_files(tmp_path):
