@@ -56,6 +56,14 @@ def atomic(path: Path) -> Iterator[Path]:
             _remove(temporary)
 
 
+def require_space(folder: Path, needed: int) -> None:
+    """Raises DiskError where the disk of `folder`, which need not be there yet, has fewer free bytes than `needed`."""
+    existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise DiskError(f"{folder}: {needed / 1e9:.1f} GB are needed there, {free / 1e9:.1f} GB are free")
+
+
 def is_locked(file: Path) -> bool:
     """True where a living process holds a lock (flock) on the file; False too where there is no such file."""
     try:

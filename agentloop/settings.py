@@ -372,6 +372,10 @@ class Settings(BaseSettings, _Strict):
             there = (path / "config.json").is_file()
         except (OSError, ValueError) as error:  # too long a name, a null byte
             raise SettingError(f"model: {self.model[:80]!r} is not the path of a directory ({error})") from None
+        if not there and path.suffix == ".gguf":
+            raise SettingError(
+                f"model: {self.model!r} is a GGUF file; make it a model directory: agentloop import {path}"
+            )
         if not there:
             raise SettingError(
                 f"model: {self.model!r} is not a model directory with a config.json (looked for {named} and {path})"

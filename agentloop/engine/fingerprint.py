@@ -38,14 +38,20 @@ def base_fingerprint(directory: str | Path, cache: Path | None = None) -> str:
     if not weights or not (directory / "config.json").is_file():
         raise ModelError(f"{directory}: no config.json with *.safetensors")
     files = [*weights, directory / "config.json", *(p for name in TOKENIZER_FILES if (p := directory / name).is_file())]
-    memory = (cache or default_cache()) / "fingerprints.json"
+    digests = file_digests(files, cache or default_cache())
+    return content_id("base", {path.name: digest for path, digest in zip(files, digests)})
+
+
+def file_digests(files: list[Path], cache: Path) -> list[str]:
+    """The files' SHA-256, as remembered under `cache` where they have not changed since."""
+    memory = cache / "fingerprints.json"
     known = _remembered(memory)
     keys = [_key(path) for path in files]
     with ThreadPoolExecutor(4) as pool:  # hashing releases the interpreter lock
         digests = list(pool.map(lambda item: known.get(item[0]) or _sha256(item[1]), zip(keys, files)))
     if any(key not in known for key in keys):
         _remember(memory, dict(zip(keys, digests)))
-    return content_id("base", {path.name: digest for path, digest in zip(files, digests)})
+    return digests
 
 
 def default_cache() -> Path:

@@ -44,7 +44,7 @@ class FastLanguageModel:
         """(model, tokenizer) of a checkpoint directory, text-only or multimodal (its language model alone is read).
 
         `model_name` is the directory or its name under settings.paths.models. The directory of an adapter that
-        `save_pretrained` wrote gives its base with that adapter.
+        `save_pretrained` wrote gives its base with that adapter. A GGUF file is made into a directory in the cache, once.
 
         `dtype` is what is computed in: by default bf16 on a CUDA device (fp16 before compute capability 8), fp32 on the CPU.
         `load_in_4bit` packs the layers' linears into NF4, once for each base, under `cache_directory`
@@ -58,7 +58,7 @@ class FastLanguageModel:
         arguments.whole("max_seq_length", max_seq_length, 1)
         arguments.budget(memory_budget)
         dtype, device = arguments.dtype(dtype), arguments.device(device)
-        directory = _find(model_name)
+        directory = _find(model_name, cache_directory)
         if (directory / "adapter_config.json").is_file():
             options = dict(
                 max_seq_length=max_seq_length, dtype=dtype, load_in_4bit=load_in_4bit, device=device,
@@ -188,19 +188,25 @@ def _with_adapter(directory: Path, options: dict[str, Any]) -> tuple[Gemma, Any]
     return model, tokenizer
 
 
-def _find(model_name: str | Path) -> Path:
-    """A model's or an adapter's directory. Raises ModelError, SettingError."""
+def _find(model_name: str | Path, cache: Path | None) -> Path:
+    """A model's or an adapter's directory, in the cache where `model_name` is a GGUF file. Raises ModelError, SettingError."""
     if not model_name or not isinstance(model_name, str | Path):
         raise SettingError(f"model_name: {model_name!r} is neither a directory nor a name")
-    if Path(model_name).is_dir():
-        return Path(model_name)
-    # Imported when asked for: the engine itself needs no settings.
-    from agentloop.settings import load
+    path = Path(model_name)
+    if not path.exists():
+        # Imported when asked for: the engine itself needs no settings.
+        from agentloop.settings import load
 
-    models = load().paths.models
-    if not (models / model_name).is_dir():
-        raise ModelError(f"{model_name}: no such directory, here or in {models}; nothing is downloaded")
-    return models / model_name
+        models = load().paths.models
+        path = models / model_name
+        if not path.exists():
+            raise ModelError(f"{model_name}: no such directory, here or in {models}; nothing is downloaded")
+    if path.is_dir():
+        return path
+    from agentloop.gguf.importing import imported
+
+    cache = cache or default_cache()
+    return imported(path, cache / "gguf", cache=cache)
 
 
 def _default_device() -> torch.device:

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from agentloop import chat_template
+
 PAD, EOS, BOS, UNK = "<pad>", "<eos>", "<bos>", "<unk>"
 START_OF_TURN, END_OF_TURN = "<start_of_turn>", "<end_of_turn>"
 SPECIAL_TOKENS = (PAD, EOS, BOS, UNK, START_OF_TURN, END_OF_TURN)
@@ -20,18 +22,6 @@ FENCES = ("```tool_code\n", "```tool_output\n", "```")
 
 _CHUNK = r"""(?:user|model)\n|Answer: |[a-z_]+\("|"\)\n|\d| ?[A-Za-z_]+| ?[^\sA-Za-z_0-9]|\s"""
 """A turn's role with its newline, what precedes an answer, the start and end of a call, a digit, a word, a sign."""
-
-CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}{% set role = 'model' %}"
-    "{% elif message['role'] in ('user', 'model') %}{% set role = message['role'] %}"
-    "{% else %}{{ raise_exception('roles are user and model') }}{% endif %}"
-    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
-)
-"""Gemma's turns: there is no system role and no tool role."""
 
 
 def build_tokenizer(texts: Iterable[str], vocabulary: int = 448) -> PreTrainedTokenizerFast:
@@ -69,7 +59,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int = 448) -> PreTrainedTo
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
-    wrapped.chat_template = CHAT_TEMPLATE
+    wrapped.chat_template = chat_template.GEMMA
     return wrapped
 
 
