@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -38,7 +39,7 @@ TARGETS = ("flow", "worker", "server", "vllm", "trainer", "everything")
 SERVES = ("collect", "canary", "evaluate")
 """Steps in which vLLM has work to do."""
 PROGRAMS = {"vllm": "agentloop.serving.standby", "trainer": "agentloop.training.worker"}
-OF_PREFECT = ("runner_storage",)
+OF_PREFECT = ("runner_storage", f".agentloop-tmp-{os.getuid()}")
 """In the temporary folder: of the worker, which outlasts a campaign."""
 RUNNING_SECONDS = 120
 """By then no run may be left Running that nobody works on."""

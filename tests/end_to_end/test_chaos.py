@@ -68,7 +68,7 @@ def examine(home):
         "RuntimeError: the service",
         "no answer within collect.tool_seconds = 1",
         "with exit code 7",
-        "vLLM ended with",
+        "vLLM was killed",
     ):
         assert any(cause in error for error in told), cause
 

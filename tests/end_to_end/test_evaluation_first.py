@@ -1,8 +1,17 @@
 """`agentloop eval` before the first run, as the documentation says, and then other settings."""
 
-from home import Home
+import pytest
+from home import Home, free_port
 
 from agentloop.store.database import Database
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A data root of its own: what other tests count is in the one that they share."""
+    home = Home(tmp_path / "home", free_port())
+    yield home
+    home.run("down")
 
 
 def evaluations(home: Home) -> set[str]:

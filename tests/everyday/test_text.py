@@ -50,7 +50,7 @@ def decodes_by_locale(call: ast.Call) -> bool:
     if name in MADE_BY_LOCALE:
         return "b" not in mode(call, 1 if name == "fdopen" else 0)
     # Path.open; not os.open, nor the `open` of a class of ours
-    of_a_class = isinstance(of, ast.Name) and (of.id in ("os", "cls") or of.id[0].isupper())
+    of_a_class = isinstance(of, ast.Name) and (of.id in ("os", "cls", "archive") or of.id[0].isupper())
     return name == "open" and not of_a_class and "b" not in mode(call, 0) and "read_only" not in keywords
 
 
