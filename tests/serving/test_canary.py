@@ -165,6 +165,7 @@ def test_the_command_names_a_broken_file(checkpoint, tmp_path, monkeypatch, caps
     broken.write_bytes(content)
     words = [f"model={checkpoint}", f"paths.data={tmp_path / 'data'}", f"paths.cache={checkpoint.parent / 'cache'}"]
     monkeypatch.setattr("sys.argv", ["agentloop", "canary", str(adapter), "--url", "http://127.0.0.1:9", *words])
+    capsys.readouterr()  # what making the checkpoint has said
     code, line = cli.run()
     assert code == 2 and line.startswith(f"error: {broken}: {complaint}") and "\n" not in line
     assert capsys.readouterr().err == ""
