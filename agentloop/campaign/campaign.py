@@ -73,7 +73,7 @@ class Campaign:
 
     @cached_property
     def served_model(self) -> Path:
-        """What vLLM is given: the base as 4-bit training sees it, made on first use, or the original."""
+        """Directory of the base that vLLM serves: as 4-bit training sees it, made on first use, or the original."""
         from agentloop.engine.dequantised import dequantised_checkpoint
 
         return dequantised_checkpoint(self.model, self.settings.paths.cache) if self.serves_dequantised else self.model
@@ -115,7 +115,7 @@ class Campaign:
         return suites.unseen(self.settings, self.looks[-1])
 
     def guards(self, look: Look) -> list[Suite]:
-        """What a challenger must not get worse at."""
+        """The suites of other environments, at which a challenger must not be worse."""
         return suites.guards(self.settings, look)
 
     def database(self) -> Database:

@@ -1,4 +1,4 @@
-"""What a run would do, before it does it."""
+"""The outline of a run, told before it begins."""
 
 from __future__ import annotations
 

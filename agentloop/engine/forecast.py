@@ -7,10 +7,11 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
+from agentloop.engine.architecture import Architecture
 from agentloop.engine.batch import IGNORED, PackedBatch
 from agentloop.engine.blueprint import blueprint, check_sizes
 from agentloop.engine.checkpoint import Checkpoint
@@ -81,17 +82,15 @@ class StepForecast:
         shape = read_architecture(directory)
         if any(directory.glob("*.safetensors")):
             check_sizes(Checkpoint(directory), shape)
-        self.model: Gemma = blueprint(
+        self.model: Gemma = in_training(
             shape,
             dtype=dtype,
             max_seq_length=max_seq_length or tokens,
             load_in_4bit=load_in_4bit,
             rank=rank,
             targets=targets,
+            optimizer_bits=optimizer_bits,
         )
-        FlatAdamW(self.model.lora, bits=optimizer_bits)  # the adapter knows from then on what its optimizer keeps
-        # Batches are padded as for CUDA graphs, which a card will use.
-        self.model.graphs = True
         self.supervised = supervised
         self.batch = _batch(tokens, supervised)
 
@@ -133,6 +132,15 @@ class StepForecast:
         """GiB of host memory for the per-layer embeddings."""
         shape = self.model.shape
         return shape.ple_vocab * shape.layers * shape.ple * self.model.dtype.itemsize / GIB
+
+
+def in_training(shape: Architecture, *, optimizer_bits: Literal[8, 32], **options: Any) -> Gemma:
+    """The blueprint of a model as it is trained on a card, its optimizer included. `options` as `blueprint` takes them."""
+    model = blueprint(shape, **options)
+    FlatAdamW(model.lora, bits=optimizer_bits)  # the adapter knows from then on what its optimizer keeps
+    # Batches are padded as for CUDA graphs, which a card will use.
+    model.graphs = True
+    return model
 
 
 def _batch(tokens: int, supervised: float) -> PackedBatch:

@@ -230,11 +230,14 @@ class Gemma(TrainerFacade):
         if self.device.type == "cpu":
             return StepPlan((Keep.ALL,) * self.shape.layers)
         budget = self._free_bytes if self.memory_budget == "auto" else int(self.memory_budget * GIB)
-        if self.memory_budget != "auto" and (need := self.needed(batch, skip=skip)) > budget:
-            raise SettingError(
-                f"memory_budget: {self.memory_budget:g} GiB, but {batch.tokens} tokens need at least {need / GIB:.2f}"
-            )
-        return self.plan_within(batch, budget, skip=skip)
+        plan = self.plan_within(batch, budget, skip=skip)
+        if self.memory_budget != "auto" and plan == leanest(self.shape):  # chosen also where it does not fit
+            need = self._peak(plan, batch, skip)
+            if need > budget:
+                raise SettingError(
+                    f"memory_budget: {self.memory_budget:g} GiB, but {batch.tokens} tokens need at least {need / GIB:.2f}"
+                )
+        return plan
 
     def plan_within(self, batch: PackedBatch, budget: int, *, skip: bool | None = None) -> StepPlan:
         """The fastest plan with which the process is predicted to hold no more than `budget` bytes of the device; the leanest

@@ -11,12 +11,11 @@ import torch
 from agentloop import card
 from agentloop.engine import nvml
 from agentloop.engine.batch import PackedBatch
-from agentloop.engine.blueprint import blueprint
 from agentloop.engine.configuration import read_architecture
+from agentloop.engine.forecast import in_training
 from agentloop.engine.language_model import default_dtype
 from agentloop.engine.memory import GIB, OUTSIDE
 from agentloop.engine.model import Gemma
-from agentloop.engine.optimizer import FlatAdamW
 from agentloop.errors import SettingError
 from agentloop.settings import Training
 from agentloop.training.shortage import Shortage
@@ -45,7 +44,15 @@ def check(
     # Another process asks: this one would have a CUDA context then, and could not be copied any more.
     free = (card.free_bytes()[device] + card.CONTEXT) / GIB
     allowed = free if budget == "auto" else min(budget, free)
-    planned = _planned(model, batches, settings, dtype or default_dtype(nvml.capability() or (8, 0)))
+    planned = in_training(
+        read_architecture(model),
+        dtype=dtype or default_dtype(nvml.capability() or (8, 0)),
+        max_seq_length=max(batch.max_seqlen for batch in batches),
+        load_in_4bit=settings.load_in_4bit,
+        rank=settings.rank,
+        targets=settings.targets,
+        optimizer_bits=settings.optimizer_bits,
+    )
     need, fullest = max(((planned.needed(batch) / GIB, batch) for batch in batches), key=lambda pair: pair[0])
     if need > allowed:
         limit = f"the card has {free:.2f} GiB free" if allowed == free else f"training.memory_budget is {budget:g} GiB"
@@ -53,21 +60,6 @@ def check(
             f"training.batch_tokens: a step of {fullest.tokens} tokens ({fullest.supervised} trained on) needs at least "
             f"{need:.2f} GiB of the card at rank {settings.rank}, {limit}"
         )
-
-
-def _planned(model: Path, batches: Sequence[PackedBatch], settings: Training, dtype: torch.dtype) -> Gemma:
-    """The model as it will be on the card, without weights."""
-    planned = blueprint(
-        read_architecture(model),
-        dtype=dtype,
-        max_seq_length=max(batch.max_seqlen for batch in batches),
-        load_in_4bit=settings.load_in_4bit,
-        rank=settings.rank,
-        targets=settings.targets,
-    )
-    FlatAdamW(planned.lora, bits=settings.optimizer_bits)
-    planned.graphs = True  # batches are padded as for graphs
-    return planned
 
 
 class CardMemory:
