@@ -45,8 +45,6 @@ def _download(name: str, folder: Path) -> None:
     try:
         with _online():
             snapshot_download(name, local_dir=folder, allow_patterns=list(_FILES))
-    except (KeyboardInterrupt, SystemExit):
-        raise
     except Exception as error:  # HTTP's, the hub's and the disk's, of many classes
         reason = one_line_of(error)
         raise ModelError(f"{name}: the hub did not give it: {reason}") from error
