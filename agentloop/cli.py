@@ -11,7 +11,7 @@ import traceback
 import typer
 
 from agentloop import ending, interpreter
-from agentloop.commands import champions, data, looking, machine, models, running, serving
+from agentloop.commands import champions, data, looking, machine, models, running, serving, teaching
 from agentloop.errors import told
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 for command in (running.demo, running.run, running.up, running.down, running.reconcile):
     app.command()(command)
 app.command("eval")(running.evaluate)
+app.command()(teaching.teach)
 for command in (looking.status, looking.sql, looking.report, looking.lineage):
     app.command()(command)
 for command in (champions.champion, champions.rollback, champions.reproduce):

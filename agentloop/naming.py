@@ -32,6 +32,8 @@ FIRST_FIELDS: Mapping[str, frozenset[str]] = {
         "Evaluate": "tasks samples temperature",
         "Gate": "alpha min_gain max_tasks guards resamples control",
         "Guard": "tasks samples margin alpha",
+        "Teach": "tasks samples per_task rank alpha learning_rate epochs batch_tokens teacher_model calls temperature "
+        "max_turn_tokens concurrency request_seconds key_variable shard_episodes",
     }.items()
 }
 """Fields that are part of a name whatever their value, by class. A class that is not here has only such fields."""

@@ -336,6 +336,39 @@ class Gate(Section):
     """Also train and evaluate, at the end, a control on as many randomly chosen trajectories."""
 
 
+class Teach(Section):
+    """From demonstrations to a base model that the loop can improve. See docs/teaching.md."""
+
+    tasks: Tasks = 96
+    """That the environment's experts, or a teacher, are to solve."""
+    samples: Count = 1
+    """Episodes of a teacher for each task."""
+    per_task: Count = 1
+    """At most so many distinct demonstrations of one task are taught."""
+    rank: Annotated[int, AfterValidator(_servable_rank)] = 32
+    alpha: PositiveFloat = 64
+    learning_rate: PositiveFloat = 2e-4
+    epochs: Count = 5
+    batch_tokens: Count = 2048
+    teacher_model: str | None = None
+    """What the teacher's endpoint calls the model; by default the only one that it serves."""
+    calls: Literal["text", "native", "bare"] = "text"
+    """How a teacher calls tools. text: as the student does, the call's format described in the prompt; native: by the
+    endpoint's `tools`; bare: as the student does, without a word about it, for a teacher that was taught the format."""
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    """Of a teacher."""
+    max_turn_tokens: Count = 1024
+    """Tokens, as the teacher counts them, of one of its turns."""
+    concurrency: Count = 16
+    """Requests in flight at a teacher."""
+    request_seconds: PositiveFloat = 120
+    """A teacher that takes longer over one turn is asked again."""
+    key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
+    """Environment variable with the key of a teacher's endpoint; the key itself is stored nowhere."""
+    shard_episodes: Count = 32
+    """Demonstrations in one Parquet shard: a run that is killed loses the one at work."""
+
+
 class Settings(BaseSettings, _Strict):
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -363,6 +396,7 @@ class Settings(BaseSettings, _Strict):
     training: Training = Training()
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
+    teach: Teach = Teach()
 
     def model_directory(self) -> Path:
         """The base model's directory. Raises SettingError where it does not exist."""

@@ -42,3 +42,26 @@ def evaluate(settings: Settings, profile: str | None, overrides: list[str] | Non
         from flows.evaluate import evaluate as flow
 
         return flow(profile=profile, overrides=parse_overrides(overrides or []), unseen=unseen)
+
+
+def teach(
+    settings: Settings,
+    profile: str | None,
+    overrides: list[str] | None,
+    *,
+    source: str,
+    families: list[str],
+    unverified: bool,
+    name: str | None,
+) -> dict[str, Any]:
+    with _server(settings):
+        from flows.teach import teach as flow
+
+        return flow(
+            profile=profile,
+            overrides=parse_overrides(overrides or []),
+            source=source,
+            families=families,
+            unverified=unverified,
+            name=name,
+        )

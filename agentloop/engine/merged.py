@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -29,10 +30,18 @@ ONTO = {"bf16": "original weights", "dequantised": "dequantised NF4 weights"}
 
 
 def write_merged(
-    lora: LoraBuffer, directory: Path, *, base: Base, model: Path, cache: Path, fingerprint: str, quantised: bool
+    lora: LoraBuffer,
+    directory: Path,
+    *,
+    base: Base,
+    model: Path,
+    cache: Path,
+    fingerprint: str,
+    quantised: bool,
+    beside: Mapping[str, str] | None = None,
 ) -> None:
     """Write `directory`, whole or not at all. `model` is the base's directory, `fingerprint` its name, `quantised` whether the
-    adapter was trained on it in 4 bit.
+    adapter was trained on it in 4 bit, `beside` the texts of further files by name.
 
     `cache` is where the dequantised base is, or is put. Raises SettingError where `directory` exists, DiskError.
     """
@@ -54,6 +63,8 @@ def write_merged(
             json.dumps(config | {"agentloop_merged": description}, indent=2), encoding="utf-8"
         )
         (temporary / "README.md").write_text(_readme(model.name, base, quantised, description), encoding="utf-8")
+        for name, text in (beside or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
 
 
 def _merge_file(

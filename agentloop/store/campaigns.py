@@ -27,6 +27,7 @@ FREE = (
     "training.memory_budget",
     "training.stall_seconds",
     "gate.control",
+    "teach",
 )
 """Settings and sections that may change while a campaign lasts: where things lie, how fast and how long it goes."""
 
@@ -45,8 +46,7 @@ def register(database: Database, settings: Settings) -> None:
     of iterations and what only affects speed may change. A campaign that has collected nothing yet begins anew with the
     new settings: what was measured under the others stays in the database, and is no longer part of the campaign.
     """
-    resolved = settings.model_dump(mode="json")
-    defining = {name: value for name, value in _flat(resolved).items() if _defines(name)}
+    resolved, defining = settings.model_dump(mode="json"), defining_settings(settings)
     with database.transaction():
         rows = database.execute("SELECT defining, settings FROM campaigns WHERE name = ?", [settings.campaign])
         if rows:
@@ -76,6 +76,11 @@ def register(database: Database, settings: Settings) -> None:
                     "now": now(),
                 },
             )
+
+
+def defining_settings(settings: Settings) -> dict[str, Any]:
+    """Those that may not change while a campaign lasts: {name with dots: JSON value}."""
+    return {name: value for name, value in _flat(settings.model_dump(mode="json")).items() if _defines(name)}
 
 
 def names(database: Database) -> list[str]:

@@ -1,0 +1,325 @@
+"""Teaching: demonstrations are played, judged and chosen, an adapter learns them in 16 bit, and a base is made of both.
+
+A teaching is a campaign of its own, named by everything that determines it, so the same command continues it, whatever ended
+it. Its iteration 0 is the measurement of the student, its iteration 1 the demonstrations, the adapter and the taught base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from agentloop.agent.collection import OpenWorld, ShardPlan, run_shard
+from agentloop.agent.collection import Policy as Acting
+from agentloop.campaign import learning, rollouts, suites
+from agentloop.campaign.campaign import Campaign
+from agentloop.engine.fingerprint import base_fingerprint, tokenizer_fingerprint
+from agentloop.errors import ModelError, SettingError
+from agentloop.evaluation.contrast import contrast
+from agentloop.files import atomic
+from agentloop.naming import content, content_id
+from agentloop.reading import read_object
+from agentloop.records import Policy, Trajectory
+from agentloop.settings import Settings, Training
+from agentloop.store import campaigns, evaluations, families, tasks, taught_bases
+from agentloop.store.shards import write_shard
+from agentloop.store.taught_bases import TaughtBase
+from agentloop.teaching import experts
+from agentloop.teaching.script import Script, ScriptedPolicy, by_session, numbered
+from agentloop.teaching.source import Source
+from agentloop.teaching.tasks import drawn
+from agentloop.training.merging import merge as merge_in_child
+from agentloop.training.run import TrainingRun
+
+RECORD = "agentloop_taught.json"
+"""In a taught base's directory: what it was made of, and how it was measured."""
+
+RECIPE = "demonstrations"
+STUDENT, TAUGHT = 0, 1
+"""Iterations of a teaching."""
+
+NOT_TAUGHT = ("concurrency", "key_variable", "request_seconds")
+"""Settings of `teach` that change nothing of what is taught."""
+
+
+@dataclass(frozen=True)
+class Teaching:
+    campaign: Campaign
+    """Of the teaching; its model is the student."""
+    source: Source
+    families: tuple[str, ...] = ()
+    """Demonstrated alone, where any are named."""
+    unverified: bool = False
+    """Of a file, teach also what answers no question of the environment, as it stands."""
+    name: str | None = None
+    """Of the directory that is made; None: by its content."""
+
+    @classmethod
+    def open(
+        cls, settings: Settings, source: Source, *, families: Sequence[str], unverified: bool, name: str | None
+    ) -> Teaching:
+        """Check what is named. Raises SettingError or ModelError before anything is written."""
+        campaign = Campaign.open(settings)
+        chosen = tuple(sorted(set(families)))
+        about = [
+            campaign.base,
+            source.told,
+            list(chosen),
+            unverified,
+            {key: value for key, value in content(settings.teach).items() if key not in NOT_TAUGHT},
+            campaigns.defining_settings(settings),
+        ]
+        own = settings.model_copy(
+            update={"campaign": content_id("teaching", about).replace("_", "-"), "iterations": TAUGHT}
+        )
+        teaching = cls(dataclasses.replace(campaign, settings=own), source, chosen, unverified, name)
+        teaching.refuse_taken_name()
+        return teaching
+
+    @property
+    def settings(self) -> Settings:
+        return self.campaign.settings
+
+    @cached_property
+    def learner(self) -> Campaign:
+        """The campaign with the settings that demonstrations are learnt by: in 16 bit, for quantisation breaks small models."""
+        teach = self.settings.teach
+        training: Training = self.settings.training.model_copy(
+            update={
+                "load_in_4bit": False,
+                "rank": teach.rank,
+                "alpha": teach.alpha,
+                "learning_rate": teach.learning_rate,
+                "epochs": teach.epochs,
+                "batch_tokens": teach.batch_tokens,
+                "continue_adapter": False,
+            }
+        )
+        selection = self.settings.selection.model_copy(update={"recipe": RECIPE, "per_task": teach.per_task})
+        settings = self.settings.model_copy(update={"training": training, "selection": selection})
+        return dataclasses.replace(self.campaign, settings=settings)
+
+    def refuse_taken_name(self) -> None:
+        """Raises SettingError where the directory is there and is not this teaching's."""
+        if self.name is not None and (directory := self.settings.paths.models / self.name).exists():
+            if _record(directory).get("campaign") != self.campaign.name:
+                raise SettingError(f"{directory}: is there already, and is not of this teaching; choose another --name")
+
+    def directory(self, run: TrainingRun) -> Path:
+        """Of the taught base that the run's adapter makes."""
+        return self.settings.paths.models / (self.name or content_id("taught", run.adapter.id))
+
+    def taught(self, directory: Path) -> Campaign:
+        """The campaign with the taught base as its model: what a campaign with model=NAME measures is measured here."""
+        settings = self.settings.model_copy(update={"model": directory.name})
+        base = base_fingerprint(directory, settings.paths.cache)
+        return dataclasses.replace(self.campaign, settings=settings, model=directory, base=base)
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Episodes that are to be played: by whom, and in which shards."""
+
+    policy: Policy
+    shards: tuple[ShardPlan, ...]
+    scripts: tuple[Script, ...]
+
+
+def plan_demonstrations(teaching: Teaching) -> Demonstrations:
+    """What is to be played. Raises SettingError, naming setting, file or row, where there is nothing to be."""
+    return _scripted(teaching, _scripts(teaching))
+
+
+def _scripts(teaching: Teaching) -> list[Script]:
+    campaign, teach = teaching.campaign, teaching.settings.teach
+    chosen = drawn(campaign.environment, teach.tasks, teaching.settings.seed, teaching.families)
+    return experts.scripts(campaign.environment, chosen)
+
+
+def _scripted(teaching: Teaching, scripts: Sequence[Script]) -> Demonstrations:
+    campaign = teaching.campaign
+    about = [_tokens(campaign), [[script.task.id, script.turns, script.results] for script in scripts]]
+    policy = Policy(content_id(teaching.source.kind, about), None, campaign.prompt.name)
+    episodes = [(script.task, sample) for script, sample in numbered(scripts)]
+    return Demonstrations(policy, _shards(teaching, policy, episodes, temperature=0.0), tuple(scripts))
+
+
+def _tokens(campaign: Campaign) -> str:
+    """What the tokens of a demonstration depend on, beside its words and the prompt's format."""
+    return tokenizer_fingerprint(campaign.model, campaign.settings.paths.cache)
+
+
+def _shards(teaching: Teaching, policy: Policy, episodes: Sequence, *, temperature: float) -> tuple[ShardPlan, ...]:
+    settings, size = teaching.settings, teaching.settings.teach.shard_episodes
+    return tuple(
+        ShardPlan(
+            policy.id, teaching.campaign.sampling(temperature), settings.seed, tuple(episodes[first : first + size])
+        )
+        for first in range(0, len(episodes), size)
+    )
+
+
+def is_played(teaching: Teaching, shard: ShardPlan) -> bool:
+    return rollouts.is_collected(teaching.campaign, shard)
+
+
+def play(
+    teaching: Teaching,
+    planned: Demonstrations,
+    shard: ShardPlan,
+    *,
+    on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
+) -> str:
+    """Play the shard's episodes and write it, unless it is there. Returns its id."""
+    campaign = teaching.campaign
+    if is_played(teaching, shard):
+        return shard.id
+    campaign.worlds.start()
+
+    async def episodes() -> list[Trajectory]:
+        async with _acting(teaching, planned) as (policy, open_world):
+            return await run_shard(
+                shard,
+                policy=policy,
+                prompt=campaign.prompt,
+                open_world=open_world,
+                limits=teaching.settings.collect,
+                on_episode=on_episode,
+            )
+
+    path = shard.path(teaching.settings.paths.shards)
+    write_shard(path, asyncio.run(episodes()), purpose="demonstrate", campaign=campaign.name, iteration=TAUGHT)
+    return shard.id
+
+
+@asynccontextmanager
+async def _acting(teaching: Teaching, planned: Demonstrations) -> AsyncIterator[tuple[Acting, OpenWorld]]:
+    """Who plays, and where."""
+    campaign = teaching.campaign
+    scripts = by_session(planned.scripts, policy=planned.policy.id, seed=teaching.settings.seed)
+    yield ScriptedPolicy(scripts, campaign.prompt), campaign.worlds.open
+
+
+def take_in(teaching: Teaching, planned: Demonstrations) -> dict[str, Any]:
+    """The demonstrations into the database, judged by the environment's verifier: `{tried, accepted, families}`."""
+    campaign = teaching.campaign
+    rollouts.take_in(campaign, planned.shards, policy=planned.policy, iteration=TAUGHT, purpose="demonstrate")
+    with campaign.database() as database:
+        met = families.met(database, campaign.name, "demonstrate")
+    return {
+        "tried": sum(family.trajectories for family in met),
+        "accepted": sum(family.solved for family in met),
+        "families": {family.name: [family.solved, family.trajectories] for family in met},
+    }
+
+
+def choose(teaching: Teaching) -> dict[str, Any]:
+    """Select the dataset, as `learning.choose` does; what is measured on is made known first, so that none of it is taught."""
+    campaign = teaching.campaign
+    last = campaign.looks[-1]
+    with campaign.database() as database:
+        for suite in (campaign.heldout(last), *campaign.guards(last)):
+            tasks.save(database, suite.tasks)
+    return learning.choose(teaching.learner, TAUGHT)
+
+
+def plan_training(teaching: Teaching, dataset: str) -> TrainingRun:
+    """The run that learns the dataset; the name of what it makes is known before it starts."""
+    return learning.plan_training(teaching.learner, dataset)
+
+
+def train(
+    teaching: Teaching, run: TrainingRun, *, on_step: Callable[[dict[str, Any]], None] = lambda metrics: None
+) -> dict[str, Any]:
+    """Train the adapter, or continue a killed run, as `learning.train` does."""
+    return learning.train(teaching.learner, run, iteration=TAUGHT, role="teaching", on_step=on_step)
+
+
+def merge(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:
+    """Make the taught base's directory, whole or not at all: `{name, base}`. Raises SettingError where the name is taken."""
+    campaign, directory = teaching.campaign, teaching.directory(run)
+
+    def work() -> dict[str, Any]:
+        if directory.exists() and _record(directory).get("adapter") != run.adapter.id:
+            raise SettingError(f"{directory}: is there already, and is not of this teaching; choose another --name")
+        if not directory.exists():
+            record = json.dumps(_told(teaching, run), indent=2)
+            merge_in_child(run, directory, teaching.settings, beside={RECORD: record})
+        taught = teaching.taught(directory)
+        with campaign.database() as database:
+            taught_bases.save(database, _taught_base(teaching, run, taught.base, directory.name))
+        return {"name": directory.name, "base": taught.base}
+
+    made = campaign.step("merge", TAUGHT, [run.adapter.id, directory.name], work)
+    return made if directory.exists() else work()  # somebody has removed it since
+
+
+def finish(teaching: Teaching, run: TrainingRun, before: str, after: str) -> dict[str, Any]:
+    """Write both measurements (evaluation ids) into the database and beside the weights, and return them.
+
+    `{before, after, difference: {estimate, low, high}, p, families: {family: [before, after]}}`
+    """
+    campaign, directory = teaching.campaign, teaching.directory(run)
+    base = teaching.taught(directory).base
+    with campaign.database() as database:
+        pair = evaluations.pair(*(evaluations.load(database, each) for each in (before, after)))
+        shares = [evaluations.by_family(database, each) for each in (before, after)]
+        taught_bases.save(database, _taught_base(teaching, run, base, directory.name, before=before, after=after))
+    seen = contrast(*pair, resamples=teaching.settings.gate.resamples)
+    measured = {
+        "suite": suites.HELDOUT,
+        "tasks": len(pair[0].tasks),
+        "samples": pair[0].samples,
+        "before": dataclasses.asdict(seen.before),
+        "after": dataclasses.asdict(seen.after),
+        "difference": dataclasses.asdict(seen.difference),
+        "mcnemar_p": seen.test.p,
+        "families": {family: [share, shares[1].get(family)] for family, share in shares[0].items()},
+        "evaluations": [before, after],
+    }
+    record = _record(directory)
+    if record.get("measured") != measured:
+        with atomic(directory / RECORD) as temporary:
+            temporary.write_text(json.dumps(record | {"measured": measured}, indent=2), encoding="utf-8")
+    return measured
+
+
+def _told(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:
+    """What the directory says of how it was made."""
+    with teaching.campaign.database() as database:
+        met = families.met(database, teaching.campaign.name, "demonstrate")
+    return {
+        "campaign": teaching.campaign.name,
+        "student": {"base": teaching.campaign.base, "model": teaching.campaign.model.name},
+        "environment": teaching.campaign.environment.name,
+        "source": teaching.source.told,
+        "families": list(teaching.families),
+        "unverified": teaching.unverified,
+        "demonstrations": {family.name: {"accepted": family.solved, "of": family.trajectories} for family in met},
+        "dataset": run.adapter.dataset,
+        "adapter": run.adapter.id,
+        "teach": teaching.settings.teach.model_dump(mode="json", exclude=set(NOT_TAUGHT)),
+        "training": run.adapter.training,
+        "seed": run.adapter.seed,
+    }
+
+
+def _taught_base(teaching: Teaching, run: TrainingRun, base: str, name: str, **measured: str) -> TaughtBase:
+    campaign = teaching.campaign
+    about = {"base": base, "name": name, "campaign": campaign.name, "student": campaign.base, **measured}
+    return TaughtBase(adapter=run.adapter.id, dataset=run.adapter.dataset, source=teaching.source.told, **about)
+
+
+def _record(directory: Path) -> dict[str, Any]:
+    """Empty where there is none."""
+    try:
+        return read_object(directory / RECORD, ModelError)
+    except ModelError:
+        return {}
