@@ -336,6 +336,8 @@ def _described_tools(campaign: Campaign) -> list[ToolDescription]:
 def take_in(teaching: Teaching, planned: Demonstrations) -> dict[str, Any]:
     """The demonstrations into the database, judged by the environment's verifier: `{tried, accepted, families, spent}`."""
     campaign = teaching.campaign
+    with campaign.database() as database:
+        campaigns.begin_iteration(database, campaign.name, TAUGHT, champion=None)
     rollouts.take_in(campaign, planned.shards, policy=planned.policy, iteration=TAUGHT, purpose="demonstrate")
     with campaign.database() as database:
         met = families.met(database, campaign.name, "demonstrate")
@@ -400,6 +402,7 @@ def finish(teaching: Teaching, run: TrainingRun, before: str, after: str) -> dic
         pair = evaluations.pair(*(evaluations.load(database, each) for each in (before, after)))
         shares = [evaluations.by_family(database, each) for each in (before, after)]
         taught_bases.save(database, _taught_base(teaching, run, base, directory.name, before=before, after=after))
+        campaigns.finish_iteration(database, campaign.name, TAUGHT)
     seen = contrast(*pair, resamples=teaching.settings.gate.resamples)
     measured = {
         "suite": suites.HELDOUT,
