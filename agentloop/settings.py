@@ -368,6 +368,10 @@ class Teach(Section):
     shard_episodes: Count = 32
     """Demonstrations in one Parquet shard: a run that is killed loses the one at work."""
 
+    def key(self) -> str | None:
+        """The key of a teacher's endpoint, None where none is set."""
+        return os.environ.get(self.key_variable) or None
+
 
 class Settings(BaseSettings, _Strict):
     model_config = SettingsConfigDict(

@@ -44,6 +44,8 @@ def improve(campaign: Campaign, server: PolicyServer, iteration: int) -> dict[st
     collect(campaign, server, champion, iteration)
     dataset = steps.select(campaign, iteration)
     artifacts.publish_funnel(iteration, dataset["funnel"])
+    if offer := learning.never_solved(campaign):
+        print(offer)
     run = learning.plan_training(campaign, dataset["dataset"], parent=champion)
     server.make_room()
     trained = steps.train(campaign, iteration, run)

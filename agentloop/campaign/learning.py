@@ -8,7 +8,7 @@ from typing import Any
 
 from agentloop.campaign.campaign import Campaign
 from agentloop.settings import Selection
-from agentloop.store import adapters, datasets, recipes, training_runs
+from agentloop.store import adapters, datasets, families, recipes, training_runs
 from agentloop.store.selection import select
 from agentloop.training import rows
 from agentloop.training.launch import launch, read_metrics
@@ -39,6 +39,12 @@ def choose(campaign: Campaign, iteration: int, *, recipe: str | None = None, siz
 
     query = recipes.load(parameters.recipe).digest
     return campaign.step("select", iteration, [parameters, query, size], work)
+
+
+def never_solved(campaign: Campaign) -> str:
+    """One line about the families of tasks that were tried and never solved, with what to do; empty where there are none."""
+    with campaign.database() as database:
+        return families.offer(families.unsolved(database, campaign.name))
 
 
 def plan_training(campaign: Campaign, dataset: str, *, parent: str | None = None) -> TrainingRun:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 from agentloop.agent.collection import OpenWorld, ShardPlan, run_shard
 from agentloop.agent.collection import Policy as Acting
+from agentloop.agent.episode import World
 from agentloop.campaign import learning, rollouts, suites
 from agentloop.campaign.campaign import Campaign
 from agentloop.engine.fingerprint import base_fingerprint, tokenizer_fingerprint
@@ -26,17 +28,21 @@ from agentloop.evaluation.contrast import contrast
 from agentloop.files import atomic
 from agentloop.naming import content, content_id
 from agentloop.reading import read_object
-from agentloop.records import Policy, Trajectory
-from agentloop.settings import Settings, Training
-from agentloop.store import campaigns, evaluations, families, tasks, taught_bases
+from agentloop.records import Policy, Task, Trajectory
+from agentloop.settings import Collect, Settings, Training
+from agentloop.store import campaigns, evaluations, families, tasks, taught_bases, teacher_usage
 from agentloop.store.shards import write_shard
 from agentloop.store.taught_bases import TaughtBase
-from agentloop.teaching import experts
+from agentloop.teaching import experts, messages, stored
+from agentloop.teaching.messages import Conversation
 from agentloop.teaching.script import Script, ScriptedPolicy, by_session, numbered
 from agentloop.teaching.source import Source
 from agentloop.teaching.tasks import drawn
+from agentloop.teaching.teacher import Endpoint, Teacher
 from agentloop.training.merging import merge as merge_in_child
 from agentloop.training.run import TrainingRun
+from agentloop.worlds.recorded import RecordedWorld
+from agentloop.worlds.toolbox import Toolbox, ToolDescription
 
 RECORD = "agentloop_taught.json"
 """In a taught base's directory: what it was made of, and how it was measured."""
@@ -47,6 +53,9 @@ STUDENT, TAUGHT = 0, 1
 
 NOT_TAUGHT = ("concurrency", "key_variable", "request_seconds")
 """Settings of `teach` that change nothing of what is taught."""
+
+_PATIENCE_SECONDS = 7 * 86400.0
+"""That an episode of a teacher may take, waits for a rate limit included."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +69,20 @@ class Teaching:
     """Of a file, teach also what answers no question of the environment, as it stands."""
     name: str | None = None
     """Of the directory that is made; None: by its content."""
+    conversations: tuple[Conversation, ...] = ()
+    """Of a file."""
 
     @classmethod
     def open(
         cls, settings: Settings, source: Source, *, families: Sequence[str], unverified: bool, name: str | None
     ) -> Teaching:
         """Check what is named. Raises SettingError or ModelError before anything is written."""
+        conversations = tuple(messages.read(Path(source.place))) if source.kind == "messages" else ()
         campaign = Campaign.open(settings)
         chosen = tuple(sorted(set(families)))
         about = [
             campaign.base,
-            source.told,
+            {"kind": "messages", "digest": messages.digest(conversations)} if conversations else source.told,
             list(chosen),
             unverified,
             {key: value for key, value in content(settings.teach).items() if key not in NOT_TAUGHT},
@@ -79,7 +91,7 @@ class Teaching:
         own = settings.model_copy(
             update={"campaign": content_id("teaching", about).replace("_", "-"), "iterations": TAUGHT}
         )
-        teaching = cls(dataclasses.replace(campaign, settings=own), source, chosen, unverified, name)
+        teaching = cls(dataclasses.replace(campaign, settings=own), source, chosen, unverified, name, conversations)
         teaching.refuse_taken_name()
         return teaching
 
@@ -129,18 +141,82 @@ class Demonstrations:
 
     policy: Policy
     shards: tuple[ShardPlan, ...]
-    scripts: tuple[Script, ...]
+    scripts: tuple[Script, ...] = ()
+    """What is said in them; none where a teacher decides."""
+    teacher_model: str = ""
+    """As the teacher's endpoint calls it."""
 
 
 def plan_demonstrations(teaching: Teaching) -> Demonstrations:
-    """What is to be played. Raises SettingError, naming setting, file or row, where there is nothing to be."""
+    """What is to be played. Raises SettingError, naming setting, file or row, where there is nothing to be, TeacherError."""
+    if teaching.source.kind == "teacher":
+        return _by_teacher(teaching)
     return _scripted(teaching, _scripts(teaching))
 
 
 def _scripts(teaching: Teaching) -> list[Script]:
+    campaign, settings = teaching.campaign, teaching.settings
+    if teaching.source.kind == "experts":
+        chosen = drawn(campaign.environment, settings.teach.tasks, settings.seed, teaching.families)
+        return experts.scripts(campaign.environment, chosen)
+    if teaching.source.kind == "stored":
+        return _stored(teaching)
+    with campaign.database() as database:
+        questions = [conversation.question for conversation in teaching.conversations]
+        known = tasks.asked(database, campaign.environment.name, questions)
+    return messages.scripts(
+        Path(teaching.source.place),
+        teaching.conversations,
+        campaign.environment,
+        known,
+        seed=settings.seed,
+        families=teaching.families,
+        unverified=teaching.unverified,
+    )
+
+
+def _stored(teaching: Teaching) -> list[Script]:
+    """Chosen once: what the store holds later, these demonstrations themselves among it, changes nothing."""
     campaign, teach = teaching.campaign, teaching.settings.teach
-    chosen = drawn(campaign.environment, teach.tasks, teaching.settings.seed, teaching.families)
-    return experts.scripts(campaign.environment, chosen)
+
+    def work() -> list[str]:
+        with campaign.database() as database:
+            found = stored.choose(
+                database,
+                campaign.environment.name,
+                student=campaign.base,
+                families=teaching.families,
+                per_task=teach.per_task,
+                most_tasks=teach.tasks,
+            )
+        if not found:
+            of = f" of the family {' or '.join(teaching.families)}" if teaching.families else ""
+            raise SettingError(
+                f"--from stored: the store has no task of {campaign.environment.name}{of} that another base has solved"
+            )
+        return found
+
+    chosen = campaign.step("sources", TAUGHT, [], work)
+    with campaign.database() as database:
+        return stored.scripts(database, chosen)
+
+
+def _by_teacher(teaching: Teaching) -> Demonstrations:
+    campaign, settings = teaching.campaign, teaching.settings
+    url, teach = teaching.source.place, settings.teach
+
+    async def ask() -> str:
+        async with Endpoint(url, teach) as endpoint:
+            return await endpoint.only_model()
+
+    model = teach.teacher_model or campaign.step("teacher", TAUGHT, [url], lambda: asyncio.run(ask()))
+    about = [url, model, teach.calls, teach.max_turn_tokens, _tokens(campaign)]
+    policy = Policy(content_id("teacher", about), None, campaign.prompt.name)
+    chosen = drawn(campaign.environment, teach.tasks, settings.seed, teaching.families)
+    episodes = [(task, sample) for task in chosen for sample in range(teach.samples)]
+    return Demonstrations(
+        policy, _shards(teaching, policy, episodes, temperature=teach.temperature), teacher_model=model
+    )
 
 
 def _scripted(teaching: Teaching, scripts: Sequence[Script]) -> Demonstrations:
@@ -182,41 +258,95 @@ def play(
     if is_played(teaching, shard):
         return shard.id
     campaign.worlds.start()
+    acting = _taught_by if teaching.source.kind == "teacher" else _saying
+    path = shard.path(teaching.settings.paths.shards)
 
     async def episodes() -> list[Trajectory]:
-        async with _acting(teaching, planned) as (policy, open_world):
+        async with acting(teaching, planned, shard) as (policy, open_world, limits):
             return await run_shard(
                 shard,
                 policy=policy,
                 prompt=campaign.prompt,
                 open_world=open_world,
-                limits=teaching.settings.collect,
+                limits=limits,
                 on_episode=on_episode,
             )
 
-    path = shard.path(teaching.settings.paths.shards)
     write_shard(path, asyncio.run(episodes()), purpose="demonstrate", campaign=campaign.name, iteration=TAUGHT)
     return shard.id
 
 
 @asynccontextmanager
-async def _acting(teaching: Teaching, planned: Demonstrations) -> AsyncIterator[tuple[Acting, OpenWorld]]:
-    """Who plays, and where."""
+async def _saying(
+    teaching: Teaching, planned: Demonstrations, shard: ShardPlan
+) -> AsyncIterator[tuple[Acting, OpenWorld, Collect]]:
+    """Scripts are said, in the environment's worlds or with the results that were recorded."""
     campaign = teaching.campaign
-    scripts = by_session(planned.scripts, policy=planned.policy.id, seed=teaching.settings.seed)
-    yield ScriptedPolicy(scripts, campaign.prompt), campaign.worlds.open
+    scripts = by_session(planned.scripts, policy=shard.policy, seed=shard.seed)
+    tools = _described_tools(campaign) if any(script.results is not None for script in planned.scripts) else ()
+
+    @asynccontextmanager
+    async def open_world(task: Task, *, session: str) -> AsyncIterator[World]:
+        script = scripts[_episode(session)]
+        if script.results is not None:
+            yield RecordedWorld(script.results, tools)
+            return
+        async with campaign.worlds.open(task, session=session) as world:
+            yield world
+
+    yield ScriptedPolicy(scripts, campaign.prompt), open_world, teaching.settings.collect
+
+
+@asynccontextmanager
+async def _taught_by(
+    teaching: Teaching, planned: Demonstrations, shard: ShardPlan
+) -> AsyncIterator[tuple[Acting, OpenWorld, Collect]]:
+    """A teacher acts; what it was asked is written down, however the shard ends."""
+    campaign, teach = teaching.campaign, teaching.settings.teach
+    began = time.monotonic()
+    async with Endpoint(teaching.source.place, teach) as endpoint:
+        teacher = Teacher(endpoint, planned.teacher_model, teach, campaign.prompt)
+
+        @asynccontextmanager
+        async def open_world(task: Task, *, session: str) -> AsyncIterator[World]:
+            async with campaign.worlds.open(task, session=session) as world:
+                teacher.meet(_episode(session), task.question, await world.describe())
+                yield world
+
+        # a rate limit is waited for, and every request has a limit of its own
+        patient = {"concurrency": teach.concurrency, "episode_seconds": _PATIENCE_SECONDS}
+        try:
+            yield teacher, open_world, teaching.settings.collect.model_copy(update=patient)
+        finally:
+            endpoint.usage.seconds = time.monotonic() - began
+            with campaign.database() as database:
+                teacher_usage.add(database, campaign.name, shard.id, **dataclasses.asdict(endpoint.usage))
+
+
+def _episode(session: str) -> str:
+    """The session without the number of the attempt."""
+    return session.rpartition("/")[0]
+
+
+def _described_tools(campaign: Campaign) -> list[ToolDescription]:
+    task = next(campaign.environment.stream("train", campaign.settings.seed))
+    return Toolbox(campaign.environment.tools(task)).descriptions
 
 
 def take_in(teaching: Teaching, planned: Demonstrations) -> dict[str, Any]:
-    """The demonstrations into the database, judged by the environment's verifier: `{tried, accepted, families}`."""
+    """The demonstrations into the database, judged by the environment's verifier: `{tried, accepted, families, spent}`."""
     campaign = teaching.campaign
+    with campaign.database() as database:
+        campaigns.begin_iteration(database, campaign.name, TAUGHT, champion=None)
     rollouts.take_in(campaign, planned.shards, policy=planned.policy, iteration=TAUGHT, purpose="demonstrate")
     with campaign.database() as database:
         met = families.met(database, campaign.name, "demonstrate")
+        spent = teacher_usage.total(database, campaign.name)
     return {
         "tried": sum(family.trajectories for family in met),
         "accepted": sum(family.solved for family in met),
         "families": {family.name: [family.solved, family.trajectories] for family in met},
+        "spent": spent,
     }
 
 
@@ -272,6 +402,7 @@ def finish(teaching: Teaching, run: TrainingRun, before: str, after: str) -> dic
         pair = evaluations.pair(*(evaluations.load(database, each) for each in (before, after)))
         shares = [evaluations.by_family(database, each) for each in (before, after)]
         taught_bases.save(database, _taught_base(teaching, run, base, directory.name, before=before, after=after))
+        campaigns.finish_iteration(database, campaign.name, TAUGHT)
     seen = contrast(*pair, resamples=teaching.settings.gate.resamples)
     measured = {
         "suite": suites.HELDOUT,
@@ -295,6 +426,7 @@ def _told(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:
     """What the directory says of how it was made."""
     with teaching.campaign.database() as database:
         met = families.met(database, teaching.campaign.name, "demonstrate")
+        spent = teacher_usage.total(database, teaching.campaign.name)
     return {
         "campaign": teaching.campaign.name,
         "student": {"base": teaching.campaign.base, "model": teaching.campaign.model.name},
@@ -303,6 +435,7 @@ def _told(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:
         "families": list(teaching.families),
         "unverified": teaching.unverified,
         "demonstrations": {family.name: {"accepted": family.solved, "of": family.trajectories} for family in met},
+        "spent": spent,
         "dataset": run.adapter.dataset,
         "adapter": run.adapter.id,
         "teach": teaching.settings.teach.model_dump(mode="json", exclude=set(NOT_TAUGHT)),

@@ -172,3 +172,9 @@ def by_family(database: Database, evaluation_id: str) -> dict[str, float]:
         [evaluation_id],
     )
     return dict(rows)
+
+
+def success(database: Database, evaluation_id: str | None) -> float | None:
+    """Share of all samples that were solved; None without an evaluation."""
+    rows = database.execute("SELECT success FROM evaluations WHERE id = ?", [evaluation_id])
+    return rows[0][0] if rows else None

@@ -54,9 +54,19 @@ def save(database: Database, taught: TaughtBase) -> None:
 
 def find(database: Database, base: str) -> TaughtBase | None:
     """How a base was taught; None where it was not, or elsewhere."""
+    return _only(database, "base = ?", base)
+
+
+def of_campaign(database: Database, campaign: str) -> TaughtBase | None:
+    """What a teaching has made; None where it has made nothing yet, or is no teaching."""
+    return _only(database, "campaign = ? ORDER BY made DESC LIMIT 1", campaign)
+
+
+def _only(database: Database, condition: str, value: str) -> TaughtBase | None:
     rows = database.execute(
-        "SELECT base, name, campaign, student, adapter, dataset, source, before, after FROM taught_bases WHERE base = ?",
-        [base],
+        "SELECT base, name, campaign, student, adapter, dataset, source, before, after FROM taught_bases "
+        f"WHERE {condition}",
+        [value],
     )
     if not rows:
         return None
