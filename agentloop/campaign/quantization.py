@@ -1,0 +1,83 @@
+"""How the base of a campaign is held in training: settled once, before anything is named by it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from agentloop import card
+from agentloop.records import NF4, NONE, Quantization
+from agentloop.serving.server import LEFT_ASLEEP
+from agentloop.store import campaigns
+
+if TYPE_CHECKING:
+    from agentloop.campaign.campaign import Campaign
+    from agentloop.settings import Settings
+
+GIB = 2**30
+WORTHWHILE = 0.1
+"""Of what NF4 saves: with less memory to spare than this beside it, dynamic would be NF4."""
+
+
+def kind(campaign: Campaign) -> str:
+    """ "none", "dynamic" or "nf4": what the setting says, and for "auto" what the campaign began with or what fits now."""
+    chosen = campaign.settings.training.quantization
+    if chosen != "auto":
+        return chosen
+    with campaign.database() as database:
+        began = campaigns.quantization(database, campaign.settings)
+    return began or fitting(campaign.settings)[0]
+
+
+def settle(campaign: Campaign) -> Quantization:
+    """What the campaign trains on; where that is not in the settings it is recorded, and stays. Raises ModelError."""
+    chosen = campaign.settings.training.quantization
+    if chosen == "none":
+        return NONE
+    if chosen == "nf4":
+        return NF4
+
+    def work() -> dict[str, Any]:
+        found = kind(campaign)
+        return {"kind": found, **NF4.settings()} if found == "nf4" else {"kind": found, **NONE.settings()}
+
+    return Quantization.of(campaign.step("quantize", 0, [campaign.base, chosen], work))
+
+
+def fitting(settings: Settings) -> tuple[str, float | None]:
+    """The most precise kind with which a training step fits the card, and the GiB that are to spare there beside NF4.
+
+    Without a card: "none", None. Raises ModelError.
+    """
+    import torch
+
+    training = settings.training
+    cards = torch.cuda.device_count()
+    if not cards:
+        return "none", None
+    from agentloop.engine.forecast import StepForecast
+    from agentloop.engine.model import AUTO_SHARE
+
+    taken = LEFT_ASLEEP if settings.serving.policy == "sleep" else 0
+    free = min(card.free_bytes()[: training.devices]) + card.CONTEXT - taken
+    allowed = AUTO_SHARE * free / GIB
+    if training.memory_budget != "auto":
+        allowed = min(training.memory_budget, allowed)
+    dtype = getattr(torch, "bfloat16" if training.dtype == "auto" else training.dtype)
+
+    def least(quantization: Quantization) -> float:
+        step = StepForecast(
+            settings.model_directory(),
+            training.batch_tokens,
+            rank=training.rank,
+            targets=training.targets,
+            quantization=quantization,
+            optimizer_bits=training.optimizer_bits,
+            dtype=dtype,
+        )
+        return step.least
+
+    whole, packed = least(NONE), least(NF4)
+    if whole <= allowed:
+        return "none", allowed - packed
+    worthwhile = allowed - packed >= WORTHWHILE * (whole - packed)
+    return ("dynamic" if worthwhile else "nf4"), max(0.0, allowed - packed)
