@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +73,14 @@ class Campaign:
     def quantization(self) -> Quantization:
         """How the base is held in training; settled on first use, and recorded where the settings leave it open."""
         return self.given or quantization.settle(self)
+
+    def on(self, held: Quantization) -> Campaign:
+        """The same campaign, with its base held and served like this."""
+        serving = self.settings.serving.model_copy(update={"base": "dequantised"})
+        other = replace(self, settings=self.settings.model_copy(update={"serving": serving}), given=held)
+        # one tokenizer takes seconds to load, and the worlds end with this campaign's work
+        other.__dict__.update({name: getattr(self, name) for name in ("tokenizer", "prompt", "worlds")})
+        return other
 
     @property
     def serves_dequantised(self) -> bool:

@@ -38,9 +38,30 @@ def settle(campaign: Campaign) -> Quantization:
 
     def work() -> dict[str, Any]:
         found = kind(campaign)
-        return {"kind": found, **NF4.settings()} if found == "nf4" else {"kind": found, **NONE.settings()}
+        if found != "dynamic":
+            return {"kind": found, **(NF4 if found == "nf4" else NONE).settings()}
+        return {"kind": found, **plan(campaign)}
 
-    return Quantization.of(campaign.step("quantize", 0, [campaign.base, chosen], work))
+    about = [campaign.base, chosen, campaign.settings.training.quantization_tolerance]
+    return Quantization.of(campaign.step("quantize", 0, about, work))
+
+
+def plan(campaign: Campaign) -> dict[str, Any]:
+    """The modules that stay in 16 bit: `{load_in_4bit, in_16bit, bytes, kl, …}`, as measuring.measure gives them.
+
+    As few as the tolerance asks for; fewer where the card has no room for them. Raises ModelError.
+    """
+    from agentloop.campaign import base
+    from agentloop.quantization.measuring import measure
+
+    spare = fitting(campaign.settings)[1]
+    return measure(
+        campaign.settings,
+        campaign.model,
+        base.material(campaign),
+        tolerance=campaign.settings.training.quantization_tolerance,
+        most_bytes=None if spare is None else int(spare * GIB),
+    )["dynamic"]
 
 
 def fitting(settings: Settings) -> tuple[str, float | None]:

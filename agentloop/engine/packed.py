@@ -6,7 +6,7 @@ packed file is the model that an adapter was trained on.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -33,6 +33,9 @@ class PackedWeights:
 
     def __contains__(self, name: str) -> bool:
         return name in self._linears
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._linears)
 
     def linear(self, name: str) -> Nf4:
         return self._linears[name]
