@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +17,7 @@ from agentloop.evaluation.statistics import clustered_interval, lower_bound, pai
 from agentloop.quantization.measuring import Material, measure
 from agentloop.records import NONE, Interval, Quantization, Task
 from agentloop.store import datasets, verifiers
+from agentloop.store.database import Database
 from agentloop.store.shards import read_shard
 
 PROMPTS = 16
@@ -30,7 +32,15 @@ def material(campaign: Campaign) -> Material:
     """What the base is measured on: training tasks' opening prompts, and what it has played already."""
     tasks = campaign.environment.tasks("train", PROMPTS, campaign.settings.seed)
     prompts = asyncio.run(_openings(campaign, tasks))
-    with campaign.database() as database:
+    return Material(prompts, _played(campaign), campaign.prompt.stop_token_ids)
+
+
+def _played(campaign: Campaign) -> list[tuple[Sequence[int], Sequence[bool]]]:
+    """Stored trajectories of the base, however it was held; none where there is no database yet."""
+    path = campaign.settings.paths.database
+    if not path.is_file():
+        return []
+    with Database.open_snapshot(path) as database:
         played = database.execute(
             """
             SELECT t.id FROM trajectories t JOIN policies p ON p.id = t.policy
@@ -40,8 +50,7 @@ def material(campaign: Campaign) -> Material:
             {"prompt": campaign.prompt.name, "base": campaign.base, "most": STORED},
         )
         rows = list(datasets.tokens(database, [name for (name,) in played]))
-    sequences = [(row.token_ids, row.mask) for row in rows if any(row.mask[1:])]
-    return Material(prompts, sequences, campaign.prompt.stop_token_ids)
+    return [(row.token_ids, row.mask) for row in rows if any(row.mask[1:])]
 
 
 async def _openings(campaign: Campaign, tasks: Sequence[Task]) -> list[list[int]]:
@@ -132,6 +141,39 @@ def compare(campaign: Campaign, server: PolicyServer) -> dict[str, Any]:
     collect = campaign.settings.collect
     about = [campaign.base, campaign.quantization, first_shard(campaign).id, collect.samples]
     return campaign.step("compare", 0, about, work)
+
+
+def side_by_side(campaign: Campaign, *, success: bool, say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
+    """The base in 16 bit, dynamic and NF4: `{none, dynamic, nf4}`, each `{bytes, kl, same_choice, in_16bit, success}`.
+
+    `success` asks for what each solves of the first training tasks (an interval, with `tasks`), served by vLLM one after the
+    other; nothing of it is recorded but the episodes. Raises ModelError, ServerError.
+    """
+    tolerance = campaign.settings.training.quantization_tolerance
+    found = measure(campaign.settings, campaign.model, material(campaign), tolerance=tolerance)
+    told = {}
+    for kind in ("none", "dynamic", "nf4"):
+        measured = found[kind]
+        told[kind] = {"in_16bit": [], "success": None, **measured}
+        if success:
+            say(f"playing the first training tasks with the base in {'16 bit' if kind == 'none' else kind}")
+            solved = play(campaign, None, Quantization.of(measured))
+            if solved:
+                told[kind]["success"] = asdict(clustered_interval(list(solved.values()))) | {"tasks": len(solved)}
+    return told
+
+
+def recorded(database: Database, campaign: str) -> dict[str, Any] | None:
+    """The newest judgement of a campaign, as `judge` returns it; None where there is none."""
+    found = {
+        name: json.loads(result)
+        for name, result in database.execute(
+            "SELECT name, result FROM steps WHERE campaign = ? AND status = 'done' AND name IN ('judge', 'compare') "
+            "ORDER BY ended",
+            [campaign],
+        )
+    }
+    return found["judge"] | {"success": found.get("compare")} if "judge" in found else None
 
 
 def play(campaign: Campaign, server: PolicyServer | None, held: Quantization) -> dict[str, list[bool]]:

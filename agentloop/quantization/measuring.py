@@ -42,8 +42,11 @@ def measure(
     in_16bit: Sequence[str] | None = None,
     tolerance: float | None = None,
     most_bytes: int | None = None,
+    total_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """`{"none", "nf4"}`, and "dynamic" with `in_16bit` or with a plan within `tolerance` and `most_bytes` (worker.py).
+    """`{"none", "nf4"}`, and "dynamic" with `in_16bit` or with a plan within `tolerance` (worker.py).
+
+    `most_bytes`: what the plan may take beyond NF4; `total_bytes`: what the language model's weights may take in all.
 
     Raises ModelError with the process's own line, TrainerError where it died.
     """
@@ -57,6 +60,7 @@ def measure(
         "in_16bit": None if in_16bit is None else list(in_16bit),
         "tolerance": tolerance,
         "most_bytes": most_bytes,
+        "total_bytes": total_bytes,
     }
     name = content_id("quantization", request)
     file, log = settings.paths.checkpoints / f"{name}.json", settings.paths.logs / f"{name}.log"

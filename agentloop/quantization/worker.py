@@ -16,8 +16,9 @@ import torch
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.checkpoint import Checkpoint
+from agentloop.engine.memory import GIB
 from agentloop.engine.packed import packed_weights
-from agentloop.errors import AgentloopError
+from agentloop.errors import AgentloopError, SettingError
 from agentloop.quantization import plan
 from agentloop.quantization.divergence import Comparison
 from agentloop.records import NF4, NONE, Quantization
@@ -55,7 +56,15 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     result = {"none": measured(NONE), "nf4": measured(NF4)}
     in_16bit = request["in_16bit"]
     if request["tolerance"] is not None:
-        in_16bit = _planned(comparison, saved, request["tolerance"], request["most_bytes"])
+        most = request["most_bytes"]
+        if request["total_bytes"] is not None:
+            most = request["total_bytes"] - result["nf4"]["bytes"]
+            if most < 0:
+                least = result["nf4"]["bytes"] / GIB
+                raise SettingError(
+                    f"--bytes: {request['total_bytes'] / GIB:.3g} GiB, but in NF4 alone it takes {least:.3g}"
+                )
+        in_16bit = _planned(comparison, saved, request["tolerance"], most)
     if in_16bit is not None:
         result["dynamic"] = measured(Quantization(True, tuple(in_16bit)))
     return result

@@ -55,6 +55,7 @@ def write(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         headline=sections.headline(result),
         iterations=sections.iterations(rows),
+        base=sections.base(database, campaign),
         judgements=sections.judgements(database, campaign, result),
         result_figures=sections.result_figures(database, campaign, rows, result),
         learning_figures=sections.learning_figures(database, campaign),
