@@ -11,7 +11,7 @@ import traceback
 import typer
 
 from agentloop import ending, interpreter
-from agentloop.commands import champions, data, looking, machine, models, running, serving, teaching
+from agentloop.commands import champions, data, looking, machine, models, quantization, running, serving, teaching
 from agentloop.errors import told
 
 app = typer.Typer(
@@ -31,6 +31,8 @@ for command in (champions.champion, champions.rollback, champions.reproduce):
 for command in (data.select, data.rescore, data.forget):
     app.command()(command)
 for command in (serving.canary, machine.doctor, machine.bootstrap):
+    app.command()(command)
+for command in (quantization.check, quantization.quantize):
     app.command()(command)
 app.command("import")(models.import_model)
 app.command()(models.fetch)

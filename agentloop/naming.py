@@ -27,7 +27,7 @@ FIRST_FIELDS: Mapping[str, frozenset[str]] = {
         "Interval": "estimate low high",
         "Look": "number of",
         "Selection": "recipe per_task min_success_rate max_success_rate max_tokens max_overlap accumulate replay benchmarks",
-        "Training": "rank alpha targets load_in_4bit dtype devices learning_rate warmup_fraction weight_decay max_grad_norm "
+        "Training": "rank alpha targets dtype devices learning_rate warmup_fraction weight_decay max_grad_norm "
         "epochs batch_tokens memory_budget checkpoint_steps continue_adapter",
         "Evaluate": "tasks samples temperature",
         "Gate": "alpha min_gain max_tasks guards resamples control",

@@ -27,6 +27,7 @@ def self_improve(profile: str | None = None, overrides: dict[str, Any] | None = 
     campaign = Campaign.open(settings)
     with campaign.at_work(flow_run):
         with PolicyServer(campaign) as server:
+            steps.judge_base(campaign, server)
             iterations = [
                 improve(campaign, server, iteration) for iteration in range(1, campaign.settings.iterations + 1)
             ]

@@ -56,6 +56,7 @@ def plan_training(campaign: Campaign, dataset: str, *, parent: str | None = None
         rows=settings.paths.data / "datasets" / f"{dataset}.safetensors",
         model=campaign.model,
         training=settings.training,
+        quantization=campaign.quantization,
         seed=settings.seed,
         paths=settings.paths,
         parent=parent if settings.training.continue_adapter else None,

@@ -28,7 +28,7 @@ from agentloop.evaluation.contrast import contrast
 from agentloop.files import atomic
 from agentloop.naming import content, content_id
 from agentloop.reading import read_object
-from agentloop.records import Policy, Task, Trajectory
+from agentloop.records import NONE, Policy, Task, Trajectory
 from agentloop.settings import Collect, Settings, Training
 from agentloop.store import campaigns, evaluations, families, tasks, taught_bases, teacher_usage
 from agentloop.store.shards import write_shard
@@ -105,7 +105,6 @@ class Teaching:
         teach = self.settings.teach
         training: Training = self.settings.training.model_copy(
             update={
-                "load_in_4bit": False,
                 "rank": teach.rank,
                 "alpha": teach.alpha,
                 "learning_rate": teach.learning_rate,
@@ -116,7 +115,7 @@ class Teaching:
         )
         selection = self.settings.selection.model_copy(update={"recipe": RECIPE, "per_task": teach.per_task})
         settings = self.settings.model_copy(update={"training": training, "selection": selection})
-        return dataclasses.replace(self.campaign, settings=settings)
+        return dataclasses.replace(self.campaign, settings=settings, given=NONE)
 
     def refuse_taken_name(self) -> None:
         """Raises SettingError where the directory is there and is not this teaching's."""

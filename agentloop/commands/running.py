@@ -17,7 +17,8 @@ def demo(
     new: Annotated[bool, typer.Option("--new", help="Start another campaign instead of continuing.")] = False,
     overrides: Overrides = None,
     model: Annotated[
-        str, typer.Option(help="tiny, which comes with agentloop, or gemma-3-270m: a real one, fetched and taught first.")
+        str,
+        typer.Option(help="tiny, which comes with agentloop, or gemma-3-270m: a real one, fetched and taught first."),
     ] = "tiny",
     accept: Annotated[bool, typer.Option("--accept", help="Say yes to the model's licence beforehand.")] = False,
 ) -> None:

@@ -24,6 +24,7 @@ from agentloop.engine.dequantised import dequantised_checkpoint
 from agentloop.engine.lora import LoraBuffer, LoraSlot
 from agentloop.errors import SettingError
 from agentloop.files import atomic
+from agentloop.records import NF4, Quantization
 
 Base = Literal["bf16", "dequantised"]
 ONTO = {"bf16": "original weights", "dequantised": "dequantised NF4 weights"}
@@ -37,17 +38,19 @@ def write_merged(
     model: Path,
     cache: Path,
     fingerprint: str,
-    quantised: bool,
+    quantization: Quantization,
     beside: Mapping[str, str] | None = None,
 ) -> None:
-    """Write `directory`, whole or not at all. `model` is the base's directory, `fingerprint` its name, `quantised` whether the
-    adapter was trained on it in 4 bit, `beside` the texts of further files by name.
+    """Write `directory`, whole or not at all. `model` is the base's directory, `fingerprint` its name, `quantization` what the
+    adapter was trained on, `beside` the texts of further files by name.
 
     `cache` is where the dequantised base is, or is put. Raises SettingError where `directory` exists, DiskError.
     """
     if directory.exists():
         raise SettingError(f"{directory}: exists already; a merged model is written to a directory of its own")
-    source = model if base == "bf16" else dequantised_checkpoint(model, cache)
+    source = (
+        model if base == "bf16" else dequantised_checkpoint(model, cache, quantization if quantization.in_4bit else NF4)
+    )
     prefix = Checkpoint(source).prefix
     slots = {f"{prefix}{name}.weight": slot for name, slot in lora.slots.items()}
     description = {"base": fingerprint, "onto": base, "adapter": asdict(lora.settings)}
@@ -62,7 +65,9 @@ def write_merged(
         (temporary / "config.json").write_text(
             json.dumps(config | {"agentloop_merged": description}, indent=2), encoding="utf-8"
         )
-        (temporary / "README.md").write_text(_readme(model.name, base, quantised, description), encoding="utf-8")
+        (temporary / "README.md").write_text(
+            _readme(model.name, base, quantization.in_4bit, description), encoding="utf-8"
+        )
         for name, text in (beside or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
 

@@ -59,6 +59,7 @@ def write(
         teaching=sections.teaching(database, taught) if taught else "",
         iterations=sections.iterations(rows) if rows else "",
         never_solved=sections.never_solved(database, campaign),
+        base=sections.base(database, campaign),
         judgements=sections.judgements(database, campaign, result),
         result_figures=sections.result_figures(database, campaign, rows, result),
         learning_figures=sections.learning_figures(database, campaign),

@@ -264,6 +264,32 @@ def _canaries(database: Database, campaign: str) -> str:
     return f'<div class="wide">{shown}</div>' if rows else ""
 
 
+def base(database: Database, campaign: str) -> str:
+    """What quantisation does to the base that is trained on; nothing where it is in 16 bit."""
+    found = {row["name"]: json.loads(row["result"]) for row in query.rows(database, "base", campaign=campaign)}
+    if "judge" not in found:
+        return ""
+    judged, success = found["judge"], found.get("compare")
+
+    def solved(held: str) -> str:
+        return _success(Interval(**success[held])) if success else "not measured"
+
+    gib = [f"{judged[name] / 2**30:.2f}" for name in ("bytes_in_16bit", "bytes")]
+    rows = [
+        ["16 bit", gib[0], "0", "100.0 %", solved("original")],
+        [
+            judged["quantization"],
+            gib[1],
+            f"{judged['kl']:.2g}",
+            f"{100 * judged['same_choice']:.1f} %",
+            solved("quantised"),
+        ],
+    ]
+    headers = ("Base", "#GiB", "#KL, nats per token", "#Same choice", "#Solved, training tasks")
+    shown = table("What the base loses by quantisation, measured before it was trained on", headers, rows)
+    return f'<div class="wide">{shown}</div>'
+
+
 def _tool_errors(database: Database, campaign: str) -> str:
     found = query.rows(database, "tool_errors", campaign=campaign)
     rows = [[each["tool"] or "parser", each["error"], _number(each["times"]), str(each["newest"])] for each in found]

@@ -81,7 +81,7 @@ def _merge(run: TrainingRun, directory: Path, beside: Mapping[str, Any]) -> None
         model=run.model,
         cache=run.cache,
         fingerprint=run.adapter.base,
-        quantised=False,
+        quantization=run.quantization,
         beside=beside,
     )
 

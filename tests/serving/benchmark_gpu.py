@@ -47,6 +47,7 @@ from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.canary import inspect
 from agentloop.campaign.policies import PolicyServer, on_gpu
 from agentloop.engine import FastLanguageModel
+from agentloop.records import NF4
 from agentloop.serving import installation
 from agentloop.serving.canary import ask
 from agentloop.serving.client import CompletionClient
@@ -341,6 +342,7 @@ def random_run(campaign: Campaign) -> TrainingRun:
         rows=path,
         model=campaign.model,
         training=settings.training,
+        quantization=NF4,
         seed=settings.seed,
         paths=settings.paths,
     )
