@@ -11,7 +11,7 @@ import traceback
 import typer
 
 from agentloop import ending, interpreter
-from agentloop.commands import champions, data, looking, machine, models, running, serving
+from agentloop.commands import champions, data, looking, machine, models, proof, running, serving
 from agentloop.errors import told
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ for command in (serving.canary, machine.doctor, machine.bootstrap):
     app.command()(command)
 app.command("import")(models.import_model)
 app.command()(models.fetch)
+app.command()(proof.proof)
 
 # typer has no public name for the errors in how a command is called, of which this is one
 _UsageError = typer.BadParameter.__base__
