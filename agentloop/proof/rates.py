@@ -30,12 +30,12 @@ _PROMPTS, _PROMPT_TOKENS = 16, 32
 class Request:
     prompt: tuple[int, ...]
     seed: int
-    tokens: int
-    """That came back."""
+    tokens: int = 0
+    """That came back; 0 where the request failed."""
 
 
 class PacedPolicy:
-    """A policy whose turns end at a length that is drawn from the request's seed. `requests`: in the order of their answers."""
+    """A policy whose turns end at a length that is drawn from the request's seed. `requests`: in the order in which they were sent."""
 
     def __init__(self, policy: Policy, lengths: range) -> None:
         self._policy, self._lengths = policy, lengths
@@ -43,8 +43,10 @@ class PacedPolicy:
 
     async def __call__(self, prompt_ids: Sequence[int], *, max_tokens: int, seed: int, session: str) -> Completion:
         longest = min(max_tokens, random.Random(seed).choice(self._lengths))
+        place, request = len(self.requests), Request(tuple(prompt_ids), seed)
+        self.requests.append(request)
         completion = await self._policy(prompt_ids, max_tokens=longest, seed=seed, session=session)
-        self.requests.append(Request(tuple(prompt_ids), seed, len(completion.token_ids)))
+        self.requests[place] = dataclasses.replace(request, tokens=len(completion.token_ids))
         return dataclasses.replace(completion, finish_reason="stop")
 
     async def ready(self) -> None:

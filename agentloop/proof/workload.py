@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _TURN = 32
 _MEDIAN, _SPREAD = 700 / 2048, 0.6
 """Of the log-normal length of a row: its median as a share of agent.max_tokens, and sigma."""
 _SHORTEST = 32
-_ATTEMPTS = 200
+_ATTEMPTS = 50
 _QUERY = Path(__file__).with_name("stored_rows.sql")
 
 Row = tuple[tuple[int, ...], tuple[bool, ...]]
@@ -113,7 +113,8 @@ def _synthetic(campaign: Campaign, tokens: int) -> list[Row]:
     shape = read_architecture(campaign.model)
     settings = campaign.settings
     longest = min(settings.agent.max_tokens, settings.selection.max_tokens, settings.training.batch_tokens)
-    shortest = min(_SHORTEST, longest)
+    # what is taken off some rows leaves gaps in their batches: no row is so short that it fits in there
+    shortest = min(longest, max(_SHORTEST, tokens // settings.training.batch_tokens + 8))
     rng = random.Random(0)
     made, total = [], 0
     while total < tokens:
@@ -131,19 +132,24 @@ def _uneven(made: list[Row], campaign: Campaign) -> list[Row]:
     """
     settings = campaign.settings
     training = settings.training.model_copy(update={"epochs": 1})
-    for _ in range(_ATTEMPTS):
+    for _ in range(_ATTEMPTS):  # a shorter row may make room for a later one, and the packing is another
         batches = [batch for _, batch in plan_batches(made, training, settings.seed)]
-        counted = Counter(batch.tokens for batch in batches)
-        repeated = [batch for batch in batches if counted[batch.tokens] > 1]
-        if not repeated:
+        taken = {batch.tokens for batch in batches}
+        if len(taken) == len(batches):
             break
         places = {ids: place for place, (ids, _) in enumerate(made)}
-        for number, batch in enumerate(repeated[1:], start=1):
-            first, end = batch.cu_seqlens[-2:].tolist()
+        seen: set[int] = set()
+        for batch in batches:
+            if batch.tokens not in seen:
+                seen.add(batch.tokens)
+                continue
+            bounds = batch.cu_seqlens.tolist()
+            first, end = max(pairwise(bounds), key=lambda pair: pair[1] - pair[0])
             ids = tuple(batch.token_ids[first:end].tolist())
-            keep = max(2, len(ids) - number)
+            shorter = next((less for less in range(1, len(ids) - 1) if batch.tokens - less not in taken), 0)
+            taken.add(batch.tokens - shorter)
             place = places[ids]
-            made[place] = (ids[:keep], made[place][1][:keep])
+            made[place] = (ids[: len(ids) - shorter], made[place][1][: len(ids) - shorter])
     return made
 
 
