@@ -35,7 +35,7 @@ class Request:
 
 
 class PacedPolicy:
-    """A policy whose turns end at a length that is drawn from the request's seed. `requests`: in the order in which they were sent."""
+    """A policy whose turns end at a length that is drawn from the request's seed. `requests`: in the order of their sending."""
 
     def __init__(self, policy: Policy, lengths: range) -> None:
         self._policy, self._lengths = policy, lengths
