@@ -67,11 +67,11 @@ def _measure(
     from agentloop.proof.sizes import ON_A_CARD, ON_THE_CPU
 
     sizes = ON_A_CARD if on_gpu() else ON_THE_CPU
-    opened = Campaign.open(private)
-    begun = Proof(directory, machine.describe(opened), sizes)
     with ExitStack() as stack:
         if settings.paths.data.is_dir():  # a run of the user's would take the card meanwhile
             stack.enter_context(ownership.owned(settings.paths.data, wait=False))
+        opened = Campaign.open(private)
+        begun = Proof(directory, machine.describe(opened), sizes)
         with ownership.owned(private.paths.data, wait=False):
             measurement.measure(opened, begun, sizes, trajectories=settings.paths.data, say=console.print)
             begun.write()
