@@ -121,10 +121,10 @@ def _compare(directory: Path, file: Path) -> None:
     from agentloop.proof import comparison, figures
     from agentloop.proof.proof import proof_file, read
 
-    mine = proof_file(directory)
+    one, mine = read(file), proof_file(directory)
     if not mine.is_file():
         raise SettingError(f"--compare: there is no proof in {directory} yet; agentloop proof makes it")
-    one, other = read(file), read(mine)
+    other = read(mine)
     for letter, each in (("A", one), ("B", other)):
         console.print(f"{letter}: {each['model']['name']}, {each['made']}, {figures.machine(each)}", markup=False)
         for sentence in figures.remarks(each):

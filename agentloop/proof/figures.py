@@ -45,7 +45,7 @@ _CANARY = (
     ("base_mean", "base off by", "nats", "mean difference between served and trained log probabilities, base model"),
     ("adapter_mean", "adapter off by", "nats", "the same under the adapter"),
     ("effect_mean", "effect of the adapter", "nats", "how far it moves the trainer's own log probabilities"),
-    ("share", "of it served", "share", "1 for all; none where the effect drowns in rounding"),
+    ("share", "of it served", "share", "100 % for all of it; none where the effect drowns in rounding"),
     ("tolerance", "tolerance", "nats", "follows from the trainer's own rounding"),
 )
 
@@ -155,7 +155,7 @@ SECTIONS: tuple[tuple[str, tuple[Figure, ...]], ...] = (
                 "serving.rate.adapter.tokens_per_second",
                 "output tokens per second, adapter",
                 "rate",
-                "the same with the trained adapter",
+                "of episodes through this project's agent and client, with the epoch's adapter",
             ),
             Figure(
                 "serving.rate.adapter.after_first_round_tokens_per_second",
@@ -174,8 +174,8 @@ SECTIONS: tuple[tuple[str, tuple[Figure, ...]], ...] = (
             ),
         ),
     ),
-    ("Swap, vLLM restarted", _swap("restart", "vLLM ended for the trainer and started again")),
-    ("Swap, vLLM asleep", _swap("sleep", "vLLM slept meanwhile")),
+    ("Swap, vLLM restarted", _swap("restart", "vLLM ends for the trainer and starts again, on the CPU it stays")),
+    ("Swap, vLLM asleep", _swap("sleep", "vLLM sleeps meanwhile")),
     ("Canary of the epoch's adapter", _canary("serving")),
     ("Canary after the restart", _canary("restart")),
     ("Canary after the sleep", _canary("sleep")),
@@ -226,7 +226,7 @@ _TEXTS = {
     "gib": lambda value: f"{value:.2f} GiB",
     "count": _number,
     "nats": lambda value: f"{value:.2g} nats",
-    "share": lambda value: f"{value:.0%}",
+    "share": percent,
     "points": _points,
     "probability": probability,
     "text": _decision,
@@ -293,7 +293,26 @@ def remarks(proof: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def canaries(proof: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The reports of all that were asked."""
+    return [proof[part]["canary"] for part in ("serving", "restart", "sleep") if proof[part]]
+
+
 def passed(proof: Mapping[str, Any]) -> bool:
-    """Whether every canary that was asked found the adapter served as it was trained."""
-    canaries = [proof[part]["canary"] for part in ("serving", "restart", "sleep") if proof[part]]
-    return all(canary["passed"] for canary in canaries)
+    """Whether every adapter was found served as it was trained."""
+    return all(canary["passed"] for canary in canaries(proof))
+
+
+def verdict(proof: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(what came of the campaign, the figures behind it); None without a campaign."""
+    campaign = proof["campaign"]
+    if not campaign:
+        return None
+    if "difference" not in campaign:
+        return _decision(campaign["outcome"]), f"{campaign['solved']} of {campaign['collected']} episodes solved"
+    before, after = (percent(campaign[name]["estimate"]) for name in ("base_success", "adapter_success"))
+    tasks = campaign["heldout_tasks"]
+    return (
+        _decision(campaign["outcome"]),
+        f"base {before}, adapter {after} of {tasks} held-out tasks; {_points(campaign['difference'])} points",
+    )

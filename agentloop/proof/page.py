@@ -19,7 +19,6 @@ _TILES = (
     ("serving.rate.adapter.tokens_per_second", "Served with the adapter"),
     ("restart.seconds_from_last_step_to.first_token", "New adapter answers after, by restart"),
     ("sleep.seconds_from_last_step_to.first_token", "New adapter answers after, asleep"),
-    ("campaign.difference", "Success after one iteration, points"),
 )
 
 
@@ -47,18 +46,19 @@ def write(proof: Mapping[str, Any], output: Path) -> Path:
 
 def _tiles(proof: Mapping[str, Any]) -> str:
     known = {figure.place: figure for _, listed in figures.measured(proof) for figure in listed}
+    tiles = [(name, known[place].text(proof), known[place].about) for place, name in _TILES if place in known]
+    if asked := figures.canaries(proof):
+        right = sum(canary["passed"] for canary in asked)
+        about = f"{right} of {len(asked)} canaries: served log probabilities against the trainer's own"
+        tiles.append(("Served as trained", "yes" if right == len(asked) else "no", about))
+    if (verdict := figures.verdict(proof)) is not None:
+        tiles.append(("Verdict of a short campaign", *verdict))
     shown = "".join(
-        f'<div class="tile"><dt>{escape(name)}</dt><dd class="figure">{escape(_headline(known[place].text(proof)))}</dd>'
-        f'<dd class="note">{escape(known[place].about)}</dd></div>'
-        for place, name in _TILES
-        if place in known
+        f'<div class="tile"><dt>{escape(name)}</dt><dd class="figure">{escape(figure)}</dd>'
+        f'<dd class="note">{escape(about)}</dd></div>'
+        for name, figure, about in tiles
     )
     return f'<dl class="tiles">{shown}</dl>' if shown else ""
-
-
-def _headline(text: str) -> str:
-    """A figure without its interval."""
-    return text.partition(" (")[0]
 
 
 def _remarks(proof: Mapping[str, Any]) -> str:
