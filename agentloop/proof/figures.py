@@ -252,9 +252,10 @@ def machine(proof: Mapping[str, Any]) -> str:
 
 def model(proof: Mapping[str, Any]) -> str:
     about = proof["model"]
+    size = f"{about['bytes'] / 1e9:.2f} GB" if about["bytes"] >= 1e8 else f"{about['bytes'] / 1e6:.1f} MB"
     return (
         f"{about['name']}: {about['family']}, {about['layers']} layers, hidden {about['hidden']:,}, "
-        f"vocabulary {about['vocabulary']:,}, {about['parameters']:,} parameters, {about['bytes'] / 1e9:.2f} GB "
+        f"vocabulary {about['vocabulary']:,}, {about['parameters']:,} parameters, {size} "
         f"({about['stored_in']}), {about['fingerprint']}"
     )
 

@@ -35,7 +35,7 @@ def write(proof: Mapping[str, Any], output: Path) -> Path:
         remarks=_remarks(proof),
         figures=_figures(proof),
         about=_about(proof),
-        settings=sections.settings(proof["settings"]),
+        settings=sections.settings(proof["settings"], opened=True),
         version=escape(proof["software"]["agentloop"]),
         made=escape(proof["made"]),
     )
