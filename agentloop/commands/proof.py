@@ -100,7 +100,7 @@ def _short_campaign(
         short = configuration.load(changed, profile=profile)
         short.export()
         services.down(short)  # of an attempt that was killed
-        resumed, started = short.paths.database.exists(), time.perf_counter()
+        resumed, started = short_campaign.begun(short), time.perf_counter()
         try:
             foreground.self_improve(short, profile, changed)
         except StoreError as error:

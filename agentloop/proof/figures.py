@@ -118,6 +118,7 @@ SECTIONS: tuple[tuple[str, tuple[Figure, ...]], ...] = (
                 "gib",
                 "of the card, as nvidia-smi shows it; none on the CPU",
             ),
+            Figure("training.base_held_in", "base held in", "text", "while it is trained on"),
             Figure(
                 "training.rows.source",
                 "rows",

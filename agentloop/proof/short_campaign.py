@@ -8,6 +8,7 @@ from typing import Any
 from agentloop.campaign import standing
 from agentloop.report import query
 from agentloop.settings import Settings
+from agentloop.store import campaigns
 from agentloop.store.database import Database
 
 SOLVED_NOTHING = "the base model solved nothing"
@@ -17,6 +18,14 @@ SELECT count(*), count(*) FILTER (s.success >= 0.5)
 FROM collected c LEFT JOIN v_success s ON s.trajectory = c.trajectory
 WHERE c.campaign = $campaign AND c.purpose = 'collect'
 """
+
+
+def begun(settings: Settings) -> bool:
+    """Whether there is anything of it, so that its whole time is not to be had any more."""
+    if not settings.paths.database.is_file():
+        return False
+    with Database.open_snapshot(settings.paths.database) as database:
+        return settings.campaign in campaigns.names(database)
 
 
 def outcome(settings: Settings) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import math
 import random
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from agentloop.campaign import learning
 from agentloop.campaign.campaign import Campaign
 from agentloop.naming import content_id
 from agentloop.store import datasets
@@ -42,17 +43,11 @@ class Workload:
         """One epoch on these rows, written to the campaign's data root; planned as a campaign plans its own."""
         settings = campaign.settings
         name = content_id("data", self.rows)
-        file = settings.paths.data / "datasets" / f"{name}.safetensors"
-        rows.write(file, self.rows)
-        return TrainingRun.plan(
-            base=campaign.base,
-            dataset=name,
-            rows=file,
-            model=campaign.model,
-            training=settings.training.model_copy(update={"epochs": 1}),
-            seed=settings.seed if seed is None else seed,
-            paths=settings.paths,
-            parent=parent,
+        rows.write(settings.paths.data / "datasets" / f"{name}.safetensors", self.rows)
+        training = settings.training.model_copy(update={"epochs": 1, "continue_adapter": parent is not None})
+        changed = {"training": training, "seed": settings.seed if seed is None else seed}
+        return learning.plan_training(
+            replace(campaign, settings=settings.model_copy(update=changed)), name, parent=parent
         )
 
     def first(self, campaign: Campaign, batches: int) -> Workload:
