@@ -11,7 +11,18 @@ import traceback
 import typer
 
 from agentloop import ending, interpreter
-from agentloop.commands import champions, data, looking, machine, models, quantization, running, serving, teaching
+from agentloop.commands import (
+    champions,
+    data,
+    looking,
+    machine,
+    models,
+    proof,
+    quantization,
+    running,
+    serving,
+    teaching,
+)
 from agentloop.errors import told
 
 app = typer.Typer(
@@ -36,6 +47,7 @@ for command in (quantization.check, quantization.quantize):
     app.command()(command)
 app.command("import")(models.import_model)
 app.command()(models.fetch)
+app.command()(proof.proof)
 
 # typer has no public name for the errors in how a command is called, of which this is one
 _UsageError = typer.BadParameter.__base__

@@ -323,9 +323,11 @@ def _facts(story: Mapping[str, Any], actors: Mapping[str, str]) -> str:
     return f'<dl class="facts">{told}</dl>'
 
 
-def settings(values: Mapping[str, Any]) -> str:
+def settings(values: Mapping[str, Any], *, opened: bool = False) -> str:
+    """All of them. `opened`: shown from the start, and printed."""
     pairs = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in flat(values))
-    return f'<details><summary>Show all</summary><dl class="columns">{pairs}</dl></details>'
+    state = " open" if opened else ""
+    return f'<details{state}><summary>Show all</summary><dl class="columns">{pairs}</dl></details>'
 
 
 class Markup(str):
