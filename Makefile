@@ -1,17 +1,26 @@
 # The two commands: `make demo` and `make test`. Both install what is missing.
+# `make test-all` is `make test` with a pretrained model, which it fetches first; ACCEPT=1 says yes to its licence beforehand.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
+REAL   := gemma-3-270m
 
-.PHONY: demo test install
+.PHONY: demo test test-all install
 
 # By the interpreter, not by the scripts beside it: these name it by a path, which a move or an odd character breaks.
 demo: install
 	$(BIN)/python -m agentloop demo $(if $(NEW),--new)
 
 # Two processes: much of the time goes into waiting for servers to start.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 2 --dist loadscope --no-loadscope-reorder
+
+# On pretrained weights too where models/$(REAL) is there.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 2 --dist loadscope --no-loadscope-reorder
+	$(PYTEST)
+
+test-all: install
+	test -f models/$(REAL)/config.json || $(BIN)/python -m agentloop fetch $(REAL) $(if $(ACCEPT),--accept)
+	$(PYTEST) --real
 
 install: $(VENV)/.installed
 
