@@ -1,9 +1,12 @@
 # The two commands: `make demo` and `make test`. Both install what is missing.
+# `make demo-gemma` and `make test-all` are the same with a pretrained model, which they fetch first; ACCEPT=1 says yes to its
+# licence beforehand.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
+REAL   := gemma-3-270m
 
-.PHONY: demo demo-gemma test install
+.PHONY: demo demo-gemma test test-all install
 
 # By the interpreter, not by the scripts beside it: these name it by a path, which a move or an odd character breaks.
 demo: install
@@ -14,7 +17,7 @@ CUDA  := $(shell nvidia-smi -L >/dev/null 2>&1 && echo .venv-cuda)
 GEMMA := $(or $(CUDA),$(VENV))
 
 demo-gemma: $(GEMMA)/.installed
-	$(GEMMA)/bin/python -m agentloop demo --model gemma-3-270m $(if $(NEW),--new) $(if $(ACCEPT),--accept)
+	$(GEMMA)/bin/python -m agentloop demo --model $(REAL) $(if $(NEW),--new) $(if $(ACCEPT),--accept)
 
 .venv-cuda/.installed: requirements/cuda.txt pyproject.toml
 	test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda || python3 -m venv .venv-cuda
@@ -22,8 +25,15 @@ demo-gemma: $(GEMMA)/.installed
 	pwd -P > $@
 
 # Two processes: much of the time goes into waiting for servers to start.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 2 --dist loadscope --no-loadscope-reorder
+
+# On pretrained weights too where models/$(REAL) is there.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 2 --dist loadscope --no-loadscope-reorder
+	$(PYTEST)
+
+test-all: install
+	test -f models/$(REAL)/config.json || $(BIN)/python -m agentloop fetch $(REAL) $(if $(ACCEPT),--accept)
+	$(PYTEST) --real
 
 install: $(VENV)/.installed
 

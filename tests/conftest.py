@@ -7,6 +7,10 @@ from pathlib import PurePosixPath
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--real", action="store_true", help="fail, instead of skip, where the pretrained model is missing")
+
+
 def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadScopeScheduling
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,7 @@ class Exporter:
     """Of the checkpoint."""
     type: str = "F32"
     """Of all matrices, as gguf calls it."""
-    vocabulary: sentencepiece.SentencePieceProcessor | None = None
+    vocabulary: sentencepiece.SentencePieceProcessor | TokenizerFile | None = None
     keys: dict[str, Any] = field(default_factory=dict)
     """Set, or with None left out, at the end."""
     change: Callable[[dict[str, np.ndarray]], None] = lambda tensors: None
@@ -131,7 +132,51 @@ def _write_key(writer: gguf.GGUFWriter, name: str, value: Any) -> None:
         writer.add_array(name, value)
 
 
-def _write_vocabulary(writer: gguf.GGUFWriter, vocabulary: sentencepiece.SentencePieceProcessor | None) -> None:
+class TokenizerFile:
+    """The pieces of a directory's tokenizer.json, by SentencePiece's calls. Scores follow the order of the pieces."""
+
+    def __init__(self, directory: Path) -> None:
+        read = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+        self._pieces = sorted(read["model"]["vocab"], key=read["model"]["vocab"].get)
+        self._special = {added["id"]: added["special"] for added in read["added_tokens"]}
+
+    def vocab_size(self) -> int:
+        return len(self._pieces)
+
+    def id_to_piece(self, index: int) -> str:
+        return self._pieces[index]
+
+    def get_score(self, index: int) -> float:
+        return -float(index)
+
+    def is_unknown(self, index: int) -> bool:
+        return index == self.unk_id()
+
+    def is_control(self, index: int) -> bool:
+        return self._special.get(index, False)
+
+    def is_byte(self, index: int) -> bool:
+        return re.fullmatch("<0x[0-9A-F]{2}>", self._pieces[index]) is not None
+
+    def is_user_defined(self, index: int) -> bool:
+        return index in self._special
+
+    def bos_id(self) -> int:
+        return self._pieces.index("<bos>")
+
+    def eos_id(self) -> int:
+        return self._pieces.index("<eos>")
+
+    def pad_id(self) -> int:
+        return self._pieces.index("<pad>")
+
+    def unk_id(self) -> int:
+        return self._pieces.index("<unk>")
+
+
+def _write_vocabulary(
+    writer: gguf.GGUFWriter, vocabulary: sentencepiece.SentencePieceProcessor | TokenizerFile | None
+) -> None:
     if vocabulary is None:
         return
     tokens, scores, types = [], [], []
@@ -143,7 +188,7 @@ def _write_vocabulary(writer: gguf.GGUFWriter, vocabulary: sentencepiece.Sentenc
             kind = gguf.TokenType.CONTROL
         elif vocabulary.is_byte(index):
             kind = gguf.TokenType.BYTE
-        elif vocabulary.id_to_piece(index) in USER_DEFINED:
+        elif _is_user_defined(vocabulary, index):
             kind = gguf.TokenType.USER_DEFINED
         piece = vocabulary.id_to_piece(index)
         tokens.append(piece.replace("▁", " ") if kind == gguf.TokenType.USER_DEFINED else piece)
@@ -160,6 +205,12 @@ def _write_vocabulary(writer: gguf.GGUFWriter, vocabulary: sentencepiece.Sentenc
     writer.add_unk_token_id(vocabulary.unk_id())
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(False)
+
+
+def _is_user_defined(vocabulary: sentencepiece.SentencePieceProcessor | TokenizerFile, index: int) -> bool:
+    if isinstance(vocabulary, TokenizerFile):
+        return vocabulary.is_user_defined(index)
+    return vocabulary.id_to_piece(index) in USER_DEFINED
 
 
 def _tensors(directory: Path, config: dict[str, Any], architecture: gguf.MODEL_ARCH) -> dict[str, np.ndarray]:
