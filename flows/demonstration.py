@@ -22,7 +22,7 @@ from agentloop.store import campaigns
 from agentloop.store.database import Database
 from flows import services
 
-TEACH, IMPROVE = "teach/demo", "self-improve/demo"
+TEACH, IMPROVE = "teach/experts", "self-improve/demo"
 """Deployments."""
 PROFILES = {"tiny": ("demo", "demo"), "gemma-3-270m": ("gemma-270m", "gemma-270m-cpu")}
 """By model: the profile on a CUDA card, and the one without."""
@@ -61,8 +61,8 @@ def run(settings: Settings, console: Console, *, profile: str, overrides: Mappin
         if settings.model in UNTAUGHT:
             taught = f"{settings.model}-taught{chosen['campaign'].removeprefix(settings.campaign)}"
             if not is_taught(settings.paths.models / taught):
-                student = {**overrides, "campaign": settings.campaign}
-                _complete(console, TEACH, {"profile": profile, "overrides": student, "name": taught}, settings)
+                lesson = {"profile": profile, "overrides": overrides, "name": taught, "measured": False}
+                _complete(console, TEACH, lesson, settings)
             overrides |= {"model": taught}
         url = _complete(console, IMPROVE, {"profile": profile, "overrides": overrides}, settings)
     except KeyboardInterrupt:

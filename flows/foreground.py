@@ -57,6 +57,7 @@ def teach(
     families: list[str],
     unverified: bool,
     name: str | None,
+    measured: bool,
 ) -> dict[str, Any]:
     with _server(settings):
         from flows.teach import teach as flow
@@ -68,4 +69,5 @@ def teach(
             families=families,
             unverified=unverified,
             name=name,
+            measured=measured,
         )

@@ -31,8 +31,12 @@ def teach(
     families: Sequence[str] = (),
     unverified: bool = False,
     name: str | None = None,
+    measured: bool = True,
 ) -> dict[str, Any]:
-    """Make a taught base, or continue: the parameters are those of `agentloop teach`."""
+    """Make a taught base, or continue: the parameters are those of `agentloop teach`.
+
+    Without `measured` student and taught base are not played: the same command with it does that later.
+    """
     settings = configuration.load(overrides or {}, profile=profile)
     flow_run = presence.announce(settings)
     teaching = Teaching.open(settings, parse(source), families=families, unverified=unverified, name=name)
@@ -42,11 +46,7 @@ def teach(
         run = lessons.plan_training(teaching, dataset["dataset"])
         trained = train(teaching, run)
         made = merge(teaching, run)
-        before = measure(teaching.campaign, STUDENT, role="base")
-        taught = teaching.taught(teaching.directory(run))
-        with taught.worlds:
-            after = measure(taught, TAUGHT, role="taught")
-        measured = lessons.finish(teaching, run, before["evaluation"], after["evaluation"])
+        success = measure_both(teaching, run) if measured else None
         report = steps.report(teaching.campaign)
     result = {
         "campaign": teaching.campaign.name,
@@ -55,7 +55,7 @@ def teach(
         "trained": trained,
         "made": made,
         "directory": str(teaching.directory(run)),
-        "measured": measured,
+        "measured": success,
         "report": report,
     }
     artifacts.publish_teaching(result)
@@ -74,6 +74,15 @@ def demonstrate(teaching: Teaching) -> dict[str, Any]:
                 label = f"{title}, shard {planned.shards.index(shard) + 1} of {len(planned.shards)}"
                 play(label, teaching, planned, shard, bar)
     return take_in(teaching, planned)
+
+
+def measure_both(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:
+    """Success of the student and of what was made of it, on the same held-out tasks."""
+    before = measure(teaching.campaign, STUDENT, role="base")
+    taught = teaching.taught(teaching.directory(run))
+    with taught.worlds:
+        after = measure(taught, TAUGHT, role="taught")
+    return lessons.finish(teaching, run, before["evaluation"], after["evaluation"])
 
 
 def measure(campaign: Campaign, iteration: int, *, role: str) -> dict[str, Any]:

@@ -421,6 +421,11 @@ def finish(teaching: Teaching, run: TrainingRun, before: str, after: str) -> dic
     return measured
 
 
+def is_taught(directory: Path) -> bool:
+    """Whether it is the directory of a taught base."""
+    return bool(_record(directory))
+
+
 def _told(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:
     """What the directory says of how it was made."""
     with teaching.campaign.database() as database:

@@ -29,6 +29,9 @@ def teach(
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Of a file, teach also what answers no question of the environment.")
     ] = False,
+    measured: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Play held-out tasks before and after; can be done later.")
+    ] = True,
     dry_run: DryRun = False,
 ) -> None:
     """Make a base that solves some of its tasks, from a few demonstrations; or continue."""
@@ -55,7 +58,14 @@ def teach(
 
     settings.export()
     made = foreground.teach(
-        settings, profile, overrides, source=source, families=family or [], unverified=unverified, name=name
+        settings,
+        profile,
+        overrides,
+        source=source,
+        families=family or [],
+        unverified=unverified,
+        name=name,
+        measured=measured,
     )
     _tell(made)
 
@@ -65,23 +75,23 @@ def _tell(made: Mapping[str, Any]) -> None:
     table = Table("Family", "Accepted", "Before", "After", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-    families = sorted(measured["families"].keys() | demonstrations["families"].keys())
-    for family in families:
+    shares = measured["families"] if measured else {}
+    for family in sorted(shares.keys() | demonstrations["families"].keys()):
         accepted, tried = demonstrations["families"].get(family, (0, 0))
-        before, after = measured["families"].get(family, (None, None))
+        before, after = shares.get(family, (None, None))
         table.add_row(family, f"{accepted} of {tried}" if tried else "–", _percent(before), _percent(after))
     table.add_row(
         "all",
         f"{demonstrations['accepted']} of {demonstrations['tried']}",
-        _interval(measured["before"]),
-        _interval(measured["after"]),
+        *(_interval(measured[each]) if measured else "–" for each in ("before", "after")),
         style="bold",
     )
     console.print(table)
+    where = (
+        f"Success in % on {measured['tasks']} held-out tasks × {measured['samples']}" if measured else "Not measured"
+    )
     console.print(
-        f"Success in % on {measured['tasks']} held-out tasks × {measured['samples']}; taught on "
-        f"{made['dataset']['rows']:,} demonstrations. Report: {made['report']}",
-        soft_wrap=True,
+        f"{where}; taught on {made['dataset']['rows']:,} demonstrations. Report: {made['report']}", soft_wrap=True
     )
     if spent := demonstrations["spent"]:
         console.print(
