@@ -34,6 +34,8 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.5, 60.0
 _FATAL = (401, 402, 403, 404, 405, 410)
 """Answers that another conversation, or another try, would get as well."""
 _BUSY = 429
+_NOT_EVERYWHERE = {"max_tokens": "max_completion_tokens", "temperature": None, "seed": None}
+"""What some endpoints refuse, and what they take instead."""
 _KINDS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "list": "array", "dict": "object"}
 _HINT = f"\n\nWhen you know the answer, end your message with this line:\n{ANSWER}the answer alone"
 
@@ -57,6 +59,8 @@ class Endpoint:
         self._teach = teach
         self._key = teach.key()
         self._http: aiohttp.ClientSession | None = None
+        self._refused: set[str] = set()
+        """Of _NOT_EVERYWHERE."""
         self._free_at = 0.0
         """Until then nobody asks: the endpoint said so (time.monotonic)."""
 
@@ -90,7 +94,16 @@ class Endpoint:
 
         Raises TeacherError where nothing that is asked would be answered, ServerError where this is not.
         """
-        answer = await self._asked("POST", self.url, body)
+        while True:
+            try:
+                answer = await self._asked("POST", self.url, self._adapted(body))
+                break
+            except ServerError as error:
+                refused = [name for name in _NOT_EVERYWHERE if name in str(error) and name not in self._refused]
+                if not refused:
+                    raise
+                self._refused.update(refused)
+                print(f"{error}: asked without {' and '.join(refused)} from now on")
         try:
             choice = answer["choices"][0]
             message, reason = choice["message"], choice.get("finish_reason") or "stop"
@@ -102,6 +115,11 @@ class Endpoint:
         self.usage.prompt_tokens += counted.get("prompt_tokens") or 0
         self.usage.completion_tokens += counted.get("completion_tokens") or 0
         return message, reason
+
+    def _adapted(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The request without what the endpoint has refused."""
+        named = {_NOT_EVERYWHERE[name] if name in self._refused else name: value for name, value in body.items()}
+        return {name: value for name, value in named.items() if name is not None}
 
     async def _asked(self, method: str, url: str, body: dict[str, Any] | None) -> Any:
         attempt = 0

@@ -163,3 +163,15 @@ def test_text_beside_a_call_is_kept(lesson):
     said = _said({"content": "I look it up.", "tool_calls": [call, call]})
     assert said.startswith("I look it up.\n```tool_code\nquery(sql=")
     assert parse(said).kwargs == {"sql": "SELECT 'it''s'"}
+
+
+def test_what_an_endpoint_does_not_take_is_left_out(lesson, expert_server):
+    said = [
+        "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+        "Unsupported value: 'temperature' does not support 0.7",
+    ]
+    expert_server.faults = [web.json_response({"error": {"message": each}}, status=400) for each in said]
+    _, judged = lesson.demonstrate(lesson.open(expert_server.url, "teach.concurrency=1", "teach.shard_episodes=12"))
+    assert judged["accepted"] == judged["tried"] == 12
+    last = expert_server.requests[-1]
+    assert last["max_completion_tokens"] == 1024 and "seed" in last and not last.keys() & {"max_tokens", "temperature"}
