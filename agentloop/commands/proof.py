@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sys
 import time
@@ -74,12 +75,13 @@ def _measure(
         begun = Proof(directory, machine.describe(opened), sizes)
         with ownership.owned(private.paths.data, wait=False):
             measurement.measure(opened, begun, sizes, trajectories=settings.paths.data, say=console.print)
-            begun.write()
+        page.write(begun.write(), directory / "proof.html")  # what there is, should the campaign fail
         if campaign:
             _short_campaign(private, own, profile, begun, sizes)
     whole = begun.write()
     written = page.write(whole, directory / "proof.html")
-    _forget_cache(private)
+    for folder in (private.paths.cache, private.compiled):  # which may be as large as the model, and can be made again
+        shutil.rmtree(folder, ignore_errors=True)
     console.print(_table(whole))
     for sentence in figures.remarks(whole):
         console.print(sentence, markup=False)
@@ -150,13 +152,6 @@ def _table(proof: Mapping[str, Any]) -> Any:
         for figure in listed:
             shown.add_row(f"  {figure.name}", figure.text(proof), style="dim" if figure.flattering else None)
     return shown
-
-
-def _forget_cache(settings: Settings) -> None:
-    """What can be made again may be as large as the model."""
-    import shutil
-
-    shutil.rmtree(settings.paths.cache, ignore_errors=True)
 
 
 def _free_port() -> int:
