@@ -20,9 +20,9 @@ from agentloop.store import datasets, verifiers
 from agentloop.store.database import Database
 from agentloop.store.shards import read_shard
 
-PROMPTS = 16
+PROMPTS = 8
 """Opening prompts that the KL divergence is measured on, each with what the base says next."""
-STORED = 16
+STORED = 8
 """Trajectories of the base that are measured on as well, where there are any."""
 ALPHA = 0.05
 """Chance of refusing a base that loses no more than is allowed."""
