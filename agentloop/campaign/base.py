@@ -20,9 +20,9 @@ from agentloop.store import datasets, verifiers
 from agentloop.store.database import Database
 from agentloop.store.shards import read_shard
 
-PROMPTS = 16
+PROMPTS = 8
 """Opening prompts that the KL divergence is measured on, each with what the base says next."""
-STORED = 16
+STORED = 8
 """Trajectories of the base that are measured on as well, where there are any."""
 ALPHA = 0.05
 """Chance of refusing a base that loses no more than is allowed."""
@@ -91,7 +91,7 @@ def judge(campaign: Campaign, server: PolicyServer) -> dict[str, Any] | None:
 
 def line(judged: dict[str, Any]) -> str:
     """The judgement in one line."""
-    size = f"{_gib(judged['bytes'])} of {_gib(judged['bytes_in_16bit'])} GiB"
+    size = f"{_size(judged['bytes'])} of {_size(judged['bytes_in_16bit'])}"
     said = f"KL {judged['kl']:.2g} nats per token, the same choice at {judged['same_choice']:.1%} of them"
     return f"base in {judged['quantization']}, {size}: {said}; {_solved(judged['success'])}"
 
@@ -209,5 +209,5 @@ def first_shard(campaign: Campaign) -> ShardPlan:
     return rollouts.plan_collection(campaign, 1, None)[0]
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f}"
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.1f} MiB"

@@ -85,12 +85,19 @@ def _planned(
 
 def continued(model: Any, prompts: list[list[int]], new_tokens: int, stop: list[int]) -> list[Sequence]:
     """Prompts with what the model says next, its likeliest token each time, as (token_ids, mask)."""
+    if not prompts:
+        return []
+    width = max(map(len, prompts))
+    rows = torch.tensor([prompt + [0] * (width - len(prompt)) for prompt in prompts])
+    real = torch.tensor([[1] * len(prompt) + [0] * (width - len(prompt)) for prompt in prompts])
+    options = {"do_sample": False, "eos_token_id": stop, "pad_token_id": 0}
     sequences = []
-    for prompt in prompts:
-        ids = model.generate(
-            torch.tensor([prompt]), max_new_tokens=new_tokens, do_sample=False, eos_token_id=stop, pad_token_id=0
-        )[0].tolist()
-        sequences.append((ids, [place >= len(prompt) for place in range(len(ids))]))
+    for prompt, row in zip(
+        prompts, model.generate(rows, attention_mask=real, max_new_tokens=new_tokens, **options).tolist(), strict=True
+    ):
+        said = row[width:]
+        ended = next((place + 1 for place, token in enumerate(said) if token in stop), len(said))
+        sequences.append((prompt + said[:ended], [False] * len(prompt) + [True] * ended))
     return sequences
 
 

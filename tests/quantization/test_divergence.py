@@ -115,3 +115,15 @@ def test_a_dynamic_base_trains_saves_and_comes_back(tiny, cache, tmp_path):
     torch.testing.assert_close(merged.logprobs(IDS), model.logprobs(IDS, adapter=False), rtol=1e-3, atol=2e-3)
     with pytest.raises(SettingError, match="^in_16bit: 'layers.99.mlp.down_proj' is no linear of this model"):
         FastLanguageModel.from_pretrained(TINY, in_16bit=["layers.99.mlp.down_proj"], cache_directory=cache)
+
+
+def test_prompts_are_continued_until_the_turn_ends(cache):
+    model, _ = FastLanguageModel.from_pretrained(TINY, max_seq_length=64, load_in_4bit=False, cache_directory=cache)
+    prompts = [IDS[:6], IDS[:3]]
+    free = worker.continued(model, prompts, 5, [])
+    assert [len(ids) for ids, _ in free] == [11, 8] and [sum(mask) for _, mask in free] == [5, 5]
+    assert [worker.continued(model, [prompt], 5, [])[0] for prompt in prompts] == free
+    third = free[0][0][8]
+    place = free[0][0][6:].index(third) + 1
+    ids, mask = worker.continued(model, prompts, 5, [third])[0]
+    assert ids == free[0][0][: 6 + place] and sum(mask) == place
