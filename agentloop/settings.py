@@ -352,7 +352,7 @@ class Gate(Section):
 class Teach(Section):
     """From demonstrations to a base model that the loop can improve. See docs/teaching.md."""
 
-    tasks: Tasks = 96
+    tasks: Tasks = 32
     """That the environment's experts, or a teacher, are to solve."""
     samples: Count = 1
     """Episodes of a teacher for each task."""
@@ -360,8 +360,8 @@ class Teach(Section):
     """At most so many distinct demonstrations of one task are taught."""
     rank: Annotated[int, AfterValidator(_servable_rank)] = 32
     alpha: PositiveFloat = 64
-    learning_rate: PositiveFloat = 2e-4
-    epochs: Count = 5
+    learning_rate: PositiveFloat = 3e-4
+    epochs: Count = 12
     batch_tokens: Count = 2048
     teacher_model: str | None = None
     """What the teacher's endpoint calls the model; by default the only one that it serves."""
