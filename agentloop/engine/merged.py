@@ -81,6 +81,19 @@ def _merge_file(
     for name in tensors.keys() & slots.keys():
         tensors[name] = merged(tensors[name], lora, slots[name])
     save_file(tensors, target, metadata=metadata)
+    _order_metadata(target)
+
+
+def _order_metadata(file: Path) -> None:
+    """safetensors writes metadata in another order each time, and the same merge has to give the same bytes: a base is named
+    by them."""
+    with open(file, "r+b") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        opened.seek(8)
+        opened.write(text.ljust(size))
 
 
 def merged(weight: Tensor, lora: LoraBuffer, slot: LoraSlot) -> Tensor:
