@@ -48,6 +48,10 @@ class ModelError(AgentloopError):
     """A model directory is missing, incomplete or of an architecture that is not supported."""
 
 
+class RoomError(AgentloopError):
+    """There is no memory for what was asked for; what it was needed for can be left out."""
+
+
 class AdapterError(AgentloopError):
     """An adapter does not belong to the base it is to be applied to, or holds modules that would be dropped."""
 

@@ -12,7 +12,7 @@ from agentloop.agent.collection import ShardPlan
 from agentloop.campaign import rollouts
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
-from agentloop.errors import SettingError
+from agentloop.errors import RoomError, SettingError
 from agentloop.evaluation.statistics import clustered_interval, lower_bound, paired_bootstrap
 from agentloop.quantization.measuring import Material, measure
 from agentloop.records import NONE, Interval, Quantization, Task
@@ -68,8 +68,9 @@ async def _openings(campaign: Campaign, tasks: Sequence[Task]) -> list[list[int]
 def judge(campaign: Campaign, server: PolicyServer) -> dict[str, Any] | None:
     """What quantisation does to the campaign's base: `{quantization, bytes, bytes_in_16bit, kl, same_choice, success}`.
 
-    None where the base is in 16 bit. `success` is None where the KL divergence is negligible or no loss would be too large.
-    Once for each base and quantisation. Raises SettingError where too much of the base's success is surely lost.
+    None where the base is in 16 bit, or there is no memory to hold it in 16 bit for the comparison. `success` is None where
+    the KL divergence is negligible or no loss would be too large. Once for each base and quantisation. Raises SettingError
+    where too much of the base's success is surely lost.
     """
     held, training = campaign.quantization, campaign.settings.training
     if held == NONE:
@@ -80,7 +81,11 @@ def judge(campaign: Campaign, server: PolicyServer) -> dict[str, Any] | None:
         own = {name: found[held.kind][name] for name in ("bytes", "kl", "same_choice", "tokens")}
         return {"quantization": held.kind, "bytes_in_16bit": found["none"]["bytes"], **own}
 
-    judged = campaign.step("judge", 0, [campaign.base, held], work)
+    try:
+        judged = campaign.step("judge", 0, [campaign.base, held], work)
+    except RoomError as error:
+        print(f"the base is not judged, and trained on as it is: {error}")
+        return None
     judged["success"] = None
     if judged["kl"] > training.quantization_tolerance and training.max_quantization_loss < 1:
         judged["success"] = compare(campaign, server)

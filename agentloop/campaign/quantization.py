@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from agentloop import card
+from agentloop.errors import RoomError
 from agentloop.records import NF4, NONE, Quantization
 from agentloop.serving.server import LEFT_ASLEEP
 from agentloop.store import campaigns
@@ -40,7 +41,13 @@ def settle(campaign: Campaign) -> Quantization:
         found = kind(campaign)
         if found != "dynamic":
             return {"kind": found, **(NF4 if found == "nf4" else NONE).settings()}
-        return {"kind": found, **plan(campaign)}
+        try:
+            return {"kind": found, **plan(campaign)}
+        except RoomError as error:
+            if chosen == "dynamic":
+                raise
+            print(f"training.quantization: nf4, for nothing could be planned: {error}")
+            return {"kind": "nf4", **NF4.settings()}
 
     about = [campaign.base, chosen, campaign.settings.training.quantization_tolerance]
     return Quantization.of(campaign.step("quantize", 0, about, work))

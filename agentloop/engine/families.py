@@ -42,7 +42,8 @@ def load_weights(
     dtype: torch.dtype,
     positions: int,
     offload_embedding: bool = True,
+    offload_linears: bool = False,
 ) -> ModelWeights:
     """Read every tensor once. `packed` gives the NF4 linears (None: keep all in `dtype`); `positions` sizes RoPE."""
-    reader = Reader(checkpoint, packed, device=device, dtype=dtype)
+    reader = Reader(checkpoint, packed, device=device, dtype=dtype, offload_linears=offload_linears)
     return FAMILIES[shape.family].load(shape, reader, positions=positions, offload_embedding=offload_embedding)

@@ -39,6 +39,7 @@ class FastLanguageModel:
         resident: bool | None = None,
         graphs: bool | None = None,
         offload_embedding: bool = True,
+        offload_linears: bool = False,
         cache_directory: Path | None = None,
         **others: Any,
     ) -> tuple[Gemma, Any]:
@@ -52,7 +53,9 @@ class FastLanguageModel:
         (settings.paths.cache), but for those named in `in_16bit` (`layers.0.self_attn.q_proj`). `memory_budget`: GiB of the
         device that this process may hold at the peak of a training step, as nvidia-smi shows them ("auto": what is free).
         `resident` keeps the dequantised weights (always so on the CPU); `graphs` replays steps as CUDA graphs (by default on
-        CUDA); `offload_embedding` leaves the per-layer embeddings in host memory, to the same results. Raises ModelError, in
+        CUDA); `offload_embedding` leaves the per-layer embeddings in host memory, to the same results;
+        `offload_linears` the linears that are not in NF4 as well, which are copied when they are needed: slow, for a base that
+        the device has no room for. Raises ModelError, in
         one line, where the directory is incomplete or not supported, SettingError for an argument.
         """
         arguments.refuse(others)
@@ -64,7 +67,7 @@ class FastLanguageModel:
             options = dict(
                 max_seq_length=max_seq_length, dtype=dtype, load_in_4bit=load_in_4bit, in_16bit=in_16bit, device=device,
                 memory_budget=memory_budget, resident=resident, graphs=graphs, offload_embedding=offload_embedding,
-                cache_directory=cache_directory,
+                offload_linears=offload_linears, cache_directory=cache_directory,
             )  # fmt: skip
             return _with_adapter(directory, options)
         if (directory / "training_args.bin").is_file() and not (directory / "config.json").is_file():
@@ -99,7 +102,7 @@ class FastLanguageModel:
             packed = packed_weights(shape, checkpoint, fingerprint, cache, chosen, in_16bit=in_16bit)
         weights = load_weights(
             shape, checkpoint, packed, device=chosen, dtype=dtype, positions=max_seq_length,
-            offload_embedding=offload_embedding,
+            offload_embedding=offload_embedding, offload_linears=offload_linears,
         )  # fmt: skip
         model = Gemma(
             shape,

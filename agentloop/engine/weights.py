@@ -67,7 +67,13 @@ class ModelWeights:
     @property
     def device_bytes(self) -> int:
         """Everything but what stays in host memory."""
-        linears = [weight.nbytes for layer in self.layers for group in layer.groups for _, weight in group.parts]
+        linears = [
+            weight.nbytes
+            for layer in self.layers
+            for group in layer.groups
+            for _, weight in group.parts
+            if not isinstance(weight, Tensor) or weight.device == self.embedding.device
+        ]
         owners = (self, *self.layers)
         tensors = [
             value
@@ -80,12 +86,22 @@ class ModelWeights:
 
 
 class Reader:
-    """Reads a checkpoint's tensors onto `device`, each once. `packed` gives the NF4 linears (None: all in `dtype`)."""
+    """Reads a checkpoint's tensors onto `device`, each once. `packed` gives the NF4 linears (None: all in `dtype`).
+
+    `offload_linears` leaves those that are not in NF4 in host memory.
+    """
 
     def __init__(
-        self, checkpoint: Checkpoint, packed: PackedWeights | None, *, device: torch.device, dtype: torch.dtype
+        self,
+        checkpoint: Checkpoint,
+        packed: PackedWeights | None,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        offload_linears: bool = False,
     ) -> None:
         self.checkpoint, self._packed, self.device, self.dtype = checkpoint, packed, device, dtype
+        self._linears_device = torch.device("cpu") if offload_linears else device
         self.wide = wide_dtype(dtype)
 
     def dense(self, name: str) -> Tensor:
@@ -121,7 +137,9 @@ class Reader:
 
     def _linear(self, name: str):
         packed = self._packed and name in self._packed
-        return self._packed.linear(name) if packed else self.dense(f"{name}.weight")
+        if packed:
+            return self._packed.linear(name)
+        return self.checkpoint.tensor(f"{name}.weight").to(self._linears_device, self.dtype)
 
 
 def frequencies(theta: float, head_dim: int) -> Tensor:

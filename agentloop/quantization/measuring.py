@@ -11,13 +11,15 @@ from typing import Any
 
 from agentloop import child_log
 from agentloop.child import ChildProcess
-from agentloop.errors import ModelError, TrainerError
+from agentloop.errors import ModelError, RoomError, TrainerError
 from agentloop.exit_codes import ending
 from agentloop.files import atomic
 from agentloop.naming import content_id
 from agentloop.settings import Settings
 from agentloop.training.launch import last_line
 
+NO_ROOM = "no room: "
+"""What the process's last line begins with where it ran out of memory."""
 NEW_TOKENS = 32
 """That the base says after each prompt, at most."""
 
@@ -48,7 +50,7 @@ def measure(
 
     `most_bytes`: what the plan may take beyond NF4; `total_bytes`: what the language model's weights may take in all.
 
-    Raises ModelError with the process's own line, TrainerError where it died.
+    Raises ModelError with the process's own line, RoomError where it ran out of memory, TrainerError where it died.
     """
     request = {
         "model": str(model),
@@ -74,6 +76,8 @@ def measure(
     file.unlink(missing_ok=True)
     if code == 0:
         return json.loads(output)
+    if line := last_line(log, told, NO_ROOM):
+        raise RoomError(f"{line.removeprefix(NO_ROOM)} (log: {log})")
     if line := last_line(log, told, "error: "):
         raise ModelError(f"{line.removeprefix('error: ')} (log: {log})")
     reason = child_log.reason(log.read_text(errors="replace", encoding="utf-8"))

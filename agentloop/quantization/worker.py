@@ -14,17 +14,25 @@ from typing import Any
 
 import torch
 
+from agentloop import card
 from agentloop.engine import FastLanguageModel
+from agentloop.engine.architecture import Architecture
 from agentloop.engine.checkpoint import Checkpoint
+from agentloop.engine.configuration import read_architecture
 from agentloop.engine.memory import GIB
 from agentloop.engine.packed import packed_weights
 from agentloop.errors import AgentloopError, SettingError
 from agentloop.quantization import plan
 from agentloop.quantization.divergence import Comparison
+from agentloop.quantization.measuring import NO_ROOM
 from agentloop.records import NF4, NONE, Quantization
 from agentloop.training.memory import ran_out
 
 Sequence = tuple[list[int], list[bool]]
+BOTH = 1.3
+"""Linears in 16 bit and in NF4, as a multiple of those in 16 bit."""
+BESIDE = 2 * GIB
+"""Matrices, activations, logits and CUDA's own context."""
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
@@ -36,11 +44,16 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     directory, cache = Path(request["model"]), Path(request["cache"])
     longest = max(len(ids) for ids in [*request["prompts"], *(ids for ids, _ in request["sequences"])])
     new = request["new_tokens"]
+    checkpoint = Checkpoint(directory)
     model, _ = FastLanguageModel.from_pretrained(
-        directory, max_seq_length=longest + new, load_in_4bit=False, graphs=False, cache_directory=cache
+        directory,
+        max_seq_length=longest + new,
+        load_in_4bit=False,
+        graphs=False,
+        offload_linears=not has_room(read_architecture(directory), checkpoint),
+        cache_directory=cache,
     )
     sequences = [*continued(model, request["prompts"], new, request["stop"]), *request["sequences"]]
-    checkpoint = Checkpoint(directory)
     packed = packed_weights(model.shape, checkpoint, model.fingerprint, cache, model.device)
     comparison = Comparison(model, packed, sequences)
     whole = 2 * sum(prod(size) for size in checkpoint.sizes().values())
@@ -68,6 +81,16 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     if in_16bit is not None:
         result["dynamic"] = measured(Quantization(True, tuple(in_16bit)))
     return result
+
+
+def has_room(shape: Architecture, checkpoint: Checkpoint) -> bool:
+    """Whether the linears fit the card in 16 bit and NF4 beside everything else. Raises ServerError."""
+    if not torch.cuda.device_count():
+        return True
+    sizes = checkpoint.sizes()
+    linears = 2 * sum(prod(sizes[f"{name}.weight"]) for name in shape.linears)
+    head = 2 * prod(sizes["embed_tokens.weight"])
+    return BOTH * linears + 2 * head + BESIDE <= card.free_bytes()[0]
 
 
 def _planned(
@@ -111,7 +134,7 @@ def main(request_file: str) -> int:
         if not ran_out(error):
             raise
         print(
-            f"error: out of memory while the base in 16 bit was measured: {' '.join(str(error).split())[:200]}",
+            f"{NO_ROOM}out of memory while the base in 16 bit was measured: {' '.join(str(error).split())[:200]}",
             file=sys.stderr,
         )
         return 2
