@@ -88,6 +88,10 @@ class StoreError(AgentloopError):
     """The database is owned by another run, damaged, or of another schema version."""
 
 
+class EmptySelectionError(StoreError):
+    """A selection's rules left no trajectory to train on."""
+
+
 class ContaminationError(AgentloopError):
     """A held-out task was found among rows that are to be trained on."""
 

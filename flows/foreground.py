@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,20 @@ def _server(settings: Settings) -> Iterator[None]:
             f"the Prefect server at {services.address(settings)} is gone ({type(error).__name__}); what is done is kept, "
             "and the same command continues"
         ) from None
+
+
+@contextmanager
+def own_server(settings: Settings) -> Iterator[None]:
+    """A Prefect server that runs only meanwhile. One that a killed process has left is ended first."""
+    services.down(settings)
+    try:
+        yield
+    finally:
+        if "prefect" in sys.modules:
+            from prefect.logging.handlers import APILogHandler
+
+            APILogHandler().flush()  # what is on its way would find nobody
+        services.down(settings)
 
 
 def self_improve(

@@ -15,7 +15,7 @@ import typer
 
 from agentloop import settings as configuration
 from agentloop.commands import Profile, console, split, user_path
-from agentloop.errors import SettingError, StoreError, told
+from agentloop.errors import EmptySelectionError, SettingError
 from agentloop.settings import Settings
 
 if TYPE_CHECKING:
@@ -94,25 +94,19 @@ def _short_campaign(
 ) -> None:
     from agentloop.proof import short_campaign
     from agentloop.proof.sizes import merged
-    from flows import foreground, services
+    from flows import foreground
 
     def measure() -> dict[str, Any]:
         console.print("campaign: one iteration, its verdict")
         changed = merged(overrides, {**sizes.campaign_overrides(settings), "prefect_port": _free_port()})
         short = configuration.load(changed, profile=profile)
         short.export()
-        services.down(short)  # of an attempt that was killed
         resumed, started = short_campaign.begun(short), time.perf_counter()
         try:
-            foreground.self_improve(short, profile, changed)
-        except StoreError as error:
-            reason = short_campaign.emptied(short)
-            if reason is None:
-                raise
-            console.print(told(error), markup=False)
-            return {**short_campaign.outcome(short), "outcome": reason, "seconds": None}
-        finally:
-            services.down(short)
+            with foreground.own_server(short):
+                foreground.self_improve(short, profile, changed)
+        except EmptySelectionError:
+            return {**short_campaign.without_rows(short), "seconds": None}
         seconds = None if resumed else time.perf_counter() - started
         return {**short_campaign.outcome(short), "seconds": seconds}
 

@@ -31,7 +31,7 @@ def begun(settings: Settings) -> bool:
 def outcome(settings: Settings) -> dict[str, Any]:
     """`{outcome, collected, solved, phases, …}`, JSON values.
 
-    `outcome` is the gate's decision, SOLVED_NOTHING or NOTHING_TO_LEARN; None where the campaign has come to no end.
+    `outcome` is the gate's decision, None where there is none.
     """
     name = settings.campaign
     with Database.open_snapshot(settings.paths.database) as database:
@@ -60,13 +60,7 @@ def outcome(settings: Settings) -> dict[str, Any]:
     }
 
 
-def emptied(settings: Settings) -> str | None:
-    """After a campaign that ended with an error: SOLVED_NOTHING or NOTHING_TO_LEARN where its selection was left without rows,
-    None where something else ended it."""
-    if not settings.paths.database.is_file():
-        return None
-    with Database.open_snapshot(settings.paths.database) as database:
-        steps = query.rows(database, "steps", campaign=settings.campaign)
-    if not any(step["name"] == "select" and step["status"] == "failed" for step in steps):
-        return None
-    return NOTHING_TO_LEARN if outcome(settings)["solved"] else SOLVED_NOTHING
+def without_rows(settings: Settings) -> dict[str, Any]:
+    """What came of a campaign whose selection left nothing to train on."""
+    told = outcome(settings)
+    return told | {"outcome": NOTHING_TO_LEARN if told["solved"] else SOLVED_NOTHING}

@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from agentloop import settings
-from agentloop.errors import StoreError
+from agentloop.errors import EmptySelectionError, StoreError
 from agentloop.records import Dataset
 from agentloop.store import contamination, datasets, duplicates, recipes
 from agentloop.store.database import Database
@@ -54,8 +54,8 @@ def select(
     limits the number of rows (`random` needs it: the matched control has as many rows as the dataset it controls
     for). With `save` the dataset and its rows are stored; without, it is a dry run. The order is deterministic.
     Raises ContaminationError naming the rows where a held-out task is among the chosen ones or nearly so
-    (store/contamination.py), StoreError where a recipe cannot be used, a trajectory has no success score, or nothing
-    is left.
+    (store/contamination.py), StoreError where a recipe cannot be used, a trajectory has no success score, and as
+    EmptySelectionError where nothing is left.
     """
     loaded = recipes.load(recipe)
     values = loaded.parameters(parameters.model_dump() | {"iteration": iteration, "seed": seed, "size": size})
@@ -105,7 +105,7 @@ def _leave_out(database: Database, repeated: list[str]) -> None:
 
 
 def _funnel(database: Database, recipe: Recipe) -> Funnel:
-    """Raises StoreError where a row failed an unknown rule, or nothing is left."""
+    """Raises StoreError where a row failed an unknown rule, EmptySelectionError where nothing is left."""
     removed = dict(database.execute("SELECT failed, count(*) FROM choice WHERE failed IS NOT NULL GROUP BY failed"))
     unknown = removed.keys() - set(recipe.rules)
     if unknown:
@@ -119,7 +119,7 @@ def _funnel(database: Database, recipe: Recipe) -> Funnel:
         funnel.append((rule, left))
     emptied = next((rule for rule, left in funnel if not left), None)
     if emptied is not None:
-        raise StoreError(
+        raise EmptySelectionError(
             f"recipe {recipe.place}: nothing is left of {funnel[0][1]} trajectories after the rule {emptied!r}"
             f"{_way_out(recipe, emptied)}"
         )

@@ -12,7 +12,7 @@ from conftest import episode, sum_task
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentloop.errors import ShardError, StoreError
+from agentloop.errors import EmptySelectionError, ShardError, StoreError
 from agentloop.settings import Selection
 from agentloop.store import datasets
 from agentloop.store.database import Database
@@ -132,7 +132,7 @@ def test_rejection_is_what_it_says(database, pool, parameters, iteration):
         steps = rejection(in_scope(pool, iteration, parameters.accumulate), parameters)
         order = sorted(steps[-1][1], key=lambda row: (row.iteration, row.task, row.tokens, row.id))
         if not order:
-            with pytest.raises(StoreError, match="nothing is left"):
+            with pytest.raises(EmptySelectionError, match="nothing is left"):
                 select(database, "rejection", "main", iteration, parameters)
             return
         selected = select(database, "rejection", "main", iteration, parameters)
@@ -151,7 +151,7 @@ def test_random_draws_what_its_seed_says(database, pool, parameters, iteration, 
         short = [row for row in in_scope(pool, iteration, parameters.accumulate) if row.tokens <= parameters.max_tokens]
         drawn = sorted(short, key=lambda row: draw(seed, row))[:size]
         if not drawn:
-            with pytest.raises(StoreError, match="nothing is left"):
+            with pytest.raises(EmptySelectionError, match="nothing is left"):
                 select(database, "random", "main", iteration, parameters, seed=seed, size=size)
             return
         selected = select(database, "random", "main", iteration, parameters, seed=seed, size=size)
@@ -168,7 +168,7 @@ def test_replay_adds_so_many_earlier_rows_to_the_newest(database, pool, paramete
         earlier = sorted((row for row in left if row.iteration < iteration), key=lambda row: draw(0, row))
         chosen = newest + earlier[: int(replay * len(newest))]
         if not chosen:
-            with pytest.raises(StoreError, match="nothing is left"):
+            with pytest.raises(EmptySelectionError, match="nothing is left"):
                 select(database, "replay", "main", iteration, parameters)
             return
         selected = select(database, "replay", "main", iteration, parameters)
@@ -194,7 +194,7 @@ def test_pairs_are_of_one_policy_at_one_task_shortest_first(database, pool, para
                 (right.id, wrong.id) for right, wrong in list(zip(*sides, strict=False))[: parameters.per_task]
             }
         if not expected:
-            with pytest.raises(StoreError, match="nothing is left"):
+            with pytest.raises(EmptySelectionError, match="nothing is left"):
                 select(database, "pairs", "main", 2, parameters)
             return
         rows = select(database, "pairs", "main", 2, parameters).dataset.trajectories
