@@ -1,15 +1,28 @@
 # The two commands: `make demo` and `make test`. Both install what is missing.
-# `make test-all` is `make test` with a pretrained model, which it fetches first; ACCEPT=1 says yes to its licence beforehand.
+# `make demo-gemma` and `make test-all` are the same with a pretrained model, which they fetch first; ACCEPT=1 says yes to its
+# licence beforehand.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 REAL   := gemma-3-270m
 
-.PHONY: demo test test-all install
+.PHONY: demo demo-gemma test test-all install
 
 # By the interpreter, not by the scripts beside it: these name it by a path, which a move or an odd character breaks.
 demo: install
 	$(BIN)/python -m agentloop demo $(if $(NEW),--new)
+
+# With a CUDA card in an environment of its own, in the versions that all GPU figures are of.
+CUDA  := $(shell nvidia-smi -L >/dev/null 2>&1 && echo .venv-cuda)
+GEMMA := $(or $(CUDA),$(VENV))
+
+demo-gemma: $(GEMMA)/.installed
+	$(GEMMA)/bin/python -m agentloop demo --model $(REAL) $(if $(NEW),--new) $(if $(ACCEPT),--accept)
+
+.venv-cuda/.installed: requirements/cuda.txt pyproject.toml
+	test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda || python3 -m venv .venv-cuda
+	.venv-cuda/bin/python -m pip install --quiet --editable ".[cuda,gguf]" --constraint requirements/cuda.txt
+	pwd -P > $@
 
 # Two processes: much of the time goes into waiting for servers to start.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 2 --dist loadscope --no-loadscope-reorder

@@ -1,16 +1,20 @@
-"""Free memory of the graphics cards, as their driver sees it: `python -m agentloop.card` prints bytes, card by card.
+"""The graphics cards as their driver sees them: `python -m agentloop.card` prints the bytes that are free, card by card, and
+with the word `cards` what each card is.
 
-Whoever asks the driver gets a context of some 400 MiB on the card for as long as it lives. A process of its own asks, so
-that the flow never holds one; it sees the cards that vLLM and the trainer see, because it inherits the same environment.
+Whoever asks the driver for free memory gets a context of some 400 MiB on the card for as long as it lives. A process of its
+own asks, so that the flow never holds one; it sees the cards that vLLM and the trainer see, because it inherits the same
+environment.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from agentloop.child import inherited
@@ -21,12 +25,34 @@ CONTEXT = GIB // 2
 """Bytes that the process which asks takes itself while it asks (0.51 GiB of an H200)."""
 _POLL_SECONDS = 0.2
 _ASK_SECONDS = 60
+_NAME_BYTES = 256
+_MAJOR, _MINOR = 75, 76
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card that CUDA lets this process use."""
+
+    name: str
+    memory_gib: float
+    compute_capability: str
+    """Such as 9.0."""
 
 
 def free_bytes() -> tuple[int, ...]:
     """Bytes free on each visible card beside what asking takes. Raises ServerError where there is no driver or no card."""
+    return tuple(map(int, _asked("the card's free memory is unknown").split()))
+
+
+def cards() -> tuple[Card, ...]:
+    """The visible cards in CUDA's order. Raises ServerError where there is no driver or no card."""
+    return tuple(Card(**each) for each in json.loads(_asked("the card is unknown", "cards")))
+
+
+def _asked(fault: str, *words: str) -> str:
     asked = subprocess.run(
-        [sys.executable, "-m", "agentloop.card"],
+        [sys.executable, "-m", "agentloop.card", *words],
         capture_output=True,
         encoding="utf-8",
         errors="replace",
@@ -34,8 +60,8 @@ def free_bytes() -> tuple[int, ...]:
         env=inherited(),
     )
     if asked.returncode:
-        raise ServerError(f"the card's free memory is unknown: {asked.stderr.strip()}")
-    return tuple(map(int, asked.stdout.split()))
+        raise ServerError(f"{fault}: {asked.stderr.strip()}")
+    return asked.stdout
 
 
 def wait_until_free(targets: Sequence[int], *, seconds: float) -> None:
@@ -51,30 +77,59 @@ def wait_until_free(targets: Sequence[int], *, seconds: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _ask() -> list[int]:
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        sys.exit("there is no CUDA driver (libcuda.so.1)")
+class _Driver:
+    """CUDA's driver in this process, without a context."""
 
-    def call(name: str, *arguments: Any) -> None:
-        code = getattr(driver, name)(*arguments)
+    def __init__(self) -> None:
+        try:
+            self._library = ctypes.CDLL("libcuda.so.1")
+        except OSError:
+            sys.exit("there is no CUDA driver (libcuda.so.1)")
+        self.call("cuInit", 0)
+
+    def call(self, name: str, *arguments: Any) -> None:
+        code = getattr(self._library, name)(*arguments)
         if code:
             sys.exit(f"{name} answered {code}")
 
-    cards, device, context = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    def devices(self) -> list[ctypes.c_int]:
+        count = ctypes.c_int()
+        self.call("cuDeviceGetCount", ctypes.byref(count))
+        devices = [ctypes.c_int() for _ in range(count.value)]
+        for index, device in enumerate(devices):
+            self.call("cuDeviceGet", ctypes.byref(device), index)
+        return devices
+
+
+def _free(driver: _Driver) -> list[int]:
+    context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
     found = []
-    call("cuInit", 0)
-    call("cuDeviceGetCount", ctypes.byref(cards))
-    for index in range(cards.value):
-        call("cuDeviceGet", ctypes.byref(device), index)
-        call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-        call("cuCtxSetCurrent", context)
-        call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+    for device in driver.devices():
+        driver.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        driver.call("cuCtxSetCurrent", context)
+        driver.call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
         found.append(free.value)
     return found
 
 
+def _described(driver: _Driver, device: ctypes.c_int) -> Card:
+    name, total = ctypes.create_string_buffer(_NAME_BYTES), ctypes.c_size_t()
+    driver.call("cuDeviceGetName", name, _NAME_BYTES, device)
+    driver.call("cuDeviceTotalMem_v2", ctypes.byref(total), device)
+    parts = [ctypes.c_int(), ctypes.c_int()]
+    for part, attribute in zip(parts, (_MAJOR, _MINOR), strict=True):
+        driver.call("cuDeviceGetAttribute", ctypes.byref(part), attribute, device)
+    major, minor = parts
+    return Card(name.value.decode(errors="replace"), round(total.value / GIB, 2), f"{major.value}.{minor.value}")
+
+
+def _main(words: Sequence[str]) -> None:
+    driver = _Driver()
+    if list(words) == ["cards"]:
+        print(json.dumps([asdict(_described(driver, device)) for device in driver.devices()]))
+    else:
+        print(*_free(driver))
+
+
 if __name__ == "__main__":
-    print(*_ask())
+    _main(sys.argv[1:])

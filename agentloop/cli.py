@@ -11,7 +11,18 @@ import traceback
 import typer
 
 from agentloop import ending, interpreter
-from agentloop.commands import champions, data, looking, machine, models, running, serving
+from agentloop.commands import (
+    champions,
+    data,
+    looking,
+    machine,
+    models,
+    proof,
+    quantization,
+    running,
+    serving,
+    teaching,
+)
 from agentloop.errors import told
 
 app = typer.Typer(
@@ -23,6 +34,7 @@ app = typer.Typer(
 for command in (running.demo, running.run, running.up, running.down, running.reconcile):
     app.command()(command)
 app.command("eval")(running.evaluate)
+app.command()(teaching.teach)
 for command in (looking.status, looking.sql, looking.report, looking.lineage):
     app.command()(command)
 for command in (champions.champion, champions.rollback, champions.reproduce):
@@ -31,8 +43,11 @@ for command in (data.select, data.rescore, data.forget):
     app.command()(command)
 for command in (serving.canary, machine.doctor, machine.bootstrap):
     app.command()(command)
+for command in (quantization.check, quantization.quantize):
+    app.command()(command)
 app.command("import")(models.import_model)
 app.command()(models.fetch)
+app.command()(proof.proof)
 
 # typer has no public name for the errors in how a command is called, of which this is one
 _UsageError = typer.BadParameter.__base__

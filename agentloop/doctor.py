@@ -46,6 +46,7 @@ def examine(settings: Settings) -> list[Check]:
         _disk(settings),
         _model(settings),
         *_towers(settings),
+        *_base(settings),
         *_paths(settings),
         _port(settings),
     ]
@@ -142,6 +143,24 @@ def _model(settings: Settings) -> Check:
             False,
             "put a Gemma directory (3n, 3, 2 or 1) under models/, or run `agentloop bootstrap` for the tiny one",
         )
+
+
+def _base(settings: Settings) -> list[Check]:
+    """What the campaign's base loses by quantisation, as far as it has been measured."""
+    from agentloop.campaign import base
+    from agentloop.store.database import Database
+
+    if not settings.paths.database.is_file():
+        return []
+    with Database.open_snapshot(settings.paths.database) as database:
+        judged = base.recorded(database, settings.campaign)
+    if judged is None:
+        return []
+    try:
+        base.refuse(judged, settings.training.max_quantization_loss)
+    except SettingError as error:
+        return [Check("base", base.line(judged), False, str(error))]
+    return [Check("base", base.line(judged))]
 
 
 def _towers(settings: Settings) -> list[Check]:

@@ -9,8 +9,11 @@ from rich.table import Table
 from agentloop.engine.forecast import DESKTOP, Forecast, StepForecast
 from agentloop.engine.memory import GIB
 from agentloop.engine.model import AUTO_SHARE
+from agentloop.records import NF4, NONE
 from agentloop.settings import Settings
 
+BASES = ("none", "nf4")
+"""As training.quantization calls them."""
 CARDS = (8, 24, 80)
 """GiB."""
 
@@ -18,16 +21,20 @@ CARDS = (8, 24, 80)
 def report(settings: Settings, tokens: int, supervised: float, budget: float | None, console: Console) -> None:
     """Print it. Raises ModelError or SettingError, in one line, where the model or a number cannot be used."""
     training = settings.training
-    step = StepForecast(
-        settings.model_directory(),
-        tokens,
-        supervised=supervised,
-        rank=training.rank,
-        targets=training.targets,
-        load_in_4bit=training.load_in_4bit,
-        optimizer_bits=training.optimizer_bits,
-        dtype=getattr(torch, "bfloat16" if training.dtype == "auto" else training.dtype),
-    )
+    bases = {
+        name: StepForecast(
+            settings.model_directory(),
+            tokens,
+            supervised=supervised,
+            rank=training.rank,
+            targets=training.targets,
+            quantization=quantization,
+            optimizer_bits=training.optimizer_bits,
+            dtype=getattr(torch, "bfloat16" if training.dtype == "auto" else training.dtype),
+        )
+        for name, quantization in (("none", NONE), ("nf4", NF4))
+    }
+    step = bases["none" if training.quantization == "none" else "nf4"]
     rows = [("--budget", step.under(budget))] if budget is not None else []
     if training.memory_budget != "auto":
         rows.append(("training.memory_budget", step.under(training.memory_budget)))
@@ -43,6 +50,7 @@ def report(settings: Settings, tokens: int, supervised: float, budget: float | N
     console.print(f"in use whatever the batch: {always}")
     if step.host_table:
         console.print(f"in host memory: per-layer embeddings {_size(step.host_table)}")
+    _print_bases(bases, training.quantization, console)
     console.print()
     table = Table(
         "where", "budget", "process", "", "layers × what they keep for the backward pass", "longest step", box=None
@@ -56,6 +64,16 @@ def report(settings: Settings, tokens: int, supervised: float, budget: float | N
     )
     if not torch.cuda.is_available():
         console.print("This machine has no CUDA card: training here runs on the CPU and keeps everything.")
+
+
+def _print_bases(bases: dict[str, StepForecast], chosen: str, console: Console) -> None:
+    """What the base takes in 16 bit and in NF4, and the least that training on it takes."""
+    none, nf4 = (f"{_size(bases[name].resident['weights'])} (least {bases[name].least:.2f} GiB)" for name in BASES)
+    looked_at = "the base in 16 bit" if chosen == "none" else "the base in NF4"
+    console.print(
+        f"training.quantization = {chosen}: weights in 16 bit {none}, in NF4 {nf4}, dynamic between them; "
+        f"below: {looked_at}"
+    )
 
 
 def _size(gib: float) -> str:

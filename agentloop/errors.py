@@ -56,6 +56,10 @@ class ServerError(AgentloopError):
     """vLLM did not start, ended, or answered with an error. An infrastructure failure, never a score."""
 
 
+class TeacherError(AgentloopError):
+    """A teacher's endpoint cannot be reached, refuses, or answers with something else: another try would not mend it."""
+
+
 class StartError(AgentloopError):
     """vLLM ended twice in a row before it had answered anything: whatever the reason, one more start would not mend it."""
 

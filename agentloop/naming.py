@@ -27,11 +27,13 @@ FIRST_FIELDS: Mapping[str, frozenset[str]] = {
         "Interval": "estimate low high",
         "Look": "number of",
         "Selection": "recipe per_task min_success_rate max_success_rate max_tokens max_overlap accumulate replay benchmarks",
-        "Training": "rank alpha targets load_in_4bit dtype devices learning_rate warmup_fraction weight_decay max_grad_norm "
+        "Training": "rank alpha targets dtype devices learning_rate warmup_fraction weight_decay max_grad_norm "
         "epochs batch_tokens memory_budget checkpoint_steps continue_adapter",
         "Evaluate": "tasks samples temperature",
         "Gate": "alpha min_gain max_tasks guards resamples control",
         "Guard": "tasks samples margin alpha",
+        "Teach": "tasks samples per_task rank alpha learning_rate epochs batch_tokens teacher_model calls temperature "
+        "max_turn_tokens concurrency request_seconds key_variable shard_episodes",
     }.items()
 }
 """Fields that are part of a name whatever their value, by class. A class that is not here has only such fields."""

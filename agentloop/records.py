@@ -6,6 +6,7 @@ the same inputs give the same name on every machine and a step that is already d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -62,6 +63,40 @@ class Policy:
     @cached_property
     def id(self) -> str:
         return content_id("policy", self)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the linears of a base are held that is trained on."""
+
+    in_4bit: bool
+    """In NF4; else in 16 bit."""
+    in_16bit: tuple[str, ...] = ()
+    """Where in NF4, those left in 16 bit all the same: `layers.0.self_attn.q_proj` and the like, sorted."""
+
+    @classmethod
+    def of(cls, training: Mapping[str, Any]) -> Quantization:
+        """That of an adapter, from the training settings it is stored with."""
+        return cls(training["load_in_4bit"], tuple(training.get("in_16bit", ())))
+
+    def settings(self) -> dict[str, Any]:
+        """What an adapter is named by, as JSON: the inverse of `of`."""
+        return {"load_in_4bit": self.in_4bit} | ({"in_16bit": list(self.in_16bit)} if self.in_16bit else {})
+
+    @property
+    def kind(self) -> Literal["none", "dynamic", "nf4"]:
+        if not self.in_4bit:
+            return "none"
+        return "dynamic" if self.in_16bit else "nf4"
+
+    def named(self, base: str) -> str:
+        """The name of what `base` (`base_…`) is once quantised and dequantised: another model."""
+        if not self.in_4bit:
+            return base
+        return f"{base}-{content_id('nf4', list(self.in_16bit)) if self.in_16bit else 'nf4'}"
+
+
+NONE, NF4 = Quantization(False), Quantization(True)
 
 
 @dataclass(frozen=True)

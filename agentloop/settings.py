@@ -52,6 +52,11 @@ RECIPES = ("rejection", "replay", "random")
 _ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 """Variables that torch's allocator reads; the second is the newer name."""
 
+_RENAMED = {
+    "training.load_in_4bit": 'is called training.quantization now: "nf4" where it was true, "none" where it was false'
+}
+"""Settings of earlier versions, with what became of them."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -197,7 +202,7 @@ class Serving(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0 picks a free one."""
     base: Literal["dequantised", "original"] = "dequantised"
-    """Serve the base that 4-bit training sees, so that served equals trained, or the original weights."""
+    """Serve the base that training sees where it is quantised, so that served equals trained, or the original weights."""
     policy: Literal["restart", "sleep"] = "restart"
     """While the trainer has the card: vLLM ends and starts again, or it sleeps (quicker; keeps some 2 GiB of the card and
     the weights in host memory). On the CPU an idle vLLM is in nobody's way and stays."""
@@ -260,7 +265,7 @@ class Selection(Section):
 
 
 class Training(Section):
-    """QLoRA."""
+    """QLoRA, or LoRA on the base in 16 bit."""
 
     rank: Annotated[int, AfterValidator(_servable_rank)] = 16
     alpha: PositiveFloat = 32
@@ -273,7 +278,15 @@ class Training(Section):
         "up_proj",
         "down_proj",
     )
-    load_in_4bit: bool = True
+    quantization: Literal["auto", "none", "dynamic", "nf4"] = "auto"
+    """Of the base that is trained on: none (16 bit), nf4, or dynamic (NF4 but for the modules that suffer most from it); auto:
+    the most precise of them that fits the memory there is when the campaign begins, 16 bit on the CPU. See
+    docs/quantisation.md."""
+    quantization_tolerance: PositiveFloat = 0.01
+    """KL divergence from the base in 16 bit, in nats per token of the model's: what is less is negligible, and dynamic leaves
+    as few bytes in 16 bit as keep below it."""
+    max_quantization_loss: Fraction = 0.05
+    """A base that surely loses more than this of its success by quantisation is not trained on."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the computation; auto: bfloat16 on CUDA (float16 before compute capability 8), float32 on the CPU."""
     devices: Count = 1
@@ -336,6 +349,43 @@ class Gate(Section):
     """Also train and evaluate, at the end, a control on as many randomly chosen trajectories."""
 
 
+class Teach(Section):
+    """From demonstrations to a base model that the loop can improve. See docs/teaching.md."""
+
+    tasks: Tasks = 32
+    """That the environment's experts, or a teacher, are to solve."""
+    samples: Count = 1
+    """Episodes of a teacher for each task."""
+    per_task: Count = 1
+    """At most so many distinct demonstrations of one task are taught."""
+    rank: Annotated[int, AfterValidator(_servable_rank)] = 32
+    alpha: PositiveFloat = 64
+    learning_rate: PositiveFloat = 3e-4
+    epochs: Count = 12
+    batch_tokens: Count = 2048
+    teacher_model: str | None = None
+    """What the teacher's endpoint calls the model; by default the only one that it serves."""
+    calls: Literal["text", "native", "bare"] = "text"
+    """How a teacher calls tools. text: as the student does, the call's format described in the prompt; native: by the
+    endpoint's `tools`; bare: as the student does, without a word about it, for a teacher that was taught the format."""
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    """Of a teacher."""
+    max_turn_tokens: Count = 1024
+    """Tokens, as the teacher counts them, of one of its turns."""
+    concurrency: Count = 16
+    """Requests in flight at a teacher."""
+    request_seconds: PositiveFloat = 120
+    """A teacher that takes longer over one turn is asked again."""
+    key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
+    """Environment variable with the key of a teacher's endpoint; the key itself is stored nowhere."""
+    shard_episodes: Count = 32
+    """Demonstrations in one Parquet shard: a run that is killed loses the one at work."""
+
+    def key(self) -> str | None:
+        """The key of a teacher's endpoint, None where none is set."""
+        return os.environ.get(self.key_variable) or None
+
+
 class Settings(BaseSettings, _Strict):
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -363,6 +413,7 @@ class Settings(BaseSettings, _Strict):
     training: Training = Training()
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
+    teach: Teach = Teach()
 
     def model_directory(self) -> Path:
         """The base model's directory. Raises SettingError where it does not exist."""
@@ -540,7 +591,8 @@ def _validated(layers: type[Settings], values: Mapping[str, Any]) -> Settings:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "settings"
         unknown = first["type"] == "extra_forbidden"
-        fault = "unknown setting" if unknown else f"{_complaint(first['msg'])} (got {_shown(first['input'])})"
+        wrong = f"{_complaint(first['msg'])} (got {_shown(first['input'])})"
+        fault = _RENAMED.get(name, "unknown setting") if unknown else wrong
         raise SettingError(f"{_one_line(name)}: {fault}") from None
     except SettingsError as error:
         raise SettingError(_one_line(str(error))) from None

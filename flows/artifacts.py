@@ -117,3 +117,24 @@ def publish_evaluation(campaign: str, champion: str | None, measured: Mapping[st
         key=f"{campaign}-champion",
         description=f"Success of campaign {campaign}'s champion on held-out tasks",
     )
+
+
+def publish_teaching(result: Mapping[str, Any]) -> None:
+    """What demonstrations made of a base."""
+    measured, demonstrations = result["measured"], result["demonstrations"]
+    success = ""
+    if measured:
+        success = (
+            "\n\n| held-out success | before | after |\n|---|---|---|\n"
+            f"| all | {interval(measured['before'])} | {interval(measured['after'])} |\n"
+        ) + "".join(
+            f"| {family} | {percent(before)} | {'' if after is None else percent(after)} |\n"
+            for family, (before, after) in measured["families"].items()
+        )
+    show(
+        create_markdown_artifact,
+        markdown=f"## {result['made']['name']}\n\n{demonstrations['accepted']} of {demonstrations['tried']} demonstrations "
+        f"were accepted, {result['dataset']['rows']} taught.{success}",
+        key=result["campaign"],
+        description=f"{result['made']['name']}: a base taught by demonstrations",
+    )

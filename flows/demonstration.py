@@ -1,4 +1,4 @@
-"""Run the deployment self-improve/demo and show in the terminal what the Prefect UI shows: moving phases, then the result."""
+"""Run a demonstration's deployments and show in the terminal what the Prefect UI shows: moving phases, then the result."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 from uuid import UUID
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agentloop.campaign import standing
-from agentloop.errors import RunError
+from agentloop.campaign.policies import on_gpu
+from agentloop.campaign.teaching import is_taught
+from agentloop.errors import RunError, SettingError
 from agentloop.report import summary
 from agentloop.serving import compiler
 from agentloop.settings import Settings
@@ -20,17 +22,30 @@ from agentloop.store import campaigns
 from agentloop.store.database import Database
 from flows import services
 
-DEPLOYMENT = "self-improve/demo"
+TEACH, IMPROVE = "teach/experts", "self-improve/demo"
+"""Deployments."""
+PROFILES = {"tiny": ("demo", "demo"), "gemma-3-270m": ("gemma-270m", "gemma-270m-cpu")}
+"""By model: the profile on a CUDA card, and the one without."""
+UNTAUGHT = ("gemma-3-270m",)
+"""Models that know nothing of tools yet, and are taught first."""
 POLL_SECONDS = 1.0
 _WHAT_PREFECT_ADDS = re.compile(r"^Flow run encountered an exception: (\w+Error: )?")
 QUEUED = ("Late", "AwaitingConcurrencySlot")
 """Names of the states of a run that could have begun."""
 
 
-def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], new: bool) -> int:
+def profile(model: str) -> str:
+    """The profile of the model's demonstration on this machine. Raises SettingError where there is none."""
+    if model not in PROFILES:
+        raise SettingError(f"--model: {model!r} has no demonstration; there are {', '.join(PROFILES)}")
+    return PROFILES[model][0 if on_gpu() else 1]
+
+
+def run(settings: Settings, console: Console, *, profile: str, overrides: Mapping[str, Any], new: bool) -> int:
     """Run or continue the demo campaign; with `new` begin another one. Returns the exit code.
 
-    Raises RunError, with what Prefect says of the run, where it did not complete.
+    A model that knows nothing of tools yet is taught first. Raises RunError, with what Prefect says of the run, where one did
+    not complete.
     """
     services.connect(settings)
     chosen, complete = _choose_campaign(settings, console, new=new)
@@ -42,25 +57,38 @@ def run(settings: Settings, console: Console, *, overrides: Mapping[str, Any], n
         console.print(f"{compiler.UNCOMPILED}: {fault}", markup=False)
     # the worker's environment is not this one: what decides where things lie is handed over
     overrides = {**overrides, "paths": _paths(settings), **chosen}
+    try:
+        if settings.model in UNTAUGHT:
+            taught = f"{settings.model}-taught{chosen['campaign'].removeprefix(settings.campaign)}"
+            if not is_taught(settings.paths.models / taught):
+                lesson = {"profile": profile, "overrides": overrides, "name": taught, "measured": False}
+                _complete(console, TEACH, lesson, settings)
+            overrides |= {"model": taught}
+        url = _complete(console, IMPROVE, {"profile": profile, "overrides": overrides}, settings)
+    except KeyboardInterrupt:
+        return 130
+    _show(settings, console, overrides["campaign"], url)
+    return 0
+
+
+def _complete(console: Console, deployment: str, parameters: dict[str, Any], settings: Settings) -> str:
+    """Run a deployment to its end and return the run's address. Raises RunError where it did not complete."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name(DEPLOYMENT)
-        flow_run = client.create_flow_run_from_deployment(
-            deployment.id, parameters={"profile": "demo", "overrides": overrides}
-        )
+        found = client.read_deployment_by_name(deployment)
+        flow_run = client.create_flow_run_from_deployment(found.id, parameters=parameters)
         url = f"{services.address(settings)}/runs/flow-run/{flow_run.id}"
         console.print(f"Flow run [bold]{flow_run.name}[/bold]: {url}")
         try:
             state = _watch(client, flow_run.id, console)
         except KeyboardInterrupt:
             console.print(f"No longer watched; the run goes on, cancel it in the UI: {url}")
-            return 130
+            raise
     if not state.is_completed():
         console.print(f"The same command continues. Logs: {url}")
         raise RunError(_WHAT_PREFECT_ADDS.sub("", state.message or f"the run ended in state {state.name}"))
-    _show(settings, console, overrides["campaign"], url)
-    return 0
+    return url
 
 
 def _show(settings: Settings, console: Console, campaign: str, url: str) -> None:
@@ -124,6 +152,7 @@ def _watch(client: Any, flow_run_id: UUID, console: Console) -> Any:
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
     queued = False
     with Progress(*columns, console=console) as progress:

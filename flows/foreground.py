@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,11 +30,15 @@ def _server(settings: Settings) -> Iterator[None]:
         ) from None
 
 
-def self_improve(settings: Settings, profile: str | None, overrides: list[str] | None) -> dict[str, Any]:
+def self_improve(
+    settings: Settings, profile: str | None, overrides: Sequence[str] | Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """`overrides`: as words of the command line, or nested as configuration.load takes them."""
+    nested = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or [])
     with _server(settings):
         from flows.self_improve import self_improve as flow
 
-        return flow(profile=profile, overrides=parse_overrides(overrides or []))
+        return flow(profile=profile, overrides=dict(nested))
 
 
 def evaluate(settings: Settings, profile: str | None, overrides: list[str] | None, *, unseen: bool) -> dict[str, Any]:
@@ -42,3 +46,28 @@ def evaluate(settings: Settings, profile: str | None, overrides: list[str] | Non
         from flows.evaluate import evaluate as flow
 
         return flow(profile=profile, overrides=parse_overrides(overrides or []), unseen=unseen)
+
+
+def teach(
+    settings: Settings,
+    profile: str | None,
+    overrides: list[str] | None,
+    *,
+    source: str,
+    families: list[str],
+    unverified: bool,
+    name: str | None,
+    measured: bool,
+) -> dict[str, Any]:
+    with _server(settings):
+        from flows.teach import teach as flow
+
+        return flow(
+            profile=profile,
+            overrides=parse_overrides(overrides or []),
+            source=source,
+            families=families,
+            unverified=unverified,
+            name=name,
+            measured=measured,
+        )

@@ -27,6 +27,7 @@ def self_improve(profile: str | None = None, overrides: dict[str, Any] | None = 
     campaign = Campaign.open(settings)
     with campaign.at_work(flow_run):
         with PolicyServer(campaign) as server:
+            steps.judge_base(campaign, server)
             iterations = [
                 improve(campaign, server, iteration) for iteration in range(1, campaign.settings.iterations + 1)
             ]
@@ -44,6 +45,8 @@ def improve(campaign: Campaign, server: PolicyServer, iteration: int) -> dict[st
     collect(campaign, server, champion, iteration)
     dataset = steps.select(campaign, iteration)
     artifacts.publish_funnel(iteration, dataset["funnel"])
+    if offer := learning.never_solved(campaign):
+        print(offer)
     run = learning.plan_training(campaign, dataset["dataset"], parent=champion)
     server.make_room()
     trained = steps.train(campaign, iteration, run)

@@ -123,7 +123,7 @@ def up(settings: Settings) -> list[str]:
     _prefect(settings, "--no-prompt", "deploy", "--all", "--prefect-file", str(PROJECT_ROOT / "prefect.yaml"))
     return [
         *lines,
-        "Deployed: self-improve/demo, self-improve/nightly, evaluate/champion",
+        "Deployed: self-improve/demo, self-improve/nightly, teach/experts, evaluate/champion",
         f"Prefect UI, opened by this link: {entrance(settings)}",
     ]
 

@@ -15,8 +15,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from agentloop.agent.collection import ShardPlan
+from agentloop.campaign import base, judgement, learning, reporting, rollouts
 from agentloop.campaign import canary as canaries
-from agentloop.campaign import judgement, learning, reporting, rollouts
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
 from agentloop.campaign.suites import Suite
@@ -120,6 +120,11 @@ def ingest(
 @step(name="select", task_run_name="iteration {iteration}: select")
 def select(campaign: Campaign, iteration: int, recipe: str | None = None, size: int | None = None) -> dict[str, Any]:
     return learning.choose(campaign, iteration, recipe=recipe, size=size)
+
+
+@step(name="judge", task_run_name="the base: 16 bit against what is trained on", **attempts)
+def judge_base(campaign: Campaign, server: PolicyServer) -> dict[str, Any] | None:
+    return base.judge(campaign, server)
 
 
 @cached_step(

@@ -1,6 +1,7 @@
 """The memory of all visible cards: the driver asked for each, and nobody starts before the last is free."""
 
 import ctypes
+import json
 
 import pytest
 
@@ -39,11 +40,31 @@ class Driver:
         free._obj.value = total._obj.value = self.free[self.current]
         return 0
 
+    def cuDeviceGetName(self, name, length: int, device) -> int:
+        name.value = f"Card {device.value}".encode()
+        return 0
+
+    def cuDeviceTotalMem_v2(self, total, device) -> int:
+        total._obj.value = 24 * GIB
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute: int, device) -> int:
+        value._obj.value = {75: 8, 76: 6}[attribute]
+        return 0
+
 
 @pytest.mark.parametrize("free", [(7 * GIB,), (70 * GIB, 3 * GIB, 5 * GIB)])
 def test_every_visible_card_is_asked(monkeypatch, free):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(*free))
-    assert card._ask() == list(free)
+    assert card._free(card._Driver()) == list(free)
+
+
+def test_a_card_is_described(monkeypatch, capsys):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(7 * GIB, 3 * GIB))
+    card._main(["cards"])
+    assert json.loads(capsys.readouterr().out) == [
+        {"name": f"Card {index}", "memory_gib": 24.0, "compute_capability": "8.6"} for index in range(2)
+    ]
 
 
 def test_waits_for_the_last_card(monkeypatch):

@@ -10,6 +10,7 @@ from agentloop.agent.collection import ShardPlan
 from agentloop.evaluation.looks import Look
 from agentloop.naming import content, content_id
 from agentloop.records import (
+    NF4,
     Adapter,
     Dataset,
     Evaluation,
@@ -38,7 +39,8 @@ VERDICT = Verdict(
 def planned(training: Training) -> Adapter:
     paths = Paths()
     plan = TrainingRun.plan(
-        base=POLICY.base, dataset=DATASET.id, rows=Path("rows"), model=Path("model"), training=training, seed=3, paths=paths
+        base=POLICY.base, dataset=DATASET.id, rows=Path("rows"), model=Path("model"), training=training,
+        quantization=NF4, seed=3, paths=paths
     )  # fmt: skip
     return plan.adapter
 

@@ -175,3 +175,20 @@ def test_roots_are_closed_to_other_users(tmp_path):
     roots[1].chmod(0o1777)
     loaded.export()
     assert roots[1].stat().st_mode & 0o1777 == 0o1777
+
+
+@pytest.mark.parametrize("given", ["command line", "environment", "file"])
+def test_a_setting_that_has_another_name_now_is_told_it(given, tmp_path, monkeypatch):
+    words = []
+    if given == "command line":
+        words = ["training.load_in_4bit=false"]
+    elif given == "environment":
+        monkeypatch.setenv("AGENTLOOP_TRAINING__LOAD_IN_4BIT", "false")
+    else:
+        (tmp_path / "own.toml").write_text("[training]\nload_in_4bit = false\n")
+        monkeypatch.setenv("AGENTLOOP_CONFIG", str(tmp_path / "own.toml"))
+    with pytest.raises(
+        SettingError, match='^training.load_in_4bit: is called training.quantization now: "nf4" where'
+    ) as told:
+        settings.load(words)
+    assert "\n" not in str(told.value)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,17 @@ def parse(text: str) -> ToolCall | FinalAnswer:
     if FENCE in text or not last.startswith(ANSWER) or not answer:
         raise GrammarError("end your turn with a call or an answer")
     return FinalAnswer(answer)
+
+
+def call_text(name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> str:
+    """A call as the model writes it; `parse` reads it back. The arguments are JSON values."""
+    given = [*map(repr, args), *(f"{key}={value!r}" for key, value in (kwargs or {}).items())]
+    return f"{CALL_FENCE}{name}({', '.join(given)})\n{FENCE}"
+
+
+def answer_text(answer: str) -> str:
+    """A final answer as the model writes it."""
+    return f"{ANSWER}{answer}"
 
 
 def _parse_call(source: str) -> ToolCall:

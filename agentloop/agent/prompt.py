@@ -38,7 +38,7 @@ class PromptFormat:
 
     def opening(self, question: str, tools: Sequence[ToolDescription]) -> list[int]:
         """The first user turn and the start of the model's."""
-        text = f"{_instructions(tools)}\n\n{question}" if self.describes_tools else question
+        text = described(question, tools) if self.describes_tools else question
         return [self._bos, *self._user_turn(text)]
 
     def tool_result(self, text: str, omitted: int = 0) -> list[int]:
@@ -47,6 +47,24 @@ class PromptFormat:
         `omitted`: characters of the result that `text` lacks already.
         """
         return [*self._encode("\n"), *self._user_turn(f"{RESULT_FENCE}{_shortened(text, omitted)}\n{FENCE}")]
+
+    def spoken(self, text: str) -> list[int]:
+        """A turn of the model's that was not sampled but is to be taught, its end included."""
+        return [*self._encode(text), self._end]
+
+    def turns_spoken(self, token_ids: Sequence[int]) -> int:
+        """How many turns of the model an episode's sequence holds, which ends where the next one begins."""
+        return (token_ids.count(self._end) - 1) // 2
+
+    def conversation(self, token_ids: Sequence[int]) -> list[str]:
+        """The texts of an episode's turns, which ends where the model's next one begins: user, model, user, …, user."""
+        texts, start = [], 0
+        for position, token in enumerate(token_ids):
+            if token == self._start:
+                start = position + 1
+            elif token == self._end:
+                texts.append(self.decode(token_ids[start:position]).partition("\n")[2])
+        return texts
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text without special tokens."""
@@ -72,11 +90,16 @@ class PromptFormat:
         return index
 
 
+def described(question: str, tools: Sequence[ToolDescription]) -> str:
+    """The first user turn's text where tools are described."""
+    return f"{_instructions(tools)}\n\n{question}"
+
+
 def _instructions(tools: Sequence[ToolDescription]) -> str:
-    described = "\n".join(f"{tool.name}{tool.signature}\n    {tool.description}" for tool in tools)
+    listed = "\n".join(f"{tool.name}{tool.signature}\n    {tool.description}" for tool in tools)
     return (
         "Answer the question with the help of these tools:\n\n"
-        f"{described}\n\n"
+        f"{listed}\n\n"
         "To call a tool, end your turn with one call, its arguments written as literal values:\n"
         f"{CALL_FENCE}name(arguments)\n{FENCE}\n"
         "You then get its result. When you know the answer, end your turn with this line:\n"

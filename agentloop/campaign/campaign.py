@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +13,14 @@ from typing import Any
 
 from agentloop import environments, errors, model_files, scratch
 from agentloop.agent.prompt import PromptFormat
-from agentloop.campaign import suites
+from agentloop.campaign import quantization, suites
 from agentloop.campaign.ownership import owned
 from agentloop.campaign.suites import Suite
 from agentloop.environments import Environment
 from agentloop.evaluation.looks import Look
 from agentloop.files import sweep
 from agentloop.naming import content_id
-from agentloop.records import Policy, Sampling, Task
+from agentloop.records import Policy, Quantization, Sampling, Task
 from agentloop.settings import Settings
 from agentloop.store import campaigns, champions, gpu_phases
 from agentloop.store.database import Database
@@ -36,6 +36,8 @@ class Campaign:
     model: Path
     base: str
     """Fingerprint of the base model."""
+    given: Quantization | None = None
+    """How the base is held in training, where it is another way than the campaign's own is to be looked at."""
 
     @classmethod
     def open(cls, settings: Settings) -> Campaign:
@@ -67,19 +69,34 @@ class Campaign:
     def prompt(self) -> PromptFormat:
         return PromptFormat(self.tokenizer, self.settings.agent.describe_tools)
 
+    @cached_property
+    def quantization(self) -> Quantization:
+        """How the base is held in training; settled on first use, and recorded where the settings leave it open."""
+        return self.given or quantization.settle(self)
+
+    def on(self, held: Quantization) -> Campaign:
+        """The same campaign, with its base held and served like this."""
+        serving = self.settings.serving.model_copy(update={"base": "dequantised"})
+        other = replace(self, settings=self.settings.model_copy(update={"serving": serving}), given=held)
+        # one tokenizer takes seconds to load, and the worlds end with this campaign's work
+        other.__dict__.update({name: getattr(self, name) for name in ("tokenizer", "prompt", "worlds")})
+        return other
+
     @property
     def serves_dequantised(self) -> bool:
-        return self.settings.serving.base == "dequantised" and self.settings.training.load_in_4bit
+        return self.settings.serving.base == "dequantised" and self.quantization.in_4bit
 
     @cached_property
     def served_model(self) -> Path:
-        """Directory of the base that vLLM serves: as 4-bit training sees it, made on first use, or the original."""
+        """Directory of the base that vLLM serves: as training sees it, made on first use, or the original."""
         from agentloop.engine.dequantised import dequantised_checkpoint
 
-        return dequantised_checkpoint(self.model, self.settings.paths.cache) if self.serves_dequantised else self.model
+        if not self.serves_dequantised:
+            return self.model
+        return dequantised_checkpoint(self.model, self.settings.paths.cache, self.quantization)
 
     def policy(self, adapter: str | None) -> Policy:
-        base = f"{self.base}-nf4" if self.serves_dequantised else self.base
+        base = self.quantization.named(self.base) if self.serves_dequantised else self.base
         return Policy(base=base, adapter=adapter, prompt=self.prompt.name)
 
     def sampling(self, temperature: float) -> Sampling:
@@ -168,8 +185,9 @@ class Campaign:
         `flow_run`: Prefect's id of this run, for those who wait.
         """
         with owned(self.settings.paths.data, campaign=self.name, flow_run=flow_run):
+            kind = quantization.kind(self)
             with self.database() as database:
-                campaigns.register(database, self.settings)
+                campaigns.register(database, self.settings, quantization=kind)
                 Ledger(database).interrupt()
             sweep(self.settings.paths.data, skip=self.settings.paths.cache)
             scratch.sweep()

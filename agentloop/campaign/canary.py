@@ -64,9 +64,8 @@ def inspect_bases(campaign: Campaign, name: str, directory: Path) -> Iterator[tu
     rank = adapter_files.rank(directory)
     for kind in ("dequantised", "original") if stored.in_4bit else ("original",):
         serving = campaign.settings.serving.model_copy(update={"base": kind})
-        training = campaign.settings.training.model_copy(update={"load_in_4bit": stored.in_4bit})
-        settings = campaign.settings.model_copy(update={"serving": serving, "training": training})
-        model = replace(campaign, settings=settings).served_model
+        settings = campaign.settings.model_copy(update={"serving": serving})
+        model = replace(campaign, settings=settings, given=stored.quantization).served_model
         with ModelServer(settings, model, base=campaign.base, max_lora_rank=rank) as server:
             server.load_adapter(name, directory)
             yield kind, inspect(server.endpoint, serving, stored, base=server.model_name, adapter=name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from agentloop.campaign.campaign import Campaign
 from agentloop.settings import Selection
-from agentloop.store import adapters, datasets, recipes, training_runs
+from agentloop.store import adapters, datasets, families, recipes, training_runs
 from agentloop.store.selection import select
 from agentloop.training import rows
 from agentloop.training.launch import launch, read_metrics
@@ -41,6 +41,12 @@ def choose(campaign: Campaign, iteration: int, *, recipe: str | None = None, siz
     return campaign.step("select", iteration, [parameters, query, size], work)
 
 
+def never_solved(campaign: Campaign) -> str:
+    """One line about the families of tasks that were tried and never solved, with what to do; empty where there are none."""
+    with campaign.database() as database:
+        return families.offer(families.unsolved(database, campaign.name))
+
+
 def plan_training(campaign: Campaign, dataset: str, *, parent: str | None = None) -> TrainingRun:
     """The run that trains on a dataset; its adapter's id is known before it starts."""
     settings = campaign.settings
@@ -50,6 +56,7 @@ def plan_training(campaign: Campaign, dataset: str, *, parent: str | None = None
         rows=settings.paths.data / "datasets" / f"{dataset}.safetensors",
         model=campaign.model,
         training=settings.training,
+        quantization=campaign.quantization,
         seed=settings.seed,
         paths=settings.paths,
         parent=parent if settings.training.continue_adapter else None,

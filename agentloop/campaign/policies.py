@@ -98,6 +98,13 @@ class PolicyServer:
         self._give_up_sleep("what is served after it is not what was trained")
         self._stop()
 
+    def end(self) -> None:
+        """End vLLM, and return when the memory that it had is free. Raises ServerError where it does not become free."""
+        server = self._server
+        self._stop()
+        if server is not None and on_gpu():
+            server.wait_until_free()
+
     def retire(self, *, keep: str | None) -> None:
         """Unload every adapter but this one; a server that sleeps keeps what it has."""
         if self._server is not None and not self._asleep and self._server.alive():

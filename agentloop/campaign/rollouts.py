@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from agentloop import environments
+from agentloop import environments, records
 from agentloop.agent.collection import ShardPlan, plan, run_shard
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
@@ -93,9 +93,16 @@ def ingest_shards(
     campaign: Campaign, shards: Sequence[ShardPlan], *, adapter: str | None, iteration: int, purpose: Purpose
 ) -> dict[str, int]:
     """Take the shards into the database and score what is new. Returns counts."""
+    return take_in(campaign, shards, policy=campaign.policy(adapter), iteration=iteration, purpose=purpose)
+
+
+def take_in(
+    campaign: Campaign, shards: Sequence[ShardPlan], *, policy: records.Policy, iteration: int, purpose: Purpose
+) -> dict[str, int]:
+    """As `ingest_shards`, whoever acted in them."""
     paths = [shard.path(campaign.settings.paths.shards) for shard in shards]
     with campaign.database() as database:
-        policies.save(database, campaign.policy(adapter))
+        policies.save(database, policy)
         report = ingest(database, paths, campaign=campaign.name, iteration=iteration, purpose=purpose)
         if report.damaged:
             raise ShardError(f"{report.damaged[0]}: damaged, set aside; run the same command again to collect it anew")

@@ -35,7 +35,7 @@ def select(
 ) -> None:
     """Choose trajectories of a campaign, show what each rule removed, and store the dataset."""
     settings = load(profile, overrides)
-    from agentloop.store import campaigns, exporting, recipes
+    from agentloop.store import campaigns, exporting, families, recipes
     from agentloop.store import selection as selecting
 
     if recipe and recipe.endswith(".sql"):
@@ -56,9 +56,12 @@ def select(
             size=size,
             save=not dry_run,
         )
+        offer = families.offer(families.unsolved(database, settings.campaign))
     console.print(_funnel_table(selected.funnel))
     for trajectory, earlier in selected.near_duplicates[:NAMED]:
         console.print(f"near duplicate: {trajectory} is nearly {earlier}")
+    if offer:
+        console.print(offer, markup=False, soft_wrap=True)
     rows = len(selected.dataset.trajectories)
     console.print(f"{selected.dataset.id}: {rows:,} rows{', not stored (dry run)' if dry_run else ''}")
     if export:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from agentloop.commands import Overrides, console, load, user_path
 from agentloop.errors import SettingError
+from agentloop.settings import Settings
 
 Accept = Annotated[bool, typer.Option("--accept", help="Say yes to the licence beforehand.")]
 
@@ -50,13 +51,20 @@ def fetch(
     if "/" in model:
         directory = hub.fetch(model, settings.paths.models, settings.paths.cache, say=_say)
     elif model == gemma.NAME:
-        with ExitStack() as stack:
-            directory = gemma.fetch(
-                settings.paths.models, settings.paths.cache, agreed=_agreed(accept), say=_say, begin=_begin(stack)
-            )
+        directory = fetch_gemma(settings, accept=accept)
     else:
         raise SettingError(f"{model}: there are {gemma.NAME}, and ORG/NAME on the hub")
     console.print(f"{directory}: to use it, set model={directory.name}", soft_wrap=True)
+
+
+def fetch_gemma(settings: Settings, *, accept: bool) -> Path:
+    """The directory of the small real Gemma, downloaded where it is not there yet. Raises as `gemma.fetch` does."""
+    from agentloop.fetching import gemma
+
+    with ExitStack() as stack:
+        return gemma.fetch(
+            settings.paths.models, settings.paths.cache, agreed=_agreed(accept), say=_say, begin=_begin(stack)
+        )
 
 
 def _agreed(accept: bool) -> Callable[[str], bool] | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from agentloop import settings as configuration
-from agentloop.commands import DryRun, Overrides, Profile, console, load, reading
+from agentloop.commands import DryRun, Overrides, Profile, console, load, models, reading
 from agentloop.errors import ServerError
 from agentloop.settings import Settings
 
@@ -16,15 +16,25 @@ from agentloop.settings import Settings
 def demo(
     new: Annotated[bool, typer.Option("--new", help="Start another campaign instead of continuing.")] = False,
     overrides: Overrides = None,
+    model: Annotated[
+        str,
+        typer.Option(help="tiny, which comes with agentloop, or gemma-3-270m: a real one, fetched and taught first."),
+    ] = "tiny",
+    accept: Annotated[bool, typer.Option("--accept", help="Say yes to the model's licence beforehand.")] = False,
 ) -> None:
-    """Run the deployment self-improve/demo on the local Prefect server and watch it."""
+    """Run a demonstration's deployments on the local Prefect server and watch them."""
+    from agentloop.fetching import gemma
     from flows import demonstration, services
 
-    settings = load("demo", overrides)
+    profile = demonstration.profile(model)
+    settings = load(profile, overrides)
+    if model == gemma.NAME:
+        models.fetch_gemma(settings, accept=accept)
     settings.export()
     for line in services.up(settings):
         console.print(line)
-    sys.exit(demonstration.run(settings, console, overrides=configuration.parse_overrides(overrides or []), new=new))
+    values = configuration.parse_overrides(overrides or [])
+    sys.exit(demonstration.run(settings, console, profile=profile, overrides=values, new=new))
 
 
 def run(profile: Profile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ KEEPING_THE_BASE = (True, False, "gaussian", "orthogonal", "eva")
 """Ways to begin an adapter after which it still belongs to the unchanged base."""
 
 
-def save(lora: LoraBuffer, directory: Path, *, base: str, model: Path | None) -> None:
+def save(lora: LoraBuffer, directory: Path, *, base: str, model: Path | None, in_16bit: Sequence[str] = ()) -> None:
     """Write the files of `directory`, each whole or not at all, over those of an earlier adapter if there are any.
 
-    `base` is the base's fingerprint, `model` its directory, from which PEFT loads it. Raises DiskError.
+    `base` is the base's fingerprint, `model` its directory, from which PEFT loads it, `in_16bit` the linears that training in
+    4 bit left in 16. Raises DiskError.
     """
     settings = lora.settings
     config = {
@@ -53,8 +55,9 @@ def save(lora: LoraBuffer, directory: Path, *, base: str, model: Path | None) ->
     if model is not None and is_multimodal(model):
         prefix = MULTIMODAL
         config["exclude_modules"] = TOWERS
+    record = {"base": base} | ({"in_16bit": list(in_16bit)} if in_16bit else {})
     tensors = {prefix + name: view.detach().float().cpu().contiguous() for name, view in lora.named().items()}
-    for name, value in (("agentloop.json", {"base": base}), ("adapter_config.json", config)):
+    for name, value in (("agentloop.json", record), ("adapter_config.json", config)):
         with atomic(directory / name) as file:
             file.write_text(json.dumps(value, indent=2), encoding="utf-8")
     with atomic(directory / "adapter_model.safetensors") as file:
@@ -77,6 +80,12 @@ def read_config(directory: Path) -> dict[str, Any]:
         if type(config.get(name)) not in (int, float) or not 0 < config[name] < math.inf:
             raise AdapterError(f"{path}: {name} {config.get(name)!r} is not a number above 0")
     return config
+
+
+def in_16bit(directory: Path) -> tuple[str, ...]:
+    """The linears that were in 16 bit when the adapter was trained in 4. Raises AdapterError."""
+    path = directory / "agentloop.json"
+    return tuple(read_object(path, AdapterError).get("in_16bit", ())) if path.is_file() else ()
 
 
 def target_modules(directory: Path) -> list[str]:

@@ -4,6 +4,7 @@ or raises SettingError in one line that begins with the argument's name."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -54,6 +55,13 @@ def positive(name: str, value: Any) -> float:
 def budget(value: Any) -> float | Literal["auto"]:
     """GiB, or "auto"."""
     return value if value == "auto" else positive("memory_budget", value)
+
+
+def linears(name: str, value: Any, known: Sequence[str]) -> None:
+    """Names of linears inside the layers."""
+    if isinstance(value, str) or (unknown := [each for each in value if each not in known]):
+        wrong = value if isinstance(value, str) else unknown[0]
+        raise SettingError(f"{name}: {wrong!r} is no linear of this model, as {known[0]} is")
 
 
 def dtype(value: Any) -> torch.dtype | None:

@@ -6,7 +6,7 @@ which kernels it launches (compilation.py). Nothing is read, nothing is computed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from agentloop.engine.lora import TARGETS, LoraSettings
 from agentloop.engine.model import Gemma
 from agentloop.engine.packed import PackedWeights
 from agentloop.errors import ModelError
+from agentloop.records import NF4, Quantization
 
 META = torch.device("meta")
 TYPES = ("BF16", "F16", "F32", "F64")
@@ -31,7 +32,7 @@ def blueprint(
     *,
     dtype: torch.dtype = torch.bfloat16,
     max_seq_length: int,
-    load_in_4bit: bool = True,
+    quantization: Quantization = NF4,
     resident: bool = False,
     rank: int = 16,
     targets: Sequence[str] = TARGETS,
@@ -44,7 +45,7 @@ def blueprint(
         load_weights(
             shape,
             checkpoint,
-            checkpoint.packed() if load_in_4bit else None,
+            checkpoint.packed(quantization.in_16bit) if quantization.in_4bit else None,
             device=META,
             dtype=dtype,
             positions=max_seq_length,
@@ -104,9 +105,9 @@ class ImpliedCheckpoint:
     def head(self) -> None:
         """Tied to the embeddings, as in every Gemma."""
 
-    def packed(self) -> PackedWeights:
-        """Its NF4 linears."""
-        weights = {name: self.tensor(f"{name}.weight") for name in self.shape.linears}
+    def packed(self, in_16bit: Collection[str] = ()) -> PackedWeights:
+        """Its NF4 linears, without those named."""
+        weights = {name: self.tensor(f"{name}.weight") for name in self.shape.linears if name not in in_16bit}
         return PackedWeights({name: _packed(w) for name, w in weights.items() if w.shape[1] % BLOCK == 0})
 
     def tensor(self, name: str) -> Tensor:

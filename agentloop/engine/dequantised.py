@@ -20,17 +20,21 @@ from agentloop.engine.configuration import read_architecture
 from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.engine.packed import FORMAT, packed_weights
 from agentloop.files import atomic
+from agentloop.records import NF4, Quantization
 
 
-def dequantised_checkpoint(directory: Path, cache: Path) -> Path:
+def dequantised_checkpoint(directory: Path, cache: Path, quantization: Quantization = NF4) -> Path:
     """The directory of the dequantised base under `cache`, written on the first call. Raises ModelError, DiskError."""
     fingerprint = base_fingerprint(directory, cache)
-    path = cache / "dequantised" / f"{fingerprint}-{FORMAT}"
+    own = "" if quantization == NF4 else f"-{quantization.named('').lstrip('-')}"
+    path = cache / "dequantised" / f"{fingerprint}-{FORMAT}{own}"
     if path.is_dir():
         return path
     checkpoint = Checkpoint(directory)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    packed = packed_weights(read_architecture(directory), checkpoint, fingerprint, cache, device)
+    packed = packed_weights(
+        read_architecture(directory), checkpoint, fingerprint, cache, device, in_16bit=quantization.in_16bit
+    )
     with atomic(path) as temporary:
         temporary.mkdir()
         for file in directory.iterdir():

@@ -42,6 +42,15 @@ def base_fingerprint(directory: str | Path, cache: Path | None = None) -> str:
     return content_id("base", {path.name: digest for path, digest in zip(files, digests)})
 
 
+def tokenizer_fingerprint(directory: Path, cache: Path) -> str:
+    """`tokenizer_` and 16 hexadecimal digits of the tokenizer in `directory`: the same texts are the same tokens.
+
+    `cache` is where digests are remembered.
+    """
+    files = [path for name in TOKENIZER_FILES if (path := directory / name).is_file()]
+    return content_id("tokenizer", {path.name: digest for path, digest in zip(files, file_digests(files, cache))})
+
+
 def file_digests(files: list[Path], cache: Path) -> list[str]:
     """The files' SHA-256, as remembered under `cache` where they have not changed since."""
     memory = cache / "fingerprints.json"

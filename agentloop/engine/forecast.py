@@ -22,6 +22,7 @@ from agentloop.engine.memory import GIB, Keep, StepPlan
 from agentloop.engine.model import AUTO_SHARE, Gemma
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.errors import SettingError
+from agentloop.records import NF4, Quantization
 
 DESKTOP = 0.3
 """GiB of a card that others take: a desktop, the driver."""
@@ -70,7 +71,7 @@ class StepForecast:
         supervised: float = 1.0,
         rank: int = 16,
         targets: tuple[str, ...] = TARGETS,
-        load_in_4bit: bool = True,
+        quantization: Quantization = NF4,
         optimizer_bits: Literal[8, 32] = 32,
         dtype: torch.dtype = torch.bfloat16,
         max_seq_length: int | None = None,
@@ -86,7 +87,7 @@ class StepForecast:
             shape,
             dtype=dtype,
             max_seq_length=max_seq_length or tokens,
-            load_in_4bit=load_in_4bit,
+            quantization=quantization,
             rank=rank,
             targets=targets,
             optimizer_bits=optimizer_bits,
@@ -115,6 +116,11 @@ class StepForecast:
             return self.model.needed(batch) + rope <= budget * GIB
 
         return TOKEN_STEP * bisect_left(range(1, MOST // TOKEN_STEP), True, key=lambda steps: not fits(steps))
+
+    @property
+    def least(self) -> float:
+        """GiB that the process holds with the leanest plan."""
+        return self.model.needed(self.batch) / GIB
 
     @property
     def resident(self) -> dict[str, float]:

@@ -33,6 +33,7 @@ class FastLanguageModel:
         dtype: torch.dtype | str | None = None,
         load_in_4bit: bool = True,
         *,
+        in_16bit: Sequence[str] = (),
         device: str | torch.device | None = None,
         memory_budget: float | Literal["auto"] = "auto",
         resident: bool | None = None,
@@ -48,10 +49,10 @@ class FastLanguageModel:
 
         `dtype` is what is computed in: by default bf16 on a CUDA device (fp16 before compute capability 8), fp32 on the CPU.
         `load_in_4bit` packs the layers' linears into NF4, once for each base, under `cache_directory`
-        (settings.paths.cache). `memory_budget`: GiB of the device that this process may hold at the peak of a training
-        step, as nvidia-smi shows them ("auto": what is free). `resident` keeps the dequantised weights (always so on the
-        CPU); `graphs` replays steps as CUDA graphs (by default on CUDA);
-        `offload_embedding` leaves the per-layer embeddings in host memory, to the same results. Raises ModelError, in
+        (settings.paths.cache), but for those named in `in_16bit` (`layers.0.self_attn.q_proj`). `memory_budget`: GiB of the
+        device that this process may hold at the peak of a training step, as nvidia-smi shows them ("auto": what is free).
+        `resident` keeps the dequantised weights (always so on the CPU); `graphs` replays steps as CUDA graphs (by default on
+        CUDA); `offload_embedding` leaves the per-layer embeddings in host memory, to the same results. Raises ModelError, in
         one line, where the directory is incomplete or not supported, SettingError for an argument.
         """
         arguments.refuse(others)
@@ -61,7 +62,7 @@ class FastLanguageModel:
         directory = _find(model_name, cache_directory)
         if (directory / "adapter_config.json").is_file():
             options = dict(
-                max_seq_length=max_seq_length, dtype=dtype, load_in_4bit=load_in_4bit, device=device,
+                max_seq_length=max_seq_length, dtype=dtype, load_in_4bit=load_in_4bit, in_16bit=in_16bit, device=device,
                 memory_budget=memory_budget, resident=resident, graphs=graphs, offload_embedding=offload_embedding,
                 cache_directory=cache_directory,
             )  # fmt: skip
@@ -74,6 +75,7 @@ class FastLanguageModel:
         check_tokenizer(directory, tokens=())
         checkpoint = Checkpoint(directory)
         check_sizes(checkpoint, shape)
+        arguments.linears("in_16bit", in_16bit, shape.linears)
         # Before anything wakes CUDA up: it takes its time, and a process that uses it cannot be copied.
         capability = None if device and device.type == "cpu" else nvml.capability()
         compilation = compile_ahead(shape, dtype or default_dtype(capability), capability) if capability else None
@@ -92,7 +94,9 @@ class FastLanguageModel:
         dtype = dtype or torch.float32
         cache = cache_directory or default_cache()
         fingerprint = base_fingerprint(directory, cache)
-        packed = packed_weights(shape, checkpoint, fingerprint, cache, chosen) if load_in_4bit else None
+        packed = None
+        if load_in_4bit:
+            packed = packed_weights(shape, checkpoint, fingerprint, cache, chosen, in_16bit=in_16bit)
         weights = load_weights(
             shape, checkpoint, packed, device=chosen, dtype=dtype, positions=max_seq_length,
             offload_embedding=offload_embedding,
@@ -176,6 +180,7 @@ def _with_adapter(directory: Path, options: dict[str, Any]) -> tuple[Gemma, Any]
         raise AdapterError(f"{directory}/adapter_config.json: base_model_name_or_path names no base model")
     if isinstance(config.get("target_modules"), str):  # a pattern, which names what is in the file
         config["target_modules"] = adapter.target_modules(directory)
+    options["in_16bit"] = options["in_16bit"] or adapter.in_16bit(directory)
     model, tokenizer = FastLanguageModel.from_pretrained(config["base_model_name_or_path"], **options)
     names = ("r", "target_modules", "lora_alpha", "use_rslora", "layers_to_transform")
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -23,22 +24,33 @@ from agentloop.engine.dequantised import dequantised_checkpoint
 from agentloop.engine.lora import LoraBuffer, LoraSlot
 from agentloop.errors import SettingError
 from agentloop.files import atomic
+from agentloop.records import NF4, Quantization
 
 Base = Literal["bf16", "dequantised"]
 ONTO = {"bf16": "original weights", "dequantised": "dequantised NF4 weights"}
 
 
 def write_merged(
-    lora: LoraBuffer, directory: Path, *, base: Base, model: Path, cache: Path, fingerprint: str, quantised: bool
+    lora: LoraBuffer,
+    directory: Path,
+    *,
+    base: Base,
+    model: Path,
+    cache: Path,
+    fingerprint: str,
+    quantization: Quantization,
+    beside: Mapping[str, str] | None = None,
 ) -> None:
-    """Write `directory`, whole or not at all. `model` is the base's directory, `fingerprint` its name, `quantised` whether the
-    adapter was trained on it in 4 bit.
+    """Write `directory`, whole or not at all. `model` is the base's directory, `fingerprint` its name, `quantization` what the
+    adapter was trained on, `beside` the texts of further files by name.
 
     `cache` is where the dequantised base is, or is put. Raises SettingError where `directory` exists, DiskError.
     """
     if directory.exists():
         raise SettingError(f"{directory}: exists already; a merged model is written to a directory of its own")
-    source = model if base == "bf16" else dequantised_checkpoint(model, cache)
+    source = (
+        model if base == "bf16" else dequantised_checkpoint(model, cache, quantization if quantization.in_4bit else NF4)
+    )
     prefix = Checkpoint(source).prefix
     slots = {f"{prefix}{name}.weight": slot for name, slot in lora.slots.items()}
     description = {"base": fingerprint, "onto": base, "adapter": asdict(lora.settings)}
@@ -53,7 +65,11 @@ def write_merged(
         (temporary / "config.json").write_text(
             json.dumps(config | {"agentloop_merged": description}, indent=2), encoding="utf-8"
         )
-        (temporary / "README.md").write_text(_readme(model.name, base, quantised, description), encoding="utf-8")
+        (temporary / "README.md").write_text(
+            _readme(model.name, base, quantization.in_4bit, description), encoding="utf-8"
+        )
+        for name, text in (beside or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
 
 
 def _merge_file(
@@ -65,6 +81,19 @@ def _merge_file(
     for name in tensors.keys() & slots.keys():
         tensors[name] = merged(tensors[name], lora, slots[name])
     save_file(tensors, target, metadata=metadata)
+    _order_metadata(target)
+
+
+def _order_metadata(file: Path) -> None:
+    """safetensors writes metadata in another order each time, and the same merge has to give the same bytes: a base is named
+    by them."""
+    with open(file, "r+b") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        opened.seek(8)
+        opened.write(text.ljust(size))
 
 
 def merged(weight: Tensor, lora: LoraBuffer, slot: LoraSlot) -> Tensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from agentloop_kernels.nf4 import Nf4
+from agentloop_kernels.nf4 import BLOCK, Nf4
 from torch import Tensor
 
 from agentloop.engine import adapter, arguments, merged
@@ -40,6 +40,7 @@ from agentloop.engine.projection import Workspace
 from agentloop.engine.results import TokenResults
 from agentloop.engine.weights import ModelWeights
 from agentloop.errors import ModelError, SettingError
+from agentloop.records import NONE, Quantization
 
 if TYPE_CHECKING:
     from agentloop.engine.compilation import Compilation
@@ -99,9 +100,15 @@ class Gemma(TrainerFacade):
         return self._lora
 
     @property
-    def quantised(self) -> bool:
-        """Whether the base is in 4 bit."""
-        return any(isinstance(w, Nf4) for layer in self.weights.layers for g in layer.groups for _, w in g.parts)
+    def quantization(self) -> Quantization:
+        """How the base is held."""
+        parts = {
+            name: weight for layer in self.weights.layers for group in layer.groups for name, weight in group.parts
+        }
+        if not any(isinstance(weight, Nf4) for weight in parts.values()):
+            return NONE
+        dense = (name for name, weight in parts.items() if isinstance(weight, Tensor) and weight.shape[1] % BLOCK == 0)
+        return Quantization(True, tuple(sorted(dense)))
 
     def attach_lora(self, settings: LoraSettings) -> None:
         """Give the covered projections a fresh adapter (B is zero: the outputs do not change)."""
@@ -300,7 +307,9 @@ class Gemma(TrainerFacade):
     def save_pretrained(self, directory: str | Path, **others: Any) -> None:
         """Write the adapter in PEFT's format. Raises SettingError for an argument that is not supported, DiskError."""
         arguments.refuse(others)
-        adapter.save(self.lora, Path(directory), base=self.fingerprint, model=self.directory)
+        adapter.save(
+            self.lora, Path(directory), base=self.fingerprint, model=self.directory, in_16bit=self.quantization.in_16bit
+        )
 
     def save_pretrained_merged(
         self,
@@ -326,7 +335,7 @@ class Gemma(TrainerFacade):
         else:
             merged.write_merged(
                 self.lora, Path(directory), base=base, model=self.directory, cache=self.cache_directory,
-                fingerprint=self.fingerprint, quantised=self.quantised,
+                fingerprint=self.fingerprint, quantization=self.quantization,
             )  # fmt: skip
         if tokenizer is not None:
             tokenizer.save_pretrained(directory)

@@ -1,4 +1,4 @@
-"""What the driver's management library knows: the cards' compute capability, and what a process holds of a card's memory.
+"""What the driver's management library knows: its version, the cards' compute capability, and what a process holds of a card.
 
 It needs no CUDA context. Asking CUDA itself takes a second or more and makes a process that cannot be copied any more
 (fork.py).
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 
 _MOST_PROCESSES = 256
+_VERSION_BYTES = 96
 
 
 class _Process(ctypes.Structure):
@@ -36,6 +37,15 @@ def capability() -> tuple[int, int] | None:
         capabilities = set() if library is None else _capabilities(library)
     # CUDA_VISIBLE_DEVICES may hide them all; torch counts without a context as well.
     return capabilities.pop() if len(capabilities) == 1 and torch.cuda.device_count() else None
+
+
+def driver_version() -> str | None:
+    """Such as 580.95.05; None where there is no driver."""
+    version = ctypes.create_string_buffer(_VERSION_BYTES)
+    with _library() as library:
+        if library is None or library.nvmlSystemGetDriverVersion(version, ctypes.c_uint(_VERSION_BYTES)):
+            return None
+    return version.value.decode(errors="replace")
 
 
 def process_bytes(device: torch.device) -> int | None:

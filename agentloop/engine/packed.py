@@ -6,6 +6,7 @@ packed file is the model that an adapter was trained on.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -33,23 +34,33 @@ class PackedWeights:
     def __contains__(self, name: str) -> bool:
         return name in self._linears
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._linears)
+
     def linear(self, name: str) -> Nf4:
         return self._linears[name]
 
 
 def packed_weights(
-    shape: Architecture, checkpoint: Checkpoint, fingerprint: str, cache: Path, device: torch.device
+    shape: Architecture,
+    checkpoint: Checkpoint,
+    fingerprint: str,
+    cache: Path,
+    device: torch.device,
+    *,
+    in_16bit: Collection[str] = (),
 ) -> PackedWeights:
     """Read the packed file from `cache`, or quantise the checkpoint on `device` and write it.
 
-    Raises DiskError, and ModelError where the file in the cache is damaged.
+    The file holds every linear that can be packed; those named in `in_16bit` are not read. Raises DiskError, and ModelError
+    where the file in the cache is damaged.
     """
     path = cache / "nf4" / f"{fingerprint}-{FORMAT}.safetensors"
     if not path.is_file():
         _write(path, quantised(shape, checkpoint, device))
     linears = {}
     with open_tensors(path, ModelError, device=str(device)) as file:
-        for name in sorted({key.rpartition(".")[0] for key in file.keys()}):
+        for name in sorted({key.rpartition(".")[0] for key in file.keys()}.difference(in_16bit)):
             linears[name] = Nf4.from_tensors({field: file.get_tensor(f"{name}.{field}") for field in FIELDS})
     return PackedWeights(linears)
 

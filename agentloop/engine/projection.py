@@ -193,6 +193,10 @@ class Workspace:
         """Forget what the matrices hold, apart from resident weights: the next step fills them anew."""
         self._state = {key: (owner, -1, True) for key, (owner, _, _) in self._state.items()} if self.resident else {}
 
+    def forget(self, group: ProjectionGroup) -> None:
+        """After a weight of `group` was exchanged: its matrix is filled anew."""
+        self._state.pop(self._key(group), None)
+
     def release(self) -> None:
         """Give the memory back; matrices are made again when asked for."""
         self._matrices.clear()

@@ -11,6 +11,7 @@ from agentloop.environments.check import check_tools
 from agentloop.environments.database import Database
 from agentloop.environments.environment import Environment, Question, ScriptedEnvironment, TooFewTasks
 from agentloop.environments.question_file import QuestionFile
+from agentloop.environments.unverified import UNVERIFIED, Unverified
 from agentloop.errors import SettingError
 from agentloop.settings import PROJECT_ROOT
 from agentloop.text import one_line, one_line_of
@@ -33,6 +34,8 @@ def get(name: str, *, apart: bool = True) -> Environment:
         if _ENVIRONMENTS.setdefault(environment.name, environment) is not environment:
             raise SettingError(f"environment: {name} is named {environment.name!r}, and there is another of that name")
         return _made(environment)
+    if name == UNVERIFIED:  # no choice for a campaign, so it is not among those that are listed
+        return Unverified()
     if name not in _ENVIRONMENTS:
         known_names = ", ".join(sorted(_ENVIRONMENTS))
         raise SettingError(f"environment: there is no {name!r}; there are: {known_names}, or the path of a .py file")

@@ -122,13 +122,16 @@ class Arithmetic(ScriptedEnvironment):
     def verify(self, task: Task, answer: str | None) -> float:
         return float(answer is not None and same_number(answer, task.answer))
 
+    def expert(self, task: Task) -> tuple[str, ...]:
+        return _turns(_BY_NAME[task.family].right, task.payload["numbers"])
+
     def demonstration(self, task: Task, rng: random.Random) -> Demonstration:
         family, numbers = _BY_NAME[task.family], task.payload["numbers"]
         right, habit = family.shares
         kind = rng.choices(("right", "habit", "noise"), (right, habit, 1 - right - habit))[0]
         if kind == "noise":
             return Demonstration(task, kind, _noisy(family, numbers, rng))
-        return Demonstration(task, kind, _turns(family.right if kind == "right" else family.habit, numbers))
+        return Demonstration(task, kind, self.expert(task) if kind == "right" else _turns(family.habit, numbers))
 
 
 def same_number(answer: str, truth: str) -> bool:

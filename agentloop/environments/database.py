@@ -176,6 +176,9 @@ class Database(ScriptedEnvironment):
             return 0.0
         return float(answer.strip().casefold() == task.answer.casefold() or same_number(answer, task.answer))
 
+    def expert(self, task: Task) -> tuple[str, ...]:
+        return self._turns(task, _BY_NAME[task.family].right, task.payload["parts"])
+
     def demonstration(self, task: Task, rng: random.Random) -> Demonstration:
         family = _BY_NAME[task.family]
         right, habit = family.shares
@@ -183,7 +186,8 @@ class Database(ScriptedEnvironment):
         parts = task.payload["parts"]
         if kind == "noise":
             return Demonstration(task, kind, self._noisy(task, family, parts, rng))
-        return Demonstration(task, kind, self._turns(task, family.right if kind == "right" else family.habit, parts))
+        turns = self.expert(task) if kind == "right" else self._turns(task, family.habit, parts)
+        return Demonstration(task, kind, turns)
 
     def _noisy(self, task: Task, family: Family, parts: dict[str, str], rng: random.Random) -> tuple[str, ...]:
         """The right plan with one mistake: another day, an answer too early, or a column that does not exist."""

@@ -10,7 +10,7 @@ import hashlib
 import random
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -98,7 +98,7 @@ class Environment(ABC):
         Training tasks that are used up begin again: a later policy meets them anew. Raises TooFewTasks where the
         split has fewer than `count`, and in one line for whatever is wrong with what `questions` yields.
         """
-        stream = list(islice(self._stream(split, seed), skip + count))
+        stream = list(islice(self.stream(split, seed), skip + count))
         needed = count if split == "train" else skip + count
         if len(stream) < needed:
             raise TooFewTasks(
@@ -106,7 +106,8 @@ class Environment(ABC):
             )
         return [stream[index % len(stream)] for index in range(skip, skip + count)]
 
-    def _stream(self, split: Split, seed: int) -> Iterator[Task]:
+    def stream(self, split: Split, seed: int) -> Iterator[Task]:
+        """The tasks of a split in the order that this seed gives, no question twice, endless or not. Raises SettingError."""
         splits: dict[str, Split] = {}
         misses = 0
         for question in self._asked(random.Random(f"{self.name}/{split}/{seed}")):
@@ -168,6 +169,13 @@ class Environment(ABC):
     def verify(self, task: Task, answer: str | None) -> float:
         """1.0 for a right answer, else 0.0."""
 
+    def expert(self, task: Task) -> Sequence[str] | None:
+        """What an expert says, turn by turn: calls as the model writes them, then the answer. None where there is no expert.
+
+        `agentloop teach` plays it in an episode of its own, and teaches what `verify` accepts.
+        """
+        return None
+
 
 class ScriptedEnvironment(Environment):
     """One that makes up its questions and knows how they are solved: what the tiny model is first taught on."""
@@ -182,6 +190,10 @@ class ScriptedEnvironment(Environment):
     @abstractmethod
     def draw(self, rng: random.Random) -> Question:
         """A question of any family and any split."""
+
+    @abstractmethod
+    def expert(self, task: Task) -> tuple[str, ...]:
+        """The plan that solves the task, as turns."""
 
     @abstractmethod
     def demonstration(self, task: Task, rng: random.Random) -> Demonstration:

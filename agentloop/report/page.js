@@ -22,6 +22,8 @@
 
   // Filters -------------------------------------------------------------------------------------------------------
 
+  const PURPOSES = { collect: "training data", evaluate: "held-out evaluation", demonstrate: "demonstration" };
+
   function choice(label, options) {
     const select = make("select", { onchange: refill }, make("option", { value: "" }, "all"),
       ...options.map(([value, text]) => make("option", { value }, text)));
@@ -32,7 +34,7 @@
 
   const search = make("input", { type: "search", placeholder: "question, what was said, answer, id", oninput: refill });
   const [iteration, iterationLabel] = choice("Iteration", distinct("iteration"));
-  const [purpose, purposeLabel] = choice("Purpose", [["collect", "training data"], ["evaluate", "held-out evaluation"]]);
+  const [purpose, purposeLabel] = choice("Purpose", Object.entries(PURPOSES));
   const [actor, actorLabel] = choice("Policy", distinct("actor"));
   const [success, successLabel] = choice("Outcome", [["true", "solved"], ["false", "not solved"]]);
   const [family, familyLabel] = choice("Family", distinct("family"));
@@ -103,8 +105,8 @@
         ["Outcome", make("span", {}, outcome(each), ` ${STATUS[each.status] ?? each.status}`)],
         ["Answer", each.answer === null ? "none" : `${each.answer}  (expected: ${each.expected})`],
         ["Policy", `${each.actor}, sample ${each.sample}`],
-        ["For", `${each.purpose === "collect" ? "training data" : "held-out evaluation"}, iteration ${each.iteration}`],
-        ["Trained on", each.trained.length ? `by the challenger of iteration ${each.trained.join(", ")}` : null],
+        ["For", `${PURPOSES[each.purpose]}, iteration ${each.iteration}`],
+        ["Trained on", each.trained.length ? each.purpose === "demonstrate" ? "by the taught base" : `by the challenger of iteration ${each.trained.join(", ")}` : null],
         ["Flip", flips ? flips.join(", ") : null],
         ["Size", `${each.tokens} tokens, ${each.seconds} s${attempts}`],
         ["Id", make("span", { class: "id" }, each.id)],

@@ -19,8 +19,9 @@ from agentloop import __version__
 from agentloop.files import atomic
 from agentloop.report import sample, sections, summary
 from agentloop.report.comparison import Headline
-from agentloop.store import campaigns
+from agentloop.store import campaigns, taught_bases
 from agentloop.store.database import Database, now
+from agentloop.store.taught_bases import TaughtBase
 
 FILES = Path(__file__).parent
 
@@ -44,17 +45,21 @@ def write(
     """
     settings = campaigns.settings_json(database, campaign)
     rows = summary.iterations(database, campaign, result.control)
+    taught = taught_bases.of_campaign(database, campaign)
     drawn = sample.draw(database, campaign, shards_root, decode, most_trajectories)
     script = (FILES / "page.js").read_text(encoding="utf-8")
     page = Template((FILES / "page.html").read_text(encoding="utf-8")).substitute(
         title=f"{escape(campaign)}: agentloop report",
         campaign=escape(campaign),
-        about=escape(_about(settings, rows)),
+        about=escape(_about(settings, rows, taught)),
         style=(FILES / "page.css").read_text(encoding="utf-8") + (FILES / "plot.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        headline=sections.headline(result),
-        iterations=sections.iterations(rows),
+        headline="" if taught else sections.headline(result),
+        teaching=sections.teaching(database, taught) if taught else "",
+        iterations=sections.iterations(rows) if rows else "",
+        never_solved=sections.never_solved(database, campaign),
+        base=sections.base(database, campaign),
         judgements=sections.judgements(database, campaign, result),
         result_figures=sections.result_figures(database, campaign, rows, result),
         learning_figures=sections.learning_figures(database, campaign),
@@ -71,7 +76,9 @@ def write(
     return output
 
 
-def _about(settings: dict[str, Any], rows: list[summary.Row]) -> str:
+def _about(settings: dict[str, Any], rows: list[summary.Row], taught: TaughtBase | None) -> str:
+    if taught:
+        return f"Environment {settings['environment']}: {settings['model']} was taught, and is {taught.name}."
     judged = sum(row.decision is not None for row in rows)
     promoted = sum(row.decision == "promote" for row in rows)
     return (

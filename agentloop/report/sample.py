@@ -126,7 +126,7 @@ def _embedded(
         "turns",
     )
     embedded = {name: row[name] for name in names} | {
-        "actor": actors.get(row["adapter"], row["adapter"] or "base model"),
+        "actor": row["actor"] or actors.get(row["adapter"], row["adapter"] or "base model"),
         "solved": row["success"] >= 0.5,
         "success": row["success"],
         "seconds": round(row["seconds"], 2),

@@ -13,9 +13,10 @@ from agentloop.report.comparison import Headline, findings, percent, points, pro
 from agentloop.report.story import facts, flat, funnel_text
 from agentloop.report.summary import DECISIONS, Row
 from agentloop.report.svg import Canvas
-from agentloop.store import champions
+from agentloop.store import champions, evaluations, families, teacher_usage
 from agentloop.store.database import Database
 from agentloop.store.lineage import lineage as story_of
+from agentloop.store.taught_bases import TaughtBase
 
 NEWEST = 16
 """Adapters whose lineage is told; that of any other is in the database."""
@@ -83,6 +84,42 @@ def iterations(rows: Sequence[Row]) -> str:
         "Adapter",
     )
     return table("Iterations", headers, [row for _, row in cells], [decision or "" for decision, _ in cells])
+
+
+def teaching(database: Database, taught: TaughtBase) -> str:
+    """What demonstrations made of a base: by family, and what a teacher has cost."""
+    met = {family.name: family for family in families.met(database, taught.campaign, "demonstrate")}
+    before, after = (evaluations.by_family(database, each) if each else {} for each in (taught.before, taught.after))
+    rows = [
+        [
+            name,
+            f"{met[name].solved:,} of {met[name].trajectories:,}" if name in met else "–",
+            *("–" if name not in shares else percent(shares[name]) for shares in (before, after)),
+        ]
+        for name in sorted(met.keys() | before.keys())
+    ]
+    sums = [sum(getattr(family, which) for family in met.values()) for which in ("solved", "trajectories")]
+    shares = [evaluations.success(database, each) for each in (taught.before, taught.after)]
+    rows.append(["all", f"{sums[0]:,} of {sums[1]:,}", *("–" if share is None else percent(share) for share in shares)])
+    shown = table(
+        f"Demonstrations from {taught.source['kind']}, and success on held-out tasks",
+        ("Family", "#Accepted", "#Before", "#After"),
+        rows,
+    )
+    spent = teacher_usage.total(database, taught.campaign)
+    cost = (
+        f'<p class="note">The teacher was sent {spent["requests"]:,} requests: {spent["prompt_tokens"]:,} tokens of prompts, '
+        f"{spent['completion_tokens']:,} of answers, in {spent['seconds']:,.0f} s.</p>"
+        if spent
+        else ""
+    )
+    return shown + cost
+
+
+def never_solved(database: Database, campaign: str) -> str:
+    """Families of which there is nothing to learn from, with what to do."""
+    line = families.offer(families.unsolved(database, campaign))
+    return f'<p class="note">{escape(line)}</p>' if line else ""
 
 
 def judgements(database: Database, campaign: str, result: Headline) -> str:
@@ -227,6 +264,32 @@ def _canaries(database: Database, campaign: str) -> str:
     return f'<div class="wide">{shown}</div>' if rows else ""
 
 
+def base(database: Database, campaign: str) -> str:
+    """What quantisation does to the base that is trained on; nothing where it is in 16 bit."""
+    found = {row["name"]: json.loads(row["result"]) for row in query.rows(database, "base", campaign=campaign)}
+    if "judge" not in found:
+        return ""
+    judged, success = found["judge"], found.get("compare")
+
+    def solved(held: str) -> str:
+        return _success(Interval(**success[held])) if success else "not measured"
+
+    gib = [f"{judged[name] / 2**30:.2f}" for name in ("bytes_in_16bit", "bytes")]
+    rows = [
+        ["16 bit", gib[0], "0", "100.0 %", solved("original")],
+        [
+            judged["quantization"],
+            gib[1],
+            f"{judged['kl']:.2g}",
+            f"{100 * judged['same_choice']:.1f} %",
+            solved("quantised"),
+        ],
+    ]
+    headers = ("Base", "#GiB", "#KL, nats per token", "#Same choice", "#Solved, training tasks")
+    shown = table("What the base loses by quantisation, measured before it was trained on", headers, rows)
+    return f'<div class="wide">{shown}</div>'
+
+
 def _tool_errors(database: Database, campaign: str) -> str:
     found = query.rows(database, "tool_errors", campaign=campaign)
     rows = [[each["tool"] or "parser", each["error"], _number(each["times"]), str(each["newest"])] for each in found]
@@ -260,9 +323,11 @@ def _facts(story: Mapping[str, Any], actors: Mapping[str, str]) -> str:
     return f'<dl class="facts">{told}</dl>'
 
 
-def settings(values: Mapping[str, Any]) -> str:
+def settings(values: Mapping[str, Any], *, opened: bool = False) -> str:
+    """All of them. `opened`: shown from the start, and printed."""
     pairs = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in flat(values))
-    return f'<details><summary>Show all</summary><dl class="columns">{pairs}</dl></details>'
+    state = " open" if opened else ""
+    return f'<details{state}><summary>Show all</summary><dl class="columns">{pairs}</dl></details>'
 
 
 class Markup(str):

@@ -23,6 +23,7 @@ def facts(story: Mapping[str, Any], actors: Mapping[str, str]) -> list[tuple[str
     told = [("Made as", _as(use)) for use in story["uses"]]
     told += [
         ("Base", story["base"]),
+        *(("Base taught", _taught(each)) for each in story["taught"]),
         ("Started from", story["parent"]["adapter"] if story.get("parent") else "fresh weights"),
         ("Dataset", f"{dataset['id']}: {dataset['rows']:,} rows by recipe {dataset['recipe']}"),
         ("Parameters", flat_text(dataset["parameters"])),
@@ -30,7 +31,7 @@ def facts(story: Mapping[str, Any], actors: Mapping[str, str]) -> list[tuple[str
     funnels = dict.fromkeys(funnel_text(use["funnel"]) for use in story["uses"] if use["funnel"])
     told += [("Selection", funnel) for funnel in funnels]
     for source in story["sources"]:
-        actor = actors.get(source["adapter"], source["adapter"]) or BASE
+        actor = actors.get(source["adapter"], source["adapter"]) or _origin(source["base"])
         rows = f"{source['rows']:,} rows of {source['tasks']:,} tasks"
         told.append(("Rows from", f"{actor}: {rows} ({source['policy']})"))
     told += [("Training", flat_text(story["settings"])), ("Seed, code", f"{story['seed']}, version {story['code']}")]
@@ -79,6 +80,22 @@ def funnel_text(funnel: Sequence[tuple[str, int]]) -> str:
 def _tell(branch: Tree, story: Mapping[str, Any]) -> None:
     for name, value in facts(story, {}):
         branch.add(Text.assemble((f"{name:<13}", "dim"), value))
+
+
+def _origin(base: str | None) -> str:
+    """Who acted without an adapter: the base model, or where demonstrations came from."""
+    return BASE if base is None or base.startswith("base_") else base.partition("_")[0]
+
+
+def _taught(taught: Mapping[str, Any]) -> str:
+    measured = [percent(taught[when]) for when in ("before", "after") if taught[when] is not None]
+    gain = f", {' → '.join(measured)} on held-out tasks" if measured else ""
+    source = taught["source"]
+    place = f" ({source['place']})" if "place" in source else ""
+    return (
+        f"{taught['name']} is {taught['student']} taught on {taught['rows']:,} demonstrations "
+        f"from {source['kind']}{place}{gain} ({taught['dataset']}, {taught['adapter']}, campaign {taught['campaign']})"
+    )
 
 
 def _as(use: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from agentloop.naming import canonical_json
 from agentloop.records import Adapter
 from agentloop.store.database import Database, now
 
-Role = Literal["challenger", "control"]
+Role = Literal["challenger", "control", "teaching"]
 
 
 def save(

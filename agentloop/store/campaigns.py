@@ -24,11 +24,15 @@ FREE = (
     "collect.attempts",
     "collect.max_failed",
     "training.checkpoint_steps",
+    "training.max_quantization_loss",
     "training.memory_budget",
     "training.stall_seconds",
     "gate.control",
+    "teach",
 )
 """Settings and sections that may change while a campaign lasts: where things lie, how fast and how long it goes."""
+
+QUANTIZATION = "training.quantization"
 
 DEFINING_ALL_THE_SAME = ("serving.dtype", "serving.base")
 """Exceptions to FREE: they change what the model says."""
@@ -37,22 +41,21 @@ USED_BY_A_CAMPAIGN = ("collected", "shard_uses", "evaluation_uses", "steps", "it
 """Tables with what a campaign that has collected nothing may have used: measurements, and what led to them."""
 
 
-def register(database: Database, settings: Settings) -> None:
-    """Begin the campaign `settings.campaign`, or continue it.
+def register(database: Database, settings: Settings, *, quantization: str | None = None) -> None:
+    """Begin the campaign `settings.campaign`, or continue it. `quantization`: what "auto" has come to mean for it.
 
     Raises StoreError, in one line that names the setting with both values, where a setting that defines the campaign
     (model, environment, seed, agent, selection, …) differs from what it began with. Paths, most of serving, the number
     of iterations and what only affects speed may change. A campaign that has collected nothing yet begins anew with the
     new settings: what was measured under the others stays in the database, and is no longer part of the campaign.
     """
-    resolved = settings.model_dump(mode="json")
-    defining = {name: value for name, value in _flat(resolved).items() if _defines(name)}
+    resolved, defining = settings.model_dump(mode="json"), defining_settings(settings)
+    if quantization is not None:
+        defining[QUANTIZATION] = quantization
     with database.transaction():
         rows = database.execute("SELECT defining, settings FROM campaigns WHERE name = ?", [settings.campaign])
         if rows:
-            began, newest = map(json.loads, rows[0])
-            # a setting may have come, or begun to define a campaign, after this one had begun
-            began = {name: value for name, value in _flat(newest).items() if _defines(name)} | began
+            began = _began(*rows[0])
             change = _change(began, defining)
             if change is not None:
                 if _has_collected(database, settings.campaign):
@@ -76,6 +79,22 @@ def register(database: Database, settings: Settings) -> None:
                     "now": now(),
                 },
             )
+
+
+def defining_settings(settings: Settings) -> dict[str, Any]:
+    """Those that may not change while a campaign lasts: {name with dots: JSON value}."""
+    return {name: value for name, value in _flat(settings.model_dump(mode="json")).items() if _defines(name)}
+
+
+def quantization(database: Database, settings: Settings) -> str | None:
+    """What training.quantization = "auto" means for the campaign `settings.campaign` because it has begun with it; None for
+    one that is still free to choose."""
+    rows = database.execute("SELECT defining, settings FROM campaigns WHERE name = ?", [settings.campaign])
+    if not rows:
+        return None
+    began, newest = _began(*rows[0]), _flat(json.loads(rows[0][1]))
+    chosen = newest.get(QUANTIZATION) == "auto" and newest["model"] == settings.model
+    return began.get(QUANTIZATION) if chosen or _has_collected(database, settings.campaign) else None
 
 
 def names(database: Database) -> list[str]:
@@ -125,6 +144,15 @@ def finish_iteration(database: Database, campaign: str, iteration: int) -> None:
         """,
         {"now": now(), "campaign": campaign, "iteration": iteration},
     )
+
+
+def _began(defining: str, settings: str) -> dict[str, Any]:
+    """The settings that define a campaign as it began with them, under the names that they have now."""
+    # a setting may have come, or begun to define a campaign, after this one had begun
+    newest = {name: value for name, value in _flat(json.loads(settings)).items() if _defines(name)}
+    began = newest | json.loads(defining)
+    in_4bit = began.pop("training.load_in_4bit", None)
+    return began if in_4bit is None else {QUANTIZATION: "nf4" if in_4bit else "none"} | began
 
 
 def _has_collected(database: Database, campaign: str) -> bool:

@@ -14,7 +14,7 @@ from agentloop.naming import canonical_json
 from agentloop.records import Evaluation, Sampling, trajectory_id
 from agentloop.store.database import Database, now
 
-Role = Literal["base", "champion", "challenger", "control"]
+Role = Literal["base", "champion", "challenger", "control", "taught"]
 
 SOLVED = 0.5
 """A sample is solved where its success score is at least this."""
@@ -159,3 +159,22 @@ def load(database: Database, evaluation_id: str) -> Evaluation:
         tuple(tuple(solved) for _, solved in rows),
         Sampling(**json.loads(sampling or "{}")),
     )
+
+
+def by_family(database: Database, evaluation_id: str) -> dict[str, float]:
+    """Share of the samples that were solved, by family of the task."""
+    rows = database.execute(
+        """
+        SELECT k.family, avg(r.solved::INTEGER)
+        FROM evaluation_results r JOIN tasks k ON k.id = r.task
+        WHERE r.evaluation = ? GROUP BY k.family ORDER BY k.family
+        """,
+        [evaluation_id],
+    )
+    return dict(rows)
+
+
+def success(database: Database, evaluation_id: str | None) -> float | None:
+    """Share of all samples that were solved; None without an evaluation."""
+    rows = database.execute("SELECT success FROM evaluations WHERE id = ?", [evaluation_id])
+    return rows[0][0] if rows else None

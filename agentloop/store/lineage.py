@@ -6,11 +6,12 @@ The rows themselves are in the view `v_lineage`, one line each.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agentloop.store import adapters, datasets
+from agentloop.store import adapters, datasets, evaluations, taught_bases
 from agentloop.store.database import Database
 
 QUERIES = Path(__file__).parent / "lineage"
@@ -20,10 +21,11 @@ def lineage(database: Database, adapter_id: str) -> dict[str, Any]:
     """What made an adapter and what became of it, as nested JSON values.
 
     Keys: adapter, base, seed, code, settings (of training), path; uses [{campaign, iteration, role, funnel}]; dataset
-    {id, recipe, parameters, rows}; sources [{policy, adapter, rows, tasks}], the policies that produced the rows;
-    training (the run), evaluations, verdicts, champion (each a list); parent, the lineage of the adapter that training
-    started from; ancestors {adapter: lineage of an adapter whose trajectories it was trained on, without its own parent
-    and ancestors}. Raises StoreError for an unknown id.
+    {id, recipe, parameters, rows}; sources [{policy, adapter, base, rows, tasks}], the policies that produced the rows;
+    training (the run), evaluations, verdicts, champion (each a list); taught [{name, base, student, source, dataset, rows,
+    adapter, campaign, before, after}], how demonstrations made the base of another one, that one of a third and so on; parent,
+    the lineage of the adapter that training started from; ancestors {adapter: lineage of an adapter whose trajectories it was
+    trained on, without its own parent and ancestors}. Raises StoreError for an unknown id.
     """
     story = _story(database, adapter_id)
     parent = adapters.load(database, adapter_id).parent
@@ -63,7 +65,22 @@ def _story(database: Database, adapter_id: str) -> dict[str, Any]:
         "training": [_readable(run) for run in _records(database, "training", adapter_id)],
         "verdicts": _records(database, "verdicts", adapter_id),
         "champion": [_readable(reign) for reign in _records(database, "reigns", adapter_id)],
+        "taught": _taught(database, adapter.base),
     }
+
+
+def _taught(database: Database, base: str) -> list[dict[str, Any]]:
+    """How a base was taught, and its student before it; empty where it came from elsewhere."""
+    found: list[dict[str, Any]] = []
+    while (taught := taught_bases.find(database, base)) and all(each["base"] != base for each in found):
+        measured = {
+            when: evaluations.success(database, evaluation)
+            for when, evaluation in (("before", taught.before), ("after", taught.after))
+        }
+        rows = len(datasets.load(database, taught.dataset).trajectories)
+        found.append(asdict(taught) | {"rows": rows} | measured)
+        base = taught.student
+    return found
 
 
 def _ancestors(database: Database, adapter_id: str) -> list[str]:

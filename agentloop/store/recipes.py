@@ -1,7 +1,8 @@
 """Recipes of selection: one SQL query each, built in (selection/*.sql) or a user's file.
 
-Comments of the file say what the query cannot: `-- rules: …` names the rules in their order, and `-- rows: pairs` says
-that the rows alternate between what is to be preferred and what is not.
+Comments of the file say what the query cannot: `-- rules: …` names the rules in their order, `-- rows: pairs` says that
+the rows alternate between what is to be preferred and what is not, and `-- purpose: demonstrate` that it chooses among
+demonstrations instead of what a campaign collected.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import duckdb
 from agentloop.errors import StoreError
 from agentloop.reading import read_text
 from agentloop.settings import PROJECT_ROOT
+from agentloop.store.shards import Purpose
 
 RECIPES = Path(__file__).parent / "selection"
 POOL = RECIPES / "pool.sql"
@@ -35,6 +37,8 @@ class Recipe:
     """In their order, as the funnel shows them."""
     paired: bool
     """Rows alternate: preferred, not preferred, preferred, …"""
+    purpose: Purpose = "collect"
+    """What the trajectories that it chooses from were run for."""
 
     @property
     def removes_near_duplicates(self) -> bool:
@@ -79,4 +83,6 @@ def load(recipe: str | Path) -> Recipe:
     if not rules:
         raise StoreError(f"recipe {place}: has no comment '-- rules: …' that names its rules in their order")
     paired = re.search(r"^-- rows: pairs$", sql, re.MULTILINE) is not None
-    return Recipe(path.stem, place, sql, tuple(rule.strip() for rule in rules[1].split(",")), paired)
+    demonstrations = re.search(r"^-- purpose: demonstrate$", sql, re.MULTILINE) is not None
+    purpose: Purpose = "demonstrate" if demonstrations else "collect"
+    return Recipe(path.stem, place, sql, tuple(rule.strip() for rule in rules[1].split(",")), paired, purpose)

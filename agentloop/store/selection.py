@@ -20,9 +20,13 @@ from agentloop.records import Dataset
 from agentloop.store import contamination, datasets, duplicates, recipes
 from agentloop.store.database import Database
 from agentloop.store.recipes import NEAR_DUPLICATES, Recipe
+from agentloop.store.shards import Purpose
 
 Funnel = tuple[tuple[str, int], ...]
-"""(rule, trajectories left after it); the first is ("collected", all of the pool)."""
+"""(rule, trajectories left after it); the first is ("collected" or "demonstrated", all of the pool)."""
+
+_SOLVED = "solved"
+"""The rule of the built-in recipes that leaves out what is not solved."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def select(
     used = values | {"accumulate": parameters.accumulate, "sql": loaded.digest}
     used |= {"pairs": True} if loaded.paired else {}
     with database.transaction():
-        _fill_pool(database, campaign, 0 if parameters.accumulate else iteration, iteration)
+        _fill_pool(database, campaign, loaded.purpose, 0 if parameters.accumulate else iteration, iteration)
         _run(database, loaded, values)
         repeated: list[tuple[str, str]] = []
         if loaded.removes_near_duplicates:
@@ -74,8 +78,9 @@ def select(
     return selected
 
 
-def _fill_pool(database: Database, campaign: str, first: int, last: int) -> None:
-    database.execute(recipes.POOL.read_text(encoding="utf-8"), {"campaign": campaign, "first": first, "last": last})
+def _fill_pool(database: Database, campaign: str, purpose: Purpose, first: int, last: int) -> None:
+    where = {"campaign": campaign, "purpose": purpose, "first": first, "last": last}
+    database.execute(recipes.POOL.read_text(encoding="utf-8"), where)
     unscored = database.execute("SELECT trajectory FROM pool WHERE success IS NULL ORDER BY trajectory LIMIT 1")
     if unscored:
         raise StoreError(f"{database.path}: {unscored[0][0]} has no success score yet, score before selecting")
@@ -108,7 +113,7 @@ def _funnel(database: Database, recipe: Recipe) -> Funnel:
             f"recipe {recipe.place}: removes rows by {sorted(unknown)[0]!r}, which its '-- rules:' does not name"
         )
     (left,) = database.execute("SELECT count(*) FROM pool")[0]
-    funnel = [("collected", left)]
+    funnel = [("demonstrated" if recipe.purpose == "demonstrate" else "collected", left)]
     for rule in recipe.rules:
         left -= removed.get(rule, 0)
         funnel.append((rule, left))
@@ -116,5 +121,12 @@ def _funnel(database: Database, recipe: Recipe) -> Funnel:
     if emptied is not None:
         raise StoreError(
             f"recipe {recipe.place}: nothing is left of {funnel[0][1]} trajectories after the rule {emptied!r}"
+            f"{_way_out(recipe, emptied)}"
         )
     return tuple(funnel)
+
+
+def _way_out(recipe: Recipe, rule: str) -> str:
+    if rule != _SOLVED or recipe.purpose == "demonstrate":
+        return ""
+    return "; a base that solves none of its tasks has nothing to learn from: `agentloop teach` shows it how"

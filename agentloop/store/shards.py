@@ -20,7 +20,8 @@ from agentloop.files import atomic
 from agentloop.naming import canonical_json, content_id
 from agentloop.records import Attempt, Sampling, Task, Trajectory, Turn
 
-Purpose = Literal["collect", "evaluate"]
+Purpose = Literal["collect", "evaluate", "demonstrate"]
+"""What episodes are run for: to be learnt from in a campaign's iteration, to be measured, or to teach a base."""
 
 FORMAT = b"1"
 """Of the file's columns; a reader refuses another one."""

@@ -50,3 +50,12 @@ def load(database: Database, task_id: str) -> Task:
         raise StoreError(f"{database.path}: no task {task_id}")
     *texts, payload = rows[0]
     return Task(*texts, json.loads(payload))
+
+
+def asked(database: Database, environment: str, questions: Iterable[str]) -> list[Task]:
+    """The environment's tasks with one of these questions."""
+    rows = database.execute(
+        "SELECT id FROM tasks WHERE environment = $environment AND question IN (SELECT unnest($questions::VARCHAR[]))",
+        {"environment": environment, "questions": list(questions)},
+    )
+    return [load(database, task) for (task,) in rows]

@@ -17,6 +17,7 @@ from agentloop.engine.language_model import default_dtype
 from agentloop.engine.memory import GIB, OUTSIDE
 from agentloop.engine.model import Gemma
 from agentloop.errors import SettingError
+from agentloop.records import Quantization
 from agentloop.settings import Training
 from agentloop.training.shortage import Shortage
 
@@ -29,6 +30,7 @@ def check(
     model: Path,
     batches: Sequence[PackedBatch],
     settings: Training,
+    quantization: Quantization,
     *,
     dtype: torch.dtype | None,
     budget: float | Literal["auto"],
@@ -48,7 +50,7 @@ def check(
         read_architecture(model),
         dtype=dtype or default_dtype(nvml.capability() or (8, 0)),
         max_seq_length=max(batch.max_seqlen for batch in batches),
-        load_in_4bit=settings.load_in_4bit,
+        quantization=quantization,
         rank=settings.rank,
         targets=settings.targets,
         optimizer_bits=settings.optimizer_bits,

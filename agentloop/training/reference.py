@@ -23,6 +23,7 @@ from agentloop.engine.table import EmbeddingTable
 from agentloop.engine.weights import LayerWeights, ModelWeights
 from agentloop.errors import AdapterError
 from agentloop.reading import read_object
+from agentloop.records import Quantization
 
 Weights = TypeVar("Weights", bound=LayerWeights | ModelWeights)
 FILE = "reference.json"
@@ -50,6 +51,12 @@ class Reference:
     in_4bit: bool
     """The base's linears went through NF4: what was trained on is the dequantised base."""
     prompts: tuple[Prompt, ...]
+    in_16bit: tuple[str, ...] = ()
+    """The linears that were left in 16 bit all the same."""
+
+    @property
+    def quantization(self) -> Quantization:
+        return Quantization(self.in_4bit, self.in_16bit)
 
     @property
     def token_ids(self) -> list[tuple[int, ...]]:
@@ -73,7 +80,8 @@ def measure_base(model: Gemma, sequences: Sequence[tuple[Sequence[int], Sequence
         rounding = own - others if model.dtype == half else others - own
         prompts.append(Prompt(ids, tuple(own.tolist()), (), tuple(rounding.tolist())))
     _make_room(other)
-    return Reference(str(model.dtype).removeprefix("torch."), model.quantised, tuple(prompts))
+    held = model.quantization
+    return Reference(str(model.dtype).removeprefix("torch."), held.in_4bit, tuple(prompts), held.in_16bit)
 
 
 def _make_room(model: Gemma) -> None:
@@ -103,7 +111,7 @@ def read(directory: Path) -> Reference:
         prompts = tuple(
             Prompt(**{name: tuple(values) for name, values in prompt.items()}) for prompt in stored["prompts"]
         )
-        reference = Reference(stored["dtype"], stored["in_4bit"], prompts)
+        reference = Reference(stored["dtype"], stored["in_4bit"], prompts, tuple(stored.get("in_16bit", ())))
         whole = bool(prompts) and all(map(_is_whole, prompts))
     except (TypeError, KeyError, AttributeError):
         whole = False

@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from agentloop.naming import content
-from agentloop.records import Adapter
+from agentloop.records import Adapter, Quantization
 from agentloop.settings import Paths, Training
 from agentloop.training import CODE_VERSION
 
-NOT_LEARNT = ("checkpoint_steps", "continue_adapter", "devices", "memory_budget", "stall_seconds")
+NOT_LEARNT = (
+    "checkpoint_steps",
+    "continue_adapter",
+    "devices",
+    "max_quantization_loss",
+    "memory_budget",
+    "quantization",
+    "quantization_tolerance",
+    "stall_seconds",
+)
 """Settings that do not change what is learnt from a batch, and so are no part of an adapter's name: how often it is saved, how
 many devices share the work, what is computed again for want of memory, how long a hung trainer is waited for. What it
-continues, the adapter's parent says."""
+continues, the adapter's parent says; what became of the base, its quantization."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +48,24 @@ class TrainingRun:
         rows: Path,
         model: Path,
         training: Training,
+        quantization: Quantization,
         seed: int,
         paths: Paths,
         parent: str | None = None,
     ) -> TrainingRun:
         settings = {name: value for name, value in content(training).items() if name not in NOT_LEARNT}
+        settings |= quantization.settings()
         adapter = Adapter(base=base, dataset=dataset, training=settings, seed=seed, code=CODE_VERSION, parent=parent)
         return cls(adapter, model, rows, paths.adapters, paths.checkpoints, paths.data / "tensorboard", paths.cache)
+
+    @property
+    def settings(self) -> Training:
+        own = Quantization.of(self.adapter.training).settings()
+        return Training(**{name: value for name, value in self.adapter.training.items() if name not in own})
+
+    @property
+    def quantization(self) -> Quantization:
+        return Quantization.of(self.adapter.training)
 
     @property
     def output(self) -> Path:

@@ -45,17 +45,18 @@ def train(
     """
     if run.output.exists():
         return run.output
-    settings = Training(**run.adapter.training)
+    settings, quantization = run.settings, run.quantization
     sequences = rows.read(run.rows)
     batches = plan_batches(sequences, settings, run.adapter.seed)
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
     shares = [batch if ranks.count == 1 else split(batch, ranks.count)[ranks.index] for _, batch in batches]
-    memory.check(run.model, shares, settings, dtype=dtype, budget=memory_budget, device=ranks.index)
+    memory.check(run.model, shares, settings, quantization, dtype=dtype, budget=memory_budget, device=ranks.index)
     model, _ = FastLanguageModel.from_pretrained(
         str(run.model),
         max_seq_length=max(batch.max_seqlen for _, batch in batches),
         dtype=dtype,
-        load_in_4bit=settings.load_in_4bit,
+        load_in_4bit=quantization.in_4bit,
+        in_16bit=quantization.in_16bit,
         memory_budget=memory_budget,
         cache_directory=run.cache,
     )

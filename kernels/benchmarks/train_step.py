@@ -24,6 +24,7 @@ from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import PackedBatch, join
 from agentloop.engine.model import Gemma
 from agentloop.engine.optimizer import FlatAdamW
+from agentloop.proof.workload import row_length, synthetic_row
 
 
 def make_batch(case: str, supervised: float, seed: int, vocab: int = 262_144) -> PackedBatch:
@@ -32,17 +33,12 @@ def make_batch(case: str, supervised: float, seed: int, vocab: int = 262_144) ->
     if case.startswith("agent:"):
         room, lengths = int(case.removeprefix("agent:")), []
         while room > 0:
-            lengths.append(min(room, max(32, round(rng.lognormvariate(6.55, 0.6)))))
+            lengths.append(min(room, row_length(rng, 700)))
             room -= lengths[-1]
     else:
         segments, tokens = map(int, case.split("x"))
         lengths = [tokens] * segments
-    rows = []
-    for length in lengths:
-        mask: list[bool] = []
-        while len(mask) < length:
-            mask += [rng.random() < supervised] * 32
-        rows.append(([rng.randrange(5, vocab) for _ in range(length)], mask[:length]))
+    rows = [synthetic_row(rng, length, supervised, vocab) for length in lengths]
     return join(rows)
 
 

@@ -61,6 +61,15 @@ def test_says_what_it_is(model, checkpoint, tmp_path):
         model.save_pretrained_merged(tmp_path / "other", save_method="merged_4bit")
 
 
+def test_the_same_merge_is_the_same_base(model, tmp_path):
+    """Its name is a hash of its files, so they have to be the same to the byte."""
+    for place in range(6):
+        model.save_pretrained_merged(tmp_path / f"{place}" / "merged")
+    written = [sorted((tmp_path / f"{place}" / "merged").iterdir()) for place in range(6)]
+    for files in zip(*written, strict=True):
+        assert len({file.read_bytes() for file in files}) == 1, files[0].name
+
+
 def test_an_adapter_trained_in_16_bit(checkpoint, cache, tmp_path):
     model, _ = FastLanguageModel.from_pretrained(checkpoint, load_in_4bit=False, cache_directory=cache)
     FastLanguageModel.get_peft_model(model, r=8).save_pretrained_merged(tmp_path / "merged", base="dequantised")

@@ -32,7 +32,7 @@ def questions(folder, rows):
 def test_the_page(folder):
     units = environments.get(str(folder / "units.py"))
     assert environments.get("units").name == "units"
-    tasks = [task for split in ("train", "heldout") for task in units._stream(split, 0)]
+    tasks = [task for split in ("train", "heldout") for task in units.stream(split, 0)]
     assert len(tasks) == 2
     tools = units.tools(tasks[0])
     assert tools["metres"].call("rod") == "5.0292" and tools["calculate"].call("5*20.1168") == "100.584"

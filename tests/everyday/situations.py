@@ -368,8 +368,7 @@ def whole_checkout(place: Place, folder: Path) -> Path:
     subprocess.run(["cp", "-a", "--reflink=auto", str(environment), str(folder / ".venv")], check=True)
     (folder / ".venv" / ".installed").write_text("/somewhere/else\n")
     sections: dict[str, list[str]] = {"": [f"prefect_port = {place.port}"]}
-    for word in CAMPAIGN:
-        name, value = word.split("=")
+    for name, value in dict(word.split("=") for word in CAMPAIGN).items():  # of one that is said twice the later holds
         section, _, leaf = name.rpartition(".")
         sections.setdefault(section, []).append(f"{leaf} = {value}")
     (folder / "agentloop.toml").write_text(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from agentloop import environments
 from agentloop.agent.grammar import GrammarError, ToolCall, parse
 from agentloop.evaluation.looks import Look
 from agentloop.evaluation.verdict import judge
-from agentloop.records import Adapter, Policy, Sampling, Task, Trajectory, Turn
+from agentloop.records import NF4, Adapter, Policy, Sampling, Task, Trajectory, Turn
 from agentloop.settings import Settings
 from agentloop.store import (
     adapters,
@@ -182,6 +183,12 @@ class Recorder:
         adapter = self._train(database, chosen.dataset.id, iteration, "control")
         self._evaluate(database, adapter, 0.36, iteration, "control")
 
+    def _training(self) -> dict[str, Any]:
+        """The settings that an adapter is stored with."""
+        plain = self.settings.training.model_dump(mode="json")
+        of_the_base = ("quantization", "quantization_tolerance", "max_quantization_loss")
+        return {name: value for name, value in plain.items() if name not in of_the_base} | NF4.settings()
+
     def _policy(self, database: Database, adapter: str | None) -> str:
         policy = Policy("base_0123456789abcdef", adapter, "gemma-turns-1-bare")
         policies.save(database, policy)
@@ -217,7 +224,7 @@ class Recorder:
         return measured
 
     def _train(self, database: Database, dataset: str, iteration: int, role: str) -> str:
-        adapter = Adapter("base_0123456789abcdef", dataset, self.settings.training.model_dump(mode="json"), SEED, "1")
+        adapter = Adapter("base_0123456789abcdef", dataset, self._training(), SEED, "1")
         about = {"campaign": CAMPAIGN, "iteration": iteration}
         training_runs.begin(database, adapter.id, dataset=dataset, **about)
         rng = random.Random(f"{iteration} {role}")

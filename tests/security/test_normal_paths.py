@@ -46,7 +46,7 @@ def prefect(*words: str, cwd: Path, **variables: str) -> str:
 
 def test_prefect_in_the_projects_folder(home, tmp_path):
     listed = prefect("deployment", "ls", cwd=home.project, HOME=str(tmp_path))
-    for name in ("self-improve/demo", "self-improve/nightly", "evaluate/champion"):
+    for name in ("self-improve/demo", "self-improve/nightly", "teach/experts", "evaluate/champion"):
         assert name in listed
 
 

@@ -32,6 +32,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,11 +44,13 @@ from plain_policy import PlainPolicy
 
 from agentloop import card
 from agentloop import settings as configuration
-from agentloop.agent.collection import plan, run_shard
+from agentloop.agent.collection import plan
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.canary import inspect
 from agentloop.campaign.policies import PolicyServer, on_gpu
 from agentloop.engine import FastLanguageModel
+from agentloop.proof import rates, swap
+from agentloop.records import NF4
 from agentloop.serving import installation
 from agentloop.serving.canary import ask
 from agentloop.serving.client import CompletionClient
@@ -54,7 +58,6 @@ from agentloop.serving.command import LORA_TARGETS, environment
 from agentloop.serving.server import ModelServer
 from agentloop.settings import Settings
 from agentloop.training import reference, rows
-from agentloop.training.launch import launch
 from agentloop.training.run import TrainingRun
 
 RANK = 16
@@ -79,6 +82,7 @@ def settings_for(checkpoint: Path, work: Path, **sections: dict[str, Any]) -> Se
             "agent": agent,
             "serving": serving | sections.get("serving", {}),
             "training": training,
+            "collect": {"episode_seconds": 600.0},
             "seed": sections.get("seed", 0),
         }
     )
@@ -176,38 +180,19 @@ def accuracy(campaign: Campaign, server: ModelServer, work: Path) -> dict[str, A
 
 def run_episodes(
     campaign: Campaign, server: ModelServer, count: int, *, first: int, spread: int
-) -> tuple[list[dict[str, Any]], float]:
-    """(requests in the order in which they were sent, seconds). A turn that was cut off counts as ended."""
-    length = range(TURN_TOKENS - spread, TURN_TOKENS + spread + 1)
+) -> tuple[list[rates.Request], float]:
+    """(requests, seconds). A turn that was cut off counts as ended."""
     tasks = campaign.environment.tasks("train", count, 0, skip=first)
     [shard] = plan(tasks, 1, policy="random", sampling=campaign.sampling(1.0), seed=0, shard_episodes=count)
-    limits = campaign.settings.collect.model_copy(update={"concurrency": CONCURRENT, "episode_seconds": 600.0})
-    requests: list[dict[str, Any]] = []
 
-    async def episodes() -> float:
+    @asynccontextmanager
+    async def policy() -> AsyncIterator[PlainPolicy]:
         async with CompletionClient([server.endpoint], campaign.settings.serving) as client:
-            complete = partial(client.complete, "adapter", stop_token_ids=campaign.prompt.stop_token_ids)
+            yield PlainPolicy(partial(client.complete, "adapter", stop_token_ids=campaign.prompt.stop_token_ids))
 
-            async def generate(prompt_ids, **options):
-                request = {"prompt": list(prompt_ids), "seed": options["seed"]}
-                requests.append(request)
-                options["max_tokens"] = min(options["max_tokens"], random.Random(options["seed"]).choice(length))
-                completion = await complete(prompt_ids, **options)
-                request["tokens"] = len(completion.token_ids)
-                return dataclasses.replace(completion, finish_reason="stop")
-
-            started = time.perf_counter()
-            await run_shard(
-                shard,
-                policy=PlainPolicy(generate),
-                prompt=campaign.prompt,
-                open_world=campaign.worlds.open,
-                limits=limits,
-            )
-            return time.perf_counter() - started
-
+    lengths = range(TURN_TOKENS - spread, TURN_TOKENS + spread + 1)
     with campaign.worlds:
-        return requests, asyncio.run(episodes())
+        return rates.run_episodes(campaign, shard, policy, lengths, concurrency=CONCURRENT)
 
 
 def agent_rates(campaign: Campaign, server: ModelServer, work: Path, episodes: int) -> dict[str, Any]:
@@ -218,14 +203,15 @@ def agent_rates(campaign: Campaign, server: ModelServer, work: Path, episodes: i
         first = WARM_UP + number * episodes
         requests, seconds = run_episodes(campaign, server, episodes, first=first, spread=spread)
         recorded[name] = requests
-        tokens = sum(request["tokens"] for request in requests)
+        tokens = sum(request.tokens for request in requests)
         results[name] = {
             "requests": len(requests),
-            "mean_prompt_tokens": statistics.mean(len(request["prompt"]) for request in requests),
+            "mean_prompt_tokens": statistics.mean(len(request.prompt) for request in requests),
             "output_tokens": tokens,
             "tokens_per_second": tokens / seconds,
         }
-    (work / "requests.json").write_text(json.dumps({"requests": recorded, "results": results}))
+    requests = {name: list(map(dataclasses.asdict, each)) for name, each in recorded.items()}
+    (work / "requests.json").write_text(json.dumps({"requests": requests, "results": results}))
     return results
 
 
@@ -284,48 +270,13 @@ def lifecycle(checkpoint: Path, work: Path, policy: str) -> dict[str, Any]:
     settings = settings_for(checkpoint, work, serving={"policy": policy}, seed=seed)
     campaign = Campaign.open(settings)
     run = random_run(campaign)
-    marks: dict[str, float] = {}
-
-    def on_step(metrics: dict[str, Any]) -> None:
-        marks["last_step"] = time.time()
-
-    def first_token(server: PolicyServer, name: str) -> None:
-        async def question() -> None:
-            async with server.client() as client:
-                await client.complete(name, [2, 7, 8, 9], max_tokens=1)
-
-        asyncio.run(question())
-
-    before = sum(card.free_bytes()) if on_gpu() else 0
+    before = sum(card.free_bytes()) if on_gpu() else None
     with PolicyServer(campaign) as server:
-        started = time.time()
-        first_token(server, server.serve(None))
-        ready = time.time()
-        server.make_room()
-        made_room = time.time()
-        held = before - sum(card.free_bytes()) if on_gpu() else 0
-        launch(run, settings, on_step=on_step)
-        marks |= {
-            "adapter_written": (run.output / "adapter_model.safetensors").stat().st_mtime,
-            "reference_written": (run.output / reference.FILE).stat().st_mtime,
-            "trainer_ended": time.time(),
-        }
-        server.serve(None)
-        marks["served_again"] = time.time()
-        name = server.serve(run.adapter.id)
-        marks["adapter_loaded"] = time.time()
-        first_token(server, name)
-        marks["first_token"] = time.time()
+        ready = swap.start(server)
+        measured = swap.measure(campaign, server, run, free_before=before)
         stored = reference.read(run.output)
         report = inspect(server.endpoint, settings.serving, stored, base=server.serve(None), adapter=run.adapter.id)
-    last_step = marks.pop("last_step")
-    return {
-        "start_seconds": ready - started,
-        "make_room_seconds": made_room - ready,
-        "held_while_training_gib": held / card.GIB,
-        "seconds_from_last_step_to": {name: mark - last_step for name, mark in marks.items()},
-        "canary": dataclasses.asdict(report),
-    }
+    return {"start_seconds": ready, **measured, "canary": dataclasses.asdict(report)}
 
 
 def random_run(campaign: Campaign) -> TrainingRun:
@@ -341,6 +292,7 @@ def random_run(campaign: Campaign) -> TrainingRun:
         rows=path,
         model=campaign.model,
         training=settings.training,
+        quantization=NF4,
         seed=settings.seed,
         paths=settings.paths,
     )

@@ -28,6 +28,7 @@ from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer, on_gpu
 from agentloop.engine import FastLanguageModel
 from agentloop.errors import CanaryError, SettingError
+from agentloop.records import NONE
 from agentloop.serving import installation
 from agentloop.serving.command import arguments, graph_sizes
 from agentloop.training import reference as trainer
@@ -135,7 +136,7 @@ def campaign(checkpoint, tmp_path) -> Campaign:
                 "paths": {"data": str(tmp_path / "data"), "cache": str(tmp_path / "cache")},
                 "agent": {"max_tokens": 256},
                 "serving": {"dtype": "float32", "max_model_len": 256},
-                "training": {"load_in_4bit": False},
+                "training": {"quantization": "none"},
             }
         )
     )
@@ -151,6 +152,7 @@ def run(campaign) -> TrainingRun:
         rows=settings.paths.data / "rows",
         model=campaign.model,
         training=settings.training,
+        quantization=NONE,
         seed=0,
         paths=settings.paths,
     )

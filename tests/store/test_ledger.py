@@ -128,6 +128,40 @@ def test_what_an_older_version_counted_among_what_defines_a_campaign_may_be_free
     campaigns.register(database, load(["campaign=main", "prefect_port=4574"]))
 
 
+@pytest.mark.parametrize(("in_4bit", "kind", "other"), [(True, "nf4", "none"), (False, "none", "nf4")])
+def test_a_campaign_of_the_time_of_load_in_4bit_goes_on_as_it_began(database, in_4bit, kind, other):
+    campaigns.register(database, load(["campaign=main"]))
+    collect(database)
+    value = str(in_4bit).lower()
+    database.execute(
+        f"""
+        UPDATE campaigns
+        SET defining = json_merge_patch(defining, '{{"training.quantization": null, "training.load_in_4bit": {value}}}'),
+            settings = json_merge_patch(settings, '{{"training": {{"quantization": null, "load_in_4bit": {value}}}}}')
+        """
+    )
+    automatic = load(["campaign=main"])
+    assert campaigns.quantization(database, automatic) == kind
+    campaigns.register(database, automatic, quantization=kind)
+    assert campaigns.quantization(database, automatic) == kind
+    campaigns.register(database, load(["campaign=main", f"training.quantization={kind}"]))
+    with pytest.raises(
+        StoreError, match=f"^training.quantization: campaign 'main' began with '{kind}', now it is '{other}'"
+    ):
+        campaigns.register(database, load(["campaign=main", f"training.quantization={other}"]))
+
+
+def test_what_auto_meant_at_first_stays_once_it_has_begun(database):
+    automatic = load(["campaign=main"])
+    assert campaigns.quantization(database, automatic) is None
+    campaigns.register(database, automatic, quantization="dynamic")
+    assert campaigns.quantization(database, automatic) == "dynamic"
+    assert campaigns.quantization(database, load(["campaign=main", "model=other"])) is None
+    campaigns.register(database, load(["campaign=main", "training.quantization=nf4"]))
+    # nothing has been collected with it: whoever takes it back is free again
+    assert campaigns.quantization(database, automatic) is None
+
+
 def test_until_a_campaign_has_collected_it_begins_anew_with_other_settings(database):
     """What was measured before then is no part of it; it is of every other campaign."""
     about = {"policy": "policy_1", "tasks": ("task_1",), "samples": 1, "seed": 0}

@@ -82,7 +82,7 @@ def test_an_adapter_is_traced_to_its_rows_and_forward_to_its_verdict(database, h
     assert [reign["iteration"] for reign in story["champion"]] == [2]
     assert list(story["ancestors"]) == [first.id]
     assert story["ancestors"][first.id]["sources"] == [
-        {"policy": Policy("base_1", None, "plain/1").id, "adapter": None, "rows": 4, "tasks": 4}
+        {"policy": Policy("base_1", None, "plain/1").id, "adapter": None, "base": "base_1", "rows": 4, "tasks": 4}
     ]
 
 

@@ -31,6 +31,7 @@ from safetensors.torch import load_file
 from agentloop import settings as configuration
 from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.errors import AgentloopError
+from agentloop.records import NF4
 from agentloop.settings import Settings
 from agentloop.training import rows
 from agentloop.training.launch import launch, read_metrics
@@ -121,7 +122,7 @@ def main() -> None:
     rows.write(data, sequences(12, asked.tokens))
     run = TrainingRun.plan(
         base=base_fingerprint(asked.checkpoint, own.paths.cache), dataset="data_0", rows=data, model=asked.checkpoint,
-        training=own.training, seed=0, paths=own.paths,
+        training=own.training, quantization=NF4, seed=0, paths=own.paths,
     )  # fmt: skip
     results = {"undisturbed": attempt(run, own, root / "one"), "again": attempt(run, own, root / "two")}
     with filled(asked.leave) as free:

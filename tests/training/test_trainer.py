@@ -17,7 +17,7 @@ from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.engine.lora import LoraBuffer
 from agentloop.engine.model import Gemma
 from agentloop.errors import ModelError, TrainerError
-from agentloop.settings import Training
+from agentloop.records import NF4
 from agentloop.training import checkpoint, reference, rows, worker
 from agentloop.training.launch import last_line, launch, read_metrics
 from agentloop.training.ranks import Ranks
@@ -75,6 +75,7 @@ def plan(settings, base, seed=0):
         rows=path,
         model=base,
         training=settings.training,
+        quantization=NF4,
         seed=seed,
         paths=settings.paths,
     )
@@ -288,7 +289,7 @@ def test_name_follows_from_what_determines_the_weights(settings, base):
         assert plan(with_training(settings, **same), base).adapter == run.adapter
     for other in ({"optimizer_bits": 8}, {"rank": 8}):
         assert plan(with_training(settings, **other), base).adapter.id != run.adapter.id
-    assert Training(**run.adapter.training).optimizer_bits == 32
+    assert run.settings.optimizer_bits == 32
     assert TrainingRun.from_json(json.loads(json.dumps(run.to_json()))) == run
 
 

@@ -1,4 +1,5 @@
 -- $campaign, $ids. These trajectories with what is known of them; trained: iterations whose challenger learned of it.
+-- actor: who acted without an adapter, where it is not the campaign's base: experts, messages, stored, teacher, taught base
 WITH chosen AS (SELECT unnest($ids::VARCHAR[]) AS id),
 used AS (
     SELECT trajectory, min(iteration) AS iteration, arg_min(purpose, iteration) AS purpose
@@ -18,11 +19,17 @@ learned AS (
     SELECT r.trajectory, list(DISTINCT c.iteration ORDER BY c.iteration) AS trained
     FROM dataset_rows r
     JOIN adapters a ON a.dataset = r.dataset
-    JOIN candidates c ON c.adapter = a.id AND c.campaign = $campaign AND c.role = 'challenger'
+    JOIN candidates c ON c.adapter = a.id AND c.campaign = $campaign AND c.role IN ('challenger', 'teaching')
     WHERE r.trajectory IN (SELECT id FROM chosen)
     GROUP BY r.trajectory
 )
-SELECT t.id, u.iteration, u.purpose, p.adapter, t.task, k.family, k.question, k.answer AS expected, t.sample,
+SELECT t.id, u.iteration, u.purpose, p.adapter,
+       CASE
+           WHEN NOT starts_with(p.base, 'base_') THEN split_part(p.base, '_', 1)
+           WHEN p.adapter IS NULL AND EXISTS (
+               SELECT 1 FROM taught_bases b WHERE b.campaign = $campaign AND starts_with(p.base, b.base)
+           ) THEN 'taught base'
+       END AS actor, t.task, k.family, k.question, k.answer AS expected, t.sample,
        t.status, t.answer, s.success, t.tokens, t.tool_errors, t.seconds, t.attempts, w.turns, l.trained,
        h.path AS shard, t.position
 FROM used u

@@ -1,12 +1,12 @@
--- What a recipe chooses from: one row for each trajectory that the campaign collected and that is not forgotten, nor its
--- task.
+-- What a recipe chooses from: one row for each trajectory that the campaign collected, or was demonstrated, and that is not
+-- forgotten, nor its task.
 -- success: newest score; rate: mean success of the samples that the same policy took at the same task
--- $campaign, $first, $last: iterations
+-- $campaign, $purpose, $first, $last: iterations
 CREATE OR REPLACE TEMP TABLE pool AS
 WITH gathered AS (
     SELECT trajectory, min(iteration) AS iteration
     FROM collected
-    WHERE campaign = $campaign AND purpose = 'collect' AND iteration BETWEEN $first AND $last
+    WHERE campaign = $campaign AND purpose = $purpose AND iteration BETWEEN $first AND $last
       AND trajectory NOT IN (SELECT trajectory FROM forgotten)
     GROUP BY trajectory
 ),

@@ -1,0 +1,72 @@
+"""What a short campaign came to, read from its own data root."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from agentloop.campaign import standing
+from agentloop.report import query
+from agentloop.settings import Settings
+from agentloop.store import campaigns
+from agentloop.store.database import Database
+
+SOLVED_NOTHING = "the base model solved nothing"
+NOTHING_TO_LEARN = "no trajectory was left to train on"
+_COLLECTED = """
+SELECT count(*), count(*) FILTER (s.success >= 0.5)
+FROM collected c LEFT JOIN v_success s ON s.trajectory = c.trajectory
+WHERE c.campaign = $campaign AND c.purpose = 'collect'
+"""
+
+
+def begun(settings: Settings) -> bool:
+    """Whether there is anything of it, so that its whole time is not to be had any more."""
+    if not settings.paths.database.is_file():
+        return False
+    with Database.open_snapshot(settings.paths.database) as database:
+        return settings.campaign in campaigns.names(database)
+
+
+def outcome(settings: Settings) -> dict[str, Any]:
+    """`{outcome, collected, solved, phases, …}`, JSON values.
+
+    `outcome` is the gate's decision, SOLVED_NOTHING or NOTHING_TO_LEARN; None where the campaign has come to no end.
+    """
+    name = settings.campaign
+    with Database.open_snapshot(settings.paths.database) as database:
+        [(collected, solved)] = database.execute(_COLLECTED, {"campaign": name})
+        rows = standing.iterations(database, name)
+        phases = {row["phase"]: round(row["seconds"], 1) for row in query.rows(database, "phases", campaign=name)}
+    judged = rows[0] if rows and rows[0].decision is not None else None
+    told = {
+        "outcome": judged.decision if judged else None,
+        "environment_tasks": settings.collect.tasks,
+        "samples": settings.collect.samples,
+        "collected": collected,
+        "solved": solved,
+        "heldout_tasks": settings.evaluate.tasks,
+        "heldout_samples": settings.evaluate.samples,
+        "phase_seconds": phases,
+    }
+    if judged is None:
+        return told
+    return told | {
+        "rows_trained_on": judged.rows,
+        "base_success": asdict(judged.before),
+        "adapter_success": asdict(judged.after),
+        "difference": asdict(judged.difference),
+        "mcnemar_p": judged.mcnemar_p,
+    }
+
+
+def emptied(settings: Settings) -> str | None:
+    """After a campaign that ended with an error: SOLVED_NOTHING or NOTHING_TO_LEARN where its selection was left without rows,
+    None where something else ended it."""
+    if not settings.paths.database.is_file():
+        return None
+    with Database.open_snapshot(settings.paths.database) as database:
+        steps = query.rows(database, "steps", campaign=settings.campaign)
+    if not any(step["name"] == "select" and step["status"] == "failed" for step in steps):
+        return None
+    return NOTHING_TO_LEARN if outcome(settings)["solved"] else SOLVED_NOTHING

@@ -1,0 +1,171 @@
+"""Rows like an agent's, to train on: trajectories that are stored, or where those are too few, synthetic ones."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from agentloop.campaign import learning
+from agentloop.campaign.campaign import Campaign
+from agentloop.naming import content_id
+from agentloop.store import datasets
+from agentloop.store.database import Database
+from agentloop.training import rows
+from agentloop.training.run import TrainingRun
+from agentloop.training.trainer import plan_batches
+
+STORED, SYNTHETIC = "stored trajectories", "synthetic token ids"
+SUPERVISED = 0.3
+_TURN = 32
+"""Tokens in a run of supervised ones, as a model's turn has them."""
+_MEDIAN, _SPREAD = 700 / 2048, 0.6
+"""Of the log-normal length of a row: its median as a share of agent.max_tokens, and sigma."""
+_SHORTEST = 32
+_ATTEMPTS = 50
+_QUERY = Path(__file__).with_name("stored_rows.sql")
+
+Row = tuple[tuple[int, ...], tuple[bool, ...]]
+"""(token ids, mask), the mask True where the token is trained on."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    source: str
+    rows: list[Row]
+
+    def planned(self, campaign: Campaign, *, parent: str | None = None, seed: int | None = None) -> TrainingRun:
+        """One epoch on these rows, written to the campaign's data root; planned as a campaign plans its own."""
+        settings = campaign.settings
+        name = content_id("data", self.rows)
+        rows.write(settings.paths.data / "datasets" / f"{name}.safetensors", self.rows)
+        training = settings.training.model_copy(update={"epochs": 1, "continue_adapter": parent is not None})
+        changed = {"training": training, "seed": settings.seed if seed is None else seed}
+        return learning.plan_training(
+            replace(campaign, settings=settings.model_copy(update=changed)), name, parent=parent
+        )
+
+    def first(self, campaign: Campaign, batches: int) -> Workload:
+        """As many of the rows as fill about so many batches."""
+        return Workload(self.source, list(_filling(self.rows, batches * campaign.settings.training.batch_tokens)))
+
+    def about(self, campaign: Campaign) -> dict[str, Any]:
+        """What was trained on, JSON values."""
+        lengths = [len(ids) for ids, _ in self.rows]
+        sizes = batch_sizes(self.rows, campaign)
+        return {
+            "source": self.source,
+            "rows": len(lengths),
+            "tokens": sum(lengths),
+            "supervised_share": sum(sum(mask) for _, mask in self.rows) / sum(lengths),
+            "median_row_tokens": statistics.median(lengths),
+            "longest_row_tokens": max(lengths),
+            "batches": len(sizes),
+            "distinct_batch_sizes": len(set(sizes)),
+        }
+
+
+def load(campaign: Campaign, source: Path, *, batches: int) -> Workload:
+    """Rows for about so many batches. `source`: a data root, whose trajectories of this base are used where they suffice.
+
+    Nothing of the data root is changed.
+    """
+    tokens = batches * campaign.settings.training.batch_tokens
+    stored = _stored(campaign, source, tokens)
+    if sum(len(ids) for ids, _ in stored) >= tokens:
+        return Workload(STORED, stored)
+    return Workload(SYNTHETIC, _synthetic(campaign, tokens))
+
+
+def row_length(rng: random.Random, median: float, *, shortest: int = _SHORTEST) -> int:
+    """Log-normal, as the lengths of an agent's episodes are."""
+    return max(shortest, round(rng.lognormvariate(math.log(median), _SPREAD)))
+
+
+def synthetic_row(rng: random.Random, length: int, supervised: float, vocabulary: int) -> tuple[list[int], list[bool]]:
+    """Random ids; the supervised tokens come in runs of 32, as a model's turns do."""
+    mask: list[bool] = []
+    while len(mask) < length:
+        mask += [rng.random() < supervised] * _TURN
+    return [rng.randrange(5, vocabulary) for _ in range(length)], mask[:length]
+
+
+def batch_sizes(of: Sequence[Row], campaign: Campaign) -> list[int]:
+    """Tokens of each batch of the epoch."""
+    settings = campaign.settings
+    training = settings.training.model_copy(update={"epochs": 1})
+    return [batch.tokens for _, batch in plan_batches(of, training, settings.seed)]
+
+
+def _synthetic(campaign: Campaign, tokens: int) -> list[Row]:
+    from agentloop.engine.configuration import read_architecture
+
+    shape = read_architecture(campaign.model)
+    settings = campaign.settings
+    longest = min(settings.agent.max_tokens, settings.selection.max_tokens, settings.training.batch_tokens)
+    # what is taken off some rows leaves gaps in their batches: no row is so short that it fits in there
+    shortest = min(longest, max(_SHORTEST, tokens // settings.training.batch_tokens + 8))
+    rng = random.Random(0)
+    made, total = [], 0
+    while total < tokens:
+        length = min(longest, row_length(rng, _MEDIAN * longest, shortest=shortest))
+        ids, mask = synthetic_row(rng, length, SUPERVISED, shape.ple_vocab or shape.vocab)
+        made.append((tuple(ids), tuple(mask)))
+        total += length
+    return _uneven(made, campaign)
+
+
+def _uneven(made: list[Row], campaign: Campaign) -> list[Row]:
+    """The same rows, some a little shorter, so that no two batches of the epoch have the same size.
+
+    A size that comes again would be computed by what was captured for it; an agent's rows do not oblige that way.
+    """
+    settings = campaign.settings
+    training = settings.training.model_copy(update={"epochs": 1})
+    for _ in range(_ATTEMPTS):  # a shorter row may make room for a later one, and the packing is another
+        batches = [batch for _, batch in plan_batches(made, training, settings.seed)]
+        taken = {batch.tokens for batch in batches}
+        if len(taken) == len(batches):
+            break
+        places = {ids: place for place, (ids, _) in enumerate(made)}
+        seen: set[int] = set()
+        for batch in batches:
+            if batch.tokens not in seen:
+                seen.add(batch.tokens)
+                continue
+            bounds = batch.cu_seqlens.tolist()
+            first, end = max(pairwise(bounds), key=lambda pair: pair[1] - pair[0])
+            ids = tuple(batch.token_ids[first:end].tolist())
+            shorter = next((less for less in range(1, len(ids) - 1) if batch.tokens - less not in taken), 0)
+            taken.add(batch.tokens - shorter)
+            place = places[ids]
+            made[place] = (ids[: len(ids) - shorter], made[place][1][: len(ids) - shorter])
+    return made
+
+
+def _stored(campaign: Campaign, root: Path, tokens: int) -> list[Row]:
+    file = root / "agentloop.duckdb"
+    if not file.is_file():
+        return []
+    settings = campaign.settings
+    longest = min(settings.selection.max_tokens, settings.training.batch_tokens)
+    with Database.open_snapshot(file) as database:
+        found = database.execute(
+            _QUERY.read_text(encoding="utf-8"), {"base": campaign.base, "longest": longest, "tokens": tokens}
+        )
+        chosen = [trajectory for (trajectory,) in found]
+        return [(tuple(row.token_ids.tolist()), tuple(row.mask.tolist())) for row in datasets.tokens(database, chosen)]
+
+
+def _filling(of: Sequence[Row], tokens: int) -> Iterator[Row]:
+    total = 0
+    for row in of:
+        if total >= tokens:
+            return
+        total += len(row[0])
+        yield row

@@ -1,0 +1,46 @@
+"""Scripts from an environment's own experts. They are the user's code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from agentloop.environments import Environment
+from agentloop.errors import SettingError
+from agentloop.records import Task
+from agentloop.teaching.script import Script
+from agentloop.text import one_line, one_line_of
+from agentloop.user_code import line_in
+
+
+def scripts(environment: Environment, tasks: Iterable[Task]) -> list[Script]:
+    """What the environment's expert says at these tasks; those at which it says nothing are left out.
+
+    Raises SettingError where it says nothing at all, fails, or returns anything but turns.
+    """
+    asked = [(task, _asked(environment, task)) for task in tasks]
+    found = [Script(task, turns) for task, turns in asked if turns]
+    if not found:
+        raise SettingError(
+            f"environment: {environment.name} has no expert for its tasks; teach --from a file, stored or a teacher's URL"
+        )
+    return found
+
+
+def _asked(environment: Environment, task: Task) -> tuple[str, ...] | None:
+    about = f"environment: {environment.name}: expert() for {one_line_of(task.question, most=60)!r}"
+    try:
+        turns = environment.expert(task)
+    except (Exception, SystemExit) as error:
+        file = getattr(sys.modules.get(type(environment).__module__), "__file__", None)
+        where = line_in(error, Path(file) if file else None)
+        raise SettingError(f"{about}{where}: {one_line(error)}") from error
+    if turns is None:
+        return None
+    if isinstance(turns, str) or not isinstance(turns, Iterable):
+        raise SettingError(f"{about} returns {type(turns).__name__}, not a list of turns")
+    said = tuple(turns)
+    if not all(isinstance(turn, str) for turn in said):
+        raise SettingError(f"{about} returns {one_line_of(said, most=60)}, not a list of turns")
+    return said
