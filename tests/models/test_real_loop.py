@@ -1,6 +1,6 @@
 """The loop in small on pretrained weights: what a base that knows a little collects, what it learns, how that is served.
 
-One vLLM serves all of it, in fp32, and one process of the trainer learns.
+One vLLM serves all of it, in fp32.
 """
 
 from __future__ import annotations
@@ -14,24 +14,19 @@ from typing import Any
 import pytest
 import torch
 
-from agentloop import environments, settings
 from agentloop.agent.collection import ShardPlan
-from agentloop.campaign import canary, learning, rollouts
+from agentloop.campaign import canary, learning, rollouts, teaching
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
+from agentloop.campaign.teaching import Teaching
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.optimizer import FlatAdamW
 from agentloop.serving.client import CompletionClient
-from agentloop.settings import PROJECT_ROOT, Training
+from agentloop.settings import PROJECT_ROOT, Settings, load
 from agentloop.store import datasets
-from agentloop.tiny import demonstrations
-from agentloop.tokenizer import load_tokenizer
+from agentloop.teaching.source import Source
 from agentloop.training.run import TrainingRun
-from agentloop.training.schedule import learning_rate
-from agentloop.training.trainer import plan_batches
 
 pytestmark = pytest.mark.real
-DEMONSTRATIONS, EPOCHS = 20, 2
 WINDOW = 512
 TOLERANCE = 1e-3
 """Nats per token, both sides in fp32."""
@@ -42,27 +37,36 @@ def root(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("loop")
 
 
+def settings_of(root: Path, model: Path, **sections: Any) -> Settings:
+    """Everything in fp32, without descriptions of the tools: short, and exactly comparable."""
+    return load(
+        {
+            "campaign": "real",
+            "model": str(model),
+            "environment": "database",
+            "paths": {name: str(root / name) for name in ("models", "data", "cache")},
+            "agent": {"describe_tools": False, "max_turn_tokens": 64, "max_tokens": 512},
+            **sections,
+        }
+    )
+
+
 @pytest.fixture(scope="module")
 def taught(gemma, root) -> Path:
-    """The base after a few right demonstrations of `database`, merged. As it is fetched, it solves nothing."""
-    environment = environments.get("database")
-    scripts = demonstrations.write(environment, 4 * DEMONSTRATIONS, seed=0)
-    right = [script for script in scripts if script.kind == "right"][:DEMONSTRATIONS]
-    acted = demonstrations.act(right, environment, load_tokenizer(gemma))
-    model, _ = FastLanguageModel.from_pretrained(
-        gemma, dtype=torch.float32, load_in_4bit=False, device="cpu", cache_directory=root / "cache"
-    )
-    model = FastLanguageModel.get_peft_model(model, r=16, lora_alpha=32)
-    optimizer = FlatAdamW(model.lora, weight_decay=0.0, bits=32)
-    batches = plan_batches(
-        [(each.token_ids, each.mask) for each in acted], Training(epochs=EPOCHS, batch_tokens=320), seed=0
-    )
-    for step, (_, batch) in enumerate(batches):
-        model.loss_and_gradients(batch)
-        rate = learning_rate(step, len(batches), peak=1.5e-3, warmup_fraction=0.1)
-        optimizer.step(learning_rate=rate, max_grad_norm=1.0)
-    model.save_pretrained_merged(root / "taught")
-    return root / "taught"
+    """The base after a few demonstrations of `database`: as it is fetched, it solves nothing. In small steps it learns more
+    from as many tokens."""
+    few = {"tasks": 20, "epochs": 2, "batch_tokens": 320, "rank": 16, "alpha": 32, "learning_rate": 1.5e-3}
+    settings = settings_of(root, gemma, teach=few, training={"quantization": "none", "dtype": "float32"})
+    lesson = Teaching.open(settings, Source("experts"), families=(), unverified=False, name="taught")
+    with lesson.campaign.at_work():
+        planned = teaching.plan_demonstrations(lesson)
+        for shard in planned.shards:
+            teaching.play(lesson, planned, shard)
+        assert teaching.take_in(lesson, planned)["accepted"] == few["tasks"]
+        run = teaching.plan_training(lesson, teaching.choose(lesson)["dataset"])
+        teaching.train(lesson, run)
+        teaching.merge(lesson, run)
+    return lesson.directory(run)
 
 
 @dataclass(frozen=True)
@@ -82,27 +86,21 @@ class Round:
 
 @pytest.fixture(scope="module")
 def loop(taught, root) -> Iterator[Round]:
-    campaign = Campaign.open(
-        settings.load(
-            {
-                "campaign": "real",
-                "model": str(taught),
-                "environment": "database",
-                "paths": {"data": str(root / "data"), "cache": str(root / "cache")},
-                "agent": {"describe_tools": False, "max_turn_tokens": 48, "max_tokens": 512},
-                "serving": {"dtype": "float32", "max_model_len": 1024, "extra_arguments": ["--enforce-eager"]},
-                "collect": {"tasks": 8, "samples": 3},
-                "selection": {"max_success_rate": 1.0},
-                "training": {
-                    "load_in_4bit": False,
-                    "dtype": "float32",
-                    "epochs": 1,
-                    "batch_tokens": 640,
-                    "learning_rate": 1e-3,
-                },  # fmt: skip
-            }
-        )
+    settings = settings_of(
+        root,
+        taught,
+        serving={"dtype": "float32", "max_model_len": 1024, "extra_arguments": ["--enforce-eager"]},
+        collect={"tasks": 8, "samples": 3},
+        selection={"max_success_rate": 1.0},
+        training={
+            "quantization": "none",
+            "dtype": "float32",
+            "epochs": 1,
+            "batch_tokens": 640,
+            "learning_rate": 1e-3,
+        },
     )
+    campaign = Campaign.open(settings)
     with campaign.at_work(), PolicyServer(campaign) as server:
         champion = campaign.begin(1)
         planned = rollouts.plan_collection(campaign, 1, champion)
@@ -131,6 +129,7 @@ def test_what_is_collected_is_scored_by_the_verifier(loop):
     with loop.campaign.database() as database:
         rows = database.execute(
             "SELECT t.id, t.task, t.answer, s.value FROM trajectories t "
+            "JOIN collected c ON c.trajectory = t.id AND c.purpose = 'collect' "
             "JOIN scores s ON s.trajectory = t.id AND s.scorer = 'success'"
         )
     assert len(rows) == 8 * 3 and {name for name, *_ in rows} == planned and loop.counts["failed"] == 0
@@ -146,7 +145,8 @@ def test_what_was_solved_is_learnt(loop, engine):
         chosen = list(datasets.rows(database, loop.dataset["dataset"]))
         solved = database.execute(
             "SELECT count(*) FROM dataset_rows r JOIN scores s ON s.trajectory = r.trajectory "
-            "WHERE s.scorer = 'success' AND s.value = 1"
+            "WHERE s.scorer = 'success' AND s.value = 1 AND r.dataset = ?",
+            [loop.dataset["dataset"]],
         )[0][0]
     assert len(chosen) == loop.dataset["rows"] == solved > 0
     assert loop.trained["steps"] >= 1
