@@ -1,6 +1,6 @@
 # The two commands: `make demo` and `make test`. Both install what is missing.
-# `make demo-gemma` and `make test-all` are the same with a pretrained model, which they fetch first; ACCEPT=1 says yes to its
-# licence beforehand.
+# `make demo-gemma` and `make test-all` fetch a pretrained model first (ACCEPT=1 says yes to its licence beforehand); the latter
+# leaves out no test.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -27,9 +27,9 @@ demo-gemma: $(GEMMA)/.installed
 # Two processes: much of the time goes into waiting for servers to start.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
-# On pretrained weights too where models/$(REAL) is there.
+# On pretrained weights too where models/$(REAL) is there; without what takes minutes to show more of the same.
 test: install
-	$(PYTEST)
+	$(PYTEST) -m "not slow"
 
 test-all: install
 	test -f models/$(REAL)/config.json || $(BIN)/python -m agentloop fetch $(REAL) $(if $(ACCEPT),--accept)

@@ -99,6 +99,7 @@ def test_a_name_that_is_taken(taught):
     assert output.splitlines()[-1].startswith("error: ") and "choose another --name" in output.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_as_undisturbed(taught, tmp_path):
     home, said = taught
     killed = Home(tmp_path / "killed", free_port())

@@ -31,7 +31,7 @@ def loss(gemma, tmp_path_factory) -> float:
     return loss_of(gemma, tmp_path_factory.mktemp("cache"))
 
 
-@pytest.mark.parametrize("kind", ["F16", "BF16"])
+@pytest.mark.parametrize("kind", [pytest.param("F16", marks=pytest.mark.slow), "BF16"])
 def test_out_and_in_again(gemma, loss, kind, tmp_path):
     file = Exporter(gemma, type=kind, vocabulary=TokenizerFile(gemma)).write(tmp_path / "model.gguf")
     directory = imported(file, tmp_path / "models", cache=tmp_path / "cache")

@@ -192,6 +192,7 @@ def test_stored_trajectories_are_trained_on_where_they_fill_the_epoch(command, t
     assert workload.load(campaign, command.output / "data", batches=1000).source == workload.SYNTHETIC
 
 
+@pytest.mark.slow
 def test_random_weights_are_for_speed_only(tmp_path):
     from agentloop.tiny.architecture import random_checkpoint
 
