@@ -12,7 +12,7 @@ from agentloop.agent.collection import ShardPlan
 from agentloop.campaign import rollouts
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
-from agentloop.errors import RoomError, SettingError
+from agentloop.errors import RoomError, SettingError, ShardError
 from agentloop.evaluation.statistics import clustered_interval, lower_bound, paired_bootstrap
 from agentloop.quantization.measuring import Material, measure
 from agentloop.records import NONE, Interval, Quantization, Task
@@ -49,7 +49,10 @@ def _played(campaign: Campaign) -> list[tuple[Sequence[int], Sequence[bool]]]:
             """,
             {"prompt": campaign.prompt.name, "base": campaign.base, "most": STORED},
         )
-        rows = list(datasets.tokens(database, [name for (name,) in played]))
+        try:
+            rows = list(datasets.tokens(database, [name for (name,) in played]))
+        except ShardError:  # the prompts alone will do
+            return []
     return [(row.token_ids, row.mask) for row in rows if any(row.mask[1:])]
 
 

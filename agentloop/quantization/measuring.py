@@ -55,9 +55,9 @@ def measure(
     request = {
         "model": str(model),
         "cache": str(settings.paths.cache),
-        "prompts": [list(ids) for ids in material.prompts],
-        "sequences": [[list(ids), [bool(own) for own in mask]] for ids, mask in material.sequences],
-        "stop": list(material.stop),
+        "prompts": [list(map(int, ids)) for ids in material.prompts],
+        "sequences": [[list(map(int, ids)), list(map(bool, mask))] for ids, mask in material.sequences],
+        "stop": list(map(int, material.stop)),
         "new_tokens": NEW_TOKENS,
         "in_16bit": None if in_16bit is None else list(in_16bit),
         "tolerance": tolerance,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import random
 import statistics
@@ -33,7 +34,7 @@ def make_batch(case: str, supervised: float, seed: int, vocab: int = 262_144) ->
     if case.startswith("agent:"):
         room, lengths = int(case.removeprefix("agent:")), []
         while room > 0:
-            lengths.append(min(room, row_length(rng, 700)))
+            lengths.append(min(room, row_length(rng, math.exp(6.55))))
             room -= lengths[-1]
     else:
         segments, tokens = map(int, case.split("x"))

@@ -51,7 +51,8 @@ def decodes_by_locale(call: ast.Call) -> bool:
         return "b" not in mode(call, 1 if name == "fdopen" else 0)
     # Path.open; not os.open, nor the `open` of a class of ours
     of_a_class = isinstance(of, ast.Name) and (of.id in ("os", "cls", "archive") or of.id[0].isupper())
-    return name == "open" and not of_a_class and "b" not in mode(call, 0) and "read_only" not in keywords
+    ours = keywords & {"read_only", "session"}
+    return name == "open" and not of_a_class and "b" not in mode(call, 0) and not ours
 
 
 def test_the_guard_sees_what_it_is_for():

@@ -191,7 +191,7 @@ def test_step_in_4_bit(gemma, cache, transformers, sequences, exact, usual, tmp_
         for layer in engine.model.weights.layers:
             for group in layer.groups:
                 for name, weight in group.parts:
-                    parameter = modules[name].weight
+                    parameter = modules[f"model.{name}"].weight
                     patch.setattr(parameter, "data", torch.empty_like(parameter.data))
                     write_weight(weight, parameter.data)
         dequantised = by_transformers(transformers, engine.adapter, sequences)

@@ -51,7 +51,10 @@ def test_a_hung_server_is_replaced(campaign):
             assert (await policy.lost()).startswith("vLLM hangs")
             await asyncio.gather(*(policy.ready() for _ in range(4)))
             assert await policy.lost() is None
-            assert await ask_patiently(policy, 1) == first
+            again = await ask_patiently(policy, 1)
+            assert again.token_ids == first.token_ids
+            # the last bits depend on what is asked beside it
+            assert again.logprobs == pytest.approx(first.logprobs, abs=1e-4)
 
     with PolicyServer(campaign) as server:
         asyncio.run(episodes(server))

@@ -69,11 +69,13 @@ def test_an_environment_without_experts(lesson, tmp_path):
 
 
 def test_an_expert_that_fails_is_told_with_its_line(lesson, tmp_path):
-    file = tmp_path / "failing.py"
-    file.write_text(PLAIN.replace('"plain"', '"failing"') + "    def expert(self, task):\n        return [1 / 0]\n")
+    file = tmp_path / "failing_expert.py"
+    file.write_text(
+        PLAIN.replace('"plain"', '"failing_expert"') + "    def expert(self, task):\n        return [1 / 0]\n"
+    )
     teaching = lesson.open("experts", f"environment={file}")
     with pytest.raises(
-        SettingError, match=r"^environment: failing: expert\(\) for 'How .*, line 19: ZeroDivisionError"
+        SettingError, match=r"^environment: failing_expert: expert\(\) for 'How .*, line 19: ZeroDivisionError"
     ):
         lesson.demonstrate(teaching)
 
