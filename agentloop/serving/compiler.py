@@ -11,12 +11,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from agentloop import caches
+from agentloop import caches, scratch
 from agentloop.child import inherited
 from agentloop.serving import installation
 from agentloop.serving.command import environment
@@ -84,8 +83,8 @@ def _compile(compiler: str, vllm: Installation, variables: Mapping[str, str]) ->
     on_cpu, python = vllm.on_cpu, vllm.name
     wanted = f"{'g++' if on_cpu else 'gcc'} {python}-dev"
     remedy = f"apt install {wanted}"
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "probe.cpp" if on_cpu else "probe.c")
+    with scratch.directory() as folder:
+        source = folder / ("probe.cpp" if on_cpu else "probe.c")
         source.write_text(_CPP if on_cpu else _C, encoding="utf-8")
         options = ["-std=c++20", "-fopenmp"] if on_cpu else []
         command = [compiler, *options, "-shared", "-fPIC", f"-I{vllm.headers}", str(source)]
