@@ -181,6 +181,7 @@ def test_step_in_bf16(gemma, cache, sequences, exact, usual, tmp_path):
     within(by_engine(model, sequences).errors(exact), usual, LIMITS["bf16"])
 
 
+@pytest.mark.slow
 def test_step_in_4_bit(gemma, cache, transformers, sequences, exact, usual, tmp_path, monkeypatch):
     """Against transformers in fp32 on the weights that NF4 leaves, and by bitsandbytes' own NF4."""
     engine = load(gemma, cache, adapter=tmp_path / "nf4", in_4bit=True)

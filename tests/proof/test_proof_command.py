@@ -20,6 +20,8 @@ from agentloop.proof.proof import read
 from agentloop.proof.short_campaign import SOLVED_NOTHING
 from agentloop.settings import PROJECT_ROOT
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "collect.concurrency=8",
     "collect.tasks=16",
@@ -196,7 +198,6 @@ def test_stored_trajectories_are_trained_on_where_they_fill_the_epoch(command, t
     assert workload.load(campaign, command.output / "data", batches=1000).source == workload.SYNTHETIC
 
 
-@pytest.mark.slow
 def test_random_weights_are_for_speed_only(tmp_path):
     from agentloop.tiny.architecture import random_checkpoint
 
