@@ -77,11 +77,18 @@ class ProjectionGroup:
 
     def new_input(self, tokens: int, like: Tensor | Workspace) -> Tensor:
         """Room for [X | X (sA)']: [tokens, inputs + rank]."""
-        return like.new_empty(tokens, self.inputs + self.rank)
+        return self._room(tokens, self.inputs, like)
 
     def new_output(self, tokens: int, like: Tensor) -> Tensor:
         """Room for [dY | dY B]: [tokens, outputs + rank]."""
-        return like.new_empty(tokens, self.outputs + self.rank)
+        return self._room(tokens, self.outputs, like)
+
+    def _room(self, tokens: int, columns: int, like: Tensor | Workspace) -> Tensor:
+        room = like.new_empty(tokens, columns + self.rank)
+        if room.device.type == "cpu" and room.dtype.itemsize == 2:
+            # oneDNN's kernels for AMX read beyond the last of K columns and multiply what is there by zero: it must be finite
+            room[:, columns:] = 0
+        return room
 
     def fill_tail(self, matrix: Tensor, x: Tensor) -> None:
         """X (sA)' into the last columns of x [tokens, inputs + rank]."""
