@@ -88,6 +88,8 @@ def _server_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address(settings),
         # a path, so that the UI finds its API by whatever name and port the browser has reached it
         "PREFECT_UI_API_URL": "/api",
+        # it writes its address into the UI's files, which in the package another user may own
+        "PREFECT_UI_STATIC_DIRECTORY": str(settings.paths.data / "prefect" / "ui"),
     }
 
 
