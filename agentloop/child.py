@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from agentloop import scratch
+from agentloop import child_log, scratch
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -46,6 +46,7 @@ class ChildProcess:
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
+        self._log_begins = log.stat().st_size if log.exists() else 0
         self._lifeline = None
         read_end, self._lifeline = os.pipe()
         with open(log, "ab") as output:
@@ -97,6 +98,15 @@ class ChildProcess:
 
     def __exit__(self, *_) -> None:
         self.stop()
+
+    def said(self) -> str:
+        """What it has written to its log, which may hold what others wrote before."""
+        return child_log.since(self.log, self._log_begins)
+
+    def told(self, prefix: str) -> str | None:
+        """What follows `prefix` in the last line that it wrote with this beginning; None where there is no such line."""
+        line = child_log.line_since(self.log, self._log_begins, prefix)
+        return None if line is None else line.removeprefix(prefix)
 
     def last_words(self, lines: int = 1) -> str:
         """The end of the log, for an error message."""

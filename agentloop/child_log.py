@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+from agentloop.exit_codes import ending, was_signalled
 
 _PREFIX = re.compile(r"^(\(\S+ pid=\d+\) )?((DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
 """`(EngineCore pid=1) ERROR 11-21 10:53:57 [core.py:402] `"""
@@ -22,6 +25,11 @@ _CONSEQUENCES = (
     "cancelled",
 )
 """Errors that only say that another process failed first."""
+
+
+def failure(code: int, log: str) -> str:
+    """What follows "the trainer …" in a message: how the process ended, and why where its log can tell. `log` is its text."""
+    return ending(code) if was_signalled(code) else f"{ending(code)}: {reason(log)}"
 
 
 def reason(log: str) -> str:
@@ -59,6 +67,18 @@ def complaint(message: str) -> str:
 def last_line(log: str) -> str:
     lines = _lines(log)
     return lines[-1] if lines else "the log is empty"
+
+
+def since(log: Path, start: int) -> str:
+    """The log's text from byte `start` on."""
+    with open(log, "rb") as file:
+        file.seek(start)
+        return file.read().decode(errors="replace")
+
+
+def line_since(log: Path, start: int, prefix: str) -> str | None:
+    """The last line with this beginning among what follows byte `start`; torchrun writes more lines behind the trainer's."""
+    return next((line for line in reversed(since(log, start).splitlines()) if line.startswith(prefix)), None)
 
 
 def _lines(log: str) -> list[str]:

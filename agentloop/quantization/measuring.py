@@ -12,11 +12,9 @@ from typing import Any
 from agentloop import child_log
 from agentloop.child import ChildProcess
 from agentloop.errors import ModelError, RoomError, TrainerError
-from agentloop.exit_codes import ending
 from agentloop.files import atomic
 from agentloop.naming import content_id
 from agentloop.settings import Settings
-from agentloop.training.launch import last_line
 
 NO_ROOM = "no room: "
 """What the process's last line begins with where it ran out of memory."""
@@ -68,7 +66,6 @@ def measure(
     file, log = settings.paths.checkpoints / f"{name}.json", settings.paths.logs / f"{name}.log"
     with atomic(file) as temporary:
         temporary.write_text(json.dumps(request), encoding="utf-8")
-    told = log.stat().st_size if log.exists() else 0
     command = [sys.executable, "-m", "agentloop.quantization.worker", str(file)]
     with ChildProcess(command, environment=settings.trainer_environment(), log=log, read_stdout=True) as child:
         output = child.stdout.read()
@@ -76,9 +73,8 @@ def measure(
     file.unlink(missing_ok=True)
     if code == 0:
         return json.loads(output)
-    if line := last_line(log, told, NO_ROOM):
-        raise RoomError(f"{line.removeprefix(NO_ROOM)} (log: {log})")
-    if line := last_line(log, told, "error: "):
-        raise ModelError(f"{line.removeprefix('error: ')} (log: {log})")
-    reason = child_log.reason(log.read_text(errors="replace", encoding="utf-8"))
-    raise TrainerError(f"measuring the base {ending(code)}: {reason} (log: {log})")
+    if line := child.told(NO_ROOM):
+        raise RoomError(f"{line} (log: {log})")
+    if line := child.told("error: "):
+        raise ModelError(f"{line} (log: {log})")
+    raise TrainerError(f"measuring the base {child_log.failure(code, child.said())} (log: {log})")

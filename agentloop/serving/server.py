@@ -20,7 +20,6 @@ import psutil
 from agentloop import card, child_log
 from agentloop.child import ChildProcess
 from agentloop.errors import AdapterError, ServerError, SettingError
-from agentloop.exit_codes import ending, was_signalled
 from agentloop.files import atomic
 from agentloop.serving import adapters, compiler
 from agentloop.serving.client import Endpoint
@@ -156,8 +155,7 @@ class ModelServer:
         code = self._child.poll() if self._child is not None else None
         if code is None:
             return None
-        reason = "" if was_signalled(code) else f": {child_log.reason(self._log_text())}"
-        return f"vLLM {ending(code)}{reason} (log: {self.log})"
+        return f"vLLM {child_log.failure(code, self._log_text())} (log: {self.log})"
 
     def _awaited_death(self) -> str | None:
         deadline = time.monotonic() + _DYING_SECONDS

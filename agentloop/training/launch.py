@@ -15,7 +15,6 @@ from typing import Any, Literal
 from agentloop import child_log
 from agentloop.child import ChildProcess
 from agentloop.errors import ModelError, TrainerError
-from agentloop.exit_codes import ending, was_signalled
 from agentloop.files import atomic
 from agentloop.settings import Settings
 from agentloop.training.run import TrainingRun
@@ -63,7 +62,6 @@ def _attempt(
         processes = f"--nproc-per-node={training.devices}"
         worker = ["-m", "torch.distributed.run", "--standalone", processes, *worker]
     command = [sys.executable, *worker]
-    told = log.stat().st_size if log.exists() else 0
     with ChildProcess(command, environment=settings.trainer_environment(), log=log, read_stdout=True) as child:
         for line in _lines(child, training.stall_seconds):
             on_step(json.loads(line))
@@ -73,12 +71,11 @@ def _attempt(
             raise _stalled(child, training.stall_seconds) from None
     if code == 0:
         return None
-    if line := last_line(log, told, PREFIX):
-        return Shortage.parse(line)
-    if line := last_line(log, told, "error: "):
-        raise ModelError(f"{line.removeprefix('error: ')} (log: {log})")
-    reason = "" if was_signalled(code) else f": {child_log.reason(_since(log, told))}"
-    raise TrainerError(f"the trainer {ending(code)}{reason} (log: {log})")
+    if short := child.told(PREFIX):
+        return Shortage.parse(short)
+    if line := child.told("error: "):
+        raise ModelError(f"{line} (log: {log})")
+    raise TrainerError(f"the trainer {child_log.failure(code, child.said())} (log: {log})")
 
 
 def _lines(child: ChildProcess, stall_seconds: float) -> Iterator[bytes]:
@@ -107,17 +104,6 @@ def _stalled(child: ChildProcess, seconds: float) -> TrainerError:
     return TrainerError(
         f"training.stall_seconds: the trainer gave no sign of life for {seconds:g} s and was ended (log: {child.log})"
     )
-
-
-def last_line(log: Path, start: int, prefix: str) -> str | None:
-    """The last line with this beginning among what follows byte `start`; torchrun writes more lines behind the trainer's."""
-    return next((line for line in reversed(_since(log, start).splitlines()) if line.startswith(prefix)), None)
-
-
-def _since(log: Path, start: int) -> str:
-    with open(log, "rb") as file:
-        file.seek(start)
-        return file.read().decode(errors="replace")
 
 
 def read_metrics(run: TrainingRun) -> list[dict[str, Any]]:

@@ -14,10 +14,8 @@ from typing import Any
 from agentloop import child_log
 from agentloop.child import ChildProcess
 from agentloop.errors import AgentloopError, ModelError, TrainerError
-from agentloop.exit_codes import ending, was_signalled
 from agentloop.files import atomic, require_space
 from agentloop.settings import Settings
-from agentloop.training.launch import last_line
 from agentloop.training.run import TrainingRun
 
 _SPARE_BYTES = 100 << 20
@@ -36,20 +34,15 @@ def merge(run: TrainingRun, directory: Path, settings: Settings, *, beside: Mapp
             json.dumps({"run": run.to_json(), "directory": str(directory), "beside": dict(beside)}), encoding="utf-8"
         )
     log = settings.paths.logs / f"merge-{run.adapter.id}.log"
-    told = log.stat().st_size if log.exists() else 0
     command = [sys.executable, "-m", "agentloop.training.merging", str(job)]
     with ChildProcess(command, environment=settings.trainer_environment(), log=log) as child:
         code = child.wait()
     job.unlink(missing_ok=True)
     if code == 0:
         return
-    if line := last_line(log, told, "error: "):
-        raise ModelError(f"{line.removeprefix('error: ')} (log: {log})")
-    with open(log, "rb") as file:
-        file.seek(told)
-        said = file.read().decode(errors="replace")
-    reason = "" if was_signalled(code) else f": {child_log.reason(said)}"
-    raise TrainerError(f"merging {run.adapter.id} {ending(code)}{reason} (log: {log})")
+    if line := child.told("error: "):
+        raise ModelError(f"{line} (log: {log})")
+    raise TrainerError(f"merging {run.adapter.id} {child_log.failure(code, child.said())} (log: {log})")
 
 
 def main(job_file: str) -> int:

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from agentloop import settings as configuration
+from agentloop.child_log import line_since
 from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.engine.lora import LoraBuffer
 from agentloop.engine.model import Gemma
 from agentloop.errors import ModelError, TrainerError
 from agentloop.records import NF4
 from agentloop.training import checkpoint, reference, rows, worker
-from agentloop.training.launch import last_line, launch, read_metrics
+from agentloop.training.launch import launch, read_metrics
 from agentloop.training.ranks import Ranks
 from agentloop.training.run import TrainingRun
 from agentloop.training.schedule import learning_rate
@@ -249,10 +250,10 @@ def test_the_trainers_line_is_found_before_torchruns(tmp_path):
     log = tmp_path / "train.log"
     log.write_text("error: of an earlier run\n")
     start = log.stat().st_size
-    assert last_line(log, start, "error: ") is None
+    assert line_since(log, start, "error: ") is None
     with open(log, "a") as file:
         file.write("W1121 warning\nerror: rows are missing\nE1121 failed (exitcode: 2)\n====\n")
-    assert last_line(log, start, "error: ") == "error: rows are missing"
+    assert line_since(log, start, "error: ") == "error: rows are missing"
 
 
 def test_a_gradient_that_is_not_finite_ends_in_an_error(settings, base, monkeypatch):
