@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,6 +62,13 @@ def plan(
 ) -> list[ShardPlan]:
     """`samples` episodes of every task, in shards of at most `shard_episodes`."""
     episodes = [(task, sample) for task in tasks for sample in range(samples)]
+    return in_shards(episodes, policy=policy, sampling=sampling, seed=seed, shard_episodes=shard_episodes)
+
+
+def in_shards(
+    episodes: Sequence[tuple[Task, int]], *, policy: str, sampling: Sampling, seed: int, shard_episodes: int
+) -> list[ShardPlan]:
+    """These episodes, (task, sample index), in shards of at most `shard_episodes`."""
     return [
         ShardPlan(policy, sampling, seed, tuple(episodes[first : first + shard_episodes]))
         for first in range(0, len(episodes), shard_episodes)

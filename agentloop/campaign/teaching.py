@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentloop.agent.collection import OpenWorld, ShardPlan, run_shard
+from agentloop.agent.collection import OpenWorld, ShardPlan, in_shards, run_shard
 from agentloop.agent.collection import Policy as Acting
 from agentloop.agent.episode import World
 from agentloop.campaign import learning, rollouts, suites
@@ -232,12 +232,15 @@ def _tokens(campaign: Campaign) -> str:
 
 
 def _shards(teaching: Teaching, policy: Policy, episodes: Sequence, *, temperature: float) -> tuple[ShardPlan, ...]:
-    settings, size = teaching.settings, teaching.settings.teach.shard_episodes
+    settings = teaching.settings
     return tuple(
-        ShardPlan(
-            policy.id, teaching.campaign.sampling(temperature), settings.seed, tuple(episodes[first : first + size])
+        in_shards(
+            episodes,
+            policy=policy.id,
+            sampling=teaching.campaign.sampling(temperature),
+            seed=settings.seed,
+            shard_episodes=settings.teach.shard_episodes,
         )
-        for first in range(0, len(episodes), size)
     )
 
 

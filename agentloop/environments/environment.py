@@ -83,8 +83,8 @@ def _fault(question: Any) -> str:
     return ""
 
 
-def _file(environment: Environment) -> Path | None:
-    """Where its class is written."""
+def source_file(environment: Environment) -> Path | None:
+    """The file that the environment's class is written in; None where it has none."""
     file = getattr(sys.modules.get(type(environment).__module__), "__file__", None)
     return Path(file) if file else None
 
@@ -136,7 +136,7 @@ class Environment(ABC):
             except AgentloopError:
                 raise
             except (Exception, SystemExit) as error:
-                where = line_in(error, _file(self))
+                where = line_in(error, source_file(self))
                 raise SettingError(f"environment: {self.name}: questions(){where}: {one_line(error)}") from error
             fault = _fault(question)
             if fault:

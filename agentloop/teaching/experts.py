@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 from agentloop.environments import Environment
+from agentloop.environments.environment import source_file
 from agentloop.errors import SettingError
 from agentloop.records import Task
 from agentloop.teaching.script import Script
@@ -33,8 +32,7 @@ def _asked(environment: Environment, task: Task) -> tuple[str, ...] | None:
     try:
         turns = environment.expert(task)
     except (Exception, SystemExit) as error:
-        file = getattr(sys.modules.get(type(environment).__module__), "__file__", None)
-        where = line_in(error, Path(file) if file else None)
+        where = line_in(error, source_file(environment))
         raise SettingError(f"{about}{where}: {one_line(error)}") from error
     if turns is None:
         return None
