@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
@@ -18,11 +17,14 @@ from agentloop.agent.prompt import PromptFormat
 from agentloop.environments import Environment
 from agentloop.environments.environment import Demonstration
 from agentloop.records import Sampling, Trajectory
+from agentloop.teaching.script import Script, ScriptedPolicy, by_session
 from agentloop.tiny.tokenizer import build_tokenizer
 from agentloop.worlds.local import LocalWorld
 
 _SAMPLING = Sampling(max_turns=8, max_turn_tokens=1024, max_tokens=16384)
 """Generous: a script is never cut off."""
+
+_POLICY = "demonstration"
 
 VOCABULARY_DEMONSTRATIONS = 1000
 """Of each environment; they hold every word that the tokenizer is to know."""
@@ -57,12 +59,13 @@ async def _act(
     prompt = PromptFormat(tokenizer, describe_tools=False)
     trajectories = []
     for demonstration in demonstrations:
+        script = Script(demonstration.task, demonstration.turns)
         trajectories.append(
             await run_episode(
                 demonstration.task,
                 0,
-                policy="demonstration",
-                generate=_Script(demonstration.turns, tokenizer, prompt),
+                policy=_POLICY,
+                generate=ScriptedPolicy(by_session([script], policy=_POLICY, seed=0), prompt),
                 prompt=prompt,
                 world=LocalWorld(environment.tools(demonstration.task)),
                 sampling=_SAMPLING,
@@ -70,21 +73,3 @@ async def _act(
             )
         )
     return trajectories
-
-
-@dataclass(frozen=True)
-class _Turn:
-    token_ids: Sequence[int]
-    logprobs: Sequence[float]
-    finish_reason: str = "stop"
-
-
-class _Script:
-    """A policy that says the next turn of a demonstration whatever it is shown."""
-
-    def __init__(self, turns: Sequence[str], tokenizer: PreTrainedTokenizerFast, prompt: PromptFormat) -> None:
-        self._turns, self._tokenizer, self._end = iter(turns), tokenizer, prompt.stop_token_ids[0]
-
-    async def __call__(self, prompt_ids: Sequence[int], *, max_tokens: int, seed: int, session: str) -> _Turn:
-        token_ids = [*self._tokenizer.encode(next(self._turns), add_special_tokens=False), self._end]
-        return _Turn(token_ids, [0.0] * len(token_ids))
