@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import statistics
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from agentloop.campaign import learning
 from agentloop.campaign.campaign import Campaign
 from agentloop.naming import content_id
+from agentloop.proof import synthetic
 from agentloop.store import datasets
 from agentloop.store.database import Database
 from agentloop.training import rows
@@ -22,11 +22,8 @@ from agentloop.training.trainer import plan_batches
 
 STORED, SYNTHETIC = "stored trajectories", "synthetic token ids"
 SUPERVISED = 0.3
-_TURN = 32
-"""Tokens in a run of supervised ones, as a model's turn has them."""
-_MEDIAN, _SPREAD = 700 / 2048, 0.6
-"""Of the log-normal length of a row: its median as a share of agent.max_tokens, and sigma."""
-_SHORTEST = 32
+_MEDIAN = 700 / 2048
+"""Of the length of a row, as a share of agent.max_tokens."""
 _ATTEMPTS = 50
 _QUERY = Path(__file__).with_name("stored_rows.sql")
 
@@ -82,19 +79,6 @@ def load(campaign: Campaign, source: Path, *, batches: int) -> Workload:
     return Workload(SYNTHETIC, _synthetic(campaign, tokens))
 
 
-def row_length(rng: random.Random, median: float, *, shortest: int = _SHORTEST) -> int:
-    """Log-normal, as the lengths of an agent's episodes are."""
-    return max(shortest, round(rng.lognormvariate(math.log(median), _SPREAD)))
-
-
-def synthetic_row(rng: random.Random, length: int, supervised: float, vocabulary: int) -> tuple[list[int], list[bool]]:
-    """Random ids; the supervised tokens come in runs of 32, as a model's turns do."""
-    mask: list[bool] = []
-    while len(mask) < length:
-        mask += [rng.random() < supervised] * _TURN
-    return [rng.randrange(5, vocabulary) for _ in range(length)], mask[:length]
-
-
 def batch_sizes(of: Sequence[Row], campaign: Campaign) -> list[int]:
     """Tokens of each batch of the epoch."""
     settings = campaign.settings
@@ -109,12 +93,12 @@ def _synthetic(campaign: Campaign, tokens: int) -> list[Row]:
     settings = campaign.settings
     longest = min(settings.agent.max_tokens, settings.selection.max_tokens, settings.training.batch_tokens)
     # what is taken off some rows leaves gaps in their batches: no row is so short that it fits in there
-    shortest = min(longest, max(_SHORTEST, tokens // settings.training.batch_tokens + 8))
+    shortest = min(longest, max(synthetic.SHORTEST, tokens // settings.training.batch_tokens + 8))
     rng = random.Random(0)
     made, total = [], 0
     while total < tokens:
-        length = min(longest, row_length(rng, _MEDIAN * longest, shortest=shortest))
-        ids, mask = synthetic_row(rng, length, SUPERVISED, shape.ple_vocab or shape.vocab)
+        length = min(longest, synthetic.row_length(rng, _MEDIAN * longest, shortest=shortest))
+        ids, mask = synthetic.row(rng, length, SUPERVISED, shape.ple_vocab or shape.vocab)
         made.append((tuple(ids), tuple(mask)))
         total += length
     return _uneven(made, campaign)

@@ -25,7 +25,7 @@ from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import PackedBatch, join
 from agentloop.engine.model import Gemma
 from agentloop.engine.optimizer import FlatAdamW
-from agentloop.proof.workload import row_length, synthetic_row
+from agentloop.proof import synthetic
 
 
 def make_batch(case: str, supervised: float, seed: int, vocab: int = 262_144) -> PackedBatch:
@@ -34,12 +34,12 @@ def make_batch(case: str, supervised: float, seed: int, vocab: int = 262_144) ->
     if case.startswith("agent:"):
         room, lengths = int(case.removeprefix("agent:")), []
         while room > 0:
-            lengths.append(min(room, row_length(rng, math.exp(6.55))))
+            lengths.append(min(room, synthetic.row_length(rng, math.exp(6.55))))
             room -= lengths[-1]
     else:
         segments, tokens = map(int, case.split("x"))
         lengths = [tokens] * segments
-    rows = [synthetic_row(rng, length, supervised, vocab) for length in lengths]
+    rows = [synthetic.row(rng, length, supervised, vocab) for length in lengths]
     return join(rows)
 
 
