@@ -11,6 +11,7 @@ from agentloop.engine.memory import GIB
 from agentloop.engine.model import AUTO_SHARE
 from agentloop.records import NF4, NONE
 from agentloop.settings import Settings
+from agentloop.training.memory import forecast
 
 BASES = ("none", "nf4")
 """As training.quantization calls them."""
@@ -22,16 +23,7 @@ def report(settings: Settings, tokens: int, supervised: float, budget: float | N
     """Print it. Raises ModelError or SettingError, in one line, where the model or a number cannot be used."""
     training = settings.training
     bases = {
-        name: StepForecast(
-            settings.model_directory(),
-            tokens,
-            supervised=supervised,
-            rank=training.rank,
-            targets=training.targets,
-            quantization=quantization,
-            optimizer_bits=training.optimizer_bits,
-            dtype=getattr(torch, "bfloat16" if training.dtype == "auto" else training.dtype),
-        )
+        name: forecast(settings, quantization, tokens=tokens, supervised=supervised)
         for name, quantization in (("none", NONE), ("nf4", NF4))
     }
     step = bases["none" if training.quantization == "none" else "nf4"]
@@ -55,8 +47,8 @@ def report(settings: Settings, tokens: int, supervised: float, budget: float | N
     table = Table(
         "where", "budget", "process", "", "layers × what they keep for the backward pass", "longest step", box=None
     )
-    for where, forecast in rows:
-        table.add_row(where, *_cells(forecast))
+    for where, predicted in rows:
+        table.add_row(where, *_cells(predicted))
     console.print(table)
     console.print(
         "\nGiB of the card that the trainer's process holds at its peak, as nvidia-smi shows them: tensors, what torch keeps "

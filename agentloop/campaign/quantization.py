@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from agentloop.campaign.campaign import Campaign
     from agentloop.settings import Settings
 
-GIB = 2**30
 WORTHWHILE = 0.1
 """Of what NF4 saves: with less memory to spare than this beside it, dynamic would be NF4."""
 
@@ -67,7 +66,7 @@ def plan(campaign: Campaign) -> dict[str, Any]:
         campaign.model,
         base.material(campaign),
         tolerance=campaign.settings.training.quantization_tolerance,
-        most_bytes=None if spare is None else int(spare * GIB),
+        most_bytes=None if spare is None else int(spare * card.GIB),
     )["dynamic"]
 
 
@@ -82,29 +81,15 @@ def fitting(settings: Settings) -> tuple[str, float | None]:
     cards = torch.cuda.device_count()
     if not cards:
         return "none", None
-    from agentloop.engine.forecast import StepForecast
     from agentloop.engine.model import AUTO_SHARE
+    from agentloop.training.memory import forecast
 
     taken = LEFT_ASLEEP if settings.serving.policy == "sleep" else 0
     free = min(card.free_bytes()[: training.devices]) + card.CONTEXT - taken
-    allowed = AUTO_SHARE * free / GIB
+    allowed = AUTO_SHARE * free / card.GIB
     if training.memory_budget != "auto":
         allowed = min(training.memory_budget, allowed)
-    dtype = getattr(torch, "bfloat16" if training.dtype == "auto" else training.dtype)
-
-    def least(quantization: Quantization) -> float:
-        step = StepForecast(
-            settings.model_directory(),
-            training.batch_tokens,
-            rank=training.rank,
-            targets=training.targets,
-            quantization=quantization,
-            optimizer_bits=training.optimizer_bits,
-            dtype=dtype,
-        )
-        return step.least
-
-    whole, packed = least(NONE), least(NF4)
+    whole, packed = (forecast(settings, each).least for each in (NONE, NF4))
     if whole <= allowed:
         return "none", allowed - packed
     worthwhile = allowed - packed >= WORTHWHILE * (whole - packed)

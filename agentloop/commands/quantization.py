@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from agentloop.card import GIB
 from agentloop.commands import Overrides, Profile, console, load, user_path
 from agentloop.errors import SettingError
 from agentloop.settings import Settings
 
 if TYPE_CHECKING:
     from agentloop.campaign.campaign import Campaign
-
-GIB = 2**30
 
 
 def check(

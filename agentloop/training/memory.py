@@ -12,13 +12,13 @@ from agentloop import card
 from agentloop.engine import nvml
 from agentloop.engine.batch import PackedBatch
 from agentloop.engine.configuration import read_architecture
-from agentloop.engine.forecast import in_training
+from agentloop.engine.forecast import StepForecast, in_training
 from agentloop.engine.language_model import default_dtype
 from agentloop.engine.memory import GIB, OUTSIDE
 from agentloop.engine.model import Gemma
 from agentloop.errors import SettingError
 from agentloop.records import Quantization
-from agentloop.settings import Training
+from agentloop.settings import Settings, Training
 from agentloop.training.shortage import Shortage
 
 _LOOK_STEPS = 16
@@ -62,6 +62,26 @@ def check(
             f"training.batch_tokens: a step of {fullest.tokens} tokens ({fullest.supervised} trained on) needs at least "
             f"{need:.2f} GiB of the card at rank {settings.rank}, {limit}"
         )
+
+
+def forecast(
+    settings: Settings, quantization: Quantization, *, tokens: int | None = None, supervised: float = 1.0
+) -> StepForecast:
+    """A training step with these settings, by default of a whole packed batch; config.json alone is read.
+
+    Raises ModelError, or SettingError for a number that cannot be used.
+    """
+    training = settings.training
+    return StepForecast(
+        settings.model_directory(),
+        training.batch_tokens if tokens is None else tokens,
+        supervised=supervised,
+        rank=training.rank,
+        targets=training.targets,
+        quantization=quantization,
+        optimizer_bits=training.optimizer_bits,
+        dtype=getattr(torch, "bfloat16" if training.dtype == "auto" else training.dtype),
+    )
 
 
 class CardMemory:
