@@ -29,7 +29,7 @@ ALPHA = 0.05
 
 
 def material(campaign: Campaign) -> Material:
-    """What the base is measured on: training tasks' opening prompts, and what it has played already."""
+    """Gather what a base is measured on: opening prompts of training tasks, and stored trajectories that it has played."""
     tasks = campaign.environment.tasks("train", PROMPTS, campaign.settings.seed)
     prompts = asyncio.run(_openings(campaign, tasks))
     return Material(prompts, _played(campaign), campaign.prompt.stop_token_ids)
@@ -69,7 +69,9 @@ async def _openings(campaign: Campaign, tasks: Sequence[Task]) -> list[list[int]
 
 
 def judge(campaign: Campaign, server: PolicyServer) -> dict[str, Any] | None:
-    """What quantisation does to the campaign's base: `{quantization, bytes, bytes_in_16bit, kl, same_choice, success}`.
+    """Judge the base that a campaign trains on against the same base in 16 bit, and print the judgement.
+
+    Returns `{quantization, bytes, bytes_in_16bit, kl, same_choice, tokens, success}`.
 
     None where the base is in 16 bit, or there is no memory to hold it in 16 bit for the comparison. `success` is None where
     the KL divergence is negligible or no loss would be too large. Once for each base and quantisation. Raises SettingError
