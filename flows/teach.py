@@ -12,10 +12,12 @@ from prefect import flow
 
 from agentloop import settings as configuration
 from agentloop.agent.collection import ShardPlan
+from agentloop.campaign import demonstrations
 from agentloop.campaign import teaching as lessons
 from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.demonstrations import Demonstrations
 from agentloop.campaign.policies import PolicyServer
-from agentloop.campaign.teaching import STUDENT, TAUGHT, Demonstrations, Teaching
+from agentloop.campaign.teaching import STUDENT, TAUGHT, Teaching
 from agentloop.teaching.source import EXPERTS, parse
 from agentloop.training.run import TrainingRun
 from flows import artifacts, presence, steps
@@ -41,7 +43,7 @@ def teach(
     flow_run = presence.announce(settings)
     teaching = Teaching.open(settings, parse(source), families=families, unverified=unverified, name=name)
     with teaching.campaign.at_work(flow_run):
-        demonstrations = demonstrate(teaching)
+        judged = demonstrate(teaching)
         dataset = choose(teaching)
         run = lessons.plan_training(teaching, dataset["dataset"])
         trained = train(teaching, run)
@@ -50,7 +52,7 @@ def teach(
         report = steps.report(teaching.campaign)
     result = {
         "campaign": teaching.campaign.name,
-        "demonstrations": demonstrations,
+        "demonstrations": judged,
         "dataset": dataset,
         "trained": trained,
         "made": made,
@@ -64,8 +66,8 @@ def teach(
 
 def demonstrate(teaching: Teaching) -> dict[str, Any]:
     """Play the episodes that are missing, one Prefect task a shard, and take them into the database."""
-    planned = lessons.plan_demonstrations(teaching)
-    missing = [shard for shard in planned.shards if not lessons.is_played(teaching, shard)]
+    planned = demonstrations.plan(teaching)
+    missing = [shard for shard in planned.shards if not demonstrations.is_played(teaching, shard)]
     if missing:
         episodes = sum(len(shard.episodes) for shard in missing)
         title = f"demonstrations from {teaching.source}"
@@ -93,12 +95,12 @@ def measure(campaign: Campaign, iteration: int, *, role: str) -> dict[str, Any]:
 
 @steps.step(name="demonstrations", task_run_name="{label}", **steps.attempts)
 def play(label: str, teaching: Teaching, planned: Demonstrations, shard: ShardPlan, bar: Progress) -> str:
-    return lessons.play(teaching, planned, shard, on_episode=lambda trajectory: bar.advance())
+    return demonstrations.play(teaching, planned, shard, on_episode=lambda trajectory: bar.advance())
 
 
 @steps.step(name="judge", task_run_name="judge the demonstrations")
 def take_in(teaching: Teaching, planned: Demonstrations) -> dict[str, Any]:
-    return lessons.take_in(teaching, planned)
+    return demonstrations.take_in(teaching, planned)
 
 
 @steps.step(name="select", task_run_name="select the demonstrations")

@@ -6,43 +6,31 @@ it. Its iteration 0 is the measurement of the student, its iteration 1 the demon
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentloop.agent.collection import OpenWorld, ShardPlan, in_shards, run_shard
-from agentloop.agent.collection import Policy as Acting
-from agentloop.agent.episode import World
-from agentloop.campaign import learning, rollouts, suites
+from agentloop.campaign import learning, suites
 from agentloop.campaign.campaign import Campaign
-from agentloop.engine.fingerprint import base_fingerprint, tokenizer_fingerprint
+from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.errors import ModelError, SettingError
 from agentloop.evaluation.contrast import contrast
 from agentloop.files import atomic
 from agentloop.naming import content, content_id
 from agentloop.reading import read_object
-from agentloop.records import NONE, Policy, Task, Trajectory
-from agentloop.settings import Collect, Settings, Training
+from agentloop.records import NONE
+from agentloop.settings import Settings, Training
 from agentloop.store import campaigns, evaluations, families, tasks, taught_bases, teacher_usage
-from agentloop.store.shards import write_shard
 from agentloop.store.taught_bases import TaughtBase
-from agentloop.teaching import experts, messages, stored
+from agentloop.teaching import messages
 from agentloop.teaching.messages import Conversation
-from agentloop.teaching.script import Script, ScriptedPolicy, by_session, numbered
 from agentloop.teaching.source import Source
-from agentloop.teaching.tasks import drawn
-from agentloop.teaching.teacher import Endpoint, Teacher
 from agentloop.training.merging import merge as merge_in_child
 from agentloop.training.run import TrainingRun
-from agentloop.worlds.recorded import RecordedWorld
-from agentloop.worlds.toolbox import Toolbox, ToolDescription
 
 RECORD = "agentloop_taught.json"
 """In a taught base's directory: what it was made of, and how it was measured."""
@@ -53,9 +41,6 @@ STUDENT, TAUGHT = 0, 1
 
 NOT_TAUGHT = ("concurrency", "key_variable", "request_seconds")
 """Settings of `teach` that change nothing of what is taught."""
-
-_PATIENCE_SECONDS = 7 * 86400.0
-"""That an episode of a teacher may take, waits for a rate limit included."""
 
 
 @dataclass(frozen=True)
@@ -132,224 +117,6 @@ class Teaching:
         settings = self.settings.model_copy(update={"model": directory.name})
         base = base_fingerprint(directory, settings.paths.cache)
         return dataclasses.replace(self.campaign, settings=settings, model=directory, base=base)
-
-
-@dataclass(frozen=True)
-class Demonstrations:
-    """Episodes that are to be played: by whom, and in which shards."""
-
-    policy: Policy
-    shards: tuple[ShardPlan, ...]
-    scripts: tuple[Script, ...] = ()
-    """What is said in them; none where a teacher decides."""
-    teacher_model: str = ""
-    """As the teacher's endpoint calls it."""
-
-
-def plan_demonstrations(teaching: Teaching) -> Demonstrations:
-    """What is to be played. Raises SettingError, naming setting, file or row, where there is nothing to be, TeacherError."""
-    if teaching.source.kind == "teacher":
-        return _by_teacher(teaching)
-    return _scripted(teaching, _scripts(teaching))
-
-
-def _scripts(teaching: Teaching) -> list[Script]:
-    campaign, settings = teaching.campaign, teaching.settings
-    if teaching.source.kind == "experts":
-        chosen = drawn(campaign.environment, settings.teach.tasks, settings.seed, teaching.families)
-        return experts.scripts(campaign.environment, chosen)
-    if teaching.source.kind == "stored":
-        return _stored(teaching)
-    with campaign.database() as database:
-        questions = [conversation.question for conversation in teaching.conversations]
-        known = tasks.asked(database, campaign.environment.name, questions)
-    return messages.scripts(
-        Path(teaching.source.place),
-        teaching.conversations,
-        campaign.environment,
-        known,
-        seed=settings.seed,
-        families=teaching.families,
-        unverified=teaching.unverified,
-    )
-
-
-def _stored(teaching: Teaching) -> list[Script]:
-    """Chosen once: what the store holds later, these demonstrations themselves among it, changes nothing."""
-    campaign, teach = teaching.campaign, teaching.settings.teach
-
-    def work() -> list[str]:
-        with campaign.database() as database:
-            found = stored.choose(
-                database,
-                campaign.environment.name,
-                student=campaign.base,
-                families=teaching.families,
-                per_task=teach.per_task,
-                most_tasks=teach.tasks,
-            )
-        if not found:
-            of = f" of the family {' or '.join(teaching.families)}" if teaching.families else ""
-            raise SettingError(
-                f"--from stored: the store has no task of {campaign.environment.name}{of} that another base has solved"
-            )
-        return found
-
-    chosen = campaign.step("sources", TAUGHT, [], work)
-    with campaign.database() as database:
-        return stored.scripts(database, chosen)
-
-
-def _by_teacher(teaching: Teaching) -> Demonstrations:
-    campaign, settings = teaching.campaign, teaching.settings
-    url, teach = teaching.source.place, settings.teach
-
-    async def ask() -> str:
-        async with Endpoint(url, teach) as endpoint:
-            return await endpoint.only_model()
-
-    model = teach.teacher_model or campaign.step("teacher", TAUGHT, [url], lambda: asyncio.run(ask()))
-    about = [url, model, teach.calls, teach.max_turn_tokens, _tokens(campaign)]
-    policy = Policy(content_id("teacher", about), None, campaign.prompt.name)
-    chosen = drawn(campaign.environment, teach.tasks, settings.seed, teaching.families)
-    episodes = [(task, sample) for task in chosen for sample in range(teach.samples)]
-    return Demonstrations(
-        policy, _shards(teaching, policy, episodes, temperature=teach.temperature), teacher_model=model
-    )
-
-
-def _scripted(teaching: Teaching, scripts: Sequence[Script]) -> Demonstrations:
-    campaign = teaching.campaign
-    about = [_tokens(campaign), [[script.task.id, script.turns, script.results] for script in scripts]]
-    policy = Policy(content_id(teaching.source.kind, about), None, campaign.prompt.name)
-    episodes = [(script.task, sample) for script, sample in numbered(scripts)]
-    return Demonstrations(policy, _shards(teaching, policy, episodes, temperature=0.0), tuple(scripts))
-
-
-def _tokens(campaign: Campaign) -> str:
-    """What the tokens of a demonstration depend on, beside its words and the prompt's format."""
-    return tokenizer_fingerprint(campaign.model, campaign.settings.paths.cache)
-
-
-def _shards(teaching: Teaching, policy: Policy, episodes: Sequence, *, temperature: float) -> tuple[ShardPlan, ...]:
-    settings = teaching.settings
-    return tuple(
-        in_shards(
-            episodes,
-            policy=policy.id,
-            sampling=teaching.campaign.sampling(temperature),
-            seed=settings.seed,
-            shard_episodes=settings.teach.shard_episodes,
-        )
-    )
-
-
-def is_played(teaching: Teaching, shard: ShardPlan) -> bool:
-    return rollouts.is_collected(teaching.campaign, shard)
-
-
-def play(
-    teaching: Teaching,
-    planned: Demonstrations,
-    shard: ShardPlan,
-    *,
-    on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
-) -> str:
-    """Play the shard's episodes and write it, unless it is there. Returns its id."""
-    campaign = teaching.campaign
-    if is_played(teaching, shard):
-        return shard.id
-    campaign.worlds.start()
-    acting = _taught_by if teaching.source.kind == "teacher" else _saying
-    path = shard.path(teaching.settings.paths.shards)
-
-    async def episodes() -> list[Trajectory]:
-        async with acting(teaching, planned, shard) as (policy, open_world, limits):
-            return await run_shard(
-                shard,
-                policy=policy,
-                prompt=campaign.prompt,
-                open_world=open_world,
-                limits=limits,
-                on_episode=on_episode,
-            )
-
-    write_shard(path, asyncio.run(episodes()), purpose="demonstrate", campaign=campaign.name, iteration=TAUGHT)
-    return shard.id
-
-
-@asynccontextmanager
-async def _saying(
-    teaching: Teaching, planned: Demonstrations, shard: ShardPlan
-) -> AsyncIterator[tuple[Acting, OpenWorld, Collect]]:
-    """Scripts are said, in the environment's worlds or with the results that were recorded."""
-    campaign = teaching.campaign
-    scripts = by_session(planned.scripts, policy=shard.policy, seed=shard.seed)
-    tools = _described_tools(campaign) if any(script.results is not None for script in planned.scripts) else ()
-
-    @asynccontextmanager
-    async def open_world(task: Task, *, session: str) -> AsyncIterator[World]:
-        script = scripts[_episode(session)]
-        if script.results is not None:
-            yield RecordedWorld(script.results, tools)
-            return
-        async with campaign.worlds.open(task, session=session) as world:
-            yield world
-
-    yield ScriptedPolicy(scripts, campaign.prompt), open_world, teaching.settings.collect
-
-
-@asynccontextmanager
-async def _taught_by(
-    teaching: Teaching, planned: Demonstrations, shard: ShardPlan
-) -> AsyncIterator[tuple[Acting, OpenWorld, Collect]]:
-    """A teacher acts; what it was asked is written down, however the shard ends."""
-    campaign, teach = teaching.campaign, teaching.settings.teach
-    began = time.monotonic()
-    async with Endpoint(teaching.source.place, teach) as endpoint:
-        teacher = Teacher(endpoint, planned.teacher_model, teach, campaign.prompt)
-
-        @asynccontextmanager
-        async def open_world(task: Task, *, session: str) -> AsyncIterator[World]:
-            async with campaign.worlds.open(task, session=session) as world:
-                teacher.meet(_episode(session), task.question, await world.describe())
-                yield world
-
-        # a rate limit is waited for, and every request has a limit of its own
-        patient = {"concurrency": teach.concurrency, "episode_seconds": _PATIENCE_SECONDS}
-        try:
-            yield teacher, open_world, teaching.settings.collect.model_copy(update=patient)
-        finally:
-            endpoint.usage.seconds = time.monotonic() - began
-            with campaign.database() as database:
-                teacher_usage.add(database, campaign.name, shard.id, **dataclasses.asdict(endpoint.usage))
-
-
-def _episode(session: str) -> str:
-    """The session without the number of the attempt."""
-    return session.rpartition("/")[0]
-
-
-def _described_tools(campaign: Campaign) -> list[ToolDescription]:
-    task = next(campaign.environment.stream("train", campaign.settings.seed))
-    return Toolbox(campaign.environment.tools(task)).descriptions
-
-
-def take_in(teaching: Teaching, planned: Demonstrations) -> dict[str, Any]:
-    """The demonstrations into the database, judged by the environment's verifier: `{tried, accepted, families, spent}`."""
-    campaign = teaching.campaign
-    with campaign.database() as database:
-        campaigns.begin_iteration(database, campaign.name, TAUGHT, champion=None)
-    rollouts.take_in(campaign, planned.shards, policy=planned.policy, iteration=TAUGHT, purpose="demonstrate")
-    with campaign.database() as database:
-        met = families.met(database, campaign.name, "demonstrate")
-        spent = teacher_usage.total(database, campaign.name)
-    return {
-        "tried": sum(family.trajectories for family in met),
-        "accepted": sum(family.solved for family in met),
-        "families": {family.name: [family.solved, family.trajectories] for family in met},
-        "spent": spent,
-    }
 
 
 def choose(teaching: Teaching) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from agentloop.agent.collection import ShardPlan
-from agentloop.campaign import canary, learning, rollouts, teaching
+from agentloop.campaign import canary, demonstrations, learning, rollouts, teaching
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.policies import PolicyServer
 from agentloop.campaign.teaching import Teaching
@@ -61,10 +61,10 @@ def taught(gemma, root) -> Path:
     settings = settings_of(root, gemma, teach=few, training={"quantization": "none", "dtype": "float32"})
     lesson = Teaching.open(settings, Source("experts"), families=FAMILIES, unverified=False, name="taught")
     with lesson.campaign.at_work():
-        planned = teaching.plan_demonstrations(lesson)
+        planned = demonstrations.plan(lesson)
         for shard in planned.shards:
-            teaching.play(lesson, planned, shard)
-        assert teaching.take_in(lesson, planned)["accepted"] == few["tasks"]
+            demonstrations.play(lesson, planned, shard)
+        assert demonstrations.take_in(lesson, planned)["accepted"] == few["tasks"]
         run = teaching.plan_training(lesson, teaching.choose(lesson)["dataset"])
         teaching.train(lesson, run)
         teaching.merge(lesson, run)

@@ -12,6 +12,7 @@ from aiohttp import web
 from agentloop import environments
 from agentloop import settings as configuration
 from agentloop.agent.grammar import ToolCall, parse
+from agentloop.campaign import demonstrations
 from agentloop.campaign import teaching as lessons
 from agentloop.campaign.teaching import Teaching
 from agentloop.teaching.source import parse as parse_source
@@ -44,10 +45,10 @@ class Lesson:
     def demonstrate(self, teaching: Teaching):
         """Play and judge everything: (what was planned, what came of it)."""
         with teaching.campaign.at_work():
-            planned = lessons.plan_demonstrations(teaching)
+            planned = demonstrations.plan(teaching)
             for shard in planned.shards:
-                lessons.play(teaching, planned, shard)
-            return planned, lessons.take_in(teaching, planned)
+                demonstrations.play(teaching, planned, shard)
+            return planned, demonstrations.take_in(teaching, planned)
 
     def choose(self, teaching: Teaching):
         with teaching.campaign.at_work():

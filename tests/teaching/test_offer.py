@@ -2,8 +2,7 @@
 
 import pytest
 
-from agentloop.campaign import learning, rollouts
-from agentloop.campaign import teaching as lessons
+from agentloop.campaign import demonstrations, learning, rollouts
 from agentloop.errors import StoreError
 from agentloop.store import families
 
@@ -39,9 +38,9 @@ def collected(lesson, tmp_path):
         teaching = lesson.open("experts", f"environment={file}", "selection.max_success_rate=1")
         campaign = teaching.campaign
         with campaign.at_work():
-            planned = lessons.plan_demonstrations(teaching)
+            planned = demonstrations.plan(teaching)
             for shard in planned.shards:
-                lessons.play(teaching, planned, shard)
+                demonstrations.play(teaching, planned, shard)
             rollouts.take_in(campaign, planned.shards, policy=planned.policy, iteration=1, purpose="collect")
         return campaign
 
