@@ -148,12 +148,13 @@ def _model(settings: Settings) -> Check:
 def _base(settings: Settings) -> list[Check]:
     """What the campaign's base loses by quantisation, as far as it has been measured."""
     from agentloop.campaign import base
+    from agentloop.store import base_judgements
     from agentloop.store.database import Database
 
     if not settings.paths.database.is_file():
         return []
     with Database.open_snapshot(settings.paths.database) as database:
-        judged = base.recorded(database, settings.campaign)
+        judged = base_judgements.newest(database, settings.campaign)
     if judged is None:
         return []
     try:

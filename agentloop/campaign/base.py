@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -171,19 +170,6 @@ def side_by_side(campaign: Campaign, *, success: bool, say: Callable[[str], None
             if solved:
                 told[kind]["success"] = asdict(clustered_interval(list(solved.values()))) | {"tasks": len(solved)}
     return told
-
-
-def recorded(database: Database, campaign: str) -> dict[str, Any] | None:
-    """The newest judgement of a campaign, as `judge` returns it; None where there is none."""
-    found = {
-        name: json.loads(result)
-        for name, result in database.execute(
-            "SELECT name, result FROM steps WHERE campaign = ? AND status = 'done' AND name IN ('judge', 'compare') "
-            "ORDER BY ended",
-            [campaign],
-        )
-    }
-    return found["judge"] | {"success": found.get("compare")} if "judge" in found else None
 
 
 def play(campaign: Campaign, server: PolicyServer | None, held: Quantization) -> dict[str, list[bool]]:

@@ -94,11 +94,9 @@ def _tell(made: Mapping[str, Any]) -> None:
         f"{where}; taught on {made['dataset']['rows']:,} demonstrations. Report: {made['report']}", soft_wrap=True
     )
     if spent := demonstrations["spent"]:
-        console.print(
-            f"The teacher was sent {spent['requests']:,} requests: {spent['prompt_tokens']:,} tokens of prompts, "
-            f"{spent['completion_tokens']:,} of answers, in {spent['seconds']:,.0f} s.",
-            soft_wrap=True,
-        )
+        from agentloop.store import teacher_usage
+
+        console.print(teacher_usage.told(spent), soft_wrap=True)
     console.print(f"{made['directory']}: to use it, set model={made['made']['name']}", soft_wrap=True)
 
 

@@ -13,7 +13,7 @@ from agentloop.report.comparison import Headline, findings, percent, points, pro
 from agentloop.report.story import facts, flat, funnel_text
 from agentloop.report.summary import DECISIONS, Row
 from agentloop.report.svg import Canvas
-from agentloop.store import champions, evaluations, families, teacher_usage
+from agentloop.store import base_judgements, champions, evaluations, families, teacher_usage
 from agentloop.store.database import Database
 from agentloop.store.lineage import lineage as story_of
 from agentloop.store.taught_bases import TaughtBase
@@ -107,12 +107,7 @@ def teaching(database: Database, taught: TaughtBase) -> str:
         rows,
     )
     spent = teacher_usage.total(database, taught.campaign)
-    cost = (
-        f'<p class="note">The teacher was sent {spent["requests"]:,} requests: {spent["prompt_tokens"]:,} tokens of prompts, '
-        f"{spent['completion_tokens']:,} of answers, in {spent['seconds']:,.0f} s.</p>"
-        if spent
-        else ""
-    )
+    cost = f'<p class="note">{teacher_usage.told(spent)}</p>' if spent else ""
     return shown + cost
 
 
@@ -266,10 +261,10 @@ def _canaries(database: Database, campaign: str) -> str:
 
 def base(database: Database, campaign: str) -> str:
     """What quantisation does to the base that is trained on; nothing where it is in 16 bit."""
-    found = {row["name"]: json.loads(row["result"]) for row in query.rows(database, "base", campaign=campaign)}
-    if "judge" not in found:
+    judged = base_judgements.newest(database, campaign)
+    if judged is None:
         return ""
-    judged, success = found["judge"], found.get("compare")
+    success = judged["success"]
 
     def solved(held: str) -> str:
         return _success(Interval(**success[held])) if success else "not measured"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from agentloop.store.database import Database, now
 
 
@@ -33,3 +35,11 @@ def total(database: Database, campaign: str) -> dict[str, float] | None:
         [campaign],
     ).to_pylist()
     return rows[0] if rows else None
+
+
+def told(spent: Mapping[str, float]) -> str:
+    """What `total` gives, in one sentence."""
+    return (
+        f"The teacher was sent {spent['requests']:,} requests: {spent['prompt_tokens']:,} tokens of prompts, "
+        f"{spent['completion_tokens']:,} of answers, in {spent['seconds']:,.0f} s."
+    )

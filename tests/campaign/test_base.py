@@ -9,7 +9,7 @@ from agentloop.campaign import base
 from agentloop.campaign.campaign import Campaign
 from agentloop.errors import SettingError
 from agentloop.records import NF4, NONE, Trajectory, Turn
-from agentloop.store import campaigns
+from agentloop.store import base_judgements, campaigns
 from agentloop.store.shards import write_shard
 from tests.quantization.conftest import with_outliers
 
@@ -82,7 +82,7 @@ def test_a_broken_base_is_measured_compared_and_refused(broken, tmp_path, capsys
         assert "it solves 0.0% where 16 bit solves 75.0% (16 tasks × 4)" in told
         with campaign.database() as database:
             steps = database.execute("SELECT name, tries FROM steps ORDER BY name")
-            judged = base.recorded(database, campaign.name)
+            judged = base_judgements.newest(database, campaign.name)
         assert steps == [("compare", 1), ("judge", 1)]  # measured once, also where it is asked again
         assert judged["kl"] > campaign.settings.training.quantization_tolerance
         assert judged["success"]["surely_lost"] > 0.4
