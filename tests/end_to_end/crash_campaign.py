@@ -34,7 +34,7 @@ from agentloop.store.database import Database
 from flows import services
 
 HERE = Path(__file__).parent
-STEPS = ("begin", "collect", "ingest", "select", "train", "canary", "evaluate", "measure", "decide", "report")
+STEPS = ("begin", "judge", "collect", "ingest", "select", "train", "canary", "evaluate", "measure", "decide", "report")
 TARGETS = ("flow", "worker", "server", "vllm", "trainer", "everything")
 SERVES = ("collect", "canary", "evaluate")
 """Steps in which vLLM has work to do."""
