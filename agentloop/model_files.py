@@ -15,7 +15,7 @@ from agentloop.errors import ModelError
 from agentloop.reading import check_regular, read_object, read_text
 
 TURN_TOKENS = ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>")
-"""What agentloop/agent/prompt.py writes Gemma's turns with."""
+"""What agentloop/rollout/prompt.py writes Gemma's turns with."""
 VOCABULARIES = ("tokenizer.json", "tokenizer.model")
 """One of them is there where a tokenizer is."""
 INDEX = "model.safetensors.index.json"

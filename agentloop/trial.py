@@ -103,7 +103,7 @@ def _environment(path: Path, tell: Callable[[str], None]) -> None:
 
 
 def _verifiers(path: Path, tell: Callable[[str], None]) -> None:
-    from agentloop.store import verifiers
+    from agentloop.curation import verifiers
 
     verifiers.from_file(path, apart=False)
 

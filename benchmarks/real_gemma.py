@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from agentloop.campaign import standing
+from agentloop.campaign import results
 from agentloop.report.comparison import Comparison
 from agentloop.settings import load, parse_overrides
 from agentloop.store import evaluations
@@ -107,10 +107,10 @@ def measure(output: Path, seed: int, card: str | None, options: argparse.Namespa
 
 def told(database: Database, campaign: str) -> dict[str, Any]:
     """What the database knows of a campaign, as JSON."""
-    headline = standing.headline(database, campaign)
+    headline = results.headline(database, campaign)
     phases = "SELECT iteration, phase, sum(epoch(finished) - epoch(started)) FROM gpu_phases GROUP BY ALL ORDER BY ALL"
     return {
-        "iterations": [asdict(row) for row in standing.iterations(database, campaign)],
+        "iterations": [asdict(row) for row in results.iterations(database, campaign)],
         "champion": headline.champion,
         **{name: contrasted(database, getattr(headline, name)) for name in ("gain", "control", "over_control")},
         "phases": [[iteration, phase, round(spent, 1)] for iteration, phase, spent in database.execute(phases)],

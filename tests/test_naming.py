@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from agentloop import settings as configuration
-from agentloop.agent.collection import ShardPlan
 from agentloop.evaluation.looks import Look
 from agentloop.naming import content, content_id
 from agentloop.records import (
@@ -22,6 +21,7 @@ from agentloop.records import (
     Verdict,
     trajectory_id,
 )
+from agentloop.rollout.collection import ShardPlan
 from agentloop.settings import Evaluate, Gate, Guard, Paths, Selection, Training
 from agentloop.training.run import TrainingRun
 

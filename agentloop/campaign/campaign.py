@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from agentloop import environments, errors, model_files, scratch
-from agentloop.agent.prompt import PromptFormat
 from agentloop.campaign import quantization, suites
-from agentloop.campaign.ownership import owned
+from agentloop.campaign.lock import owned
 from agentloop.campaign.suites import Suite
 from agentloop.environments import Environment
 from agentloop.evaluation.looks import Look
 from agentloop.files import sweep
 from agentloop.naming import content_id
 from agentloop.records import Policy, Quantization, Sampling, Task
+from agentloop.rollout.prompt import PromptFormat
 from agentloop.settings import Settings
 from agentloop.store import campaigns, champions, gpu_phases
 from agentloop.store.database import Database

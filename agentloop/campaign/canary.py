@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.policies import PolicyServer
 from agentloop.errors import AdapterError, CanaryError, ServerError
 from agentloop.serving import adapters as adapter_files
 from agentloop.serving import models
 from agentloop.serving.canary import CanaryReport, Expected, ask, compare
 from agentloop.serving.client import CompletionClient, Endpoint
+from agentloop.serving.policy_server import PolicyServer
 from agentloop.serving.server import ModelServer
 from agentloop.settings import Serving
 from agentloop.store import canaries

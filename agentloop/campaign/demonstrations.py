@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentloop.agent.collection import OpenWorld, ShardPlan, in_shards, run_shard
-from agentloop.agent.collection import Policy as Acting
-from agentloop.agent.episode import World
-from agentloop.campaign import rollouts
+from agentloop.campaign import collect
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.teaching import TAUGHT, Teaching
 from agentloop.engine.fingerprint import tokenizer_fingerprint
 from agentloop.errors import SettingError
 from agentloop.naming import content_id
 from agentloop.records import Policy, Task, Trajectory
+from agentloop.rollout.collection import OpenWorld, ShardPlan, in_shards, run_shard
+from agentloop.rollout.collection import Policy as Acting
+from agentloop.rollout.episode import World
 from agentloop.settings import Collect
 from agentloop.store import campaigns, families, tasks, teacher_usage
 from agentloop.store.shards import write_shard
@@ -146,7 +146,7 @@ def _shards(teaching: Teaching, policy: Policy, episodes: Sequence, *, temperatu
 
 
 def is_played(teaching: Teaching, shard: ShardPlan) -> bool:
-    return rollouts.is_collected(teaching.campaign, shard)
+    return collect.is_collected(teaching.campaign, shard)
 
 
 def play(
@@ -241,7 +241,7 @@ def take_in(teaching: Teaching, planned: Demonstrations) -> dict[str, Any]:
     campaign = teaching.campaign
     with campaign.database() as database:
         campaigns.begin_iteration(database, campaign.name, TAUGHT, champion=None)
-    rollouts.take_in(campaign, planned.shards, policy=planned.policy, iteration=TAUGHT, purpose="demonstrate")
+    collect.take_in(campaign, planned.shards, policy=planned.policy, iteration=TAUGHT, purpose="demonstrate")
     with campaign.database() as database:
         met = families.met(database, campaign.name, "demonstrate")
         spent = teacher_usage.total(database, campaign.name)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from agentloop.campaign.campaign import Campaign
+from agentloop.curation import recipes
+from agentloop.curation.selection import select
 from agentloop.settings import Selection
-from agentloop.store import adapters, datasets, families, recipes, training_runs
-from agentloop.store.selection import select
+from agentloop.store import adapters, datasets, families, training_runs
 from agentloop.training import rows
 from agentloop.training.launch import launch, read_metrics
 from agentloop.training.run import TrainingRun

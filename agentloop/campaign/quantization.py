@@ -57,14 +57,14 @@ def plan(campaign: Campaign) -> dict[str, Any]:
 
     As few as the tolerance asks for; fewer where the card has no room for them. Raises ModelError.
     """
-    from agentloop.campaign import base
+    from agentloop.campaign import judge
     from agentloop.quantization.measuring import measure
 
     spare = fitting(campaign.settings)[1]
     return measure(
         campaign.settings,
         campaign.model,
-        base.material(campaign),
+        judge.material(campaign),
         tolerance=campaign.settings.training.quantization_tolerance,
         most_bytes=None if spare is None else int(spare * card.GIB),
     )["dynamic"]

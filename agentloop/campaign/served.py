@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from agentloop.campaign.policies import PolicyServer
 from agentloop.errors import ServerError, StartError
 from agentloop.serving.client import Completion, CompletionClient
+from agentloop.serving.policy_server import PolicyServer
 
 _WATCH_SECONDS = 0.5
 _MAX_RESTARTS = 3

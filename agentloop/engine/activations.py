@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from agentloop_kernels.attention import AttentionPlan
 from torch import Tensor
 
 from agentloop.engine.memory import Keep
+from agentloop_kernels.attention import AttentionPlan
 
 Keys = dict[int, tuple[Tensor, Tensor]]
 """Layer -> its K and V [tokens, kv_heads, head_dim], or their fp32 gradients."""

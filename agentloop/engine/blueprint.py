@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
-from agentloop_kernels.nf4 import BLOCK, NESTED_BLOCK, Nf4
 from torch import Tensor
 
 from agentloop.engine.architecture import Architecture
@@ -21,6 +20,7 @@ from agentloop.engine.model import Gemma
 from agentloop.engine.packed import PackedWeights
 from agentloop.errors import ModelError
 from agentloop.records import NF4, Quantization
+from agentloop_kernels.nf4 import BLOCK, NESTED_BLOCK, Nf4
 
 META = torch.device("meta")
 TYPES = ("BF16", "F16", "F32", "F64")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from agentloop_kernels.rope import qkv_rope, qkv_rope_backward
 from torch import Tensor
 
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.projection import Workspace
 from agentloop.engine.weights import LayerWeights
+from agentloop_kernels.rope import qkv_rope, qkv_rope_backward
 
 
 class InputNorm(Protocol):

@@ -18,11 +18,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import agentloop_kernels
 import torch
 import triton
-from agentloop_kernels.launching import Compiler, Launch, planning
 
+import agentloop_kernels
 from agentloop import limits
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.batch import join
@@ -32,6 +31,7 @@ from agentloop.engine.fork import Fork, can_fork, fork
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.files import atomic
+from agentloop_kernels.launching import Compiler, Launch, planning
 
 TOKENS = 96
 """Of the batches that are planned; any number launches the same kernels."""

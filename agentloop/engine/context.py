@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from agentloop_kernels.attention import AttentionPlan, plan_attention
 from torch import Tensor
 
 from agentloop.engine.architecture import SLIDING, Architecture
 from agentloop.engine.batch import IGNORED, PackedBatch
+from agentloop_kernels.attention import AttentionPlan, plan_attention
 
 SKIP_BELOW = 0.9
 """Skip when at most this share of the tokens is supervised; gathering rows costs a little too."""

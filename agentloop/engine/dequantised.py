@@ -11,7 +11,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from agentloop_kernels.nf4 import dequantise
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -21,6 +20,7 @@ from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.engine.packed import FORMAT, packed_weights
 from agentloop.files import atomic
 from agentloop.records import NF4, Quantization
+from agentloop_kernels.nf4 import dequantise
 
 
 def dequantised_checkpoint(directory: Path, cache: Path, quantization: Quantization = NF4) -> Path:

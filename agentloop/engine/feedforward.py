@@ -5,8 +5,6 @@ gate and up are 64 KB a token in Gemma 3n E4B; a chunk bounds how many tokens ho
 
 from __future__ import annotations
 
-from agentloop_kernels.geglu import geglu, geglu_backward
-from agentloop_kernels.sparse_geglu import sparse_geglu, sparse_geglu_backward, sparsity_threshold
 from torch import Tensor
 
 from agentloop.engine.activations import Activations
@@ -14,6 +12,8 @@ from agentloop.engine.architecture import Architecture
 from agentloop.engine.precision import Precision, wide_dtype
 from agentloop.engine.projection import Workspace
 from agentloop.engine.weights import LayerWeights
+from agentloop_kernels.geglu import geglu, geglu_backward
+from agentloop_kernels.sparse_geglu import sparse_geglu, sparse_geglu_backward, sparsity_threshold
 
 
 class FeedForward:

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from agentloop_kernels.precision import wide
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,6 +24,7 @@ from agentloop.engine.lora import LoraBuffer, LoraSlot
 from agentloop.errors import SettingError
 from agentloop.files import atomic
 from agentloop.records import NF4, Quantization
+from agentloop_kernels.precision import wide
 
 Base = Literal["bf16", "dequantised"]
 ONTO = {"bf16": "original weights", "dequantised": "dequantised NF4 weights"}

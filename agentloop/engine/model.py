@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from agentloop_kernels.nf4 import BLOCK, Nf4
 from torch import Tensor
 
 from agentloop.engine import adapter, arguments, merged
@@ -41,6 +40,7 @@ from agentloop.engine.results import TokenResults
 from agentloop.engine.weights import ModelWeights
 from agentloop.errors import ModelError, SettingError
 from agentloop.records import NONE, Quantization
+from agentloop_kernels.nf4 import BLOCK, Nf4
 
 if TYPE_CHECKING:
     from agentloop.engine.compilation import Compilation

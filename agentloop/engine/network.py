@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import cached_property
 
 import torch
-from agentloop_kernels.loss import Observed, linear_cross_entropy, linear_logprobs
 from torch import Tensor
 
 from agentloop.engine.activations import Activations, Keys, LayerInput
@@ -23,6 +22,7 @@ from agentloop.engine.precision import Precision, wide_dtype
 from agentloop.engine.projection import Workspace
 from agentloop.engine.results import TokenResults
 from agentloop.engine.weights import ModelWeights
+from agentloop_kernels.loss import Observed, linear_cross_entropy, linear_logprobs
 
 
 class Network:

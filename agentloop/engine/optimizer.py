@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from agentloop_kernels.adamw import adamw, clip_factor, gradient_norm
-from agentloop_kernels.adamw_8bit import adamw_8bit, new_state
 from torch import Tensor
 
 from agentloop.engine.lora import LoraBuffer
 from agentloop.errors import SettingError
+from agentloop_kernels.adamw import adamw, clip_factor, gradient_norm
+from agentloop_kernels.adamw_8bit import adamw_8bit, new_state
 
 
 class FlatAdamW:

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
-from agentloop_kernels.nf4 import BLOCK, Nf4, quantise
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from agentloop.engine.checkpoint import Checkpoint
 from agentloop.errors import ModelError
 from agentloop.files import atomic
 from agentloop.reading import open_tensors
+from agentloop_kernels.nf4 import BLOCK, Nf4, quantise
 
 FORMAT = 1
 """Raise it when the file's layout changes."""

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from agentloop_kernels.extension import write_lora
-from agentloop_kernels.nf4 import Nf4, dequantise
 from torch import Tensor
 
 from agentloop.engine.lora import LoraBuffer, LoraSlot
+from agentloop_kernels.extension import write_lora
+from agentloop_kernels.nf4 import Nf4, dequantise
 
 ALIGNMENT = {"cuda": 64, "meta": 64, "cpu": 8}
 """R is a multiple of this. On CUDA rows then start at multiples of 128 bytes, which the tensor cores' loads want."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from agentloop_kernels.attention import attention, attention_backward
-from agentloop_kernels.rope import qkv_rope, qkv_rope_backward
 from torch import Tensor
 
 from agentloop.engine.activations import Activations, Keys, LayerInput
@@ -11,6 +9,8 @@ from agentloop.engine.architecture import Architecture
 from agentloop.engine.precision import Precision
 from agentloop.engine.projection import Workspace
 from agentloop.engine.weights import LayerWeights
+from agentloop_kernels.attention import attention, attention_backward
+from agentloop_kernels.rope import qkv_rope, qkv_rope_backward
 
 
 class SelfAttention:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
-from agentloop_kernels.rope import rope_table
 from torch import Tensor
 
 from agentloop.engine.architecture import Architecture
@@ -18,6 +17,7 @@ from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.packed import PackedWeights
 from agentloop.engine.precision import wide_dtype
 from agentloop.engine.projection import ProjectionGroup
+from agentloop_kernels.rope import rope_table
 
 
 @dataclass(frozen=True)

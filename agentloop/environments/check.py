@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 
+from agentloop.curation.verifiers import verified
 from agentloop.environments.environment import Environment
 from agentloop.errors import SettingError, StoreError
 from agentloop.records import Split
-from agentloop.store.verifiers import verified
 from agentloop.text import one_line
 
 _SPLITS: tuple[Split, ...] = ("train", "heldout")

@@ -14,8 +14,8 @@ import psutil
 
 from agentloop import __version__, card, limits
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.policies import on_gpu
 from agentloop.serving import installation
+from agentloop.serving.policy_server import on_gpu
 from agentloop.settings import Settings
 
 _PACKAGES = ("torch", "triton", "transformers")

@@ -13,12 +13,12 @@ from typing import Any
 from agentloop import card
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.canary import inspect
-from agentloop.campaign.policies import PolicyServer, on_gpu
 from agentloop.engine.configuration import read_architecture
 from agentloop.proof import compiled, epoch, rates, swap, workload
 from agentloop.proof.proof import Proof
 from agentloop.proof.sizes import Sizes
 from agentloop.proof.workload import Workload
+from agentloop.serving.policy_server import PolicyServer, on_gpu
 from agentloop.training import reference
 
 RANDOM_WEIGHTS = 0.5

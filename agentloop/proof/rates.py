@@ -16,11 +16,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from agentloop.agent.collection import Policy, ShardPlan, plan, run_shard
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.policies import PolicyServer
 from agentloop.campaign.served import ServedPolicy
+from agentloop.rollout.collection import Policy, ShardPlan, plan, run_shard
 from agentloop.serving.client import Completion
+from agentloop.serving.policy_server import PolicyServer
 
 _PROMPTS, _PROMPT_TOKENS = 16, 32
 """Of the answers whose uncertainty is measured."""

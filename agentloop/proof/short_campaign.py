@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from agentloop.campaign import standing
+from agentloop.campaign import results
 from agentloop.report import query
 from agentloop.settings import Settings
 from agentloop.store import campaigns
@@ -36,7 +36,7 @@ def outcome(settings: Settings) -> dict[str, Any]:
     name = settings.campaign
     with Database.open_snapshot(settings.paths.database) as database:
         [(collected, solved)] = database.execute(_COLLECTED, {"campaign": name})
-        rows = standing.iterations(database, name)
+        rows = results.iterations(database, name)
         phases = {row["phase"]: round(row["seconds"], 1) for row in query.rows(database, "phases", campaign=name)}
     judged = rows[0] if rows and rows[0].decision is not None else None
     told = {

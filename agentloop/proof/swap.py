@@ -8,7 +8,7 @@ from typing import Any
 
 from agentloop import card
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.policies import PolicyServer, on_gpu
+from agentloop.serving.policy_server import PolicyServer, on_gpu
 from agentloop.training import reference
 from agentloop.training.launch import launch
 from agentloop.training.run import TrainingRun

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from agentloop_kernels.blockwise import dynamic_code
-from agentloop_kernels.nf4 import BLOCK, NESTED_BLOCK, Nf4, nf4_code
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,6 +25,8 @@ from agentloop.engine.packed import PackedWeights, packed_weights
 from agentloop.errors import SettingError
 from agentloop.files import atomic
 from agentloop.records import Quantization
+from agentloop_kernels.blockwise import dynamic_code
+from agentloop_kernels.nf4 import BLOCK, NESTED_BLOCK, Nf4, nf4_code
 
 _STATE = "quant_state.bitsandbytes__nf4"
 _FUSED = {"self_attn.q_proj": "self_attn.qkv_proj", "mlp.gate_proj": "mlp.gate_up_proj"}

@@ -10,13 +10,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from agentloop_kernels.nf4 import Nf4
 from torch import Tensor
 
 from agentloop.engine.batch import join
 from agentloop.engine.model import Gemma
 from agentloop.engine.network import softcapped
 from agentloop.engine.packed import PackedWeights
+from agentloop_kernels.nf4 import Nf4
 
 _ROWS = 64
 """Of logits at once: of Gemma's vocabulary 64 MiB in fp32, several times."""

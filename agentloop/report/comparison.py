@@ -9,7 +9,7 @@ from agentloop.records import Evaluation, Interval
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two policies on the same tasks, samples and seed. Made by agentloop.campaign.standing."""
+    """Two policies on the same tasks, samples and seed. Made by agentloop.campaign.results."""
 
     before: Evaluation
     after: Evaluation

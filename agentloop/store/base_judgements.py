@@ -9,7 +9,7 @@ from agentloop.store.database import Database
 
 
 def newest(database: Database, campaign: str) -> dict[str, Any] | None:
-    """The newest judgement, as agentloop.campaign.base.judge returns it; None where there is none."""
+    """The newest judgement, as agentloop.campaign.judge.judge returns it; None where there is none."""
     rows = database.execute(
         """
         SELECT name, result FROM steps

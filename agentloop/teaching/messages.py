@@ -13,13 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agentloop.agent.grammar import FinalAnswer, GrammarError, ToolCall, answer_text, call_text, parse
 from agentloop.environments import Environment
 from agentloop.environments.unverified import UNVERIFIED
 from agentloop.errors import SettingError
 from agentloop.naming import content_id
 from agentloop.reading import read_text
 from agentloop.records import Split, Task
+from agentloop.rollout.grammar import FinalAnswer, GrammarError, ToolCall, answer_text, call_text, parse
 from agentloop.teaching.script import Script
 from agentloop.text import composed, encodable, is_blank, lines_of, one_line_of
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from agentloop.agent.episode import session_of
-from agentloop.agent.prompt import PromptFormat
 from agentloop.records import Task
+from agentloop.rollout.episode import session_of
+from agentloop.rollout.prompt import PromptFormat
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from agentloop import backoff
-from agentloop.agent.grammar import ANSWER, FENCE, RESULT_FENCE, GrammarError, ToolCall, call_text, parse
-from agentloop.agent.prompt import PromptFormat, described
 from agentloop.errors import ServerError, TeacherError
+from agentloop.rollout.grammar import ANSWER, FENCE, RESULT_FENCE, GrammarError, ToolCall, call_text, parse
+from agentloop.rollout.prompt import PromptFormat, described
 from agentloop.settings import Teach
 from agentloop.teaching.script import Spoken
 from agentloop.text import encodable, one_line_of

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedTokenizerFast
 
-from agentloop.agent.episode import run_episode
-from agentloop.agent.prompt import PromptFormat
 from agentloop.environments import Environment
 from agentloop.environments.environment import Demonstration
 from agentloop.records import Sampling, Trajectory
+from agentloop.rollout.episode import run_episode
+from agentloop.rollout.prompt import PromptFormat
 from agentloop.teaching.script import Script, ScriptedPolicy, by_session
 from agentloop.tiny.tokenizer import build_tokenizer
 from agentloop.worlds.local import LocalWorld

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache, Gemma3nForCausalLM, PreTrainedTokenizerFast
 
-from agentloop.agent.episode import run_episode
-from agentloop.agent.prompt import PromptFormat
 from agentloop.environments import Environment
 from agentloop.records import Sampling, Task, Trajectory
+from agentloop.rollout.episode import run_episode
+from agentloop.rollout.prompt import PromptFormat
 from agentloop.worlds.local import LocalWorld
 
 GATHER_SECONDS = 0.02

@@ -10,7 +10,7 @@ from agentloop.text import REPLACEMENT, encodable, one_line, said_replaced
 from agentloop.tools import Tool, ToolError
 
 MAX_CHARACTERS = 20_000
-"""Of a result that are stored; the model is shown fewer (agentloop/agent/prompt.py)."""
+"""Of a result that are stored; the model is shown fewer (agentloop/rollout/prompt.py)."""
 
 
 @dataclass(frozen=True)

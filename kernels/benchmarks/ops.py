@@ -19,6 +19,9 @@ from pathlib import Path
 
 import torch
 import triton
+from torch import Tensor
+from triton.testing import do_bench
+
 from agentloop_kernels import (
     adamw,
     adamw_8bit,
@@ -37,8 +40,6 @@ from agentloop_kernels import (
     rope,
     sparse_geglu,
 )
-from torch import Tensor
-from triton.testing import do_bench
 
 HIDDEN, INTER, STREAMS, HEADS, KV_HEADS, HEAD_DIM, PLE, LAYERS, WORDS = 2048, 16384, 4, 8, 2, 256, 256, 35, 262_400
 LORA_PARAMETERS = 37_190_000

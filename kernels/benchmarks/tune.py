@@ -11,10 +11,11 @@ import argparse
 from itertools import product
 
 import torch
-from agentloop_kernels import attention, attention_triton
-from agentloop_kernels.tiles import AttentionTile, attention_tile
 from triton.runtime.errors import OutOfResources
 from triton.testing import do_bench
+
+from agentloop_kernels import attention, attention_triton
+from agentloop_kernels.tiles import AttentionTile, attention_tile
 
 HEADS, KV_HEADS, HEAD_DIM = 8, 2, 256
 CANDIDATES = [AttentionTile(*c) for c in product((32, 64, 128), (32, 64), (4, 8), (1, 2))]

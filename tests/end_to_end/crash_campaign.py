@@ -31,14 +31,14 @@ from home import SMALL, Home, free_port
 
 from agentloop import settings as configuration
 from agentloop.store.database import Database
-from flows import services
+from agentloop_flows import services
 
 HERE = Path(__file__).parent
 STEPS = ("begin", "judge", "collect", "ingest", "select", "train", "canary", "evaluate", "measure", "decide", "report")
 TARGETS = ("flow", "worker", "server", "vllm", "trainer", "everything")
 SERVES = ("collect", "canary", "evaluate")
 """Steps in which vLLM has work to do."""
-PROGRAMS = {"vllm": "agentloop.serving.standby", "trainer": "agentloop.training.worker"}
+PROGRAMS = {"vllm": "agentloop_vllm.standby", "trainer": "agentloop.training.worker"}
 OF_PREFECT = ("runner_storage", f".agentloop-tmp-{os.getuid()}")
 """In the temporary folder: of the worker, which outlasts a campaign."""
 RUNNING_SECONDS = 120

@@ -15,7 +15,16 @@ import httpx
 from agentloop import settings as configuration
 from agentloop.settings import PROJECT_ROOT
 from agentloop.store.database import Database
-from flows import key
+from agentloop_flows import key
+
+SOURCES = ("", "kernels", "flows", "vllm_plugin")
+"""Folders of a checkout whose packages are imported."""
+
+
+def python_path(checkout: Path) -> str:
+    """PYTHONPATH for a process that is to run this checkout, whatever is installed."""
+    return os.pathsep.join(str(checkout / folder) for folder in SOURCES)
+
 
 SMALL = (
     "iterations=2",
@@ -53,7 +62,7 @@ class Home:
         """A copy of the project for this data root: `up` writes into the project's folder, and the developer's stays alone."""
         folder = self.root.with_name(f"{self.root.name}-project")
         if not folder.exists():
-            for part in ("agentloop", "flows", "kernels/agentloop_kernels", "models/tiny"):
+            for part in ("agentloop", "flows", "kernels/agentloop_kernels", "vllm_plugin", "models/tiny"):
                 shutil.copytree(PROJECT_ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
             for file in ("prefect.yaml", "prefect.toml"):
                 shutil.copy(PROJECT_ROOT / file, folder)
@@ -66,7 +75,7 @@ class Home:
             "AGENTLOOP_PATHS__DATA": str(self.root),
             "AGENTLOOP_PATHS__CACHE": str(self.root / "cache"),
             "AGENTLOOP_PREFECT_PORT": str(self.port),
-            "PYTHONPATH": f"{self.project}:{self.project / 'kernels'}",
+            "PYTHONPATH": python_path(self.project),
             "COLUMNS": "160",
             **self.variables,
         }

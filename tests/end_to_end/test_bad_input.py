@@ -7,8 +7,8 @@ import subprocess
 import pytest
 
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.policies import PolicyServer
 from agentloop.errors import AdapterError
+from agentloop.serving.policy_server import PolicyServer
 
 
 def told(output):

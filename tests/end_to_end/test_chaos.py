@@ -7,7 +7,7 @@ import psutil
 from home import SMALL, Home, free_port
 
 from agentloop import environments
-from agentloop.campaign import rollouts
+from agentloop.campaign import collect
 from agentloop.campaign.campaign import Campaign
 
 FILE = str(Path(__file__).with_name("chaos.py"))
@@ -28,7 +28,7 @@ def test_a_run_outlives_its_tools_and_its_server(tmp_path):
         while len(processes(run, "agentloop.worlds.host")) < 8:  # so many episodes have called a tool; most are to come
             assert run.poll() is None, run.communicate()[0]
             time.sleep(0.02)
-        for server in processes(run, "agentloop.serving.standby"):
+        for server in processes(run, "agentloop_vllm.standby"):
             server.kill()
         output, _ = run.communicate(timeout=500)
         assert run.returncode == 0, output
@@ -52,7 +52,7 @@ def processes(run, word: str) -> list[psutil.Process]:
 
 def examine(home):
     campaign = Campaign.open(home.settings(*SETTINGS))
-    planned = {name for shard in rollouts.plan_collection(campaign, 1, None) for name in shard.trajectories}
+    planned = {name for shard in collect.plan_collection(campaign, 1, None) for name in shard.trajectories}
     finished = dict(
         home.rows(
             "SELECT trajectory, task FROM collected JOIN trajectories ON id = trajectory WHERE purpose = 'collect'"

@@ -7,7 +7,7 @@ import sys
 from home import SMALL
 
 from agentloop import settings as configuration
-from agentloop.campaign import rollouts
+from agentloop.campaign import collect
 from agentloop.campaign.campaign import Campaign
 
 
@@ -17,7 +17,7 @@ def test_every_planned_trajectory_is_there_once(home):
     planned = {
         trajectory
         for iteration in (1, 2)
-        for shard in rollouts.plan_collection(campaign, iteration, champions[iteration])
+        for shard in collect.plan_collection(campaign, iteration, champions[iteration])
         for trajectory in shard.trajectories
     }
     collected = [name for (name,) in home.rows("SELECT trajectory FROM collected WHERE purpose = 'collect'")]

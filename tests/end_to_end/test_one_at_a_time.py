@@ -5,7 +5,7 @@ import signal
 
 from home import SMALL
 
-from agentloop.campaign.ownership import owned
+from agentloop.campaign.lock import owned
 
 
 def test_a_run_waits_for_the_one_at_work_and_can_be_interrupted(home):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from agentloop.cli import app
+from agentloop.cli.app import app
 from agentloop.engine import FastLanguageModel
 from agentloop.errors import AdapterError, AgentloopError, ModelError
 

@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-import agentloop_kernels
 import pytest
 import torch
 import triton
-from agentloop_kernels import attention, attention_triton, geglu, launching, norm
-from agentloop_kernels.launching import Compiler, Launch, planning
-from agentloop_kernels.nf4 import Nf4
 from transformers import Gemma3nTextConfig
 from triton.runtime.jit import JITFunction
 
+import agentloop_kernels
 from agentloop.engine import FastLanguageModel, projection
 from agentloop.engine.batch import join
 from agentloop.engine.blueprint import blueprint
@@ -19,6 +16,9 @@ from agentloop.engine.compilation import plan_launches, representative
 from agentloop.engine.configuration import read_architecture
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.optimizer import FlatAdamW
+from agentloop_kernels import attention, attention_triton, geglu, launching, norm
+from agentloop_kernels.launching import Compiler, Launch, planning
+from agentloop_kernels.nf4 import Nf4
 
 TURING, HOPPER = (7, 5), (9, 0)
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from agentloop import environments
+from agentloop.curation.verifiers import from_file, verified
 from agentloop.environments import Environment, Question, TooFewTasks
 from agentloop.errors import SettingError, StoreError
 from agentloop.records import Task
 from agentloop.settings import load
-from agentloop.store.verifiers import from_file, verified
 from agentloop.trial import try_out
 from agentloop.worlds.pool import Worlds
 
@@ -221,7 +221,7 @@ def test_what_is_no_file(file):
         ("import sys\nsys.exit()\n", ", line 2: SystemExit"),
         ("import os\nos._exit(0)\n", ": its process ended with exit code 0 while it was imported"),
         ("1 / 0\n", ", line 1: ZeroDivisionError: division by zero"),
-        ("x = 1\n", ": registers no verifier (agentloop.store.verifiers.register)"),
+        ("x = 1\n", ": registers no verifier (agentloop.curation.verifiers.register)"),
     ],
 )
 def test_a_file_of_verifiers(tmp_path, code, message):

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from agentloop import environments
-from agentloop.agent.grammar import FinalAnswer, ToolCall, parse
+from agentloop.rollout.grammar import FinalAnswer, ToolCall, parse
 from agentloop.tools import ToolError
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from home import python_path
+
 from agentloop.settings import PROJECT_ROOT
 
 
@@ -17,7 +19,7 @@ def call(*words, data: Path, variables=None, code: int | None = 0, before=None) 
     environment = clean | {
         "AGENTLOOP_PATHS__DATA": str(data),
         "AGENTLOOP_PATHS__CACHE": str(data.parent / "cache"),
-        "PYTHONPATH": f"{PROJECT_ROOT}:{PROJECT_ROOT / 'kernels'}",
+        "PYTHONPATH": python_path(PROJECT_ROOT),
         "COLUMNS": "200",
     }
     environment |= variables or {}

@@ -8,7 +8,7 @@ import pytest
 from home import Home, free_port
 
 from agentloop.errors import ServerError
-from flows import services
+from agentloop_flows import services
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from home import Home, free_port
 
 from agentloop.identity import Identity
-from flows import services
+from agentloop_flows import services
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_whose_server_has_the_port_is_said(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     for words, whose in (
         (["-c", code], r"another program \(python.*, process {}\)"),
-        (["-c", code, "flows.prefect_server"], r"the Prefect server of .*/clone \(process {}\)"),
+        (["-c", code, "agentloop_flows.prefect_server"], r"the Prefect server of .*/clone \(process {}\)"),
     ):
         (tmp_path / "clone").mkdir(exist_ok=True)
         with subprocess.Popen([sys.executable, *words], cwd=tmp_path / "clone", **pipes) as other:

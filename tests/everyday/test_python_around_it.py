@@ -58,7 +58,7 @@ def run(home, *words, cwd=None, before=("-m", "agentloop"), **variables):
     )
 
 
-@pytest.mark.parametrize("before", [("-m", "agentloop"), ("-c", "from agentloop.cli import main; main()")])
+@pytest.mark.parametrize("before", [("-m", "agentloop"), ("-c", "from agentloop.cli.app import main; main()")])
 def test_a_folder_whose_files_are_named_like_pythons_own(home, folder, before):
     if before[0] == "-c":  # as the script beside the interpreter does, which looks in its own folder first
         before = ("-P", *before)

@@ -6,14 +6,14 @@ import duckdb
 import pytest
 from typer.testing import CliRunner
 
-from agentloop.cli import app
+from agentloop.cli.app import app
+from agentloop.curation.scoring import rescore, score
+from agentloop.curation.selection import select
 from agentloop.errors import AgentloopError, ShardError, StoreError
 from agentloop.records import Sampling, Task, Trajectory, Turn
 from agentloop.settings import Selection
 from agentloop.store.database import Database
 from agentloop.store.ingest import ingest
-from agentloop.store.scoring import rescore, score
-from agentloop.store.selection import select
 from agentloop.store.shards import write_shard
 
 TOKENS = "SELECT trajectory, token_ids, mask, logprobs FROM v_tokens"

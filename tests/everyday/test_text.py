@@ -14,9 +14,9 @@ from command_line import call, refusal
 from recorded_campaign import CAMPAIGN, recorded
 
 from agentloop import settings as configuration
+from agentloop.curation import contamination, recipes, scoring
 from agentloop.errors import SettingError, StoreError
 from agentloop.settings import PROJECT_ROOT
-from agentloop.store import contamination, recipes, scoring
 from agentloop.store.database import Database
 
 assert recorded  # a fixture

@@ -8,9 +8,9 @@ import torch
 
 from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.policies import PolicyServer
 from agentloop.campaign.served import ServedPolicy
 from agentloop.errors import ServerError, StartError
+from agentloop.serving.policy_server import PolicyServer
 from agentloop.settings import PROJECT_ROOT
 
 PROMPT = [5, 6, 7, 8]

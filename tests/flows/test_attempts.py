@@ -4,7 +4,7 @@ import pytest
 from prefect.states import Failed
 
 from agentloop.errors import CanaryError, ServerError, SettingError, StartError, TrainerError
-from flows import steps
+from agentloop_flows import steps
 
 
 @pytest.mark.parametrize("step", [steps.run_episodes, steps.train, steps.canary])

@@ -14,8 +14,8 @@ from prefect.client.schemas.responses import SetStateStatus
 from prefect.states import Cancelled, Cancelling, Completed, Pending, Running, Scheduled
 
 from agentloop import settings as configuration
-from flows import presence, reconcile, services
-from flows.presence import Presence
+from agentloop_flows import presence, reconcile, services
+from agentloop_flows.presence import Presence
 
 LIVING = """
 import fcntl, sys, time

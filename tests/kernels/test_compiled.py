@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import triton
+
 from agentloop_kernels import (
     adamw,
     adamw_8bit,

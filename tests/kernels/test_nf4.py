@@ -3,6 +3,7 @@
 import bitsandbytes.functional as bnb
 import pytest
 import torch
+
 from agentloop_kernels import nf4
 from agentloop_kernels.blockwise import dynamic_code
 

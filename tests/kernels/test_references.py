@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from agentloop_kernels import (
     adamw,
     adamw_8bit,

@@ -14,7 +14,7 @@ from gguf_exporter import Exporter, vocabulary
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
-from agentloop.cli import app
+from agentloop.cli.app import app
 from agentloop.errors import DiskError, ModelError, SettingError
 from agentloop.fetching import gemma, hub
 from agentloop.settings import PROJECT_ROOT

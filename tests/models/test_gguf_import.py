@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3nTextConfig
 from typer.testing import CliRunner
 
-from agentloop.cli import app
+from agentloop.cli.app import app
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.checkpoint import Checkpoint
 from agentloop.errors import ModelError

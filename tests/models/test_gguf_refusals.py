@@ -12,7 +12,7 @@ import pytest
 from gguf_exporter import Exporter, vocabulary
 from typer.testing import CliRunner
 
-from agentloop.cli import app
+from agentloop.cli.app import app
 from agentloop.errors import AgentloopError, DiskError, ModelError, SettingError
 from agentloop.gguf.file import open_gguf
 from agentloop.gguf.hyperparameters import read_hyperparameters

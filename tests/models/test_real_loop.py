@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from agentloop.agent.collection import ShardPlan
-from agentloop.campaign import canary, demonstrations, learning, rollouts, teaching
+from agentloop.campaign import canary, collect, demonstrations, learning, teaching
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.policies import PolicyServer
 from agentloop.campaign.teaching import Teaching
 from agentloop.engine import FastLanguageModel
+from agentloop.rollout.collection import ShardPlan
 from agentloop.serving.client import CompletionClient
+from agentloop.serving.policy_server import PolicyServer
 from agentloop.settings import PROJECT_ROOT, Settings, load
 from agentloop.store import datasets
 from agentloop.teaching.source import Source
@@ -106,10 +106,10 @@ def loop(taught, root) -> Iterator[Round]:
     campaign = Campaign.open(settings)
     with campaign.at_work(), PolicyServer(campaign) as server:
         champion = campaign.begin(1)
-        planned = rollouts.plan_collection(campaign, 1, champion)
+        planned = collect.plan_collection(campaign, 1, champion)
         for shard in planned:
-            rollouts.collect_shard(campaign, server, shard, adapter=champion, iteration=1, purpose="collect")
-        counts = rollouts.ingest_shards(campaign, planned, adapter=champion, iteration=1, purpose="collect")
+            collect.collect_shard(campaign, server, shard, adapter=champion, iteration=1, purpose="collect")
+        counts = collect.ingest_shards(campaign, planned, adapter=champion, iteration=1, purpose="collect")
         dataset = learning.choose(campaign, 1)
         run = learning.plan_training(campaign, dataset["dataset"])
         trained = learning.train(campaign, run, iteration=1)

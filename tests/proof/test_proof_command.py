@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from home import python_path
 
 from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
@@ -52,7 +53,7 @@ class Command:
             | {
                 "AGENTLOOP_PATHS__DATA": str(self.user),
                 "AGENTLOOP_PATHS__CACHE": str(self.user.parent / "cache"),
-                "PYTHONPATH": f"{PROJECT_ROOT}:{PROJECT_ROOT / 'kernels'}",
+                "PYTHONPATH": python_path(PROJECT_ROOT),
                 "COLUMNS": "160",
             },
             cwd=PROJECT_ROOT,

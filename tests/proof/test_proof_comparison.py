@@ -113,7 +113,7 @@ def test_refusals_of_the_command(tmp_path):
 
 
 def test_a_run_at_work_is_not_disturbed(tmp_path):
-    from agentloop.campaign.ownership import owned
+    from agentloop.campaign.lock import owned
 
     data = tmp_path / "data"
     data.mkdir()

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from agentloop import environments
-from agentloop.agent.grammar import GrammarError, ToolCall, parse
+from agentloop.curation import scoring
+from agentloop.curation.selection import select
 from agentloop.evaluation.looks import Look
 from agentloop.evaluation.verdict import judge
 from agentloop.records import NF4, Adapter, Policy, Sampling, Task, Trajectory, Turn
+from agentloop.rollout.grammar import GrammarError, ToolCall, parse
 from agentloop.settings import Settings
 from agentloop.store import (
     adapters,
@@ -28,7 +30,6 @@ from agentloop.store import (
     evaluations,
     gpu_phases,
     policies,
-    scoring,
     tasks,
     training_runs,
     verdicts,
@@ -36,7 +37,6 @@ from agentloop.store import (
 from agentloop.store.database import Database
 from agentloop.store.ingest import ingest
 from agentloop.store.ledger import Ledger
-from agentloop.store.selection import select
 from agentloop.store.shards import write_shard
 from agentloop.tiny.tokenizer import build_tokenizer
 from agentloop.tools import ToolError

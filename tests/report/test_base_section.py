@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agentloop import doctor
 from agentloop import settings as configuration
+from agentloop.cli import doctor
 from agentloop.report import sections
 from agentloop.store.database import Database
 from agentloop.store.ledger import Ledger

@@ -11,7 +11,7 @@ import pytest
 from browser import EXECUTABLE, Browser
 from recorded_campaign import CAMPAIGN, HOSTILE, Recorder, decode, recorded  # noqa: F401  (a fixture)
 
-from agentloop.campaign import standing
+from agentloop.campaign import results
 from agentloop.errors import ShardError, StoreError
 from agentloop.records import GuardResult, Interval
 from agentloop.report import page, sample
@@ -70,7 +70,7 @@ def write(recorder: Recorder, output: Path, **options) -> Page:
     with Database.open(recorder.database, read_only=True) as database:
         return Page(
             page.write(
-                database, CAMPAIGN, standing.headline(database, CAMPAIGN), recorder.root / "shards", output, **options
+                database, CAMPAIGN, results.headline(database, CAMPAIGN), recorder.root / "shards", output, **options
             )
         )
 
@@ -101,7 +101,7 @@ def test_what_a_model_wrote_is_never_markup(written):
 def test_the_headline_and_the_iterations_are_the_databases(recorded, written):
     text = Page(written).text
     with Database.open(recorded.database, read_only=True) as database:
-        rows = standing.iterations(database, CAMPAIGN)
+        rows = results.iterations(database, CAMPAIGN)
         (base,), (champion,) = database.execute(
             """
             SELECT avg(r.solved::INTEGER) FROM evaluation_results r JOIN evaluations e ON e.id = r.evaluation
@@ -207,7 +207,7 @@ def test_shards_that_moved_are_found_and_lost_ones_left_out(tmp_path):
     with Database.open(recorder.database, read_only=True) as database:
         found = Page(
             page.write(
-                database, CAMPAIGN, standing.headline(database, CAMPAIGN), tmp_path / "moved", tmp_path / "found.html"
+                database, CAMPAIGN, results.headline(database, CAMPAIGN), tmp_path / "moved", tmp_path / "found.html"
             )
         )
         assert all(each["ids"] for each in found.data["trajectories"])
@@ -215,7 +215,7 @@ def test_shards_that_moved_are_found_and_lost_ones_left_out(tmp_path):
         shard.write_bytes(shard.read_bytes()[:-100])
         with pytest.raises(ShardError, match=shard.name):
             page.write(
-                database, CAMPAIGN, standing.headline(database, CAMPAIGN), tmp_path / "moved", tmp_path / "damaged.html"
+                database, CAMPAIGN, results.headline(database, CAMPAIGN), tmp_path / "moved", tmp_path / "damaged.html"
             )
     assert not (tmp_path / "damaged.html").exists()
 

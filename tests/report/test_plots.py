@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded_campaign import CAMPAIGN, recorded  # noqa: F401  (a fixture)
 
-from agentloop.campaign import standing
+from agentloop.campaign import results
 from agentloop.records import Interval
 from agentloop.report import plots, summary
 from agentloop.report.summary import Row
@@ -24,7 +24,7 @@ def texts(figure: bytes) -> list[str]:
 
 def test_the_figures_for_prefect_hold_the_databases_numbers(recorded):
     with Database.open(recorded.database, read_only=True) as database:
-        result = standing.headline(database, CAMPAIGN)
+        result = results.headline(database, CAMPAIGN)
         figures = plots.plots(database, CAMPAIGN, result)
         rows = summary.iterations(database, CAMPAIGN, result.control)
         ((funnel,),) = database.execute(

@@ -7,7 +7,7 @@ import pytest
 from recorded_campaign import CAMPAIGN, Recorder, recorded  # noqa: F401  (a fixture)
 from rich.console import Console
 
-from agentloop.campaign import standing
+from agentloop.campaign import results
 from agentloop.records import Evaluation, Interval
 from agentloop.report import comparison, summary
 from agentloop.store import campaigns, champions, evaluations, verdicts
@@ -37,7 +37,7 @@ def text_of(table) -> str:
 
 
 def test_a_row_for_each_iteration_says_what_its_verdict_says(recorded, database):
-    rows = standing.iterations(database, CAMPAIGN)
+    rows = results.iterations(database, CAMPAIGN)
     assert [row.name for row in rows] == ["1", "2", "3", "control"]
     for row in rows[:3]:
         ((verdict, adapter),) = database.execute(
@@ -53,7 +53,7 @@ def test_a_row_for_each_iteration_says_what_its_verdict_says(recorded, database)
 
 
 def test_the_control_is_compared_with_the_base_model(database):
-    control = standing.iterations(database, CAMPAIGN)[-1]
+    control = results.iterations(database, CAMPAIGN)[-1]
     shares = dict(
         database.execute(
             """
@@ -69,7 +69,7 @@ def test_the_control_is_compared_with_the_base_model(database):
 
 
 def test_the_table_fits_100_columns_without_cutting_anything(database):
-    rows = standing.iterations(database, CAMPAIGN)
+    rows = results.iterations(database, CAMPAIGN)
     shown = text_of(summary.table(rows))
     assert "…" not in shown
     for row in rows:
@@ -87,7 +87,7 @@ def test_the_table_fits_with_the_widest_values():
 
 
 def test_markdown_has_the_same_rows(database):
-    rows = standing.iterations(database, CAMPAIGN)
+    rows = results.iterations(database, CAMPAIGN)
     head, rule, *lines = summary.markdown(rows).splitlines()
     assert len(lines) == len(rows)
     assert {line.count("|") for line in (head, rule, *lines)} == {10}
@@ -96,9 +96,9 @@ def test_markdown_has_the_same_rows(database):
 
 
 def test_an_iteration_that_has_only_begun_has_a_row(fresh):
-    assert standing.iterations(fresh, CAMPAIGN) == []
+    assert results.iterations(fresh, CAMPAIGN) == []
     campaigns.begin_iteration(fresh, CAMPAIGN, 1, champion=None)
-    (row,) = standing.iterations(fresh, CAMPAIGN)
+    (row,) = results.iterations(fresh, CAMPAIGN)
     assert row == summary.Row(1, False, None, None, None, None, None, None, None, None)
     assert "1" in text_of(summary.table([row])) and summary.markdown([row]).count("\n") == 2
 
@@ -131,7 +131,7 @@ def test_status_of_a_finished_campaign(database):
 
 
 def test_the_headline_compares_base_and_champion_on_the_stored_results(database):
-    result = standing.headline(database, CAMPAIGN)
+    result = results.headline(database, CAMPAIGN)
     champion = champions.champion(database, CAMPAIGN)
     assert result.champion == champion
     base, best, reached, new, never = database.execute(
@@ -163,7 +163,7 @@ def test_without_a_promotion_the_findings_say_so_first(tmp_path):
     recorder = Recorder(tmp_path, training_tasks=10, heldout_tasks=12)
     recorder.record(iterations=1, control=False)
     with Database.open(recorder.database, read_only=True) as database:
-        result = standing.headline(database, CAMPAIGN)
+        result = results.headline(database, CAMPAIGN)
     assert result.champion is None and result.over_control is None
     assert comparison.findings(result)[0].startswith("No challenger has been significantly better")
     assert "newest challenger" in comparison.findings(result)[1]
@@ -178,14 +178,14 @@ def test_what_was_measured_on_unseen_tasks_is_said_and_kept_apart(tmp_path):
         promoted = dataclasses.replace(verdicts.load(database, verdict), decision="promote")
         name = verdicts.save(database, promoted, adapter=adapter, **about)
         champions.promote(database, adapter=adapter, verdict=name, **about)
-        before = standing.headline(database, CAMPAIGN)
+        before = results.headline(database, CAMPAIGN)
         assert before.unseen is None
         for acting, solved in ((None, 3), (adapter, 15)):
             ((policy,),) = database.execute("SELECT id FROM policies WHERE adapter IS NOT DISTINCT FROM ?", [acting])
             outcomes = tuple((task < solved,) for task in range(20))
             measured = Evaluation(policy, tuple(f"task_{task}" for task in range(20)), 1, 0, outcomes)
             evaluations.save(database, measured, campaign=CAMPAIGN, iteration=0, role="champion", suite="unseen")
-        after = standing.headline(database, CAMPAIGN)
+        after = results.headline(database, CAMPAIGN)
     assert after.gain == before.gain
     assert after.unseen.difference.estimate == pytest.approx(12 / 20)
     said = " ".join(comparison.findings(after))
@@ -194,7 +194,7 @@ def test_what_was_measured_on_unseen_tasks_is_said_and_kept_apart(tmp_path):
 
 
 def test_a_campaign_without_measurements_claims_nothing(fresh):
-    result = standing.headline(fresh, CAMPAIGN)
+    result = results.headline(fresh, CAMPAIGN)
     assert result == comparison.Headline(None, None, None, None, (), None, None)
     assert comparison.findings(result) == [
         "The base model and a challenger have not been measured on the same tasks yet: no gain can be stated."

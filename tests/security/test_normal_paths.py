@@ -13,8 +13,8 @@ import psutil
 import pytest
 from home import Home, free_port
 
-from flows import dotenv as dotenv_file
-from flows import key, services
+from agentloop_flows import dotenv as dotenv_file
+from agentloop_flows import key, services
 
 HELLO = """
 from prefect import flow, task

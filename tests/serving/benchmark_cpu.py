@@ -29,8 +29,8 @@ from conftest import processes_of, random_prompt, write_adapter
 from plain_policy import PlainPolicy
 
 from agentloop import settings as configuration
-from agentloop.agent.collection import plan, run_shard
 from agentloop.campaign.campaign import Campaign
+from agentloop.rollout.collection import plan, run_shard
 from agentloop.serving.client import COMPLETIONS, FINAL_ONLY, GENERATE, CompletionClient
 from agentloop.serving.server import ModelServer
 

@@ -44,17 +44,17 @@ from plain_policy import PlainPolicy
 
 from agentloop import card
 from agentloop import settings as configuration
-from agentloop.agent.collection import plan
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.canary import inspect
-from agentloop.campaign.policies import PolicyServer, on_gpu
 from agentloop.engine import FastLanguageModel
 from agentloop.proof import rates, swap
 from agentloop.records import NF4
+from agentloop.rollout.collection import plan
 from agentloop.serving import installation
 from agentloop.serving.canary import ask
 from agentloop.serving.client import CompletionClient
 from agentloop.serving.command import LORA_TARGETS, environment
+from agentloop.serving.policy_server import PolicyServer, on_gpu
 from agentloop.serving.server import ModelServer
 from agentloop.settings import Settings
 from agentloop.training import reference, rows

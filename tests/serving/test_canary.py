@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from agentloop import cli
 from agentloop.campaign.canary import inspect
-from agentloop.commands.serving import canary
+from agentloop.cli.serving import canary
 from agentloop.engine import FastLanguageModel
 from agentloop.errors import AdapterError, ServerError
 from agentloop.serving import adapters as adapter_files

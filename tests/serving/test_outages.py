@@ -9,9 +9,9 @@ from conftest import random_prompt, serving_settings
 from plain_policy import PlainPolicy
 from relay import client_of, with_relays
 
-from agentloop.agent.collection import plan, run_shard
 from agentloop.campaign.campaign import Campaign
 from agentloop.errors import FailureBudgetError, ServerError
+from agentloop.rollout.collection import plan, run_shard
 
 MANY = 64
 PROMPT = random_prompt(9, 20)

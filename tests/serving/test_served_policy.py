@@ -7,9 +7,9 @@ import pytest
 from conftest import processes_of, random_prompt, serving_settings
 
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.policies import PolicyServer
 from agentloop.campaign.served import ServedPolicy
 from agentloop.errors import ServerError
+from agentloop.serving.policy_server import PolicyServer
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_the_key_is_needed_and_hidden(server):
     answer = httpx.post(f"{server.url}/v1/completions", json={"model": "base", "prompt": [2], "max_tokens": 1})
     assert answer.status_code == 401
     arguments = [" ".join(process.cmdline()) for process in processes_of(server._child.pid)]
-    assert any("agentloop.serving.standby" in text for text in arguments)
+    assert any("agentloop_vllm.standby" in text for text in arguments)
     assert not any(server.api_key in text for text in arguments)
     assert server.api_key not in server.log.read_text()
     assert server.api_key not in repr(server.endpoint)

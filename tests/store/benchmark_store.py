@@ -19,13 +19,13 @@ from pathlib import Path
 import pandas as pd
 from synthetic import write_shards
 
+from agentloop.curation.scoring import score
+from agentloop.curation.selection import select
 from agentloop.records import Adapter
 from agentloop.settings import Selection
 from agentloop.store import adapters
 from agentloop.store.database import Database
 from agentloop.store.ingest import ingest
-from agentloop.store.scoring import score
-from agentloop.store.selection import select
 
 LIMITS = {"memory_limit": "4GB", "threads": 2}
 

@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 WRITER = """
 import itertools, sys
 from pathlib import Path
-from conftest import episode, sum_task
+from made_by_hand import episode, sum_task
 from agentloop.store.shards import write_shard
 root, life = Path(sys.argv[1]), int(sys.argv[2])
 for number in itertools.count():

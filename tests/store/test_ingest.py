@@ -3,7 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import episode, sum_task
+from made_by_hand import episode, sum_task
 
 from agentloop.errors import StoreError
 from agentloop.records import Attempt

@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import episode, sum_task
+from made_by_hand import episode, sum_task
 
+from agentloop.curation.scoring import score
+from agentloop.curation.selection import select
 from agentloop.errors import StoreError
 from agentloop.records import Adapter, Evaluation, Interval, Policy, Verdict
 from agentloop.settings import Selection
 from agentloop.store import adapters, campaigns, champions, evaluations, policies, verdicts
 from agentloop.store.ingest import ingest
 from agentloop.store.lineage import lineage
-from agentloop.store.scoring import score
-from agentloop.store.selection import select
 from agentloop.store.shards import write_shard
 
 

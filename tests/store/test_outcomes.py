@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import episode, sum_task
+from made_by_hand import episode, sum_task
 
 from agentloop.errors import StoreError
 from agentloop.records import Adapter, Evaluation, Interval, Sampling, Score, Verdict

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import episode, sum_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_by_hand import episode, sum_task
 
 from agentloop.errors import ShardError
 from agentloop.records import Attempt, Sampling, Task, Trajectory, Turn
@@ -132,7 +132,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from conftest import episode, sum_task
+from made_by_hand import episode, sum_task
 from agentloop.errors import DiskError
 from agentloop.store.shards import write_shard
 try:

@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import episode, sum_task
+from made_by_hand import episode, sum_task
 
+from agentloop.curation.scoring import score
 from agentloop.settings import PROJECT_ROOT
 from agentloop.store.database import Database
 from agentloop.store.ingest import ingest
-from agentloop.store.scoring import score
 from agentloop.store.shards import write_shard
 
 COLUMNS = """

@@ -11,10 +11,10 @@ from aiohttp import web
 
 from agentloop import environments
 from agentloop import settings as configuration
-from agentloop.agent.grammar import ToolCall, parse
 from agentloop.campaign import demonstrations
 from agentloop.campaign import teaching as lessons
 from agentloop.campaign.teaching import Teaching
+from agentloop.rollout.grammar import ToolCall, parse
 from agentloop.teaching.source import parse as parse_source
 
 SMALL = (

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from agentloop import environments
-from agentloop.agent.grammar import parse
 from agentloop.errors import SettingError
+from agentloop.rollout.grammar import parse
 from agentloop.store.shards import read_shard
 from agentloop.teaching import messages
 
@@ -77,7 +77,7 @@ def test_parallel_calls_are_made_one_after_the_other(tmp_path):
 
 
 def test_what_select_exports_can_be_taught(lesson, tmp_path):
-    from agentloop.store import exporting
+    from agentloop.curation import export
 
     first = lesson.open()
     lesson.demonstrate(first)
@@ -86,7 +86,7 @@ def test_what_select_exports_can_be_taught(lesson, tmp_path):
         from agentloop.store import datasets
 
         rows = datasets.load(database, chosen["dataset"]).trajectories
-        exporting.export(database, rows, tmp_path / "rows.jsonl", paired=False)
+        export.export(database, rows, tmp_path / "rows.jsonl", paired=False)
     _, judged = lesson.demonstrate(lesson.open(tmp_path / "rows.jsonl"))
     assert judged["tried"] == judged["accepted"] == 12
 
@@ -140,7 +140,7 @@ def test_an_unknown_question_is_refused_by_row_and_taught_as_it_stands_if_told_s
     assert spoken == [[message["content"] for message in UNKNOWN["messages"]]]
     assert lesson.choose(teaching)["rows"] == 3
     with teaching.campaign.database() as database:  # and all of it can be scored again
-        from agentloop.store import scoring
+        from agentloop.curation import scoring
 
         (success, *_) = scoring.rescore(database, lambda name: environments.get(name).verify)
     assert success.scored == 3 and success.changed == 0

@@ -2,7 +2,8 @@
 
 import pytest
 
-from agentloop.campaign import demonstrations, learning, rollouts
+from agentloop.campaign import collect as rollouts
+from agentloop.campaign import demonstrations, learning
 from agentloop.errors import StoreError
 from agentloop.store import families
 
@@ -59,10 +60,10 @@ def test_a_family_that_was_never_solved_is_named(collected):
 
 
 def test_the_report_says_so(collected):
-    from agentloop.campaign import reporting
+    from agentloop.campaign import report
 
     campaign = collected("hard")
-    assert "agentloop teach --family hard" in reporting.write(campaign.settings).read_text()
+    assert "agentloop teach --family hard" in report.write(campaign.settings).read_text()
 
 
 def test_nothing_is_said_where_all_are_solved_now_and_then(collected):

@@ -5,8 +5,8 @@ import json
 import pytest
 from aiohttp import web
 
-from agentloop.agent.grammar import parse
 from agentloop.errors import FailureBudgetError, TeacherError
+from agentloop.rollout.grammar import parse
 from agentloop.store.shards import read_shard
 
 KEY = "sk-a-key-that-nobody-must-see"

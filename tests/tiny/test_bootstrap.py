@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agentloop import environments
-from agentloop.agent.prompt import PromptFormat
 from agentloop.records import Sampling
+from agentloop.rollout.prompt import PromptFormat
 from agentloop.settings import PROJECT_ROOT
 from agentloop.tiny import bootstrap as module
 from agentloop.tiny import demonstrations

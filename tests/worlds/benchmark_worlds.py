@@ -23,10 +23,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from agentloop import settings as configuration
-from agentloop.agent.collection import plan, run_shard
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.policies import PolicyServer
 from agentloop.campaign.served import ServedPolicy
+from agentloop.rollout.collection import plan, run_shard
+from agentloop.serving.policy_server import PolicyServer
 from agentloop.worlds.local import LocalWorld
 
 TASKS, SAMPLES = 64, 8

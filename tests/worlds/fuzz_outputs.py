@@ -22,11 +22,11 @@ from transformers import AutoTokenizer
 
 from agentloop import environments
 from agentloop import settings as configuration
-from agentloop.agent.collection import plan, run_shard
-from agentloop.agent.prompt import PromptFormat
+from agentloop.curation import scoring
 from agentloop.records import Sampling
+from agentloop.rollout.collection import plan, run_shard
+from agentloop.rollout.prompt import PromptFormat
 from agentloop.settings import Settings
-from agentloop.store import scoring
 from agentloop.store.database import Database
 from agentloop.store.ingest import ingest
 from agentloop.store.shards import read_shard, write_shard

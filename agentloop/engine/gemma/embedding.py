@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from agentloop_kernels.norm import rms_norm, rms_norm_backward
 from torch import Tensor
 
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.gemma.weights import GemmaWeights
 from agentloop.engine.precision import Precision
 from agentloop.engine.projection import Workspace
+from agentloop_kernels.norm import rms_norm, rms_norm_backward
 
 
 class GemmaEmbedding:

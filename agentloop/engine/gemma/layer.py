@@ -8,8 +8,6 @@ not keep; the backward pass runs the same stages again for what is missing, then
 
 from __future__ import annotations
 
-from agentloop_kernels.add_norm import add_norm, add_norm_backward
-from agentloop_kernels.norm import rms_norm, rms_norm_backward
 from torch import Tensor
 
 from agentloop.engine.activations import Activations, Keys, LayerInput
@@ -20,6 +18,8 @@ from agentloop.engine.memory import Keep
 from agentloop.engine.precision import Precision
 from agentloop.engine.projection import Workspace
 from agentloop.engine.self_attention import SelfAttention
+from agentloop_kernels.add_norm import add_norm, add_norm_backward
+from agentloop_kernels.norm import rms_norm, rms_norm_backward
 
 
 class NormedInput:

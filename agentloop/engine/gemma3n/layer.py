@@ -11,9 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from agentloop_kernels.altup import advance, advance_backward, correct, correct_backward, predict, predict_backward
-from agentloop_kernels.ple import ple_gate, ple_gate_backward
-from agentloop_kernels.residual import merge_attention, merge_attention_backward
 from torch import Tensor
 
 from agentloop.engine.activations import Activations, Keys, LayerInput
@@ -24,6 +21,9 @@ from agentloop.engine.memory import Keep
 from agentloop.engine.precision import Precision
 from agentloop.engine.projection import Workspace
 from agentloop.engine.self_attention import SelfAttention
+from agentloop_kernels.altup import advance, advance_backward, correct, correct_backward, predict, predict_backward
+from agentloop_kernels.ple import ple_gate, ple_gate_backward
+from agentloop_kernels.residual import merge_attention, merge_attention_backward
 
 
 @dataclass

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from agentloop_kernels.altup import fold_router
 from torch import Tensor
 
 from agentloop.engine.architecture import Architecture
 from agentloop.engine.projection import ProjectionGroup
 from agentloop.engine.table import EmbeddingTable
 from agentloop.engine.weights import LayerWeights, ModelWeights, Reader
+from agentloop_kernels.altup import fold_router
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import time
 
 STEPS = {
     "agentloop.campaign.campaign": [("Campaign", "step", lambda self, name, *_, **__: name)],
-    "agentloop.campaign.rollouts": [
+    "agentloop.campaign.collect": [
         (None, "collect_shard", lambda *_, purpose, **__: purpose),
         (None, "ingest_shards", lambda *_, **__: "ingest"),
     ],
-    "agentloop.campaign.reporting": [(None, "write", lambda *_, **__: "report")],
+    "agentloop.campaign.report": [(None, "write", lambda *_, **__: "report")],
 }
 """By module: class, function, and the step's name from the function's arguments."""
 

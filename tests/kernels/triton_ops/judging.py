@@ -9,8 +9,9 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from agentloop_kernels.attention import AttentionPlan
 from torch import Tensor
+
+from agentloop_kernels.attention import AttentionPlan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter is silently wrong in bf16: it multiplies bit patterns.

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from agentloop_kernels import adamw, adamw_8bit
 from judging import DEVICE, normal
+
+from agentloop_kernels import adamw, adamw_8bit
 
 
 @pytest.mark.parametrize("numel", [1024, 2500])

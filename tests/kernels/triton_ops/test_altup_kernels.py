@@ -1,7 +1,8 @@
 import pytest
 import torch
-from agentloop_kernels import altup, magnitude
 from judging import normal
+
+from agentloop_kernels import altup, magnitude
 
 EPS = 1e-6
 TOKENS = 3

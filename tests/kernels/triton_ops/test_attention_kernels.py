@@ -1,7 +1,8 @@
 import pytest
 import torch
-from agentloop_kernels import attention, attention_triton
 from judging import DEVICE, Poisoned, error, moved, normal
+
+from agentloop_kernels import attention, attention_triton
 
 SEGMENTS = (0, 18, 19, 37, 37, 44)
 TOKENS = 48

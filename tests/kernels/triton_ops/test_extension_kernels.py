@@ -1,6 +1,7 @@
 import pytest
-from agentloop_kernels import extension
 from judging import normal
+
+from agentloop_kernels import extension
 
 
 @pytest.mark.parametrize("rows", [[(0, 40)], [(0, 24), (24, 40)], [(0, 16), (16, 24), (32, 40)]], ids=len)

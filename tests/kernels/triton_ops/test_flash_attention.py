@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from agentloop_kernels import attention, attention_triton
 from judging import DEVICE, error, moved, normal
+
+from agentloop_kernels import attention, attention_triton
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from agentloop_kernels import geglu, ple, sparse_geglu
 from judging import DEVICE, normal
+
+from agentloop_kernels import geglu, ple, sparse_geglu
 
 ROWS = 4
 

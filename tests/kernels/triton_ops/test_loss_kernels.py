@@ -1,7 +1,8 @@
 import pytest
 import torch
-from agentloop_kernels import loss
 from judging import DEVICE, normal
+
+from agentloop_kernels import loss
 
 
 @pytest.mark.parametrize(

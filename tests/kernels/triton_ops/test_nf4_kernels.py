@@ -1,7 +1,8 @@
 import pytest
 import torch
-from agentloop_kernels import nf4
 from judging import DEVICE, MARGIN, Poisoned, normal
+
+from agentloop_kernels import nf4
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(6, 64), (33, 192), (40, 640)])

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from judging import normal
+
 from agentloop_kernels import add_norm, norm, residual, rope
 from agentloop_kernels.precision import buffer
-from judging import normal
 
 EPS = 1e-6
 ROWS = 3

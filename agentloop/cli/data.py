@@ -1,0 +1,144 @@
+"""Commands about stored trajectories: choose what is trained on, score again, forget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from agentloop.cli.common import Overrides, Profile, console, load, reading, split, user_path, writing
+from agentloop.errors import StoreError
+
+if TYPE_CHECKING:
+    from agentloop.curation.selection import Funnel
+
+BAR = 30
+NAMED = 10
+"""Near duplicates that are printed."""
+
+
+def select(
+    profile: Profile = None,
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="rejection, replay, random, pairs or a .sql file; else selection.recipe.")
+    ] = None,
+    iteration: Annotated[int | None, typer.Option(help="Default: the newest that collected.")] = None,
+    size: Annotated[int | None, typer.Option(help="Rows, where the recipe asks for $size.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the rows to a .jsonl or .parquet file for another trainer.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the funnel as an .svg file.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the funnel; store no dataset.")] = False,
+) -> None:
+    """Choose trajectories of a campaign, show what each rule removed, and store the dataset."""
+    settings = load(profile, overrides)
+    from agentloop.curation import export as exporting
+    from agentloop.curation import recipes
+    from agentloop.curation import selection as selecting
+    from agentloop.store import campaigns, families
+
+    if recipe and recipe.endswith(".sql"):
+        recipe = str(user_path(recipe).absolute())
+    export, plot = export and user_path(export), plot and user_path(plot)
+    recipe = recipe or settings.selection.recipe
+    paired = recipes.load(recipe).paired
+    if export:
+        exporting.check(export)
+    with reading(settings) if dry_run else writing(settings) as database:
+        selected = selecting.select(
+            database,
+            recipe,
+            settings.campaign,
+            campaigns.newest_iteration(database, settings.campaign) if iteration is None else iteration,
+            settings.selection,
+            seed=settings.seed,
+            size=size,
+            save=not dry_run,
+        )
+        offer = families.offer(families.unsolved(database, settings.campaign))
+    console.print(_funnel_table(selected.funnel))
+    for trajectory, earlier in selected.near_duplicates[:NAMED]:
+        console.print(f"near duplicate: {trajectory} is nearly {earlier}")
+    if offer:
+        console.print(offer, markup=False, soft_wrap=True)
+    rows = len(selected.dataset.trajectories)
+    console.print(f"{selected.dataset.id}: {rows:,} rows{', not stored (dry run)' if dry_run else ''}")
+    if export:
+        with reading(settings) as database:
+            written = exporting.export(database, selected.dataset.trajectories, export, paired=paired)
+        console.print(f"{export}: {written:,} {'pairs' if paired else 'rows'}")
+    if plot:
+        from agentloop.files import atomic
+        from agentloop.report import plots
+
+        with atomic(plot) as temporary:
+            temporary.write_bytes(plots.funnel(selected.funnel).file())
+        console.print(f"{plot}: the funnel")
+
+
+def rescore(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SCORER]... [SECTION.NAME=VALUE]...",
+            help="success, tokens, …, a registered verifier's name, a .sql or .py file; default: success and all SQL.",
+        ),
+    ] = None,
+    profile: Profile = None,
+) -> None:
+    """Apply scorers to all stored trajectories, without any inference."""
+    named, overrides = split(words)
+    settings = load(profile, overrides)
+    from agentloop import environments
+    from agentloop.curation import scoring
+
+    environments.get(settings.environment)  # a user's own is known by name from then on
+    scorers = [str(user_path(name).absolute()) if Path(name).suffix in (".sql", ".py") else name for name in named]
+    with writing(settings) as database:
+        results = scoring.rescore(database, lambda name: environments.get(name).verify, scorers)
+    table = Table("scorer", "version", "scored", "changed", "mean before", "mean now", box=None)
+    for result in results:
+        means = ("" if mean is None else f"{mean:.4g}" for mean in (result.before, result.after))
+        table.add_row(result.scorer, str(result.version), f"{result.scored:,}", f"{result.changed:,}", *means)
+    console.print(table)
+
+
+def forget(
+    reason: Annotated[str, typer.Option(help="Kept with the rows.")],
+    task: Annotated[list[str] | None, typer.Option(help="Task id: all of its trajectories, later ones too.")] = None,
+    trajectory: Annotated[list[str] | None, typer.Option(help="Trajectory id.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Keep rows out of training from now on, list what was trained on them, rebuild the datasets without them."""
+    settings = load(None, overrides)
+    from agentloop.curation import forget as forgetting
+
+    if not task and not trajectory:
+        raise StoreError("forget: name at least one --task or --trajectory")
+    with writing(settings) as database, database.transaction():
+        forgotten = forgetting.forget(database, trajectories=trajectory or (), tasks=task or (), reason=reason)
+        rebuilt = {name: forgetting.rebuild(database, name) for name in forgotten.datasets}
+    console.print(f"{len(forgotten.trajectories):,} trajectories are kept out of training")
+    table = Table("touched", "", "", box=None)
+    for name, dataset in rebuilt.items():
+        left = f"without them: {dataset.id}, {len(dataset.trajectories):,} rows" if dataset else "nothing is left"
+        table.add_row(name, "dataset", left)
+    for name in forgotten.adapters:
+        table.add_row(name, "adapter", "trained on such a dataset")
+    for name in forgotten.descendants:
+        table.add_row(name, "descendant", "continues such an adapter, or was trained on what it produced")
+    console.print(table if table.row_count else "no dataset holds them")
+
+
+def _funnel_table(funnel: Funnel) -> Table:
+    table = Table("rule", "removed", "left", "", box=None)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    everything, before = max(funnel[0][1], 1), funnel[0][1]
+    for rule, left in funnel:
+        removed = f"{before - left:,}" if before > left else ""
+        table.add_row(rule, removed, f"{left:,}", "█" * round(BAR * left / everything))
+        before = left
+    return table

@@ -1,0 +1,100 @@
+"""Commands about the base and what quantisation does to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from agentloop.card import GIB
+from agentloop.cli.common import Overrides, Profile, console, load, user_path
+from agentloop.errors import SettingError
+from agentloop.settings import Settings
+
+if TYPE_CHECKING:
+    from agentloop.campaign.campaign import Campaign
+
+
+def check(
+    overrides: Overrides = None,
+    profile: Profile = None,
+    success: Annotated[
+        bool, typer.Option(help="Also what each solves: vLLM is started three times. Without: seconds to minutes.")
+    ] = True,
+) -> None:
+    """What quantisation does to the base: bytes, KL divergence and success of 16 bit, dynamic and NF4 side by side."""
+    settings = load(profile, overrides)
+    from agentloop.campaign import judge
+
+    with _at_hand(settings) as campaign:
+        found = judge.side_by_side(campaign, success=success, say=lambda line: console.print(line, soft_wrap=True))
+    table = Table("training.quantization", "GiB", "KL, nats per token", "same choice", "solved", "in 16 bit", box=None)
+    for kind, each in found.items():
+        solved = each["success"]
+        table.add_row(
+            kind,
+            f"{each['bytes'] / GIB:.3f}",
+            f"{each['kl']:.2g}",
+            f"{each['same_choice']:.1%}",
+            f"{solved['estimate']:.1%} ({solved['low']:.1%} to {solved['high']:.1%})" if solved else "not measured",
+            {"none": "all", "nf4": "none"}.get(kind, f"{len(each['in_16bit'])} linears"),
+        )
+    console.print(table)
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(help="A model directory, or a name under models/.")],
+    output: Annotated[Path, typer.Option(help="The directory to be written.")],
+    overrides: Overrides = None,
+    profile: Profile = None,
+    size: Annotated[
+        float | None,
+        typer.Option(
+            "--bytes", help="GiB that the language model's weights may take. Default: what the tolerance asks for."
+        ),
+    ] = None,
+) -> None:
+    """Write a base in dynamic NF4 as a bitsandbytes directory, which transformers and vLLM read."""
+    directory = user_path(output)
+    if directory.exists():
+        raise SettingError(f"--output: {directory} exists already")
+    if size is not None and not size > 0:
+        raise SettingError(f"--bytes: {size} is not a number of GiB above 0")
+    settings = load(profile, [*(overrides or []), f"model={model}"])
+    from agentloop.campaign import judge
+    from agentloop.quantization.measuring import measure
+    from agentloop.records import Quantization
+
+    with _at_hand(settings) as campaign:
+        found = measure(
+            settings,
+            campaign.model,
+            judge.material(campaign),
+            tolerance=settings.training.quantization_tolerance,
+            total_bytes=None if size is None else int(size * GIB),
+        )["dynamic"]
+        # torch only now: the process that measured is gone, and its memory with it
+        from agentloop.quantization import bitsandbytes
+
+        bitsandbytes.write(campaign.model, directory, Quantization.of(found), cache=settings.paths.cache)
+    left = len(found.get("in_16bit", ()))
+    console.print(
+        f"{directory}: {found['bytes'] / GIB:.3f} GiB, {left} linears in 16 bit, KL {found['kl']:.2g} nats per token from the "
+        f"base in 16 bit",
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def _at_hand(settings: Settings) -> Iterator[Campaign]:
+    """A campaign to look at its base: nothing of it is registered. Where a run owns the data root, its end is awaited."""
+    from agentloop.campaign.campaign import Campaign
+    from agentloop.campaign.lock import owned
+
+    campaign = Campaign.open(settings)
+    with owned(settings.paths.data), campaign.worlds:
+        yield campaign

@@ -1,0 +1,226 @@
+"""Scores: named, versioned numbers about trajectories, from SQL (scoring/*.sql) and from verifiers in Python.
+
+Old scores stay when a scorer gets a new version; readers take the newest. What depends on other samples of the same
+task (mean, variance, advantage, novelty) changes with them and is therefore a view, not a score.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from agentloop.curation import verifiers as registered
+from agentloop.curation.verifiers import Verifier, Verify
+from agentloop.errors import StoreError
+from agentloop.reading import read_text
+from agentloop.records import Task
+from agentloop.store.database import Database
+
+SCORERS = Path(__file__).parent / "scoring"
+
+Verifiers = Mapping[str, Verify] | Callable[[str], Verify]
+"""From an environment's name to its verifier, for example `lambda name: environments.get(name).verify`."""
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """What one version of a scorer changed."""
+
+    scorer: str
+    version: int
+    scored: int
+    """Trajectories that had no score of this version."""
+    changed: int
+    """Of these, those whose newest earlier version says otherwise."""
+    before: float | None
+    """Mean of the newest earlier scores of these; None where there are none."""
+    after: float | None
+    """Mean of the new scores; None where nothing was scored."""
+
+
+def score(
+    database: Database, verifiers: Verifiers, *, version: int | None = None, campaign: str | None = None
+) -> dict[str, int]:
+    """Score what has no score yet: `success` by the environment's verifier, the others by scoring/*.sql.
+
+    A trajectory without an answer has success 0. `version` is that of the environments' verifiers, by default the
+    newest that is stored. `campaign` limits it to what that campaign collected. Returns the number of new scores by
+    scorer. Raises StoreError for an environment without a verifier.
+    """
+    with database.transaction():
+        version = version or _newest(database, "success") or 1
+        counts = {"success": _verify(database, "success", version, _finder(verifiers), campaign)}
+        for file in sorted(SCORERS.glob("*.sql")):
+            counts[file.stem] = _insert(database, file.stem, _version(file), _sql(file), campaign)
+    return counts
+
+
+def rescore(database: Database, verifiers: Verifiers, scorers: Sequence[str] = ()) -> list[Rescored]:
+    """Apply scorers to all stored trajectories, without any inference. All of it or nothing.
+
+    A scorer is `success` (the environments' verifiers as they are now: each call is a new version), a file of scoring/
+    or a registered verifier by name (scores what has no score of its version), or the path of a .sql or .py file; by
+    default `success` and all of scoring/. Raises StoreError naming the scorer where there is none or it cannot be
+    used.
+    """
+    built_in = {file.stem: file for file in sorted(SCORERS.glob("*.sql"))}
+    with database.transaction():
+        done = []
+        for name in scorers or ("success", *built_in):
+            if name == "success":
+                version = (_newest(database, name) or 0) + 1
+                scored = _verify(database, name, version, _finder(verifiers), None)
+                done.append(_compared(database, name, version, scored))
+            elif name in built_in or name.endswith(".sql"):
+                done.append(_by_query(database, built_in.get(name, Path(name))))
+            else:
+                done += [_by_verifier(database, verifier) for verifier in _named(name)]
+    return done
+
+
+def _named(name: str) -> list[Verifier]:
+    if name.endswith(".py"):
+        return registered.from_file(Path(name))
+    verifier = registered.get(name)
+    if verifier is None:
+        known = ", ".join(["success", *sorted(file.stem for file in SCORERS.glob("*.sql")), *registered.names()])
+        raise StoreError(f"scorer {name}: there is none (there are: {known}, and .sql and .py files)")
+    return [verifier]
+
+
+def _by_verifier(database: Database, verifier: Verifier) -> Rescored:
+    if verifier.name == "success" or (SCORERS / f"{verifier.name}.sql").is_file():
+        raise StoreError(f"verifier {verifier.name}: the name is taken by a built-in scorer")
+    scored = _verify(database, verifier.name, verifier.version, lambda environment: verifier, None)
+    return _compared(database, verifier.name, verifier.version, scored)
+
+
+def _by_query(database: Database, file: Path) -> Rescored:
+    if not file.is_file():
+        raise StoreError(f"scorer {file}: no such file")
+    name, version = file.stem, _version(file)
+    if file.parent != SCORERS and (name == "success" or (SCORERS / f"{name}.sql").is_file() or registered.get(name)):
+        raise StoreError(f"scorer {file}: the name {name} is taken by a built-in scorer")
+    try:
+        scored = _insert(database, name, version, _sql(file), None)
+    except duckdb.Error as error:
+        raise StoreError(f"scorer {file}: {database.said(error)}") from None
+    twice = database.execute(
+        "SELECT trajectory FROM scores WHERE scorer = ? AND version = ? GROUP BY trajectory HAVING count(*) > 1 LIMIT 1",
+        [name, version],
+    )
+    if twice:
+        raise StoreError(f"scorer {file}: gives {twice[0][0]} more than one value")
+    return _compared(database, name, version, scored)
+
+
+def _compared(database: Database, scorer: str, version: int, scored: int) -> Rescored:
+    """With `scored` 0 nothing was changed by this call."""
+    changed, before, after = database.execute(
+        """
+        WITH earlier AS (
+            SELECT trajectory, arg_max(value, version) AS value
+            FROM scores WHERE scorer = $scorer AND version < $version GROUP BY trajectory
+        )
+        SELECT count(*) FILTER (e.value <> s.value), avg(e.value), avg(s.value)
+        FROM scores s LEFT JOIN earlier e ON e.trajectory = s.trajectory
+        WHERE s.scorer = $scorer AND s.version = $version AND $scored > 0
+        """,
+        {"scorer": scorer, "version": version, "scored": scored},
+    )[0]
+    return Rescored(scorer, version, scored, changed, before, after)
+
+
+def _finder(verifiers: Verifiers) -> Callable[[str], Verify | None]:
+    return verifiers if callable(verifiers) else verifiers.get
+
+
+def _newest(database: Database, scorer: str) -> int | None:
+    return database.execute("SELECT max(version) FROM scores WHERE scorer = ?", [scorer])[0][0]
+
+
+def _verify(
+    database: Database, scorer: str, version: int, find: Callable[[str], Verify | None], campaign: str | None
+) -> int:
+    """Each distinct answer to a task is verified once."""
+    answers = database.arrow(
+        f"""
+        SELECT task, answer FROM trajectories t
+        WHERE answer IS NOT NULL AND {_unscored("t.id", campaign)}
+        GROUP BY task, answer ORDER BY task, answer
+        """,
+        _where(scorer, version, campaign),
+    )
+    tasks = _tasks(database, answers)
+    verify = {name: find(name) for name in {task.environment for task in tasks.values()}}
+    for name, found in verify.items():
+        if found is None:
+            raise StoreError(f"environment {name!r}: has no verifier, so its trajectories cannot be scored")
+    values = []
+    for batch in answers.to_batches(max_chunksize=10_000):
+        for task, answer in zip(batch["task"].to_pylist(), batch["answer"].to_pylist(), strict=True):
+            name = tasks[task].environment
+            who = f"environment {name!r}: its verifier"
+            values.append(registered.verified(verify[name], tasks[task], answer, who=who))
+    database.connection.register("verified", answers.append_column("value", pa.array(values, pa.float64())))
+    count = _insert(
+        database,
+        scorer,
+        version,
+        "SELECT t.id AS trajectory, coalesce(v.value, 0) AS value FROM trajectories t "
+        "LEFT JOIN verified v ON v.task = t.task AND v.answer = t.answer",
+        campaign,
+    )
+    database.connection.unregister("verified")
+    return count
+
+
+def _tasks(database: Database, answers: pa.Table) -> dict[str, Task]:
+    database.connection.register("answered", answers.select(["task"]))
+    rows = database.execute(
+        "SELECT id, environment, family, question, answer, split, payload FROM tasks "
+        "WHERE id IN (SELECT task FROM answered)"
+    )
+    database.connection.unregister("answered")
+    return {task: Task(*texts, json.loads(payload)) for task, *texts, payload in rows}
+
+
+def _insert(database: Database, scorer: str, version: int, query: str, campaign: str | None) -> int:
+    """Scores by a query that returns (trajectory, value), of the trajectories that have none of this version."""
+    ((count,),) = database.execute(
+        f"INSERT INTO scores SELECT q.trajectory, $scorer, $version, q.value FROM ({query}\n) q "
+        f"WHERE {_unscored('q.trajectory', campaign)}",
+        _where(scorer, version, campaign),
+    )
+    return count
+
+
+def _unscored(column: str, campaign: str | None) -> str:
+    condition = f"{column} NOT IN (SELECT trajectory FROM scores WHERE scorer = $scorer AND version = $version)"
+    if campaign is not None:
+        condition += f" AND {column} IN (SELECT trajectory FROM collected WHERE campaign = $campaign)"
+    return condition
+
+
+def _where(scorer: str, version: int, campaign: str | None) -> dict[str, object]:
+    return {"scorer": scorer, "version": version} | ({} if campaign is None else {"campaign": campaign})
+
+
+def _sql(file: Path) -> str:
+    try:
+        return read_text(file, StoreError)
+    except StoreError as error:
+        raise StoreError(f"scorer {error}") from None
+
+
+def _version(file: Path) -> int:
+    found = re.match(r"-- version: (\d+)\n", _sql(file))
+    if not found:
+        raise StoreError(f"scorer {file}: its first line is not a comment '-- version: N'")
+    return int(found[1])

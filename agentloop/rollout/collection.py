@@ -1,0 +1,182 @@
+"""Many episodes: planned by name before any is run, run concurrently, written as immutable shards.
+
+A plan names every trajectory it will produce. A shard is named by the trajectories in it, so a shard that is on disk is
+done, whoever wrote it, and a killed collection continues with the shards that are missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from agentloop.backoff import pause
+from agentloop.errors import AgentloopError, FailureBudgetError
+from agentloop.naming import content_id
+from agentloop.records import Attempt, Sampling, Task, Trajectory, trajectory_id
+from agentloop.rollout.episode import Generate, World, run_episode, session_of
+from agentloop.rollout.prompt import PromptFormat
+from agentloop.settings import Collect
+from agentloop.text import one_line
+
+_CAUSES = 3
+"""In the summary of a run that stops because too much fails."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 8.0
+"""Seconds before an episode is tried again, twice as long each time: what went wrong needs a moment to be mended."""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """The episodes that one shard will hold."""
+
+    policy: str
+    sampling: Sampling
+    seed: int
+    episodes: tuple[tuple[Task, int], ...]
+    """(task, sample index)"""
+
+    @cached_property
+    def trajectories(self) -> tuple[str, ...]:
+        return tuple(
+            trajectory_id(self.policy, task.id, sample, self.sampling, self.seed) for task, sample in self.episodes
+        )
+
+    @cached_property
+    def id(self) -> str:
+        return content_id("shard", list(self.trajectories))
+
+    def path(self, root: Path) -> Path:
+        return root / f"{self.id}.parquet"
+
+
+def plan(
+    tasks: Iterable[Task], samples: int, *, policy: str, sampling: Sampling, seed: int, shard_episodes: int
+) -> list[ShardPlan]:
+    """`samples` episodes of every task, in shards of at most `shard_episodes`."""
+    episodes = [(task, sample) for task in tasks for sample in range(samples)]
+    return in_shards(episodes, policy=policy, sampling=sampling, seed=seed, shard_episodes=shard_episodes)
+
+
+def in_shards(
+    episodes: Sequence[tuple[Task, int]], *, policy: str, sampling: Sampling, seed: int, shard_episodes: int
+) -> list[ShardPlan]:
+    """These episodes, (task, sample index), in shards of at most `shard_episodes`."""
+    return [
+        ShardPlan(policy, sampling, seed, tuple(episodes[first : first + shard_episodes]))
+        for first in range(0, len(episodes), shard_episodes)
+    ]
+
+
+class Policy(Generate, Protocol):
+    """A policy that may be out of reach for a while."""
+
+    async def ready(self) -> None:
+        """Return as soon as it answers. Raises ServerError where it has been lost too often."""
+
+    async def lost(self) -> str | None:
+        """After a request that failed: why the policy is out of reach, None where it answers."""
+
+
+class OpenWorld(Protocol):
+    """Gives an episode its world: fresh tools, in a process that can be killed."""
+
+    def __call__(self, task: Task, *, session: str) -> AbstractAsyncContextManager[World]: ...
+
+
+async def run_shard(
+    shard: ShardPlan,
+    *,
+    policy: Policy,
+    prompt: PromptFormat,
+    open_world: OpenWorld,
+    limits: Collect,
+    on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
+) -> list[Trajectory]:
+    """All episodes of a shard, at most `limits.concurrency` in flight, in the plan's order.
+
+    Whatever an attempt at an episode raises, and an attempt past `limits.episode_seconds`, is kept among the trajectory's
+    attempts, and the episode is tried again in a fresh world after a pause. After `limits.attempts` of them it has failed.
+    Attempts that ended because the policy was lost do not count: they say nothing of the episode.
+
+    Raises FailureBudgetError, with a summary, as soon as more than `limits.max_failed` have failed, and ServerError where
+    the policy is lost for good.
+    """
+    slots = asyncio.Semaphore(limits.concurrency)
+    budget = FailureBudget(limits.max_failed, of=len(shard.episodes))
+
+    async def episode(task: Task, sample: int) -> Trajectory:
+        attempts: list[Attempt] = []
+        counted = 0
+        name = session_of(shard.policy, task, sample, shard.seed)
+        about = {"policy": shard.policy, "sampling": shard.sampling, "seed": shard.seed}
+        async with slots:
+            while True:
+                await policy.ready()
+                session = f"{name}/{len(attempts)}"  # a fault that chance brought is not brought again
+                started = time.perf_counter()
+                try:
+                    async with asyncio.timeout(limits.episode_seconds), open_world(task, session=session) as world:
+                        trajectory = await run_episode(
+                            task, sample, generate=policy, prompt=prompt, world=world, **about
+                        )
+                    break
+                except Exception as error:  # nothing that happens in an episode ends more than this attempt at it
+                    message = _told(error, limits)
+                if reason := await policy.lost():
+                    message = reason
+                else:
+                    counted += 1
+                attempts.append(Attempt(message, time.perf_counter() - started))
+                if counted == limits.attempts:
+                    trajectory = unfinished(task, sample, **about)
+                    budget.spend(message)
+                    break
+                await asyncio.sleep(pause(len(attempts) - 1, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE))
+        on_episode(trajectory)
+        return dataclasses.replace(trajectory, attempts=tuple(attempts)) if attempts else trajectory
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(episode(task, sample)) for task, sample in shard.episodes]
+    except* AgentloopError as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in running]
+
+
+class FailureBudget:
+    """How many episodes of a shard may fail for good."""
+
+    def __init__(self, limit: float, *, of: int) -> None:
+        """`limit`: below 1 a share of the `of` episodes, of which at least one may fail; from 1 on a number."""
+        self._limit, self._episodes = limit, of
+        self._allowed = max(1, math.floor(limit * of)) if 0 < limit < 1 else math.floor(limit)
+        self._failures: Counter[str] = Counter()
+
+    def spend(self, failure: str) -> None:
+        """Count a failed episode. Raises FailureBudgetError once there are too many."""
+        self._failures[failure] += 1
+        if self._failures.total() > self._allowed:
+            causes = "; ".join(f"{count} × {cause}" for cause, count in self._failures.most_common(_CAUSES))
+            raise FailureBudgetError(
+                f"collect.max_failed: {self._failures.total()} of {self._episodes} episodes failed, "
+                f"more than {self._limit:g} allows: {causes}"
+            )
+
+
+def unfinished(task: Task, sample: int, *, policy: str, sampling: Sampling, seed: int) -> Trajectory:
+    """The record of an episode that failed for good."""
+    return Trajectory(policy, task, sample, sampling, seed, "failed", None, (), (), (), (), 0.0)
+
+
+def _told(error: Exception, limits: Collect) -> str:
+    if isinstance(error, TimeoutError):
+        return f"the episode took longer than collect.episode_seconds = {limits.episode_seconds:g}"
+    return str(error) if isinstance(error, AgentloopError) else one_line(error)

@@ -1,0 +1,112 @@
+"""How an episode is put into tokens: Gemma's turns, with tools described in the prompt and results in user turns.
+
+Gemma 3n has no system role and no tool role. Every piece is tokenised exactly once, when it is appended; what the model
+produced is never rendered. Text from tasks and tools cannot forge a turn: special tokens in it are read as plain text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agentloop.errors import ModelError
+from agentloop.rollout.grammar import ANSWER, CALL_FENCE, FENCE, RESULT_FENCE
+from agentloop.worlds.toolbox import ToolDescription
+
+VERSION = 1
+"""Raise it with any change to the text below: it names the policies whose prompts have that text."""
+
+MAX_RESULT_CHARACTERS = 2000
+
+
+class PromptFormat:
+    """Pieces of an episode as token ids, for any tokenizer with Gemma's turn tokens."""
+
+    def __init__(self, tokenizer: Any, describe_tools: bool) -> None:
+        """Raises ModelError if `tokenizer` (a transformers tokenizer) lacks one of Gemma's special tokens."""
+        self._tokenizer = tokenizer
+        self.describes_tools = describe_tools
+        self._bos = self._special("<bos>")
+        self._start = self._special("<start_of_turn>")
+        self._end = self._special("<end_of_turn>")
+        self.stop_token_ids: tuple[int, ...] = (self._end, self._special("<eos>"))
+
+    @property
+    def name(self) -> str:
+        """Identifies the prompt's text; part of every policy's name."""
+        return f"gemma-turns-{VERSION}-{'described' if self.describes_tools else 'bare'}"
+
+    def opening(self, question: str, tools: Sequence[ToolDescription]) -> list[int]:
+        """The first user turn and the start of the model's."""
+        text = described(question, tools) if self.describes_tools else question
+        return [self._bos, *self._user_turn(text)]
+
+    def tool_result(self, text: str, omitted: int = 0) -> list[int]:
+        """What follows the model's turn: a user turn with the fenced result and the start of the model's next turn.
+
+        `omitted`: characters of the result that `text` lacks already.
+        """
+        return [*self._encode("\n"), *self._user_turn(f"{RESULT_FENCE}{_shortened(text, omitted)}\n{FENCE}")]
+
+    def spoken(self, text: str) -> list[int]:
+        """A turn of the model's that was not sampled but is to be taught, its end included."""
+        return [*self._encode(text), self._end]
+
+    def turns_spoken(self, token_ids: Sequence[int]) -> int:
+        """How many turns of the model an episode's sequence holds, which ends where the next one begins."""
+        return (token_ids.count(self._end) - 1) // 2
+
+    def conversation(self, token_ids: Sequence[int]) -> list[str]:
+        """The texts of an episode's turns, which ends where the model's next one begins: user, model, user, …, user."""
+        texts, start = [], 0
+        for position, token in enumerate(token_ids):
+            if token == self._start:
+                start = position + 1
+            elif token == self._end:
+                texts.append(self.decode(token_ids[start:position]).partition("\n")[2])
+        return texts
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text without special tokens."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _user_turn(self, text: str) -> list[int]:
+        return [
+            self._start,
+            *self._encode(f"user\n{text}"),
+            self._end,
+            *self._encode("\n"),
+            self._start,
+            *self._encode("model\n"),
+        ]
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def _special(self, token: str) -> int:
+        index = self._tokenizer.convert_tokens_to_ids(token)
+        if index is None or index == self._tokenizer.unk_token_id:
+            raise ModelError(f"tokenizer: it has no token {token}; a Gemma tokenizer is needed")
+        return index
+
+
+def described(question: str, tools: Sequence[ToolDescription]) -> str:
+    """The first user turn's text where tools are described."""
+    return f"{_instructions(tools)}\n\n{question}"
+
+
+def _instructions(tools: Sequence[ToolDescription]) -> str:
+    listed = "\n".join(f"{tool.name}{tool.signature}\n    {tool.description}" for tool in tools)
+    return (
+        "Answer the question with the help of these tools:\n\n"
+        f"{listed}\n\n"
+        "To call a tool, end your turn with one call, its arguments written as literal values:\n"
+        f"{CALL_FENCE}name(arguments)\n{FENCE}\n"
+        "You then get its result. When you know the answer, end your turn with this line:\n"
+        f"{ANSWER}the answer alone"
+    )
+
+
+def _shortened(text: str, omitted: int) -> str:
+    left_out = len(text) + omitted - MAX_RESULT_CHARACTERS
+    return text if left_out <= 0 else f"{text[:MAX_RESULT_CHARACTERS]}\n[{left_out} characters left out]"

@@ -1,0 +1,124 @@
+"""teach: demonstrations are played, judged and chosen, learnt, and merged into a base that the loop can improve.
+
+Reads top to bottom as what happens. Every task is a step of agentloop.campaign.teaching that can be run again at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow
+
+from agentloop import settings as configuration
+from agentloop.campaign import demonstrations
+from agentloop.campaign import teaching as lessons
+from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.demonstrations import Demonstrations
+from agentloop.campaign.teaching import STUDENT, TAUGHT, Teaching
+from agentloop.rollout.collection import ShardPlan
+from agentloop.serving.policy_server import PolicyServer
+from agentloop.teaching.source import EXPERTS, parse
+from agentloop.training.run import TrainingRun
+from agentloop_flows import artifacts, presence, steps
+from agentloop_flows.progress import Progress, progress
+from agentloop_flows.self_improve import evaluate
+
+
+@flow(name="teach", flow_run_name="teach-{profile}", log_prints=True)
+def teach(
+    profile: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    source: str = EXPERTS,
+    families: Sequence[str] = (),
+    unverified: bool = False,
+    name: str | None = None,
+    measured: bool = True,
+) -> dict[str, Any]:
+    """Make a taught base, or continue: the parameters are those of `agentloop teach`.
+
+    Without `measured` student and taught base are not played: the same command with it does that later.
+    """
+    settings = configuration.load(overrides or {}, profile=profile)
+    flow_run = presence.announce(settings)
+    teaching = Teaching.open(settings, parse(source), families=families, unverified=unverified, name=name)
+    with teaching.campaign.at_work(flow_run):
+        judged = demonstrate(teaching)
+        dataset = choose(teaching)
+        run = lessons.plan_training(teaching, dataset["dataset"])
+        trained = train(teaching, run)
+        made = merge(teaching, run)
+        success = measure_both(teaching, run) if measured else None
+        report = steps.report(teaching.campaign)
+    result = {
+        "campaign": teaching.campaign.name,
+        "demonstrations": judged,
+        "dataset": dataset,
+        "trained": trained,
+        "made": made,
+        "directory": str(teaching.directory(run)),
+        "measured": success,
+        "report": report,
+    }
+    artifacts.publish_teaching(result)
+    return result
+
+
+def demonstrate(teaching: Teaching) -> dict[str, Any]:
+    """Play the episodes that are missing, one Prefect task a shard, and take them into the database."""
+    planned = demonstrations.plan(teaching)
+    missing = [shard for shard in planned.shards if not demonstrations.is_played(teaching, shard)]
+    if missing:
+        episodes = sum(len(shard.episodes) for shard in missing)
+        title = f"demonstrations from {teaching.source}"
+        with teaching.campaign.phase("demonstrate", TAUGHT), progress(title, episodes) as bar:
+            for shard in missing:
+                label = f"{title}, shard {planned.shards.index(shard) + 1} of {len(planned.shards)}"
+                play(label, teaching, planned, shard, bar)
+    return take_in(teaching, planned)
+
+
+def measure_both(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:
+    """Success of the student and of what was made of it, on the same held-out tasks."""
+    before = measure(teaching.campaign, STUDENT, role="base")
+    taught = teaching.taught(teaching.directory(run))
+    with taught.worlds:
+        after = measure(taught, TAUGHT, role="taught")
+    return lessons.finish(teaching, run, before["evaluation"], after["evaluation"])
+
+
+def measure(campaign: Campaign, iteration: int, *, role: str) -> dict[str, Any]:
+    """Success of the campaign's base on its held-out tasks: what a campaign with this model would measure first."""
+    with PolicyServer(campaign) as server:
+        return evaluate(campaign, server, None, iteration, role=role)
+
+
+@steps.step(name="demonstrations", task_run_name="{label}", **steps.attempts)
+def play(label: str, teaching: Teaching, planned: Demonstrations, shard: ShardPlan, bar: Progress) -> str:
+    return demonstrations.play(teaching, planned, shard, on_episode=lambda trajectory: bar.advance())
+
+
+@steps.step(name="judge", task_run_name="judge the demonstrations")
+def take_in(teaching: Teaching, planned: Demonstrations) -> dict[str, Any]:
+    return demonstrations.take_in(teaching, planned)
+
+
+@steps.step(name="select", task_run_name="select the demonstrations")
+def choose(teaching: Teaching) -> dict[str, Any]:
+    return lessons.choose(teaching)
+
+
+@steps.step(name="train", task_run_name="learn the demonstrations", **steps.attempts)
+def train(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:
+    with progress(f"learn the demonstrations: {run.adapter.id}", 1) as bar:
+
+        def on_step(metrics: dict[str, Any]) -> None:
+            bar.total = metrics["steps"]
+            bar.advance_to(metrics["step"])
+
+        return lessons.train(teaching, run, on_step=on_step)
+
+
+@steps.step(name="merge", task_run_name="make the taught base", **steps.attempts)
+def merge(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:
+    return lessons.merge(teaching, run)
