@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 
-from agentloop import cli
+from agentloop.cli import app as cli
 
 
 @pytest.fixture

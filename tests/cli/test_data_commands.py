@@ -7,7 +7,7 @@ import re
 import pytest
 from made_by_hand import sum_task
 
-from agentloop import cli
+from agentloop.cli import app as cli
 from agentloop.cli.common import console
 from agentloop.store import tasks
 from agentloop.store.database import Database
