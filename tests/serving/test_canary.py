@@ -13,8 +13,8 @@ import torch
 from conftest import random_prompt, write_adapter
 from safetensors.torch import load_file, save_file
 
-from agentloop.cli import app as cli
 from agentloop.campaign.canary import inspect
+from agentloop.cli import app as cli
 from agentloop.cli.serving import canary
 from agentloop.engine import FastLanguageModel
 from agentloop.errors import AdapterError, ServerError
