@@ -56,7 +56,7 @@ def _from_file(path: Path, apart: bool) -> type[Environment]:
             f"environment: {path} is no file" if path.exists() else f"environment: there is no file {path}"
         )
     if apart:
-        try_out(path, about="environment:", error=SettingError)
+        try_out(path, about="environment:", use="agentloop.environments.trying:use", error=SettingError)
     module = run_file(path, about="environment:", error=SettingError)
     own = [
         each

