@@ -203,9 +203,9 @@ def _find(model_name: str | Path, cache: Path | None) -> Path:
     path = Path(model_name)
     if not path.exists():
         # Imported when asked for: the engine itself needs no settings.
-        from agentloop.settings import load
+        from agentloop.settings import for_the_engine
 
-        models = load().paths.models
+        models = for_the_engine().paths.models
         path = models / model_name
         if not path.exists():
             raise ModelError(f"{model_name}: no such directory, here or in {models}; nothing is downloaded")

@@ -21,11 +21,11 @@ from pathlib import Path
 import httpx
 import psutil
 
-from agentloop import caches, child_log, scratch
+from agentloop import caches, child_log, project, scratch
 from agentloop.errors import ServerError, SettingError
 from agentloop.files import atomic
 from agentloop.identity import Identity
-from agentloop.settings import PROJECT_ROOT, Settings
+from agentloop.settings import Settings
 from agentloop_flows import connection, dotenv, key, reconcile
 
 WORK_POOL = "agentloop"
@@ -63,7 +63,7 @@ def is_up(settings: Settings) -> bool:
 def up(settings: Settings) -> list[str]:
     """Start what is not running, deploy prefect.yaml, and return one line a thing for a person."""
     lines = [*up_server(settings), *reconcile.run(settings)]
-    lines += dotenv.write(PROJECT_ROOT / ".env", connection.address(settings), key.credentials(settings))
+    lines += dotenv.write(project.root() / ".env", connection.address(settings), key.credentials(settings))
     if _running(settings, "worker"):
         lines.append("Prefect worker is already up")
     else:
@@ -74,7 +74,7 @@ def up(settings: Settings) -> list[str]:
         log_begins = _start(settings, "worker", module, _worker_environment(settings))
         _wait_for_worker(settings, log_begins)
         lines.append(f"Prefect worker started in the pool {WORK_POOL}")
-    _prefect(settings, "--no-prompt", "deploy", "--all", "--prefect-file", str(PROJECT_ROOT / "prefect.yaml"))
+    _prefect(settings, "--no-prompt", "deploy", "--all", "--prefect-file", str(project.root() / "prefect.yaml"))
     return [
         *lines,
         "Deployed: self-improve/demo, self-improve/nightly, teach/experts, evaluate/champion",
@@ -130,7 +130,7 @@ def _start(settings: Settings, name: str, module: list[str], environment: dict[s
         begins = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", *module],
-            cwd=PROJECT_ROOT,
+            cwd=project.root(),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -148,7 +148,7 @@ def _start(settings: Settings, name: str, module: list[str], environment: dict[s
 def _prefect(settings: Settings, *arguments: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "prefect", *arguments],
-        cwd=PROJECT_ROOT,
+        cwd=project.root(),
         encoding="utf-8",
         errors="replace",
         capture_output=True,

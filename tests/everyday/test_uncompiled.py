@@ -10,9 +10,9 @@ from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.prepare import policies
 from agentloop.errors import ServerError, StartError
+from agentloop.project import CHECKOUT
 from agentloop.serving.policy_server import PolicyServer
 from agentloop.serving.served_policy import ServedPolicy
-from agentloop.settings import PROJECT_ROOT
 
 PROMPT = [5, 6, 7, 8]
 
@@ -21,7 +21,7 @@ PROMPT = [5, 6, 7, 8]
 def campaign(tmp_path):
     torch.set_num_threads(1)
     roots = {"data": str(tmp_path / "data"), "cache": str(tmp_path / "cache")}
-    settings = configuration.load({"model": str(PROJECT_ROOT / "models" / "tiny"), "paths": roots}, profile="demo")
+    settings = configuration.load({"model": str(CHECKOUT / "models" / "tiny"), "paths": roots}, profile="demo")
     return Campaign.open(settings)
 
 

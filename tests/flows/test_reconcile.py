@@ -16,7 +16,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.states import Cancelled, Cancelling, Completed, Pending, Running, Scheduled
 
 from agentloop import settings as configuration
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 from agentloop_flows import connection, presence, reconcile, services
 from agentloop_flows.presence import Presence
 
@@ -56,8 +56,8 @@ def process(tmp_path):
 
 
 def test_no_flow_is_forgotten():
-    deployed = yaml.safe_load((PROJECT_ROOT / "prefect.yaml").read_text())["deployments"]
-    flows = {load_flow_from_entrypoint(str(PROJECT_ROOT / each["entrypoint"])).name for each in deployed}
+    deployed = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
+    flows = {load_flow_from_entrypoint(str(CHECKOUT / each["entrypoint"])).name for each in deployed}
     assert flows == set(reconcile.FLOWS)
 
 

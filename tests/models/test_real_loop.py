@@ -19,10 +19,11 @@ from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.prepare import policies
 from agentloop.campaign.teaching import Teaching
 from agentloop.engine import FastLanguageModel
+from agentloop.project import CHECKOUT
 from agentloop.rollout.collection import ShardPlan
 from agentloop.serving.client import CompletionClient
 from agentloop.serving.policy_server import PolicyServer
-from agentloop.settings import PROJECT_ROOT, Settings, load
+from agentloop.settings import Settings, load
 from agentloop.store import datasets
 from agentloop.teaching.source import Source
 from agentloop.training.run import TrainingRun
@@ -170,7 +171,7 @@ def test_the_canary_finds_it_served_as_it_was_trained(loop):
 def test_served_beyond_the_window(loop, engine):
     """Log probabilities of a prompt that is longer than the window, and of what is generated behind it."""
     model, tokenizer = engine
-    ids = tokenizer((PROJECT_ROOT / "README.md").read_text()).input_ids[: WINDOW + 150]
+    ids = tokenizer((CHECKOUT / "README.md").read_text()).input_ids[: WINDOW + 150]
     names = {False: loop.server.serve(None), True: loop.server.serve(loop.run.adapter.id)}
 
     async def served(name: str):
