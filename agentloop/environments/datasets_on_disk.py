@@ -8,7 +8,7 @@ kept, nothing is fetched, and no program that lies among them is run.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -147,7 +147,8 @@ def _declared(path: Path, config: str | None) -> Iterator[Rows]:
                 )
             rows = _file(path / inner, split=str(split), labels=labels)
             if isinstance(rows, Csv):
-                rows.separator = builder.config.delimiter or (builder.config.sep if declared else rows.separator)
+                said = builder.config.delimiter or builder.config.sep
+                rows.separator = said if said != "," else rows.separator
             yield rows
     left = sorted(inner for inner in _data_files(root) if inner not in taken)
     if left and not declared:
@@ -157,8 +158,8 @@ def _declared(path: Path, config: str | None) -> Iterator[Rows]:
         )
 
 
-def _check_card(path: Path) -> bool:
-    """Whether a card declares configurations. Raises SettingError where it names files that lie anywhere else.
+def _check_card(path: Path) -> list[str]:
+    """The places of files that a card declares. Raises SettingError where one lies anywhere else.
 
     `datasets` would look for them there, on a network too.
     """
@@ -178,11 +179,12 @@ def _check_card(path: Path) -> bool:
             found += header.get("configs") or []
         except Exception as error:  # YAML's and others'
             raise SettingError(f"environment: {path / name}: not to be read as a card: {_said(error, path)}") from None
-    for pattern in _texts([_places(each) for each in found]):
+    patterns = list(_texts([_places(each) for each in found]))
+    for pattern in patterns:
         outside = pattern.startswith(("/", "~")) or ".." in PurePosixPath(pattern).parts
         if outside or "://" in pattern or "::" in pattern:
             raise SettingError(f"environment: {path}: its card names {one_line_of(pattern)!r}, which lies elsewhere")
-    return bool(found)
+    return patterns
 
 
 def _places(config: Any) -> list[Any]:
@@ -199,7 +201,7 @@ def _texts(value: Any) -> Iterator[str]:
         yield from _texts(value.get("path"))
 
 
-def _builder(path: Path, config: str | None, declared: bool) -> DatasetBuilder:
+def _builder(path: Path, config: str | None, declared: Sequence[str]) -> DatasetBuilder:
     import datasets  # takes seconds
 
     place = str(path.absolute())
@@ -210,10 +212,13 @@ def _builder(path: Path, config: str | None, declared: bool) -> DatasetBuilder:
         if not any(_data_files(path)):
             kinds = ", ".join(_KINDS)
             raise SettingError(f"environment: {path}: a directory without files of rows ({kinds})") from None
-        names = _configs(place) if declared else []
+        names = _configs(place)
         if names and config not in names:
             chosen = "has several configurations" if config is None else f"has no configuration {config!r}"
             raise SettingError(f"environment: {path}: {chosen}; there are: {', '.join(names)}") from None
+        missing = next((pattern for pattern in declared if not any(path.glob(pattern))), None)
+        if missing is not None:
+            raise SettingError(f"environment: {path}: its card names {missing}, and no such file is there") from None
         raise SettingError(f"environment: {path}: not to be read as a dataset: {_said(error, path)}") from None
 
 
