@@ -97,12 +97,12 @@ def _snapshot(name: str) -> Path | None:
     return None
 
 
-def _file(path: Path, where: str | None = None, *, split: str | None = None, labels: Labels | None = None) -> Rows:
+def _file(path: Path, *, split: str | None = None, labels: Labels | None = None) -> Rows:
     suffix = path.suffix.lower()
     kind = _KINDS.get(suffix, JsonLines)
     if suffix == ".json" and begins_with_a_list(path):
         kind = JsonArray
-    rows = kind(where or str(path), [path], split=split, labels=labels)
+    rows = kind(str(path), [path], split=split, labels=labels)
     if isinstance(rows, Csv) and suffix == ".tsv":
         rows.separator = "\t"
     return rows
