@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _BATCH = 1024
 _FILE_MARK = b"ARROW1"
+_INDEX = re.compile(r"__index_level_\d+__")
+"""Columns that pandas adds: numbers of rows, which are left out."""
 
 
 class Parquet(Rows):
@@ -31,9 +34,9 @@ class Parquet(Rows):
         import pyarrow.parquet as pq
 
         path, wanted = self.files[0], None if wanted is None else sorted(wanted)
-        with _told(self, "Parquet"), pq.ParquetFile(path, memory_map=True) as file:
+        with _told(self, "Parquet"), pq.ParquetFile(path) as file:
             _note(self, file.schema_arrow)
-            chosen = None if columns is None else [name for name in self.names if name in columns]
+            chosen = _chosen(self, columns)
             before = 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
@@ -58,7 +61,7 @@ class ArrowFile(Rows):
             reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
             _note(self, reader.schema)
             batches = (reader.get_batch(n) for n in range(reader.num_record_batches)) if is_file else reader
-            yield from _numbered(self, (_narrowed(batch, columns) for batch in batches), 0, wanted)
+            yield from _numbered(self, (batch.select(_chosen(self, columns)) for batch in batches), 0, wanted)
 
 
 class Saved(Rows):
@@ -76,13 +79,13 @@ class Saved(Rows):
             _note(self, self._dataset.features.arrow_schema)
             for before in range(0, len(self._dataset), _BATCH):
                 if _any(wanted, before, _BATCH):
-                    table = _narrowed(self._dataset[before : before + _BATCH], columns)
+                    table = self._dataset[before : before + _BATCH].select(_chosen(self, columns))
                     yield from _numbered(self, table.to_batches(), before, wanted)
 
 
 def _note(rows: Rows, schema: pa.Schema) -> None:
     """Note the columns and their classes. Raises SettingError where a name is there twice."""
-    rows.names = tuple(schema.names)
+    rows.names = tuple(name for name in schema.names if not _INDEX.fullmatch(name))
     twice = next((name for name in rows.names if rows.names.count(name) > 1), None)
     if twice is not None:
         raise rows.refused(None, f"has the column {one_line_of(twice, most=60)!r} twice")
@@ -121,8 +124,8 @@ def _any(wanted: Sequence[int] | None, before: int, rows: int) -> bool:
     return place < len(wanted) and wanted[place] <= before + rows
 
 
-def _narrowed(batch: Any, columns: Collection[str] | None) -> Any:
-    return batch if columns is None else batch.select([name for name in batch.schema.names if name in columns])
+def _chosen(rows: Rows, columns: Collection[str] | None) -> list[str]:
+    return [name for name in rows.names if columns is None or name in columns]
 
 
 def _numbered(

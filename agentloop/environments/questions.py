@@ -259,9 +259,6 @@ class Questions:
         """All of them are held."""
         return self._kept is not None
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
     def __iter__(self) -> Iterator[Question]:
         return self._given(self._keys)
 

@@ -304,6 +304,15 @@ def test_a_file_of_another_kind_under_that_name(tmp_path):
     assert refused(tmp_path / "rows.jsonl") == ": is compressed; unpack it with gunzip"
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".feather", ".arrow"])
+def test_the_index_of_a_data_frame_is_no_column(tmp_path, suffix):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"question": ["a", "b", "c"], "answer": ["1", "2", "3"]}).iloc[[2, 0, 1]]
+    path = write(tmp_path / f"rows{suffix}", pa.Table.from_pandas(frame))
+    assert "__index_level_0__" in pa.Table.from_pandas(frame).column_names
+    assert [(question.text, question.payload) for question in read(path)] == [("a", {}), ("b", {}), ("c", {})]
+
+
 def test_a_column_twice(tmp_path):
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["1"]), pa.array(["2"])], ["question", "answer", "answer"])
     assert refused(write(tmp_path / "rows.arrow", table)) == ": has the column 'answer' twice"
