@@ -428,7 +428,7 @@ def test_many_rows_are_counted_and_not_held(tmp_path, monkeypatch, suffix):
     for place, question in enumerate(own(path).questions(random.Random(3))):
         found.append((question.text, question.answer, question.payload, question.split))
         if place % 2000 == 0:
-            most = max(most, sum(isinstance(each, Question) for each in gc.get_objects()) - len(expected))
+            most = max(most, sum(type(each) is Question for each in gc.get_objects()) - len(expected))
     assert found == [(each.text, each.answer, each.payload, each.split) for each in expected] and len(found) == 20_000
     assert 0 < most < 2500
 
