@@ -33,7 +33,7 @@ class QuestionFile(Environment):
     columns: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Where the columns have other names: {"question": "problem"}. A part `id` becomes the payload's `id`."""
     payload: ClassVar[Sequence[str] | None] = None
-    """Columns that make the payload; by default all that are left. Only those that are needed are read."""
+    """Columns that make the payload; by default all that are left. Others are not read, unless it is by `read_row`."""
     splits: ClassVar[Mapping[str, Split | None] | None] = None
     """What a dataset's splits are for: {"train": "train", "test": "heldout"}. Those that are not named are not read; None as
     a value leaves it to the question's hash. Of a file, or where `columns` has `split`, the values of that column."""
