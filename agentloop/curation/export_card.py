@@ -114,7 +114,7 @@ class Made:
             scorers=tuple(database.execute(_query("scorers"), names)),
             environments=environments,
             heldout=heldout,
-            benchmarks=benchmarks and benchmarks.name,
+            benchmarks=benchmarks.name if benchmarks else None,
         )
 
 

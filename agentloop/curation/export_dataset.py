@@ -157,7 +157,8 @@ def _rows(
     """The rows that begin at these places of the dataset."""
     width = 2 if paired else 1
     names = [trajectories[place + side] for place in places for side in range(width)]
-    found = database.arrow(_query("episodes"), {"names": names} | used).to_pylist()
+    parameters: dict[str, Any] = {"names": names, **used}
+    found = database.arrow(_query("episodes"), parameters).to_pylist()
     about = {row["trajectory"]: row for row in found}
     for place, row in zip(places, export.rows(database, names, paired=paired), strict=True):
         position = {"position": place // width}
