@@ -39,6 +39,7 @@ class Written(float):
     """A number that knows how it was written: `str` gives 0.10, where the text of a float would be 0.1."""
 
     __slots__ = ("text",)
+    text: str
 
     def __new__(cls, text: str) -> Written:
         made = super().__new__(cls, text)
