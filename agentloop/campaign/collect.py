@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from agentloop import environments, records
+from agentloop.campaign import suites
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import Suite
 from agentloop.curation import scoring
@@ -20,10 +21,15 @@ from agentloop.store.shards import Purpose, is_whole, write_shard
 
 
 def plan_collection(campaign: Campaign, iteration: int, adapter: str | None) -> list[ShardPlan]:
-    """The shards of training rollouts of an iteration, by the policy with this adapter."""
+    """The shards of training rollouts of an iteration, by the policy with this adapter.
+
+    Raises SettingError where the environment has too few training tasks.
+    """
     collect = campaign.settings.collect
+    with suites.enough("collect.tasks"):
+        tasks = campaign.training_tasks(iteration)
     return plan(
-        campaign.training_tasks(iteration),
+        tasks,
         collect.samples,
         policy=campaign.policy(adapter).id,
         sampling=campaign.sampling(collect.temperature),

@@ -42,10 +42,20 @@ def heldout(settings: Settings, look: Look) -> Suite:
 
 
 def unseen(settings: Settings, last: Look) -> Suite:
-    """As many tasks again, of which no look has seen one: no choice was made on them."""
+    """As many tasks again, of which no look has seen one: no choice was made on them.
+
+    Raises SettingError, naming the most that works, where the environment has none left.
+    """
     evaluate = settings.evaluate
     used = evaluate.tasks * last.scale
-    stream = _stream(settings.environment, used + evaluate.tasks, settings.seed)
+    try:
+        stream = _stream(settings.environment, used + evaluate.tasks, settings.seed)
+    except TooFewTasks as error:
+        most = _most_with_unseen(error.available, settings.gate.max_tasks)
+        raise SettingError(
+            f"evaluate.tasks: {_without_setting(error)}: {used} for verdicts and {evaluate.tasks} that no verdict sees; "
+            + (f"a campaign with evaluate.tasks={most} leaves enough" if most else "no campaign leaves enough of them")
+        ) from None
     return Suite(UNSEEN, (stream[used:],), evaluate.samples)
 
 
@@ -60,22 +70,40 @@ def guards(settings: Settings, look: Look) -> list[Suite]:
 def planned_looks(settings: Settings) -> tuple[Look, ...]:
     """How often the gate may look at a challenger's results: as `gate.max_tasks` allows and the environments have tasks for.
 
-    Raises SettingError, naming the setting, where they do not have enough for the first look, and for a guard that is no
-    environment or the campaign's own one.
+    Raises SettingError, naming the setting, where they do not have enough for the first look (and the most that works), and
+    for a guard that is no environment or the campaign's own one.
     """
     own = environments.get(settings.environment).name
     for name in settings.gate.guards:
         with _blaming("gate.guards"):
             if environments.get(name).name == own:
                 raise SettingError(f"{name} is the campaign's own environment, which the gate judges anyway")
-    with _blaming("evaluate.tasks", TooFewTasks):
+    with enough("evaluate.tasks"):
         heldout(settings, Look(1, 1))
-    with _blaming("gate.guards"):
-        guards(settings, Look(1, 1))
+    for name, guard in settings.gate.guards.items():
+        with _blaming("gate.guards"), enough(f"gate.guards.{name}.tasks"):
+            _stream(name, guard.tasks, settings.seed)
     count = looks.most(settings.evaluate.tasks, settings.gate.max_tasks)
     while count > 1 and not _enough(settings, Look(count, count)):
         count -= 1
     return looks.plan(count)
+
+
+def check_training_tasks(settings: Settings) -> None:
+    """Raises SettingError where the environment has fewer training tasks than an iteration collects, naming the most."""
+    with enough("collect.tasks"):
+        environments.get(settings.environment).tasks("train", settings.collect.tasks, settings.seed)
+
+
+@contextmanager
+def enough(setting: str) -> Iterator[None]:
+    """Where there are too few tasks meanwhile, raise SettingError that names the setting and the largest value that works."""
+    try:
+        yield
+    except TooFewTasks as error:
+        most = error.available
+        remedy = f"set {setting}={most}" if most else "it has none of them"
+        raise SettingError(f"{setting}: {_without_setting(error)}; {remedy}") from None
 
 
 def check_tools(settings: Settings) -> None:
@@ -93,11 +121,28 @@ def _enough(settings: Settings, look: Look) -> bool:
 
 
 @contextmanager
-def _blaming(setting: str, kind: type[SettingError] = SettingError) -> Iterator[None]:
+def _blaming(setting: str) -> Iterator[None]:
     try:
         yield
-    except kind as error:
-        raise SettingError(f"{setting}: {str(error).removeprefix('environment: ')}") from None
+    except SettingError as error:
+        if str(error).startswith(setting):
+            raise
+        raise SettingError(f"{setting}: {_without_setting(error)}") from None
+
+
+def _without_setting(error: SettingError) -> str:
+    return str(error).removeprefix("environment: ")
+
+
+def _most_with_unseen(available: int, limit: int | None) -> int:
+    """The most tasks at the first look that leave as many unseen ones, 0 where none do."""
+    for tasks in range(available // 2, 0, -1):
+        count = looks.most(tasks, limit)
+        while count > 1 and tasks * Look(count, count).scale > available:
+            count -= 1
+        if tasks * (Look(count, count).scale + 1) <= available:
+            return tasks
+    return 0
 
 
 def _blocks(environment: str, tasks: int, look: Look, seed: int) -> tuple[tuple[Task, ...], ...]:

@@ -6,14 +6,16 @@ Anything a user can mend ends with one line on standard error, the last one on t
 
 from __future__ import annotations
 
+import functools
 import os
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from agentloop import interpreter, project
+from agentloop import __version__, interpreter, project
 from agentloop.cli import (
     champions,
     data,
@@ -26,12 +28,96 @@ from agentloop.cli import (
     quantization,
     running,
     serving,
+    status,
     teaching,
 )
 from agentloop.errors import told
 
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A tool-using Gemma agent that improves on its tasks on one machine, with evidence. Begin with `agentloop doctor` and "
+    "`agentloop demo`.",
+    epilog="Settings are words: agentloop run training.rank=32 campaign=mine. What else holds for every command: docs/cli.md.",
+)
 
-def _project(
+
+class _Continues(SystemExit):
+    """Ctrl-C ended a command that the same words continue."""
+
+
+def _continues(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, known to go on where it was interrupted when it is called again."""
+
+    @functools.wraps(command)
+    def interruptible(*words: Any, **options: Any) -> Any:
+        try:
+            return command(*words, **options)
+        except (KeyboardInterrupt, typer.Abort):
+            raise _Continues from None
+
+    return interruptible
+
+
+_PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
+    "Run": (
+        ("init", projects.init),
+        ("demo", _continues(running.demo)),
+        ("run", _continues(running.run)),
+        ("eval", _continues(running.evaluate)),
+        ("teach", _continues(teaching.teach)),
+        ("proof", _continues(proof.proof)),
+    ),
+    "Look": (
+        ("status", status.status),
+        ("report", inspection.report),
+        ("champion", champions.champion),
+        ("lineage", inspection.lineage),
+        ("sql", inspection.sql),
+    ),
+    "Change and check": (
+        ("rollback", champions.rollback),
+        ("select", data.select),
+        ("rescore", data.rescore),
+        ("forget", data.forget),
+        ("reproduce", champions.reproduce),
+        ("canary", serving.canary),
+    ),
+    "Machine and models": (
+        ("doctor", machine.doctor),
+        ("fetch", _continues(models.fetch)),
+        ("import", models.import_model),
+        ("check", quantization.check),
+        ("quantize", quantization.quantize),
+        ("bootstrap", machine.bootstrap),
+    ),
+    "Prefect": (
+        ("up", _continues(running.up)),
+        ("down", running.down),
+        ("reconcile", running.reconcile),
+    ),
+}
+"""Every command, as the help shows them."""
+
+for _panel, _commands in _PANELS.items():
+    for _name, _command in _commands:
+        app.command(_name, rich_help_panel=_panel)(_command)
+
+# typer has no public name for the errors in how a command is called, of which this is one
+_UsageError = typer.BadParameter.__base__
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"agentloop {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -41,39 +127,10 @@ def _project(
         ),
     ] = None,
 ) -> None:
+    """What every command takes before its name."""
     if folder is not None:
         os.environ[project.VARIABLE] = str(folder.expanduser().absolute())
         project.root()  # said at once where there is none
-
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    callback=_project,
-    help="A tool-using Gemma 3n agent that improves on its tasks on one machine, with evidence.",
-)
-app.command()(projects.init)
-for command in (running.demo, running.run, running.up, running.down, running.reconcile):
-    app.command()(command)
-app.command("eval")(running.evaluate)
-app.command()(teaching.teach)
-for command in (inspection.status, inspection.sql, inspection.report, inspection.lineage):
-    app.command()(command)
-for command in (champions.champion, champions.rollback, champions.reproduce):
-    app.command()(command)
-for command in (data.select, data.rescore, data.forget):
-    app.command()(command)
-for command in (serving.canary, machine.doctor, machine.bootstrap):
-    app.command()(command)
-for command in (quantization.check, quantization.quantize):
-    app.command()(command)
-app.command("import")(models.import_model)
-app.command()(models.fetch)
-app.command()(proof.proof)
-
-# typer has no public name for the errors in how a command is called, of which this is one
-_UsageError = typer.BadParameter.__base__
 
 
 def main() -> None:
@@ -85,7 +142,9 @@ def main() -> None:
 def run() -> tuple[int, str | None]:
     """Do what the command line says. Returns the exit code and, where something went wrong, the last line to be said."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="agentloop")
+    except _Continues:
+        return ending.INTERRUPTED, "interrupted; the same command continues"
     except SystemExit as left:
         return (left.code, None) if isinstance(left.code, int) else (1, left.code) if left.code else (0, None)
     except (KeyboardInterrupt, typer.Abort):
@@ -101,7 +160,7 @@ def run() -> tuple[int, str | None]:
             return 1, None
         return 2, f"error: {line}"
     if code == ending.INTERRUPTED:  # as typer returns an interrupt
-        return code, "interrupted; the same command continues"
+        return code, "interrupted"
     return code or 0, None
 
 

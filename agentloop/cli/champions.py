@@ -3,47 +3,78 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from agentloop.cli.common import Overrides, Profile, console, load, reading, split, writing
+from agentloop.cli import choosing, ids
+from agentloop.cli.common import (
+    AsJson,
+    Named,
+    Overrides,
+    Profile,
+    console,
+    load,
+    reading,
+    say,
+    say_json,
+    split,
+    writing,
+)
 from agentloop.errors import SettingError
 
+if TYPE_CHECKING:
+    from agentloop.store.champions import Move
 
-def champion(profile: Profile = None, overrides: Overrides = None) -> None:
-    """Who is champion of a campaign, and who was: every move of the pointer with its reason."""
+
+def champion(
+    profile: Profile = None, overrides: Overrides = None, campaign: Named = None, as_json: AsJson = False
+) -> None:
+    """Who is champion of a campaign, and who was: every change with its reason."""
     settings = load(profile, overrides)
     from agentloop.campaign.rollback import BASE
-    from agentloop.store import campaigns, champions
+    from agentloop.store import champions
 
     with reading(settings) as database:
-        campaigns.settings_json(database, settings.campaign)  # an unknown campaign is an error
+        settings = choosing.of_a_campaign(database, settings, campaign, profile=profile, words=overrides)
         moves = champions.moves(database, settings.campaign)
     now = moves[-1].adapter if moves else None
-    console.print(f"Champion of campaign {settings.campaign}: [bold]{now or 'the base model'}[/bold]")
+    if as_json:
+        say_json({"campaign": settings.campaign, "champion": now, "moves": [_move(each) for each in moves]})
+        return
+    say(f"Champion of campaign {settings.campaign}: {now or 'the base model'}")
     if not moves:
         return
     table = Table("", "moved (UTC)", "iteration", "to", "by", "reason", box=None)
     for move in moves:
-        by = "gate" if move.verdict else "rollback"
         moved = f"{move.moved:%Y-%m-%d %H:%M}"
-        table.add_row(str(move.number), moved, str(move.iteration), move.adapter or BASE, by, move.reason)
+        table.add_row(str(move.number), moved, str(move.iteration), move.adapter or BASE, _by(move), move.reason)
     console.print(table)
+
+
+def _move(move: Move) -> dict[str, Any]:
+    names = ("number", "moved", "iteration", "adapter", "verdict", "reason")
+    return {name: getattr(move, name) for name in names} | {"by": _by(move)}
+
+
+def _by(move: Move) -> str:
+    return "gate" if move.verdict else "rollback"
 
 
 def rollback(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ADAPTER|base] [SECTION.NAME=VALUE]...",
-            help="An earlier champion or the base model; default: whom the champion replaced.",
+            metavar="ADAPTER|base|SECTION.NAME=VALUE",
+            help="An earlier champion's id, as much of it as is enough, or base. Default: whom the champion replaced. "
+            "And settings.",
         ),
     ] = None,
-    reason: Annotated[str, typer.Option(help="Kept in the history.")] = "rolled back by hand",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Kept in the history.")] = "rolled back by hand",
     profile: Profile = None,
+    campaign: Named = None,
 ) -> None:
     """Make an earlier champion, or the base model, champion again; the next iteration starts from it."""
     named, overrides = split(words)
@@ -52,18 +83,27 @@ def rollback(
     settings = load(profile, overrides)
     from agentloop.campaign import rollback as pointer
     from agentloop.campaign.lock import owned
+    from agentloop.store import champions
 
     with owned(settings.paths.data, wait=False), writing(settings) as database:
-        before, after = pointer.roll_back(database, settings.campaign, named[0] if named else None, reason=reason)
-    console.print(
-        f"Champion of campaign {settings.campaign}: [bold]{after or 'the base model'}[/bold] "
-        f"(it was {before or 'the base model'})"
-    )
+        settings = choosing.of_a_campaign(database, settings, campaign, profile=profile, words=overrides)
+        target = named[0] if named else None
+        if target not in (None, pointer.BASE):
+            earlier = [move.adapter for move in champions.moves(database, settings.campaign) if move.adapter]
+            target = ids.only("adapter", target, earlier) or target
+        before, after = pointer.roll_back(database, settings.campaign, target, reason=reason)
+    say(f"Champion of campaign {settings.campaign}: {after or 'the base model'} (it was {before or 'the base model'})")
 
 
-def reproduce(adapter: str, profile: Profile = None, overrides: Overrides = None) -> None:
-    """Train an adapter again from its stored rows and settings; exit code 1 where the weights are not the same."""
+def reproduce(
+    adapter: Annotated[str, typer.Argument(help="The adapter's id, or as much of it as is enough.")],
+    profile: Profile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train an adapter again from its stored rows and settings: are the weights the same? Exit code 1 where they are not."""
     settings = load(profile, overrides)
+    with reading(settings) as database:
+        adapter = ids.whole(database, "adapter", adapter)
     from agentloop.campaign.reproduce import reproduce as train_again
 
     with Progress(console=console, transient=True) as progress:

@@ -1,30 +1,58 @@
-"""The commands of `agentloop`, a module for each kind of thing that people do."""
+"""What the commands of `agentloop` share: their options, the settings, the database, and how they say things."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from agentloop import settings as configuration
 from agentloop.errors import SettingError, StoreError
-from agentloop.settings import Settings
+from agentloop.settings import PROFILES, Settings
 
 if TYPE_CHECKING:
     from agentloop.store.database import Database
 
-# Tables are made for 100 columns; where the output is no terminal there is no narrower one to respect.
-console = Console(width=None if sys.stdout.isatty() else 120)
+# Tables are made for 100 columns; where the output is no terminal there is no narrower one to respect. What is printed is
+# somebody's text more often than not: square brackets and colons in it are no markup.
+console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
 
-Profile = Annotated[str | None, typer.Option("--profile", "-p", help="Named defaults: demo, rtx3090.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.NAME=VALUE]...", help="Settings, for example training.rank=32.")
+
+def profiles() -> list[str]:
+    """Names that --profile takes."""
+    return sorted(file.stem for file in PROFILES.glob("*.toml"))
+
+
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        "-p",
+        metavar="NAME",
+        help=f"Settings that belong together: {', '.join(profiles())}.",
+        autocompletion=profiles,
+    ),
 ]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SECTION.NAME=VALUE", help="Settings, for example training.rank=32 campaign=mine."),
+]
+Named = Annotated[
+    str | None,
+    typer.Option(
+        "--campaign",
+        metavar="NAME",
+        help="The campaign. Default: the one that the settings name, else the only one, else the newest.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of text, for programs (docs/cli.md).")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved settings and what would be done; do nothing.")
 ]
@@ -52,6 +80,20 @@ def split(words: list[str] | None) -> tuple[list[str], list[str]]:
     """What a command takes by name, and the settings among it."""
     names = [word for word in words or () if "=" not in word]
     return names, [word for word in words or () if "=" in word]
+
+
+def say(line: str) -> None:
+    """Print a line as it stands, however long it is."""
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def say_json(value: Any) -> None:
+    """Print the one JSON document of a command. Times are in UTC, as 2026-01-31T23:59:59Z."""
+    print(json.dumps(value, default=_text, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _text(value: Any) -> str:
+    return f"{value:%Y-%m-%dT%H:%M:%SZ}" if isinstance(value, datetime) else str(value)
 
 
 @contextmanager

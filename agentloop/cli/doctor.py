@@ -33,6 +33,16 @@ class Check:
     needed: bool = True
     """False for what only makes things quicker."""
 
+    @property
+    def state(self) -> str:
+        """ok, missing or slower"""
+        return "ok" if self.ok else "missing" if self.needed else "slower"
+
+    @property
+    def told_remedy(self) -> str | None:
+        """What there is to do; None where nothing is."""
+        return None if self.ok else self.remedy
+
 
 def examine(settings: Settings) -> list[Check]:
     """Every check, in the order a person would fix them."""

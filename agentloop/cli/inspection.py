@@ -1,87 +1,108 @@
-"""Commands that show what there is, while a run is writing as well."""
+"""Commands that show what is stored, while a run is writing as well."""
 
 from __future__ import annotations
 
-import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from agentloop.cli.common import Overrides, Profile, console, load, reading, user_path
+from agentloop.cli import choosing, ids
+from agentloop.cli.common import Named, Overrides, Profile, console, load, reading, say_json, user_path
 from agentloop.errors import StoreError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-def status(overrides: Overrides = None) -> None:
-    """The link to Prefect's UI, campaigns, their champions, and the step that is running."""
-    from agentloop.campaign import lock
-    from agentloop.report import summary
-    from agentloop_flows import connection, services
-
-    settings = load(None, overrides)
-    if services.is_up(settings):
-        print(f"Prefect UI, opened by this link: {connection.entrance(settings)}")
-    owner = lock.owner(settings.paths.data)
-    with reading(settings) as database:
-        console.print(summary.status_table(summary.status(database, owner and owner.campaign)))
+    from agentloop.store.database import Database
 
 
 def sql(
-    query: str,
+    query: Annotated[str, typer.Argument(help="One SELECT of DuckDB. The tables and views: docs/data.md.")],
     overrides: Overrides = None,
+    profile: Profile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
 ) -> None:
-    """Query a snapshot of the database; works while a run is writing."""
+    """Ask the database anything, while a run is writing as well; a pipe gets the values separated by tabs."""
     import duckdb
 
-    settings = load(None, overrides)
+    settings = load(profile, overrides)
     with reading(settings) as database:
         try:
-            result = database.arrow(query)
+            result = _answer(database, query)
         except duckdb.Error as error:
             raise StoreError(f"sql: {database.said(error)}") from None
     if not result.column_names:
         raise StoreError("sql: the statement has no result; a query begins with SELECT or FROM")
-    if as_json:
-        for row in result.to_pylist():
-            print(json.dumps(row, default=str))
+    from agentloop.cli import rows
+
+    if as_json or not sys.stdout.isatty():
+        for line in rows.for_a_program(result) if as_json else rows.for_a_pipe(result):
+            print(line)
         return
-    table = Table(*result.column_names, box=None)
-    for row in result.to_pylist():
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    console.print(table)
+    for shown in rows.for_a_terminal(result, console.width):
+        console.print(shown)
+
+
+def _answer(database: Database, query: str) -> pa.Table:
+    """The result of a query, which Ctrl-C ends: DuckDB looks for it in some statements only."""
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(database.arrow, query)
+        try:
+            return asked.result()
+        except KeyboardInterrupt:
+            database.connection.interrupt()
+            raise
 
 
 def report(
     profile: Profile = None,
     overrides: Overrides = None,
+    campaign: Named = None,
     output: Annotated[
-        Path | None, typer.Option(help="Where to write it, by default among the reports of paths.data.")
+        Path | None, typer.Option(help="The file to write. Default: reports/CAMPAIGN.html in the data root.")
     ] = None,
 ) -> None:
-    """Write a campaign's report and print its path."""
+    """Write a campaign's report, one HTML file that needs no network, and print its path."""
     settings = load(profile, overrides)
     from agentloop.campaign import report as reporting
+    from agentloop.store import campaigns
 
+    with reading(settings) as database:
+        settings = choosing.of_a_campaign(database, settings, campaign, profile=profile, words=overrides)
+        model = campaigns.settings_json(database, settings.campaign)["model"]
+    if not any(
+        word.startswith("model=") for word in overrides or ()
+    ):  # its tokens are those of the model it was run with
+        settings = settings.model_copy(update={"model": model})
     print(reporting.write(settings, output and user_path(output)))
 
 
 def lineage(
-    adapter: str,
+    adapter: Annotated[str, typer.Argument(help="The adapter's id, or as much of it as is enough.")],
     overrides: Overrides = None,
+    profile: Profile = None,
+    campaign: Annotated[
+        str | None, typer.Option("--campaign", metavar="NAME", help="Only an adapter that this campaign made.")
+    ] = None,
     rows: Annotated[bool, typer.Option("--rows", help="Every trajectory that it was trained on, a line each.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON; with --rows a list of them.")] = False,
 ) -> None:
     """What made an adapter and what became of it: base, dataset, policies, settings, evaluations, verdict."""
+    settings = load(profile, overrides)
     from agentloop.report import story
+    from agentloop.store import campaigns
     from agentloop.store import lineage as stored
 
-    settings = load(None, overrides)
     with reading(settings) as database:
+        if campaign is not None:
+            campaigns.settings_json(database, campaign)  # an unknown campaign is an error
+        adapter = ids.whole(database, "adapter", adapter, campaign=campaign)
         told = stored.rows(database, adapter) if rows else stored.lineage(database, adapter)
     if as_json:
-        print(json.dumps(told, default=str, indent=None if rows else 2))
+        say_json(told)
     elif rows:
         for row in told:
             print(

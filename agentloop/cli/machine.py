@@ -9,9 +9,13 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
-from agentloop.cli.common import Overrides, Profile, console, load, user_path
+from agentloop.cli.common import AsJson, Overrides, Profile, console, load, say, say_json, user_path
 from agentloop.errors import SettingError
+
+STYLES = {"ok": "green", "missing": "red", "slower": "yellow"}
+"""Of what the doctor says of a thing."""
 
 
 def doctor(
@@ -19,15 +23,24 @@ def doctor(
     profile: Profile = None,
     train: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="What training this model needs: a directory, or a name under models/."),
+        typer.Option(
+            metavar="MODEL",
+            help="Instead: the memory that training this model takes. A directory, or a name under models/.",
+        ),
     ] = None,
-    tokens: Annotated[int | None, typer.Option(help="Of one packed batch. Default: training.batch_tokens.")] = None,
-    supervised: Annotated[float, typer.Option(help="Share of the tokens that are trained on.")] = 1.0,
+    tokens: Annotated[
+        int | None, typer.Option(help="With --train: tokens of one packed batch. Default: training.batch_tokens.")
+    ] = None,
+    supervised: Annotated[
+        float, typer.Option(help="With --train: share of the tokens that are trained on, 0 to 1.")
+    ] = 1.0,
     budget: Annotated[
-        float | None, typer.Option(help="GiB that a step may take, besides training.memory_budget and the usual cards.")
+        float | None,
+        typer.Option(metavar="GIB", help="With --train: what a step may take, to look at beside the usual cards."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Versions, paths, memory, GPU, ports: what is missing and how to get it. With --train: the memory of a step."""
+    """Versions, paths, memory, GPU, ports: what is missing and how to get it. Exit code 1 where something needed is missing."""
     if not train:
         given = {"tokens": tokens is not None, "supervised": supervised != 1.0, "budget": budget is not None}
         for name in (name for name, used in given.items() if used):
@@ -37,24 +50,37 @@ def doctor(
         from agentloop.training import forecast_table
 
         tokens = settings.training.batch_tokens if tokens is None else tokens
-        forecast_table.report(settings, tokens, supervised, budget, console)
+        if as_json:
+            say_json(forecast_table.as_json(settings, tokens, supervised, budget))
+        else:
+            forecast_table.report(settings, tokens, supervised, budget, console)
         return
     from agentloop.cli import doctor as checks
 
-    table = Table("", "what", "found", "to do", box=None)
     results = checks.examine(settings)
+    well = all(check.ok or not check.needed for check in results)
+    if as_json:
+        found = [
+            {"what": check.what, "found": check.found, "state": check.state, "remedy": check.told_remedy}
+            for check in results
+        ]
+        say_json({"ok": well, "checks": found})
+        sys.exit(0 if well else 1)
+    table = Table("", "what", "found", "to do", box=None)
     for check in results:
-        state = "[green]ok" if check.ok else "[red]missing" if check.needed else "[yellow]slower"
-        table.add_row(state, check.what, check.found, "" if check.ok else check.remedy or "")
+        state = Text(check.state, style=STYLES[check.state])
+        table.add_row(state, check.what, check.found, check.told_remedy or "")
     console.print(table)
-    sys.exit(0 if all(check.ok or not check.needed for check in results) else 1)
+    sys.exit(0 if well else 1)
 
 
 def bootstrap(
-    directory: Annotated[Path | None, typer.Argument(help="Default: tiny, under the models' root.")] = None,
-    seed: int = 0,
+    directory: Annotated[
+        Path | None, typer.Argument(help="Where to write it. Default: tiny, under the models' root.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of its first weights and its demonstrations.")] = 0,
 ) -> None:
-    """Make the tiny base model again, from nothing."""
+    """Make the tiny base model of the demo again, from nothing: some minutes."""
     settings = load(None, None)
     from agentloop.tiny.bootstrap import bootstrap as make
 
@@ -69,7 +95,7 @@ def bootstrap(
             ),
         )
     for measured in report.measured:
-        console.print(
+        say(
             f"{directory}: solves {measured.success:.1%} of {measured.tasks} held-out {measured.environment} tasks at "
             f"temperature 1, {measured.solved:.1%} in {measured.samples} tries"
         )

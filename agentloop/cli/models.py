@@ -11,11 +11,13 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agentloop.cli.common import Overrides, console, load, user_path
+from agentloop.cli.common import Overrides, console, load, say, user_path
 from agentloop.errors import SettingError
 from agentloop.settings import Settings
 
-Accept = Annotated[bool, typer.Option("--accept", help="Say yes to the licence beforehand.")]
+Accept = Annotated[
+    bool, typer.Option("--accept", help="Say yes to the model's licence beforehand, where nobody can be asked.")
+]
 
 
 def import_model(
@@ -23,10 +25,12 @@ def import_model(
     overrides: Overrides = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the directory under the models' root. Default: one by the file's content."),
+        typer.Option(
+            metavar="NAME", help="Name of the directory under the models' root. Default: one by the file's content."
+        ),
     ] = None,
 ) -> None:
-    """Make a model directory of a GGUF file, in bf16, once."""
+    """Make a model directory, in bf16, of a GGUF file of Gemma."""
     settings = load(None, overrides)
     if name is not None and (name in ("", ".", "..") or "/" in name or name.startswith(".")):
         raise SettingError(f"--name: {name!r} is not the name of a directory")
@@ -36,7 +40,7 @@ def import_model(
         directory = imported(
             user_path(file), settings.paths.models, cache=settings.paths.cache, name=name, begin=_begin(stack)
         )
-    console.print(f"{directory}: to use it, set model={directory.name}", soft_wrap=True)
+    say(f"{directory}: to use it, set model={directory.name}")
 
 
 def fetch(
@@ -44,17 +48,17 @@ def fetch(
     overrides: Overrides = None,
     accept: Accept = False,
 ) -> None:
-    """Download a model: the small gemma-3-270m, without an account, or one of the hub."""
+    """Download a model: gemma-3-270m, small and without an account, or one of the hub."""
     settings = load(None, overrides)
     from agentloop.fetching import gemma, hub
 
     if "/" in model:
-        directory = hub.fetch(model, settings.paths.models, settings.paths.cache, say=_say)
+        directory = hub.fetch(model, settings.paths.models, settings.paths.cache, say=say)
     elif model == gemma.NAME:
         directory = fetch_gemma(settings, accept=accept)
     else:
         raise SettingError(f"{model}: there are {gemma.NAME}, and ORG/NAME on the hub")
-    console.print(f"{directory}: to use it, set model={directory.name}", soft_wrap=True)
+    say(f"{directory}: to use it, set model={directory.name}")
 
 
 def fetch_gemma(settings: Settings, *, accept: bool) -> Path:
@@ -63,7 +67,7 @@ def fetch_gemma(settings: Settings, *, accept: bool) -> Path:
 
     with ExitStack() as stack:
         return gemma.fetch(
-            settings.paths.models, settings.paths.cache, agreed=_agreed(accept), say=_say, begin=_begin(stack)
+            settings.paths.models, settings.paths.cache, agreed=_agreed(accept), say=say, begin=_begin(stack)
         )
 
 
@@ -73,14 +77,10 @@ def _agreed(accept: bool) -> Callable[[str], bool] | None:
         return None
 
     def ask(licence: str) -> bool:
-        _say(licence)
+        say(licence)
         return accept or typer.confirm("Do you accept these terms?")
 
     return ask
-
-
-def _say(line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _begin(stack: ExitStack) -> Callable[[int], Callable[[int], None]]:

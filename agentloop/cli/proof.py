@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentloop import settings as configuration
-from agentloop.cli.common import Profile, console, split, user_path
+from agentloop.cli.common import Profile, console, say, split, user_path
 from agentloop.errors import EmptySelectionError, SettingError
 from agentloop.settings import Settings
 
@@ -26,15 +26,24 @@ if TYPE_CHECKING:
 def proof(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL] [SECTION.NAME=VALUE]...", help="A model as in model=…, and settings."),
+        typer.Argument(
+            metavar="MODEL|SECTION.NAME=VALUE",
+            help="A model's directory, or its name under models/. Default: the one that the settings name. And settings.",
+        ),
     ] = None,
     profile: Profile = None,
     output: Annotated[
         Path | None, typer.Option(help="A directory for it. Default: proofs/MODEL in the data root.")
     ] = None,
-    no_campaign: Annotated[bool, typer.Option("--no-campaign", help="Without the short campaign.")] = False,
+    no_campaign: Annotated[
+        bool, typer.Option("--no-campaign", help="Leave out the short campaign, which takes longest.")
+    ] = False,
     compare: Annotated[
-        Path | None, typer.Option(help="Measure nothing: print the proof that is there beside this file.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measure nothing: print the proof that is there beside this proof.json of another machine.",
+        ),
     ] = None,
 ) -> None:
     """Measure this machine with this model: training, serving, canary, a short campaign; one JSON file and one page."""
@@ -74,7 +83,7 @@ def _measure(
         opened = Campaign.open(private)
         begun = Proof(directory, machine.describe(opened), sizes)
         with lock.owned(private.paths.data, wait=False):
-            measurement.measure(opened, begun, sizes, trajectories=settings.paths.data, say=console.print)
+            measurement.measure(opened, begun, sizes, trajectories=settings.paths.data, say=say)
         page.write(begun.write(), directory / "proof.html")  # what there is, should the campaign fail
         if campaign:
             _short_campaign(private, own, profile, begun, sizes)
@@ -84,8 +93,8 @@ def _measure(
         shutil.rmtree(folder, ignore_errors=True)
     console.print(_table(whole))
     for sentence in figures.remarks(whole):
-        console.print(sentence, markup=False)
-    console.print(f"JSON: {proof_file(directory)}\nPage: {written}", soft_wrap=True)
+        console.print(sentence)
+    say(f"JSON: {proof_file(directory)}\nPage: {written}")
     return figures.passed(whole)
 
 
@@ -97,7 +106,7 @@ def _short_campaign(
     from agentloop_flows import foreground
 
     def measure() -> dict[str, Any]:
-        console.print("campaign: one iteration, its verdict")
+        say("campaign: one iteration, its verdict")
         changed = merged(overrides, {**sizes.campaign_overrides(settings), "prefect_port": _free_port()})
         short = configuration.load(changed, profile=profile)
         short.export()
@@ -122,27 +131,28 @@ def _compare(directory: Path, file: Path) -> None:
         raise SettingError(f"--compare: there is no proof in {directory} yet; agentloop proof makes it")
     other = read(mine)
     for letter, each in (("A", one), ("B", other)):
-        console.print(f"{letter}: {each['model']['name']}, {each['made']}, {figures.machine(each)}", markup=False)
+        console.print(f"{letter}: {each['model']['name']}, {each['made']}, {figures.machine(each)}")
         for sentence in figures.remarks(each):
-            console.print(f"   {sentence}", markup=False)
-    console.print(comparison.table(one, other, ("A", "B")))
+            console.print(f"   {sentence}")
+    console.print(comparison.table(one, other, ("A", "B")), markup=True)
     if not comparison.same_card(one, other):
         console.print("No ratios: the card is not the same.")
     if lines := comparison.differences(one, other):
         console.print("Not the same in A | B:")
         for line in lines:
-            console.print(f"  {line}", markup=False, soft_wrap=True)
+            say(f"  {line}")
 
 
 def _table(proof: Mapping[str, Any]) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     from agentloop.proof import figures
 
     shown = Table(box=SIMPLE_HEAD, show_edge=False, show_header=False, padding=(0, 1, 0, 0))
     for section, listed in figures.measured(proof):
-        shown.add_row(f"[bold]{section}[/bold]", "")
+        shown.add_row(Text(section, style="bold"), "")
         for figure in listed:
             shown.add_row(f"  {figure.name}", figure.text(proof), style="dim" if figure.flattering else None)
     return shown

@@ -6,24 +6,32 @@ import sys
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from agentloop import settings as configuration
-from agentloop.cli import models
-from agentloop.cli.common import DryRun, Overrides, Profile, console, load, reading
-from agentloop.errors import ServerError
+from agentloop.cli import choosing, models
+from agentloop.cli.common import DryRun, Overrides, Profile, console, load, reading, say
+from agentloop.cli.models import Accept
+from agentloop.errors import ServerError, SettingError
 from agentloop.settings import Settings
 
 
 def demo(
-    new: Annotated[bool, typer.Option("--new", help="Start another campaign instead of continuing.")] = False,
+    new: Annotated[
+        bool,
+        typer.Option("--new", help="Begin another campaign beside the one that is there, instead of continuing it."),
+    ] = False,
     overrides: Overrides = None,
     model: Annotated[
         str,
-        typer.Option(help="tiny, which comes with agentloop, or gemma-3-270m: a real one, fetched and taught first."),
+        typer.Option(
+            metavar="tiny|gemma-3-270m",
+            help="tiny comes with agentloop; gemma-3-270m is a real one, fetched and taught first.",
+        ),
     ] = "tiny",
-    accept: Annotated[bool, typer.Option("--accept", help="Say yes to the model's licence beforehand.")] = False,
+    accept: Accept = False,
 ) -> None:
-    """Run a demonstration's deployments on the local Prefect server and watch them."""
+    """See the whole loop at work on a small model, on the local Prefect server: about ten minutes on two cores."""
     from agentloop.fetching import gemma
     from agentloop_flows import demonstration, services
 
@@ -33,20 +41,22 @@ def demo(
         models.fetch_gemma(settings, accept=accept)
     settings.export()
     for line in services.up(settings):
-        console.print(line)
+        say(line)
     values = configuration.parse_overrides(overrides or [])
-    sys.exit(demonstration.run(settings, console, profile=profile, overrides=values, new=new))
+    screen = Console(width=console.width)  # what it says has markup in it
+    sys.exit(demonstration.run(settings, screen, profile=profile, overrides=values, new=new))
 
 
 def run(profile: Profile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Run a campaign in this process, or continue it."""
+    """Run a campaign in this process, or continue it: collect, select, train, evaluate, promote, and again."""
     settings = load(profile, overrides)
-    from agentloop.campaign.outline import outline
+    from agentloop.campaign import outline
 
-    planned = outline(settings)
+    planned = outline.outline(settings)
     if dry_run:
         console.print_json(settings.model_dump_json())
-        console.print(planned)
+        say(planned)
+        say(outline.prospect(settings))
         return
     from agentloop_flows import foreground
 
@@ -58,18 +68,30 @@ def run(profile: Profile = None, overrides: Overrides = None, dry_run: DryRun = 
 def evaluate(
     profile: Profile = None,
     overrides: Overrides = None,
+    campaign: Annotated[
+        str | None,
+        typer.Option(
+            "--campaign",
+            metavar="NAME",
+            help="A campaign that is there, with the settings that define it. Default: what the settings say, as for run.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
     unseen: Annotated[
         bool, typer.Option("--unseen", help="On tasks that no verdict was based on, and the base model as well.")
     ] = False,
 ) -> None:
-    """Measure the champion of a campaign on its held-out tasks."""
+    """Measure the champion of a campaign on its held-out tasks; before the first run, the base model."""
     settings = load(profile, overrides)
-    from agentloop.campaign.outline import outline
+    if campaign is not None:
+        overrides = _as_it_was_run(settings, campaign, overrides)
+        settings = load(profile, overrides)
+    from agentloop.campaign import outline
 
-    outline(settings)  # what it finds wrong is said before anything starts
+    outline.check(settings)  # what it finds wrong is said before anything starts
     if dry_run:
         console.print_json(settings.model_dump_json())
+        say(_would_measure(settings, unseen=unseen))
         return
     from agentloop_flows import foreground
 
@@ -81,36 +103,63 @@ def evaluate(
 
 
 def up(overrides: Overrides = None) -> None:
-    """Start the local Prefect server and worker and deploy prefect.yaml."""
+    """Start the local Prefect server and worker, so that campaigns can be run from its UI and on a schedule."""
     from agentloop_flows import services
 
     settings = load(None, overrides)
     settings.export()
     for line in services.up(settings):
-        console.print(line)
+        say(line)
 
 
 def down(overrides: Overrides = None) -> None:
-    """End the Prefect server and worker that `up` or `demo` started, and nothing else."""
+    """End the Prefect server and worker that `up`, `demo` or `run` started, and nothing else."""
     from agentloop_flows import services
 
     for line in services.down(load(None, overrides)):
-        console.print(line)
+        say(line)
 
 
 def reconcile(overrides: Overrides = None) -> None:
-    """End the runs in Prefect whose process is gone: they can be retried then and hold up no other run."""
+    """End the runs that Prefect shows as running and whose process is gone, so that they can be retried."""
     from agentloop_flows import reconcile, services
 
     settings = load(None, overrides)
     if not services.is_up(settings):
         raise ServerError("the Prefect server is not up; agentloop up starts it, and reconciles")
     for line in reconcile.run(settings) or ["nothing to do"]:
-        console.print(line)
+        say(line)
+
+
+def _as_it_was_run(settings: Settings, campaign: str, overrides: list[str] | None) -> list[str]:
+    """The words that measure this campaign: its own settings, then those of the command line."""
+    named = settings.campaign if choosing.said(overrides) else campaign
+    if named != campaign:
+        raise SettingError(f"--campaign: {campaign}, and campaign={named} as well; name one")
+    with reading(settings) as database:
+        return [*choosing.as_it_was_run(database, campaign), *(overrides or [])]
+
+
+def _would_measure(settings: Settings, *, unseen: bool) -> str:
+    from agentloop.campaign import suites
+    from agentloop.store import campaigns, champions
+
+    champion = None
+    if settings.paths.database.is_file():
+        with reading(settings) as database:
+            campaigns.refuse(database, settings)
+            champion = champions.champion(database, settings.campaign)
+    who = champion or "the base model"
+    if unseen:
+        who += " and the base model" if champion else ""
+        suites.unseen(settings, suites.planned_looks(settings)[-1])  # where there are too few, that is said
+    kind = "unseen" if unseen else "held-out"
+    tasks, samples = settings.evaluate.tasks, settings.evaluate.samples
+    return f"Measure {who} of campaign {settings.campaign} on {tasks} {kind} tasks x {samples} episodes."
 
 
 def _print_success(policy: str, success: dict[str, float]) -> None:
-    console.print(f"{policy}: {success['estimate']:.1%} ({success['low']:.1%} to {success['high']:.1%})")
+    say(f"{policy}: {success['estimate']:.1%} ({success['low']:.1%} to {success['high']:.1%})")
 
 
 def _summary(settings: Settings) -> None:
@@ -119,4 +168,4 @@ def _summary(settings: Settings) -> None:
 
     with reading(settings) as database:
         console.print(summary.table(results.iterations(database, settings.campaign)))
-    console.print(f"Report: {settings.paths.reports / settings.campaign}.html")
+    say(f"Report: {settings.paths.reports / settings.campaign}.html")

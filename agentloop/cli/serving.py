@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from agentloop.cli import ids
 from agentloop.cli.common import Overrides, Profile, console, load, user_path
 from agentloop.errors import AdapterError
 from agentloop.settings import Settings
@@ -18,15 +19,18 @@ if TYPE_CHECKING:
 
 
 def canary(
-    adapter: Annotated[str, typer.Argument(help="An adapter's id, or its directory.")],
+    adapter: Annotated[str, typer.Argument(help="An adapter's id, as much of it as is enough, or its directory.")],
     overrides: Overrides = None,
     profile: Profile = None,
     url: Annotated[
-        str | None, typer.Option(help="A vLLM that serves it already, under its directory's name; else one is started.")
+        str | None,
+        typer.Option(
+            metavar="URL", help="A vLLM that serves it already, under its directory's name. Default: one is started."
+        ),
     ] = None,
-    api_key: Annotated[str, typer.Option(envvar="VLLM_API_KEY", help="Of that vLLM.")] = "",
+    api_key: Annotated[str, typer.Option(envvar="VLLM_API_KEY", help="The key of that vLLM.")] = "",
 ) -> None:
-    """Is the adapter served as it was trained? Compares log probabilities on both bases; exit code 1 where it is not."""
+    """Is the adapter served as it was trained? Compares log probabilities, token by token. Exit code 1 where it is not."""
     settings = load(profile, overrides)
     directory = _directory(settings, adapter)
     from agentloop.campaign import canary as canaries
@@ -48,9 +52,12 @@ def canary(
 
 
 def _directory(settings: Settings, adapter: str) -> Path:
-    for directory in (settings.paths.adapters / adapter, user_path(adapter)):
+    for directory in (settings.paths.adapters / adapter, user_path(adapter)) if adapter else ():
         if directory.is_dir():
             return directory.resolve()
+    there = [each.name for each in settings.paths.adapters.glob("*") if each.is_dir()]
+    if found := ids.only("adapter", adapter, there):
+        return (settings.paths.adapters / found).resolve()
     raise AdapterError(f"{adapter}: neither an adapter in {settings.paths.adapters} nor a directory")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from agentloop.cli.common import DryRun, Overrides, Profile, console, load, user_path
+from agentloop.cli.common import DryRun, Overrides, Profile, console, load, say, user_path
 from agentloop.errors import SettingError
 
 
@@ -19,40 +19,52 @@ def teach(
     source: Annotated[
         str,
         typer.Option(
-            "--from", help="experts (the environment's own), a .jsonl file of messages, stored, or a teacher's URL."
+            "--from",
+            metavar="SOURCE",
+            help="Who demonstrates: experts (the environment's own), a .jsonl file of messages, stored (successes that are in "
+            "the database), or a teacher's URL.",
         ),
     ] = "experts",
-    family: Annotated[list[str] | None, typer.Option(help="Demonstrate this family of tasks; may be repeated.")] = None,
+    family: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Demonstrate only this family of tasks; may be given several times."),
+    ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Of the directory under the models' root. Default: one by its content.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name of the directory that is made, under the models' root. Default: one by its content.",
+        ),
     ] = None,
     unverified: Annotated[
-        bool, typer.Option("--unverified", help="Of a file, teach also what answers no question of the environment.")
+        bool,
+        typer.Option("--unverified", help="From a file: teach also what answers no question of the environment."),
     ] = False,
     measured: Annotated[
-        bool, typer.Option("--measure/--no-measure", help="Play held-out tasks before and after; can be done later.")
+        bool,
+        typer.Option(
+            "--measure/--no-measure",
+            help="Play held-out tasks before and after. The same command with --measure does it later.",
+        ),
     ] = True,
     dry_run: DryRun = False,
 ) -> None:
-    """Make a base that solves some of its tasks, from a few demonstrations; or continue."""
+    """Make a base that solves some of its tasks, from a few demonstrations, where the loop has nothing to begin with."""
     settings = load(profile, overrides)
     if name is not None and (name in ("", ".", "..") or "/" in name or name.startswith(".")):
         raise SettingError(f"--name: {name!r} is not the name of a directory")
     if not source.startswith(("http://", "https://")):
         source = str(user_path(source))
         source = str(Path(source).absolute()) if Path(source).exists() else source
-    from agentloop.campaign.outline import outline
+    from agentloop.campaign import outline
     from agentloop.teaching.source import parse
 
-    outline(settings)  # what it finds wrong is said before anything starts
+    outline.check(settings)  # what it finds wrong is said before anything starts
     if unverified and parse(source).kind != "messages":
         raise SettingError("--unverified: is about --from a file; everything else is judged by the environment")
     if dry_run:
         console.print_json(settings.model_dump_json())
-        console.print(
-            f"Teach {settings.model_directory()} the tasks of {settings.environment}, from {parse(source)}",
-            soft_wrap=True,
-        )
+        say(f"Teach {settings.model_directory()} the tasks of {settings.environment}, from {parse(source)}")
         return
     from agentloop_flows import foreground
 
@@ -90,14 +102,12 @@ def _tell(made: Mapping[str, Any]) -> None:
     where = (
         f"Success in % on {measured['tasks']} held-out tasks × {measured['samples']}" if measured else "Not measured"
     )
-    console.print(
-        f"{where}; taught on {made['dataset']['rows']:,} demonstrations. Report: {made['report']}", soft_wrap=True
-    )
+    say(f"{where}; taught on {made['dataset']['rows']:,} demonstrations. Report: {made['report']}")
     if spent := demonstrations["spent"]:
         from agentloop.store import teacher_usage
 
-        console.print(teacher_usage.told(spent), soft_wrap=True)
-    console.print(f"{made['directory']}: to use it, set model={made['made']['name']}", soft_wrap=True)
+        say(teacher_usage.told(spent))
+    say(f"{made['directory']}: to use it, set model={made['made']['name']}")
 
 
 def _percent(share: float | None) -> str:

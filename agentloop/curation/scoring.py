@@ -62,13 +62,15 @@ def score(
     return counts
 
 
-def rescore(database: Database, verifiers: Verifiers, scorers: Sequence[str] = ()) -> list[Rescored]:
+def rescore(
+    database: Database, verifiers: Verifiers, scorers: Sequence[str] = (), *, campaign: str | None = None
+) -> list[Rescored]:
     """Apply scorers to all stored trajectories, without any inference. All of it or nothing.
 
     A scorer is `success` (the environments' verifiers as they are now: each call is a new version), a file of scoring/
     or a registered verifier by name (scores what has no score of its version), or the path of a .sql or .py file; by
-    default `success` and all of scoring/. Raises StoreError naming the scorer where there is none or it cannot be
-    used.
+    default `success` and all of scoring/. `campaign` limits it to what that campaign collected. Raises StoreError naming
+    the scorer where there is none or it cannot be used.
     """
     built_in = {file.stem: file for file in sorted(SCORERS.glob("*.sql"))}
     with database.transaction():
@@ -76,12 +78,12 @@ def rescore(database: Database, verifiers: Verifiers, scorers: Sequence[str] = (
         for name in scorers or ("success", *built_in):
             if name == "success":
                 version = (_newest(database, name) or 0) + 1
-                scored = _verify(database, name, version, _finder(verifiers), None)
+                scored = _verify(database, name, version, _finder(verifiers), campaign)
                 done.append(_compared(database, name, version, scored))
             elif name in built_in or name.endswith(".sql"):
-                done.append(_by_query(database, built_in.get(name, Path(name))))
+                done.append(_by_query(database, built_in.get(name, Path(name)), campaign))
             else:
-                done += [_by_verifier(database, verifier) for verifier in _named(name)]
+                done += [_by_verifier(database, verifier, campaign) for verifier in _named(name)]
     return done
 
 
@@ -95,21 +97,21 @@ def _named(name: str) -> list[Verifier]:
     return [verifier]
 
 
-def _by_verifier(database: Database, verifier: Verifier) -> Rescored:
+def _by_verifier(database: Database, verifier: Verifier, campaign: str | None) -> Rescored:
     if verifier.name == "success" or (SCORERS / f"{verifier.name}.sql").is_file():
         raise StoreError(f"verifier {verifier.name}: the name is taken by a built-in scorer")
-    scored = _verify(database, verifier.name, verifier.version, lambda environment: verifier, None)
+    scored = _verify(database, verifier.name, verifier.version, lambda environment: verifier, campaign)
     return _compared(database, verifier.name, verifier.version, scored)
 
 
-def _by_query(database: Database, file: Path) -> Rescored:
+def _by_query(database: Database, file: Path, campaign: str | None) -> Rescored:
     if not file.is_file():
         raise StoreError(f"scorer {file}: no such file")
     name, version = file.stem, _version(file)
     if file.parent != SCORERS and (name == "success" or (SCORERS / f"{name}.sql").is_file() or registered.get(name)):
         raise StoreError(f"scorer {file}: the name {name} is taken by a built-in scorer")
     try:
-        scored = _insert(database, name, version, _sql(file), None)
+        scored = _insert(database, name, version, _sql(file), campaign)
     except duckdb.Error as error:
         raise StoreError(f"scorer {file}: {database.said(error)}") from None
     twice = database.execute(

@@ -37,6 +37,11 @@ _PATIENCE = 10_000
 class TooFewTasks(SettingError):
     """More tasks of a split are asked for than there are."""
 
+    def __init__(self, message: str, available: int = 0) -> None:
+        super().__init__(message)
+        self.available = available
+        """Tasks of the split."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -103,7 +108,8 @@ class Environment(ABC):
         needed = count if split == "train" else skip + count
         if len(stream) < needed:
             raise TooFewTasks(
-                f"environment: {self.name} has {len(stream)} {split} tasks, fewer than the {needed} asked for"
+                f"environment: {self.name} has {len(stream)} {split} tasks, fewer than the {needed} asked for",
+                len(stream),
             )
         return [stream[index % len(stream)] for index in range(skip, skip + count)]
 

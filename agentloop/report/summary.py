@@ -167,12 +167,13 @@ class CampaignStatus:
     """The step that is being worked on."""
 
 
-def status(database: Database, at_work: str | None) -> list[CampaignStatus]:
+def status(database: Database, at_work: str | None, *, since: datetime | None = None) -> list[CampaignStatus]:
     """Every campaign, the newest first.
 
-    `at_work`: the campaign that owns the data root. What another campaign has begun and not ended was interrupted.
+    `at_work`: the campaign that owns the data root, `since` then (UTC). What another campaign has begun and not ended was
+    interrupted, and so was what this one had begun before.
     """
-    return [_status(database, found, at_work) for found in query.rows(database, "campaigns")]
+    return [_status(database, found, at_work, since) for found in query.rows(database, "campaigns")]
 
 
 def status_table(statuses: Sequence[CampaignStatus]) -> Table:
@@ -181,19 +182,23 @@ def status_table(statuses: Sequence[CampaignStatus]) -> Table:
     for header in ("Campaign", "Iterations", "Champion", "Last step", "Running step"):
         shown.add_column(header, no_wrap=header == "Champion", overflow="fold")
     for each in statuses:
-        last = f"{each.last}: {_outcome(each.last)}" if each.last else "–"
+        last = f"{each.last}: {outcome(each.last)}" if each.last else "–"
         running = f"{each.running} since {each.running.started:%H:%M:%S} UTC" if each.running else "–"
         shown.add_row(each.name, f"{each.done} of {each.planned}", each.champion or "base model", last, running)
     return shown
 
 
-def _status(database: Database, found: dict, at_work: str | None) -> CampaignStatus:
+def _status(database: Database, found: dict, at_work: str | None, since: datetime | None) -> CampaignStatus:
     steps = [
         Step(**{name: step[name] for name in Step.__dataclass_fields__})
         for step in query.rows(database, "steps", campaign=found["name"])
     ]
-    if found["name"] != at_work:
-        steps = [step if step.status != "started" else _interrupted(step) for step in steps]
+    steps = [
+        _interrupted(step)
+        if step.status == "started" and (found["name"] != at_work or since is not None and step.started < since)
+        else step
+        for step in steps
+    ]
     ended = [step for step in steps if step.status != "started"]
     running = [step for step in steps if step.status == "started"]
     return CampaignStatus(
@@ -211,7 +216,8 @@ def _interrupted(step: Step) -> Step:
     return replace(step, status="failed", finished=step.started, error=INTERRUPTED, ended=math.inf)
 
 
-def _outcome(step: Step) -> str:
+def outcome(step: Step) -> str:
+    """How a step ended, in a word, or with what error."""
     if step.error == INTERRUPTED:
         return step.error
     return f"failed: {step.error}" if step.error else step.status

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from agentloop.errors import StoreError
@@ -41,6 +42,16 @@ USED_BY_A_CAMPAIGN = ("collected", "shard_uses", "evaluation_uses", "steps", "it
 """Tables with what a campaign that has collected nothing may have used: measurements, and what led to them."""
 
 
+@dataclass(frozen=True)
+class Change:
+    """A setting that differs from what its campaign began with."""
+
+    name: str
+    """With dots."""
+    began: Any
+    now: Any
+
+
 def register(database: Database, settings: Settings, *, quantization: str | None = None) -> None:
     """Begin the campaign `settings.campaign`, or continue it. `quantization`: what "auto" has come to mean for it.
 
@@ -55,11 +66,9 @@ def register(database: Database, settings: Settings, *, quantization: str | None
     with database.transaction():
         rows = database.execute("SELECT defining, settings FROM campaigns WHERE name = ?", [settings.campaign])
         if rows:
-            began = _began(*rows[0])
-            change = _change(began, defining)
-            if change is not None:
-                if _has_collected(database, settings.campaign):
-                    raise StoreError(_refusal(settings.campaign, *change))
+            if changed := _changes(_began(*rows[0]), defining):
+                if has_collected(database, settings.campaign):
+                    raise StoreError(_refusal(settings.campaign, changed))
                 for table in USED_BY_A_CAMPAIGN:
                     database.execute(f"DELETE FROM {table} WHERE campaign = ?", [settings.campaign])
             database.execute(
@@ -81,9 +90,35 @@ def register(database: Database, settings: Settings, *, quantization: str | None
             )
 
 
+def changes(database: Database, settings: Settings) -> list[Change]:
+    """The settings that define the campaign `settings.campaign` and differ from what it began with; none where it is new.
+
+    What "auto" means is not asked for: a campaign that has begun keeps to what it has chosen.
+    """
+    rows = database.execute("SELECT defining, settings FROM campaigns WHERE name = ?", [settings.campaign])
+    if not rows:
+        return []
+    began, defining = _began(*rows[0]), defining_settings(settings)
+    if defining[QUANTIZATION] == "auto":
+        defining[QUANTIZATION] = quantization(database, settings) or began.get(QUANTIZATION)
+    return _changes(began, defining)
+
+
+def refuse(database: Database, settings: Settings) -> None:
+    """Raises StoreError where `register` would."""
+    changed = changes(database, settings)
+    if changed and has_collected(database, settings.campaign):
+        raise StoreError(_refusal(settings.campaign, changed))
+
+
 def defining_settings(settings: Settings) -> dict[str, Any]:
     """Those that may not change while a campaign lasts: {name with dots: JSON value}."""
-    return {name: value for name, value in _flat(settings.model_dump(mode="json")).items() if _defines(name)}
+    return {name: value for name, value in _flat(settings.model_dump(mode="json")).items() if defines(name)}
+
+
+def defines(name: str) -> bool:
+    """Whether the setting with this dotted name may not change while a campaign lasts."""
+    return name in DEFINING_ALL_THE_SAME or not any(name == free or name.startswith(f"{free}.") for free in FREE)
 
 
 def quantization(database: Database, settings: Settings) -> str | None:
@@ -94,7 +129,7 @@ def quantization(database: Database, settings: Settings) -> str | None:
         return None
     began, newest = _began(*rows[0]), _flat(json.loads(rows[0][1]))
     chosen = newest.get(QUANTIZATION) == "auto" and newest["model"] == settings.model
-    return began.get(QUANTIZATION) if chosen or _has_collected(database, settings.campaign) else None
+    return began.get(QUANTIZATION) if chosen or has_collected(database, settings.campaign) else None
 
 
 def names(database: Database) -> list[str]:
@@ -149,14 +184,14 @@ def finish_iteration(database: Database, campaign: str, iteration: int) -> None:
 def _began(defining: str, settings: str) -> dict[str, Any]:
     """The settings that define a campaign as it began with them, under the names that they have now."""
     # a setting may have come, or begun to define a campaign, after this one had begun
-    newest = {name: value for name, value in _flat(json.loads(settings)).items() if _defines(name)}
+    newest = {name: value for name, value in _flat(json.loads(settings)).items() if defines(name)}
     began = newest | json.loads(defining)
     in_4bit = began.pop("training.load_in_4bit", None)
     return began if in_4bit is None else {QUANTIZATION: "nf4" if in_4bit else "none"} | began
 
 
-def _has_collected(database: Database, campaign: str) -> bool:
-    """True where there is anything to learn from, episodes that failed included."""
+def has_collected(database: Database, campaign: str) -> bool:
+    """True where the campaign has anything to learn from, episodes that failed included: its settings stay then."""
     rows = database.execute(
         """
         SELECT 1 FROM shard_uses WHERE campaign = $campaign AND purpose = 'collect'
@@ -169,20 +204,23 @@ def _has_collected(database: Database, campaign: str) -> bool:
     return bool(rows)
 
 
-def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first setting that differs, with both values."""
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """The settings that differ, by name."""
     # a setting that the campaign began without did what is the default now
     defaults = _flat(Settings.model_construct().model_dump(mode="json"))
     # what defined a campaign under an older version may be free by now
-    for name in filter(_defines, sorted(before.keys() | after.keys())):
-        began, now = (values.get(name, defaults.get(name)) for values in (before, after))
-        if began != now:
-            return name, began, now
-    return None
+    names = filter(defines, sorted(before.keys() | after.keys()))
+    pairs = ((name, *(values.get(name, defaults.get(name)) for values in (before, after))) for name in names)
+    return [Change(name, began, now) for name, began, now in pairs if began != now]
 
 
-def _refusal(campaign: str, name: str, began: Any, now: Any) -> str:
-    return f"{name}: campaign {campaign!r} began with {began!r}, now it is {now!r}; set it back or choose another campaign name"
+def _refusal(campaign: str, changed: Sequence[Change]) -> str:
+    first, *others = changed
+    as_well = f" ({', '.join(each.name for each in others)} changed as well)" if others else ""
+    return (
+        f"{first.name}: campaign {campaign!r} began with {first.began!r}, now it is {first.now!r}{as_well}; set it back or "
+        "choose another campaign name"
+    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -190,7 +228,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return flat
-
-
-def _defines(name: str) -> bool:
-    return name in DEFINING_ALL_THE_SAME or not any(name == free or name.startswith(f"{free}.") for free in FREE)

@@ -39,6 +39,8 @@ WAIT_SECONDS = 30.0
 SNAPSHOT_SECONDS = 10.0
 _HELD = re.compile(r"Conflicting lock is held in (.+?) \(PID (\d+)\)")
 """What DuckDB says of another program that has the file open."""
+_INTERRUPTED = "Query interrupted"
+"""What DuckDB raises, as a RuntimeError, where Ctrl-C ends a statement."""
 _FLOCK = "hhqqi"
 """struct flock of Linux: type, whence, start, length, process."""
 
@@ -188,6 +190,10 @@ class Database:
             if fault is None:
                 raise
             raise fault from None
+        except RuntimeError as error:
+            if str(error) != _INTERRUPTED:
+                raise
+            raise KeyboardInterrupt from None
 
     def _shards(self) -> list[Path]:
         # by another connection: a transaction that has failed answers nothing any more

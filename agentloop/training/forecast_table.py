@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from agentloop.engine.forecast import DESKTOP, Forecast, StepForecast
 from agentloop.engine.memory import GIB
@@ -22,18 +25,9 @@ CARDS = (8, 24, 80)
 def report(settings: Settings, tokens: int, supervised: float, budget: float | None, console: Console) -> None:
     """Print it. Raises ModelError or SettingError, in one line, where the model or a number cannot be used."""
     training = settings.training
-    bases = {
-        name: forecast(settings, quantization, tokens=tokens, supervised=supervised)
-        for name, quantization in (("none", NONE), ("nf4", NF4))
-    }
-    step = bases["none" if training.quantization == "none" else "nf4"]
-    rows = [("--budget", step.under(budget))] if budget is not None else []
-    if training.memory_budget != "auto":
-        rows.append(("training.memory_budget", step.under(training.memory_budget)))
-    rows += [(f"a card of {memory} GiB", step.on_card(memory)) for memory in CARDS]
-    if torch.cuda.is_available():
-        total = torch.cuda.mem_get_info()[1] / GIB
-        rows.append((f"this card, {total:.0f} GiB", step.on_card(total)))
+    bases = _bases(settings, tokens, supervised)
+    step = _looked_at(settings, bases)
+    rows = _rows(settings, step, budget)
     console.print(
         f"{settings.model_directory()}: one step of {tokens} tokens, {supervised:.0%} supervised, rank {training.rank}, "
         f"AdamW in {training.optimizer_bits} bits"
@@ -58,6 +52,59 @@ def report(settings: Settings, tokens: int, supervised: float, budget: float | N
         console.print("This machine has no CUDA card: training here runs on the CPU and keeps everything.")
 
 
+def as_json(settings: Settings, tokens: int, supervised: float, budget: float | None) -> dict[str, Any]:
+    """The same for programs, in GiB. Raises as `report` does."""
+    bases = _bases(settings, tokens, supervised)
+    step = _looked_at(settings, bases)
+    return {
+        "model": settings.model_directory(),
+        "tokens": tokens,
+        "supervised": supervised,
+        "rank": settings.training.rank,
+        "optimizer_bits": settings.training.optimizer_bits,
+        "quantization": settings.training.quantization,
+        "resident": step.resident,
+        "host_table": step.host_table,
+        "bases": {name: {"weights": each.resident["weights"], "least": each.least} for name, each in bases.items()},
+        "budgets": [
+            {
+                "where": where,
+                "budget": each.budget,
+                "process": each.peak,
+                "fits": each.fits,
+                "keeps": each.keeps,
+                "longest": each.longest,
+            }
+            for where, each in _rows(settings, step, budget)
+        ],
+    }
+
+
+def _bases(settings: Settings, tokens: int, supervised: float) -> dict[str, StepForecast]:
+    """By what training.quantization calls them."""
+    return {
+        name: forecast(settings, quantization, tokens=tokens, supervised=supervised)
+        for name, quantization in zip(BASES, (NONE, NF4))
+    }
+
+
+def _looked_at(settings: Settings, bases: dict[str, StepForecast]) -> StepForecast:
+    return bases["none" if settings.training.quantization == "none" else "nf4"]
+
+
+def _rows(settings: Settings, step: StepForecast, budget: float | None) -> list[tuple[str, Forecast]]:
+    """What fits where: under the budgets that are named, on usual cards, on this machine's."""
+    training = settings.training
+    rows = [("--budget", step.under(budget))] if budget is not None else []
+    if training.memory_budget != "auto":
+        rows.append(("training.memory_budget", step.under(training.memory_budget)))
+    rows += [(f"a card of {memory} GiB", step.on_card(memory)) for memory in CARDS]
+    if torch.cuda.is_available():
+        total = torch.cuda.mem_get_info()[1] / GIB
+        rows.append((f"this card, {total:.0f} GiB", step.on_card(total)))
+    return rows
+
+
 def _print_bases(bases: dict[str, StepForecast], chosen: str, console: Console) -> None:
     """What the base takes in 16 bit and in NF4, and the least that training on it takes."""
     none, nf4 = (f"{_size(bases[name].resident['weights'])} (least {bases[name].least:.2f} GiB)" for name in BASES)
@@ -72,6 +119,6 @@ def _size(gib: float) -> str:
     return f"{gib:.2f} GiB" if gib >= 0.1 else f"{gib * 1024:.1f} MiB"
 
 
-def _cells(forecast: Forecast) -> tuple[str, ...]:
-    verdict = "[green]fits" if forecast.fits else "[red]too large"
+def _cells(forecast: Forecast) -> tuple[str | Text, ...]:
+    verdict = Text("fits", style="green") if forecast.fits else Text("too large", style="red")
     return f"{forecast.budget:.2f}", f"{forecast.peak:.2f}", verdict, forecast.keeps, f"{forecast.longest:,} tokens"

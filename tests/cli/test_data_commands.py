@@ -1,34 +1,21 @@
 """`agentloop select`, `rescore` and `forget`, as a person types them."""
 
 import json
-import os
 import re
 
 import pytest
 from made_by_hand import sum_task
+from typed import begin
 
-from agentloop.cli import app as cli
-from agentloop.cli.common import console
 from agentloop.store import tasks
 from agentloop.store.database import Database
 
 
 @pytest.fixture
-def agentloop(tmp_path, capsys, monkeypatch):
-    """Run the command line on the data in `tmp_path/data`; returns exit code, output and errors."""
-    environment = dict(os.environ)
-    monkeypatch.setattr(console, "width", 160)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        paths = [f"paths.data={tmp_path}/data", f"paths.cache={tmp_path}/cache"]
-        monkeypatch.setattr("sys.argv", ["agentloop", *words, *paths])
-        code, last = cli.run()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err + (f"{last}\n" if last else "")
-
-    yield run
-    os.environ.clear()
-    os.environ.update(environment)
+def collected(database, collected):
+    """Ten tasks with a right and a wrong episode each, of the campaign main."""
+    begin(database, "main")
+    return collected
 
 
 def stored(database: Database, query: str) -> list[tuple]:
@@ -102,10 +89,11 @@ def test_forgetting_lists_what_is_touched_and_rebuilds_it(agentloop, database, c
         (["select", "selection.recipe=pairs"], "selection.recipe: .*rejection, replay, random or the path"),
         (["select", "--recipe", "random"], r"recipe random: needs \$size"),
         (["select", "--export", "rows.csv"], "rows.csv: "),
-        (["select", "campaign=other"], "campaign: 'other' has collected nothing yet .*main"),
+        (["select", "campaign=other"], "no campaign named 'other' .there are: main."),
         (["rescore", "nonsense"], "scorer nonsense: there is none"),
         (["forget", "--reason", "x"], "forget: name at least one --task or --trajectory"),
-        (["forget", "--task", "task_0", "--reason", "x"], "no task task_0"),
+        (["forget", "--task", "task_xyz", "--reason", "x"], "no task task_xyz"),
+        (["forget", "--trajectory", "", "--reason", "x"], "no trajectory ''"),
     ],
 )
 def test_a_mistake_is_one_line(agentloop, database, collected, words, message):
