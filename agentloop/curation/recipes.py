@@ -24,7 +24,7 @@ RECIPES = Path(__file__).parent / "selection"
 POOL = RECIPES / "pool.sql"
 
 NEAR_DUPLICATES = "no near duplicate"
-"""The rule that a recipe may name last and that is not the query's: see store/duplicates.py."""
+"""The rule that a recipe may name last and that is not the query's: see curation/duplicates.py."""
 
 
 @dataclass(frozen=True)

@@ -25,20 +25,23 @@ MOST_NESTED = 100
 
 
 class QuestionFile(Environment):
-    """Questions from JSON lines: `question` and `answer`, and if wanted `family` and `split` ("train" or "heldout").
+    """An environment whose questions are JSON lines with `question` and `answer`, and if wanted `family` and `split`.
 
-    Whatever else a line holds is the task's payload, for `tools` and `verify`. Without `split` the hash of the question
-    decides: one in five is held out.
+    `split` is "train" or "heldout"; without it the hash of the question decides, and one in five is held out. Whatever else
+    a line holds is the task's payload, for `tools` and `verify`. A subclass defines `name`, `path` and `tools`.
     """
 
     path: ClassVar[Path]
+    """The file of questions: UTF-8, one JSON object a line."""
 
     def questions(self, rng: random.Random) -> Iterator[Question]:
+        """Yield the file's questions in an order that `rng` decides. Raises SettingError, naming file and line."""
         questions = read_questions(self.path)
         rng.shuffle(questions)
         yield from questions
 
     def verify(self, task: Task, answer: str | None) -> float:
+        """Return 1.0 where the answer is the file's: the same number, or the same words whatever their case and spaces."""
         return float(answer is not None and same_answer(answer, task.answer))
 
 
