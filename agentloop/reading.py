@@ -73,12 +73,15 @@ def read_object(path: Path, error: type[AgentloopError]) -> dict[str, Any]:
     return value
 
 
-def open_tensors(path: Path, error: type[AgentloopError], *, device: str = "cpu") -> Any:
-    """safetensors' open file, tensors on `device`. Raises `error` where it is missing, truncated or no such file."""
+def open_tensors(path: Path, error: type[AgentloopError], *, framework: str = "pt", device: str = "cpu") -> Any:
+    """safetensors' open file, tensors on `device`; with the framework "np" torch is not imported.
+
+    Raises `error` where it is missing, truncated or no such file.
+    """
     # imported here: settings read their files before anything large is imported
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(path, framework="pt", device=device)
+        return safe_open(path, framework=framework, device=device)
     except (OSError, SafetensorError) as fault:
         raise error(f"{path}: not to be read as safetensors: {fault}") from None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agentloop import model_files
 from agentloop.campaign import suites
 from agentloop.errors import SettingError
+from agentloop.model_directory import files
 from agentloop.settings import Settings
 
 
@@ -13,7 +13,7 @@ def outline(settings: Settings) -> str:
     ModelError for a model with a broken file.
     """
     model = settings.model_directory()
-    model_files.check(model)
+    files.check(model)
     *_, last = suites.planned_looks(settings)
     suites.check_tools(settings)
     if settings.serving.python and not settings.serving.python.is_file():

@@ -6,11 +6,14 @@ Anything a user can mend ends with one line on standard error, the last one on t
 
 from __future__ import annotations
 
+import os
 import traceback
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from agentloop import interpreter
+from agentloop import interpreter, project
 from agentloop.cli import (
     champions,
     data,
@@ -18,6 +21,7 @@ from agentloop.cli import (
     inspection,
     machine,
     models,
+    projects,
     proof,
     quantization,
     running,
@@ -26,12 +30,30 @@ from agentloop.cli import (
 )
 from agentloop.errors import told
 
+
+def _project(
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--project",
+            metavar="DIR",
+            help="The project. Default: this folder, or the next above it with agentloop.toml.",
+        ),
+    ] = None,
+) -> None:
+    if folder is not None:
+        os.environ[project.VARIABLE] = str(folder.expanduser().absolute())
+        project.root()  # said at once where there is none
+
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    callback=_project,
     help="A tool-using Gemma 3n agent that improves on its tasks on one machine, with evidence.",
 )
+app.command()(projects.init)
 for command in (running.demo, running.run, running.up, running.down, running.reconcile):
     app.command()(command)
 app.command("eval")(running.evaluate)

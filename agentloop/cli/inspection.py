@@ -17,11 +17,11 @@ def status(overrides: Overrides = None) -> None:
     """The link to Prefect's UI, campaigns, their champions, and the step that is running."""
     from agentloop.campaign import lock
     from agentloop.report import summary
-    from agentloop_flows import services
+    from agentloop_flows import connection, services
 
     settings = load(None, overrides)
     if services.is_up(settings):
-        print(f"Prefect UI, opened by this link: {services.entrance(settings)}")
+        print(f"Prefect UI, opened by this link: {connection.entrance(settings)}")
     owner = lock.owner(settings.paths.data)
     with reading(settings) as database:
         console.print(summary.status_table(summary.status(database, owner and owner.campaign)))

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import duckdb
 
+from agentloop import project
 from agentloop.errors import StoreError
 from agentloop.reading import read_text
-from agentloop.settings import PROJECT_ROOT
 from agentloop.store.shards import Purpose
 
 RECIPES = Path(__file__).parent / "selection"
@@ -71,7 +71,7 @@ def load(recipe: str | Path) -> Recipe:
     Raises StoreError, naming the recipe, where there is none or it names no rules.
     """
     built_in = sorted(file.stem for file in RECIPES.glob("*.sql") if file != POOL)
-    path = RECIPES / f"{recipe}.sql" if recipe in built_in else PROJECT_ROOT / recipe
+    path = RECIPES / f"{recipe}.sql" if recipe in built_in else project.root() / recipe
     if path.suffix != ".sql" or not path.is_file():
         raise StoreError(f"recipe {recipe}: neither built in ({', '.join(built_in)}) nor a .sql file")
     try:

@@ -16,11 +16,12 @@ import duckdb
 import pyarrow as pa
 
 from agentloop.curation import verifiers as registered
-from agentloop.curation.verifiers import Verifier, Verify
+from agentloop.curation.verifiers import Verifier
 from agentloop.errors import StoreError
 from agentloop.reading import read_text
 from agentloop.records import Task
 from agentloop.store.database import Database
+from agentloop.verification import Verify
 
 SCORERS = Path(__file__).parent / "scoring"
 

@@ -13,10 +13,9 @@ from dataclasses import asdict
 
 from agentloop.errors import AgentloopError
 from agentloop.training.journal import StepMetrics
-from agentloop.training.memory import ran_out
 from agentloop.training.ranks import joined
 from agentloop.training.run import TrainingRun
-from agentloop.training.shortage import Shortage
+from agentloop.training.shortage import Shortage, ran_out
 from agentloop.training.trainer import train
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -16,8 +17,12 @@ from prefect.cache_policies import NO_CACHE
 
 from agentloop.campaign import canary as canaries
 from agentloop.campaign import collect as rollouts
-from agentloop.campaign import gate, judge, learning
+from agentloop.campaign import gate, judge
+from agentloop.campaign import prepare as preparing
+from agentloop.campaign import quantize as quantizing
 from agentloop.campaign import report as reporting
+from agentloop.campaign import select as selecting
+from agentloop.campaign import train as training
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import Suite
 from agentloop.errors import ServerError, TrainerError, told
@@ -121,7 +126,23 @@ def ingest(
 
 @step(name="select", task_run_name="iteration {iteration}: select")
 def select(campaign: Campaign, iteration: int, recipe: str | None = None, size: int | None = None) -> dict[str, Any]:
-    return learning.choose(campaign, iteration, recipe=recipe, size=size)
+    return selecting.select(campaign, iteration, recipe=recipe, size=size)
+
+
+@step(name="quantize", task_run_name="how the base is held", **attempts)
+def quantize(campaign: Campaign) -> dict[str, Any]:
+    held = quantizing.settle(campaign)
+    return {"kind": held.kind, "in_16bit": list(held.in_16bit)}
+
+
+@step(name="prepare", task_run_name="the base as it is served", **attempts)
+def prepare(campaign: Campaign) -> str:
+    return str(preparing.prepare(campaign))
+
+
+def policies(campaign: Campaign) -> PolicyServer:
+    """The campaign's policies; vLLM starts when the first of them is asked for."""
+    return PolicyServer(campaign.settings, Path(prepare(campaign)), base=campaign.base)
 
 
 @step(name="judge", task_run_name="the base: 16 bit against what is trained on", **attempts)
@@ -134,14 +155,14 @@ def judge_base(campaign: Campaign, server: PolicyServer) -> dict[str, Any] | Non
 )
 def train(campaign: Campaign, iteration: int, run: TrainingRun, role: str = "challenger") -> dict[str, Any]:
     if run.output.exists():
-        return learning.train(campaign, run, iteration=iteration, role=role)
+        return training.train(campaign, run, iteration=iteration, role=role)
     with progress(f"iteration {iteration}: train {role} {run.adapter.id}", 1) as bar:
 
         def on_step(metrics: dict[str, Any]) -> None:
             bar.total = metrics["steps"]
             bar.advance_to(metrics["step"])
 
-        return learning.train(campaign, run, iteration=iteration, role=role, on_step=on_step)
+        return training.train(campaign, run, iteration=iteration, role=role, on_step=on_step)
 
 
 @step(name="canary", task_run_name="iteration {iteration}: canary", **attempts)

@@ -7,7 +7,7 @@ import sys
 import pytest
 from command_line import call, refusal
 
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 
 HOLD_DUCKDB = """
 import sys, threading, time
@@ -27,7 +27,7 @@ print("the work")
 def run(code: str) -> tuple[int, list[str]]:
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=PROJECT_ROOT,
+        cwd=CHECKOUT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -60,7 +60,7 @@ def test_output_that_cannot_be_written_is_an_error():
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [sys.executable, "-c", code],
-            cwd=PROJECT_ROOT,
+            cwd=CHECKOUT,
             env=buffered,
             stdout=full,
             stderr=subprocess.PIPE,
