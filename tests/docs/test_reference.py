@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from agentloop import settings
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 
 PUBLIC = {
     "agentloop/engine": "FastLanguageModel FastLanguageModel.from_pretrained FastLanguageModel.get_peft_model FastModel",
@@ -30,7 +30,7 @@ PUBLIC = {
 def pages(tmp_path_factory):
     """{path without .html: content}, as the command writes them."""
     folder = tmp_path_factory.mktemp("docs")
-    command = [sys.executable, "-W", "default::UserWarning", PROJECT_ROOT / "docs" / "reference" / "build.py"]
+    command = [sys.executable, "-W", "default::UserWarning", CHECKOUT / "docs" / "reference" / "build.py"]
     built = subprocess.run([*command, "--output", folder], capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stderr
     assert built.stdout == f"{folder / 'index.html'}\n" and "pdoc" not in built.stderr, built.stderr
@@ -78,5 +78,5 @@ def test_every_setting_has_its_default_and_says_what_it_is(pages):
 
 def test_nothing_of_this_machine_and_nothing_from_a_network(pages):
     for page, content in pages.items():
-        assert str(PROJECT_ROOT) not in content, page
+        assert str(CHECKOUT) not in content, page
         assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?:', content), page

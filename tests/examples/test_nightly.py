@@ -8,9 +8,9 @@ import sys
 import tomllib
 
 from agentloop import settings as configuration
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 
-EXAMPLE = PROJECT_ROOT / "examples" / "nightly"
+EXAMPLE = CHECKOUT / "examples" / "nightly"
 
 
 def prefect(home, *words: str, seconds: float = 300) -> str:
@@ -37,8 +37,8 @@ def schedule(home) -> dict:
     return found
 
 
-def test_the_schedule_and_a_run_by_hand(home):
-    asked = commands()
+def test_the_schedule_and_a_run_by_hand(project):
+    home, asked = project(), commands()
     assert "self-improve/nightly" in home.run("up")
     assert schedule(home)["schedule"]["cron"] == "0 1 * * *" and not schedule(home)["active"]
     prefect(home, *asked["deployment schedule resume"])

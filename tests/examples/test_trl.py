@@ -7,9 +7,9 @@ import sys
 
 from peft import PeftConfig
 
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 
-EXAMPLE = PROJECT_ROOT / "examples" / "trl"
+EXAMPLE = CHECKOUT / "examples" / "trl"
 
 
 def test_the_model_learns_the_rows_and_the_adapter_loads_again(tmp_path):
