@@ -67,11 +67,11 @@ def _servable_rank(rank: int) -> int:
     return rank
 
 
-def _optimizer_bits(bits: int) -> int:
-    # not a Literal: the environment gives text, which a Literal does not turn into a number
-    if bits not in (8, 32):
+def _optimizer_bits(bits: object) -> int:
+    # the environment gives text, which a Literal does not turn into a number
+    if str(bits) not in ("8", "32"):
         raise ValueError("must be 32 or 8")
-    return bits
+    return int(str(bits))
 
 
 def _memory_budget(budget: object) -> object:
@@ -319,7 +319,7 @@ class Training(Section):
     """AdamW's decoupled weight decay."""
     max_grad_norm: PositiveFloat = 1.0
     """Norm to which the gradient is clipped."""
-    optimizer_bits: Annotated[int, AfterValidator(_optimizer_bits)] = 32
+    optimizer_bits: Annotated[Literal[8, 32], BeforeValidator(_optimizer_bits)] = 32
     """Bits of each of AdamW's two moments: 32, or 8 with a scale for every 256 values, which takes 6 bytes less for each
     weight of the adapter."""
     epochs: Count = 3

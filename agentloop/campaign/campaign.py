@@ -208,7 +208,7 @@ class Campaign:
         `inputs` is everything, beside the campaign, that determines the result.
         """
         key = self.key(name, iteration, inputs)
-        about = {"campaign": self.name, "iteration": iteration, "name": name}
+        about: dict[str, Any] = {"campaign": self.name, "iteration": iteration, "name": name}
         with self.database() as database:
             ledger = Ledger(database)
             result = ledger.done(key)

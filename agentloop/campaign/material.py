@@ -44,7 +44,7 @@ def _played(campaign: Campaign) -> list[tuple[Sequence[int], Sequence[bool]]]:
             rows = list(datasets.tokens(database, [name for (name,) in played]))
         except ShardError:  # the prompts alone will do
             return []
-    return [(row.token_ids, row.mask) for row in rows if any(row.mask[1:])]
+    return [(row.token_ids.tolist(), row.mask.tolist()) for row in rows if any(row.mask[1:])]
 
 
 async def _openings(campaign: Campaign, tasks: Sequence[Task]) -> list[list[int]]:

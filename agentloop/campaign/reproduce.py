@@ -76,7 +76,7 @@ def reproduce(
         )
         rows.write(run.rows, token_rows)
         run.adapters.mkdir()
-        if parent:
+        if parent and adapter.parent:
             (run.adapters / adapter.parent).symlink_to(parent)
         launch(run, settings, on_step=on_step)
         made = _weights(run.output)

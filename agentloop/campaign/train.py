@@ -8,6 +8,7 @@ from typing import Any
 
 from agentloop.campaign.campaign import Campaign
 from agentloop.store import adapters, datasets, training_runs
+from agentloop.store.adapters import Role
 from agentloop.training import rows
 from agentloop.training.launch import launch, read_metrics
 from agentloop.training.run import TrainingRun
@@ -34,7 +35,7 @@ def train(
     run: TrainingRun,
     *,
     iteration: int,
-    role: str = "challenger",
+    role: Role = "challenger",
     on_step: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> dict[str, Any]:
     """Train the adapter, or continue a killed run: `{adapter, steps, loss, seconds}`."""
@@ -72,7 +73,7 @@ def _train(campaign: Campaign, run: TrainingRun, iteration: int, on_step: Callab
 
 
 def _register(
-    campaign: Campaign, run: TrainingRun, iteration: int, *, role: str, seconds: float, resumed: bool
+    campaign: Campaign, run: TrainingRun, iteration: int, *, role: Role, seconds: float, resumed: bool
 ) -> dict[str, Any]:
     """Make the adapter and its curves known to the store."""
     adapter, metrics = run.adapter, read_metrics(run)

@@ -24,7 +24,7 @@ RECIPES = Path(__file__).parent / "selection"
 POOL = RECIPES / "pool.sql"
 
 NEAR_DUPLICATES = "no near duplicate"
-"""The rule that a recipe may name last and that is not the query's: see curation/duplicates.py."""
+"""The rule that a recipe may name last and that is not the query's: see duplicates.py."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def load(recipe: str | Path) -> Recipe:
         sql = read_text(path, StoreError)
     except StoreError as error:
         raise StoreError(f"recipe {error}") from None
-    place = recipe if path.parent == RECIPES else str(path)
+    place = str(recipe if path.parent == RECIPES else path)
     rules = re.search(r"^-- rules: (.+)$", sql, re.MULTILINE)
     if not rules:
         raise StoreError(f"recipe {place}: has no comment '-- rules: …' that names its rules in their order")

@@ -113,7 +113,7 @@ def train(
                 journal.sync()
                 checkpoint.write(run.checkpoint, optimizer.state(), step=metrics.step)
             on_step(metrics)
-    if journal:
+    if journal and base:
         journal.close()
         model.release_graphs()  # the yardstick needs room of its own
         with atomic(run.output) as directory:
