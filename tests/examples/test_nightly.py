@@ -27,7 +27,7 @@ def commands() -> dict[str, list[str]]:
     """The README's `prefect` commands as words, by the first three of them."""
     text = (EXAMPLE / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    found = [shlex.split(block.replace("\\\n", " "), comments=True) for block in blocks]
+    found = [shlex.split(block) for block in blocks]
     return {" ".join(words[1:4]): words[1:] for words in found if words[0] == "prefect"}
 
 
