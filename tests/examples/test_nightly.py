@@ -13,7 +13,7 @@ from agentloop.project import CHECKOUT
 EXAMPLE = CHECKOUT / "examples" / "nightly"
 
 
-def prefect(home, *words: str, seconds: float = 300) -> str:
+def prefect(home, *words: str, seconds: float = 500) -> str:
     """Output of a `prefect` command in the project's folder, where nothing is set by hand: `up` has written its `.env`."""
     command = [sys.executable, "-m", "prefect", *words]
     done = subprocess.run(
@@ -23,30 +23,30 @@ def prefect(home, *words: str, seconds: float = 300) -> str:
     return done.stdout
 
 
-def commands() -> dict[str, list[str]]:
-    """The README's `prefect` commands as words, by the first three of them."""
+def blocks(language: str) -> list[str]:
     text = (EXAMPLE / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    found = [shlex.split(block) for block in blocks]
-    return {" ".join(words[1:4]): words[1:] for words in found if words[0] == "prefect"}
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def schedule(home) -> dict:
     with home.prefect() as api:
         (found,) = api.get("/deployments/name/self-improve/nightly").json()["schedules"]
-    return found
+    return {"active": found["active"], "cron": found["schedule"]["cron"], "timezone": found["schedule"]["timezone"]}
 
 
 def test_the_schedule_and_a_run_by_hand(project):
-    home, asked = project(), commands()
+    home = project()
+    (by_hand,) = [shlex.split(block) for block in blocks("sh") if block.startswith("prefect ")]
+    (switched_on,) = blocks("yaml")
+    deployments = home.project / "prefect.yaml"
+    shipped = deployments.read_text(encoding="utf-8")
+    (off,) = re.findall(r"    schedules:\n(?: {6,}.*\n)+", shipped)
+    assert "active: false" in off and "active: true" in switched_on
+    deployments.write_text(shipped.replace(off, switched_on), encoding="utf-8")
     assert "self-improve/nightly" in home.run("up")
-    assert schedule(home)["schedule"]["cron"] == "0 1 * * *" and not schedule(home)["active"]
-    prefect(home, *asked["deployment schedule resume"])
-    assert schedule(home)["active"]
-    home.run("up")
-    assert schedule(home)["active"], "what the user has switched on stays on"
+    assert schedule(home) == {"active": True, "cron": "0 1 * * *", "timezone": "Europe/Berlin"}
 
-    said = prefect(home, *asked["deployment run self-improve/nightly"])
+    said = prefect(home, *by_hand[1:])
     assert "finished successfully" in said
     (run,) = [run for run in home.flow_runs() if run["state"]["type"] == "COMPLETED"]
     assert run["name"] == "improve-demo" and run["deployment_id"]

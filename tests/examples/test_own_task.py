@@ -1,6 +1,9 @@
 """examples/own_task: collected, trained on and judged by the gate, in the folder as it is."""
 
+import pytest
+
 from agentloop.project import CHECKOUT
+from agentloop.tools import ToolError
 from agentloop.user_code import run_file
 
 SMALL = (
@@ -35,7 +38,8 @@ def test_collect_train_gate(project):
     assert {value for _, _, value in scored} == {0.0, 1.0}, (
         "some are solved and some are not: there is something to learn"
     )
-    complaints = {
-        error for (error,) in home.rows("SELECT DISTINCT error FROM turns WHERE role = 'tool' AND error LIKE '-%'")
-    }
-    assert all(error.endswith("is no number of things") for error in complaints)
+
+    tool = environment.tools(next(iter(tasks.values())))["calculate"]
+    assert tool.call("7*20+8*52") == "556"
+    with pytest.raises(ToolError, match="^-36 is no number of things$"):
+        tool.call("12*2-60")
