@@ -14,6 +14,8 @@ def main() -> None:
         from agentloop.cli.app import main as run
     except ModuleNotFoundError as error:
         if error.name in _LOOP:
-            sys.exit(f"error: {error.name} is not installed, which the command line needs: pip install 'agentloop[loop]'")
+            sys.exit(
+                f"error: {error.name} is not installed, which the command line needs: pip install 'agentloop[loop]'"
+            )
         raise
     run()

@@ -28,7 +28,10 @@ def select(
     iteration: Annotated[int | None, typer.Option(help="Default: the newest that collected.")] = None,
     size: Annotated[int | None, typer.Option(help="Rows, where the recipe asks for $size.")] = None,
     export: Annotated[
-        Path | None, typer.Option(help="Write the rows to a .jsonl or .parquet file for another trainer.")
+        Path | None,
+        typer.Option(
+            help="Write the rows for another trainer: to a .jsonl or .parquet file, or a dataset's directory."
+        ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write the funnel as an .svg file.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the funnel; store no dataset.")] = False,
@@ -36,7 +39,7 @@ def select(
     """Choose trajectories of a campaign, show what each rule removed, and store the dataset."""
     settings = load(profile, overrides)
     from agentloop.curation import export as exporting
-    from agentloop.curation import recipes
+    from agentloop.curation import export_dataset, recipes
     from agentloop.curation import selection as selecting
     from agentloop.store import campaigns, families
 
@@ -44,15 +47,17 @@ def select(
         recipe = str(user_path(recipe).absolute())
     export, plot = export and user_path(export), plot and user_path(plot)
     recipe = recipe or settings.selection.recipe
-    paired = recipes.load(recipe).paired
+    loaded = recipes.load(recipe)
     if export:
         exporting.check(export)
     with reading(settings) if dry_run else writing(settings) as database:
+        if iteration is None:
+            iteration = campaigns.newest_iteration(database, settings.campaign)
         selected = selecting.select(
             database,
             recipe,
             settings.campaign,
-            campaigns.newest_iteration(database, settings.campaign) if iteration is None else iteration,
+            iteration,
             settings.selection,
             seed=settings.seed,
             size=size,
@@ -68,8 +73,19 @@ def select(
     console.print(f"{selected.dataset.id}: {rows:,} rows{', not stored (dry run)' if dry_run else ''}")
     if export:
         with reading(settings) as database:
-            written = exporting.export(database, selected.dataset.trajectories, export, paired=paired)
-        console.print(f"{export}: {written:,} {'pairs' if paired else 'rows'}")
+            if exporting.is_directory(export):
+                written = export_dataset.write(
+                    database,
+                    selected,
+                    export,
+                    recipe=loaded,
+                    campaign=settings.campaign,
+                    iteration=iteration,
+                    benchmarks=settings.selection.benchmarks,
+                )
+            else:
+                written = exporting.export(database, selected.dataset.trajectories, export, paired=loaded.paired)
+        console.print(f"{export}: {written:,} {'pairs' if loaded.paired else 'rows'}")
     if plot:
         from agentloop.files import atomic
         from agentloop.report import plots

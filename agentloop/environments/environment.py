@@ -101,6 +101,7 @@ class Environment(ABC):
 
     name: ClassVar[str]
     """Name of the environment in the store, in reports and in messages."""
+    _patience: ClassVar[float] = _PATIENCE
 
     def tasks(self, split: Split, count: int, seed: int, skip: int = 0) -> list[Task]:
         """Return `count` tasks of the split's stream for this seed, from the task number `skip` on.
@@ -132,7 +133,7 @@ class Environment(ABC):
                 raise SettingError(f"environment: {self.name}: the question {about!r} is in two splits")
             if known or own != split:
                 misses += 1
-                if misses >= _PATIENCE:
+                if misses >= self._patience:
                     return
                 continue
             misses = 0

@@ -127,7 +127,7 @@ def _choose_campaign(settings: Settings, console: Console, *, new: bool) -> tupl
         return {"campaign": f"{settings.campaign}-{number}", "seed": settings.seed + number - 1}, False
     console.print(
         f"Campaign {newest} is there with {done} of {settings.iterations} iterations"
-        f"{'' if complete else '; what is missing is done now'}. `make demo NEW=1` starts a new one."
+        f"{'' if complete else '; what is missing is done now'}. `agentloop demo --new` starts a new one."
     )
     number = int(newest.removeprefix(settings.campaign).lstrip("-") or 1)
     return {"campaign": newest, "seed": settings.seed + number - 1}, complete

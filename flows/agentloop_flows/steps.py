@@ -1,8 +1,4 @@
-"""The steps as Prefect tasks: named for people, with JSON results, the long ones cached under the names of what they make.
-
-Prefect's cache only saves a look: a cached result counts as long as the file it speaks of is there, and everything else
-is asked of the ledger.
-"""
+"""The steps as Prefect tasks, named for people. Prefect remembers no result: the ledger alone says what is done."""
 
 from __future__ import annotations
 
@@ -33,8 +29,7 @@ from agentloop.training.run import TrainingRun
 from agentloop_flows import artifacts
 from agentloop_flows.progress import Progress, progress
 
-cached_step = partial(task, persist_result=True, result_serializer="json")
-step = partial(cached_step, cache_policy=NO_CACHE)
+step = partial(task, persist_result=False, cache_policy=NO_CACHE)
 
 
 class _OneLine(logging.Filter):
@@ -50,16 +45,6 @@ for _name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(_OneLine())
 
 
-def _shard_on_disk(_: Any, parameters: dict[str, Any]) -> str | None:
-    shard: ShardPlan = parameters["shard"]
-    return shard.id if rollouts.is_collected(parameters["campaign"], shard) else None
-
-
-def _adapter_on_disk(_: Any, parameters: dict[str, Any]) -> str | None:
-    run: TrainingRun = parameters["run"]
-    return f"{parameters['campaign'].name}-{run.adapter.id}" if run.output.exists() else None
-
-
 def _infrastructure_failed(_: Any, __: Any, state: Any) -> bool:
     """Another attempt may succeed where a process died or hung. Prefect logs every attempt."""
     return isinstance(state.result(raise_on_failure=False), (ServerError, TrainerError))
@@ -68,12 +53,7 @@ def _infrastructure_failed(_: Any, __: Any, state: Any) -> bool:
 attempts = {"retries": 2, "retry_delay_seconds": 2, "retry_condition_fn": _infrastructure_failed}
 
 
-@cached_step(
-    name="episodes",
-    task_run_name="{label}",
-    cache_key_fn=_shard_on_disk,
-    **attempts,
-)
+@step(name="episodes", task_run_name="{label}", **attempts)
 def run_episodes(
     label: str,
     campaign: Campaign,
@@ -150,9 +130,7 @@ def judge_base(campaign: Campaign, server: PolicyServer) -> dict[str, Any] | Non
     return judge.judge(campaign, server)
 
 
-@cached_step(
-    name="train", task_run_name="iteration {iteration}: train {role}", cache_key_fn=_adapter_on_disk, **attempts
-)
+@step(name="train", task_run_name="iteration {iteration}: train {role}", **attempts)
 def train(campaign: Campaign, iteration: int, run: TrainingRun, role: str = "challenger") -> dict[str, Any]:
     if run.output.exists():
         return training.train(campaign, run, iteration=iteration, role=role)

@@ -66,6 +66,7 @@ class Home:
                 shutil.copytree(CHECKOUT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
             for file in ("prefect.yaml", "prefect.toml"):
                 shutil.copy(CHECKOUT / file, folder)
+            (folder / "agentloop.toml").touch()
         return folder
 
     @property

@@ -127,7 +127,7 @@ def test_latin_1(file):
 def test_an_import_without_an_end(file):
     file.write_text(GOOD + "while True:\n    pass\n")
     with pytest.raises(SettingError) as error:
-        try_out(file, about="environment:", error=SettingError, seconds=8)
+        try_out(file, about="environment:", use="agentloop.environments.trying:use", error=SettingError, seconds=8)
     assert str(error.value) == f"environment: {file}: nothing came back for 8 s while it was imported"
 
 
@@ -138,7 +138,7 @@ def test_questions_without_an_end(file):
         GOOD.replace(GOOD[GOOD.index("        for") : GOOD.index("    def tools")], "        while True: pass\n")
     )
     with pytest.raises(SettingError, match="nothing came back for 8 s in questions"):
-        try_out(file, about="environment:", error=SettingError, seconds=8)
+        try_out(file, about="environment:", use="agentloop.environments.trying:use", error=SettingError, seconds=8)
 
 
 def ask(environment: Environment) -> str:

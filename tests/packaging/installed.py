@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 from agentloop.project import CHECKOUT
@@ -28,17 +27,52 @@ def wheel(folder: Path) -> Path:
     return built
 
 
-def environment(folder: Path, *wheels: Path) -> Path:
-    """The interpreter of a virtual environment with these wheels, and with everything of this one's but agentloop."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+def environment(folder: Path, **variables: str) -> dict[str, str | None]:
+    """What a process differs in from this one: no way to this checkout, nothing of the user's vLLM, no hub."""
+    foreign = [name for name in os.environ if name.startswith("VLLM_") or name in ("PYTHONPATH", "PYTHONHOME")]
+    own = {"VLLM_CACHE_ROOT": str(folder / "cache"), "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    return {**dict.fromkeys(foreign), **own, **variables}
+
+
+def run(*command: object, **options) -> subprocess.CompletedProcess[str]:
+    """A command outside this checkout, with what it says."""
+    changed = {**os.environ, **environment(Path("/nowhere"))}
+    variables = {name: value for name, value in changed.items() if value is not None}
+    words = [str(word) for word in command]
+    return subprocess.run(words, env=variables, cwd="/", capture_output=True, text=True, timeout=300, **options)
+
+
+def interpreter_without_agentloop(folder: Path) -> Path:
+    """A virtual environment with links to everything that is installed here but agentloop, in whatever way that is.
+
+    Lines of .pth files that only name folders are left out: what lies there is on sys.path already, and linked from there.
+    """
+    run(sys.executable, "-m", "venv", "--without-pip", folder, check=True)
     python = folder / "bin" / "python"
-    (site,) = folder.glob("lib/python*/site-packages")
-    for source in {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}:
-        for each in source.resolve().iterdir():
-            if "agentloop" not in each.name and each.name != "__pycache__":
-                (site / each.name).symlink_to(each)
-    install = ("install", "--quiet", "--no-deps", "--no-index", *map(str, wheels))
-    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), *install], check=True, capture_output=True)
+    packages = Path(
+        run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", check=True).stdout.strip()
+    )
+    for place in map(Path, sys.path):
+        if place.name not in ("site-packages", "dist-packages"):
+            continue
+        for entry in place.iterdir():
+            names_folders = entry.suffix == ".pth" and not entry.read_text().startswith("import ")
+            if "agentloop" in entry.name or entry.name == "__pycache__" or names_folders:
+                continue
+            if not (packages / entry.name).exists():
+                (packages / entry.name).symlink_to(entry)
+        # requirements/libnuma.py puts it beside the packages, and a .pth file looks for it there
+        library = place.parents[1] / "libnuma.so.1"
+        if library.exists() and not (folder / "lib" / library.name).exists():
+            (folder / "lib" / library.name).symlink_to(library)
+    return python
+
+
+def installed(folder: Path, *wheels: Path) -> Path:
+    """The interpreter of a virtual environment with these wheels, and with everything of this one's but agentloop."""
+    python = interpreter_without_agentloop(folder)
+    offline = ("--quiet", "--no-deps", "--no-index", "--disable-pip-version-check")
+    run(python, "-m", "pip", "install", *offline, *wheels, check=True)
     return python
 
 

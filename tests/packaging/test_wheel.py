@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from home import free_port
-from installed import Installed, environment, wheel
+from installed import Installed, installed, wheel
 
 SMALL = {
     "AGENTLOOP_ITERATIONS": "1",
@@ -26,7 +26,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def python(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    return environment(folder / "environment", wheel(folder))
+    return installed(folder / "environment", wheel(folder))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import socket
-import subprocess
 import sys
 import time
 import tomllib
@@ -16,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from installed import environment, interpreter_without_agentloop, run
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -23,11 +23,11 @@ from transformers import AutoModelForCausalLM
 from agentloop import settings
 from agentloop.child import ChildProcess
 from agentloop.errors import SettingError
+from agentloop.project import CHECKOUT
 from agentloop.serving import installation
-from agentloop.settings import PROJECT_ROOT
 
-FOLDER = PROJECT_ROOT / "vllm_plugin"
-MODEL = PROJECT_ROOT / "models" / "tiny"
+FOLDER = CHECKOUT / "vllm_plugin"
+MODEL = CHECKOUT / "models" / "tiny"
 TOLERANCE = 1e-3
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WEIGHTS = "adapter_model.safetensors"
@@ -35,47 +35,6 @@ KEY = "a key of the test"
 PROMPTS = [[2, *range(6, 30)], [2, *range(100, 190, 3)]]
 SMALL_MACHINE = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCH_COMPILE_DISABLE": "1"}
 START_SECONDS = 300
-
-
-def environment(folder: Path, **variables: str) -> dict[str, str | None]:
-    """What a process differs in from this one: no way to this checkout, nothing of the user's vLLM, no hub."""
-    foreign = [name for name in os.environ if name.startswith("VLLM_") or name in ("PYTHONPATH", "PYTHONHOME")]
-    own = {"VLLM_CACHE_ROOT": str(folder / "cache"), "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    return {**dict.fromkeys(foreign), **own, **variables}
-
-
-def run(*command: object, **options) -> subprocess.CompletedProcess[str]:
-    """A command outside this checkout, with what it says."""
-    changed = {**os.environ, **environment(Path("/nowhere"))}
-    variables = {name: value for name, value in changed.items() if value is not None}
-    words = [str(word) for word in command]
-    return subprocess.run(words, env=variables, cwd="/", capture_output=True, text=True, timeout=300, **options)
-
-
-def interpreter_with_vllm(folder: Path) -> Path:
-    """A virtual environment with links to everything that is installed here but agentloop, in whatever way that is.
-
-    Lines of .pth files that only name folders are left out: what lies there is on sys.path already, and linked from there.
-    """
-    run(sys.executable, "-m", "venv", "--without-pip", folder, check=True)
-    python = folder / "bin" / "python"
-    packages = Path(
-        run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", check=True).stdout.strip()
-    )
-    for place in map(Path, sys.path):
-        if place.name not in ("site-packages", "dist-packages"):
-            continue
-        for entry in place.iterdir():
-            names_folders = entry.suffix == ".pth" and not entry.read_text().startswith("import ")
-            if "agentloop" in entry.name or entry.name == "__pycache__" or names_folders:
-                continue
-            if not (packages / entry.name).exists():
-                (packages / entry.name).symlink_to(entry)
-        # requirements/libnuma.py puts it beside the packages, and a .pth file looks for it there
-        library = place.parents[1] / "libnuma.so.1"
-        if library.exists() and not (folder / "lib" / library.name).exists():
-            (folder / "lib" / library.name).symlink_to(library)
-    return python
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +53,7 @@ def wheel(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def python(wheel, tmp_path_factory) -> Path:
     """An interpreter that has vLLM and the plugin, but not agentloop."""
-    made = interpreter_with_vllm(tmp_path_factory.mktemp("alone") / "venv")
+    made = interpreter_without_agentloop(tmp_path_factory.mktemp("alone") / "venv")
     offline = ["--no-deps", "--no-index", "--disable-pip-version-check"]
     installed = run(made, "-m", "pip", "install", *offline, wheel)
     assert installed.returncode == 0, installed.stderr
@@ -118,9 +77,7 @@ def test_the_wheel_holds_the_package_and_asks_for_nothing(wheel):
 
 
 def test_both_distributions_name_the_same_entry_point():
-    ours, whole = (
-        tomllib.loads((folder / "pyproject.toml").read_text())["project"] for folder in (FOLDER, PROJECT_ROOT)
-    )
+    ours, whole = (tomllib.loads((folder / "pyproject.toml").read_text())["project"] for folder in (FOLDER, CHECKOUT))
     group = "vllm.general_plugins"
     assert ours["entry-points"][group] == whole["entry-points"][group]
 
@@ -136,7 +93,7 @@ def test_agentloop_accepts_the_interpreter(python, tmp_path, monkeypatch):
 
 def test_agentloop_says_what_an_interpreter_without_the_plugin_lacks(tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    bare = interpreter_with_vllm(tmp_path / "venv")
+    bare = interpreter_without_agentloop(tmp_path / "venv")
     command = re.escape(shlex.join([str(bare), "-m", "pip", "install", str(FOLDER)]))
     lacks = rf"^serving\.python: {re.escape(str(bare))} has vLLM but not its plugin for Gemma \({command}\)$"
     with pytest.raises(SettingError, match=lacks):
