@@ -1,6 +1,6 @@
 """Every setting and every fixed path. Nothing else reads the environment.
 
-Values come from `agentloop.toml`, then the environment (`AGENTLOOP_TRAINING__RANK=32`), then the command line
+Values come from a profile, then `agentloop.toml`, then the environment (`AGENTLOOP_TRAINING__RANK=32`), then the command line
 (`training.rank=32`); the later wins. Unknown names are errors. `Settings.export()` must run before torch, triton,
 transformers or vllm is imported: these read their cache paths from the environment once, at import.
 """
@@ -35,10 +35,11 @@ from agentloop.reading import read_text
 PROFILES = Path(__file__).resolve().parent / "profiles"
 ENV_PREFIX = "AGENTLOOP_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
-"""Names the TOML file to read; by default the project's `agentloop.toml`, if it is there."""
+"""Environment variable with the path of the TOML file to read instead of the project's `agentloop.toml`."""
 
 EXPORTED_VARIABLE = f"{ENV_PREFIX}EXPORTED"
-"""Names those of the libraries' variables that this project has set; a value that any other of them has is the user's."""
+"""Environment variable that lists those of the libraries' variables that this project has set; all others are the user's
+own."""
 OWN_VARIABLES = (CONFIG_VARIABLE, EXPORTED_VARIABLE, project.VARIABLE)
 _GENERAL = {"TRITON_CACHE_DIR": "TRITON_HOME"}
 """Variables of libraries, each with a more general one that decides for it where the user has set that."""
@@ -84,7 +85,10 @@ def _memory_budget(budget: object) -> object:
 
 
 def home_expanded(path: str) -> str:
-    """`~/x` and `~name/x` as a shell gives them; everything else, `$NAME` too, as it is."""
+    """Return `path` with a leading `~` or `~name` expanded as a shell does it; everything else, `$NAME` too, stays as it is.
+
+    Raises ValueError where there is no such user.
+    """
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         name = expanded[1:].partition("/")[0]
@@ -126,7 +130,7 @@ UserPath = Annotated[Path, BeforeValidator(_path)]
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Tasks = Annotated[int, Field(ge=1, le=1_000_000)]
-"""They are made, and held in memory, before the first of them is tried."""
+"""A number of tasks. They are made, and held in memory, before the first of them is tried."""
 
 
 class _Strict(BaseModel):
@@ -150,8 +154,8 @@ class Paths(Section):
     data: UserPath = Path("data")
     """Everything a run writes: shards, database, adapters, checkpoints, logs, reports."""
     cache: UserPath = Path("data/cache")
-    """What can be made again, and so may be deleted at any time: packed NF4 weights and the caches of HF, Triton, Inductor
-    and vLLM."""
+    """Things that can be made again, and so may be deleted at any time: packed NF4 weights and the caches of Hugging Face,
+    Triton, Inductor and vLLM."""
 
     @property
     def database(self) -> Path:
@@ -189,8 +193,11 @@ class Agent(Section):
     describe_tools: bool = True
     """Put the tools' descriptions into the prompt. The tiny model was taught its tools and needs none."""
     max_turns: Count = 6
+    """Turns that the model gets in one episode. An episode that needs more ends without an answer."""
     max_turn_tokens: Count = 256
+    """Tokens that one turn of the model may have. A turn that is cut off ends the episode without an answer."""
     max_tokens: Count = 2048
+    """Tokens of a whole episode, prompt and tool results included; at most `serving.max_model_len`."""
 
 
 class Serving(Section):
@@ -199,21 +206,27 @@ class Serving(Section):
     python: UserPath | None = None
     """Interpreter that has vLLM installed; by default this one."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """0 picks a free one."""
+    """Port on 127.0.0.1 that vLLM listens on; 0 picks a free one."""
     base: Literal["dequantised", "original"] = "dequantised"
-    """Serve the base that training sees where it is quantised, so that served equals trained, or the original weights."""
+    """Which weights to serve where training quantises the base: `dequantised`, the ones that training sees, so that served
+    equals trained, or the `original` ones."""
     policy: Literal["restart", "sleep"] = "restart"
-    """While the trainer has the card: vLLM ends and starts again, or it sleeps (quicker; keeps some 2 GiB of the card and
-    the weights in host memory). On the CPU an idle vLLM is in nobody's way and stays."""
+    """What vLLM does while the trainer has the card: `restart` ends it and starts it again; `sleep` is quicker, but keeps
+    some 2 GiB of the card and the weights in host memory. On the CPU vLLM simply waits, and `sleep` is refused."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype that vLLM computes in; `auto` is that of the model's files."""
     max_model_len: Count = 4096
+    """Tokens of the longest episode that vLLM accepts (`--max-model-len`)."""
     max_num_seqs: Count = 64
+    """Requests that vLLM computes at the same time (`--max-num-seqs`)."""
     gpu_memory_utilization: Fraction = 0.9
+    """Share of the card's memory that vLLM may take, KV cache included (`--gpu-memory-utilization`). Not used on the CPU."""
     start_seconds: PositiveFloat = 600
-    """Give up when the server is not healthy by then."""
+    """Seconds that vLLM may take to start; then the run ends with its log's last lines."""
     request_seconds: PositiveFloat = 120
+    """Seconds that one request may take before it counts as failed."""
     extra_arguments: tuple[str, ...] = ()
-    """Passed to vLLM as they are."""
+    """More arguments for vLLM's server, passed to it as they are."""
 
 
 class Collect(Section):
@@ -224,50 +237,55 @@ class Collect(Section):
     samples: Count = 8
     """Episodes for each task."""
     temperature: PositiveFloat = 1.0
+    """Sampling temperature of the rollouts."""
     concurrency: Count = 64
-    """Episodes in flight."""
+    """Episodes in flight at the same time."""
     shard_episodes: Count = 512
-    """Episodes in one Parquet shard, which is also one Prefect task."""
+    """Episodes in one Parquet shard, which is also one Prefect task: a run that is killed loses the shards at work."""
     episode_seconds: PositiveFloat = 120
-    """An episode that takes longer is an infrastructure failure and is tried again."""
+    """Seconds that an episode may take; a longer one is an infrastructure failure and is tried again."""
     tool_seconds: PositiveFloat = 30
-    """A tool that takes longer is killed with all it started; the episode is tried again."""
+    """Seconds that a tool may take over one call; then it is killed with all it started, and the episode is tried again."""
     tool_memory: PositiveFloat = 2.0
-    """GiB that an episode's tools may take together."""
+    """Memory in GiB that the tools of one episode may take together."""
     attempts: Count = 3
-    """Tries at an episode, after which it counts as failed: recorded with its errors, not scored."""
+    """Tries at an episode. One that failed in all of them is recorded with its errors, and is not scored."""
     max_failed: Annotated[float, Field(ge=0)] = 0.05
-    """Episodes of a shard that may fail before the run stops: below 1 a share, from 1 on a number."""
+    """Failed episodes of one shard that are tolerated; with more of them the run stops. A share below 1, a number from 1
+    on."""
 
 
 class Selection(Section):
-    """Which trajectories are trained on. See agentloop/store/selection/*.sql."""
+    """Which trajectories are trained on. The recipes are the files in agentloop/curation/selection/."""
 
     recipe: Annotated[str, AfterValidator(_known_recipe)] = "rejection"
-    """One of RECIPES, or the path of a .sql file; a relative one is relative to the project's root."""
+    """`rejection`, `replay`, `random`, or the path of a .sql file; a relative path is relative to the project's root."""
     per_task: Count = 2
-    """At most so many distinct successes of one task."""
+    """Distinct successes of one task that may be chosen."""
     min_success_rate: Fraction = 0.0
-    """Tasks solved less often than this are left out."""
+    """Lowest success rate of a task that is trained on."""
     max_success_rate: Fraction = 0.99
-    """Tasks solved more often than this teach nothing and are left out."""
+    """Highest success rate of a task that is trained on: a task that is always solved teaches nothing."""
     max_tokens: Count = 2048
-    """Longer trajectories are left out."""
+    """Length in tokens of the longest trajectory that may be chosen."""
     max_overlap: Fraction = 0.7
-    """Of two rows whose questions and whose actions share more of their runs of five words, the later is left out."""
+    """Share of runs of five words, in the question and in the actions, that two rows may have in common; beyond it the
+    later row is left out as a near duplicate."""
     accumulate: bool = True
-    """Choose from all iterations of the campaign instead of the newest only."""
+    """Choose from all iterations of the campaign; false: from the newest only."""
     replay: Annotated[float, Field(ge=0)] = 1.0
-    """Of the recipe `replay`: at most so many rows of earlier iterations for each row of the newest."""
+    """With the recipe `replay`: rows of earlier iterations for each row of the newest, at most."""
     benchmarks: UserPath | None = None
-    """A text file of benchmark prompts, one a line: to choose a task that is nearly one of them is an error."""
+    """A text file of benchmark prompts, one a line. The run ends with an error where a chosen task is nearly one of them."""
 
 
 class Training(Section):
-    """QLoRA, or LoRA on the base in 16 bit."""
+    """LoRA on a frozen base, which is in 16 bit or quantised to NF4 (QLoRA)."""
 
     rank: Annotated[int, AfterValidator(_servable_rank)] = 16
+    """Rank of the adapter: 8, 16, 32, 64, 128 or 256, the ranks that vLLM serves."""
     alpha: PositiveFloat = 32
+    """LoRA's alpha: the adapter's product counts alpha / rank."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "q_proj",
         "k_proj",
@@ -277,111 +295,133 @@ class Training(Section):
         "up_proj",
         "down_proj",
     )
+    """Linear layers that get an adapter."""
     quantization: Literal["auto", "none", "dynamic", "nf4"] = "auto"
-    """Of the base that is trained on: none (16 bit), nf4, or dynamic (NF4 but for the modules that suffer most from it); auto:
-    the most precise of them that fits the memory there is when the campaign begins, 16 bit on the CPU. See
-    docs/quantisation.md."""
+    """How the base is held in training: `none` (16 bit), `nf4`, or `dynamic` (NF4 but for the modules that suffer most from
+    it). `auto` takes the most precise of them that fits into the memory that is free when the campaign begins, on the CPU
+    16 bit. See docs/quantisation.md."""
     quantization_tolerance: PositiveFloat = 0.01
-    """KL divergence from the base in 16 bit, in nats per token of the model's: what is less is negligible, and dynamic leaves
-    as few bytes in 16 bit as keep below it."""
+    """KL divergence from the base in 16 bit, in nats per token of the model, that counts as negligible. `dynamic` leaves as
+    few bytes in 16 bit as keep below it."""
     max_quantization_loss: Fraction = 0.05
-    """A base that surely loses more than this of its success by quantisation is not trained on."""
+    """Loss of success by quantisation, as a share, above which the base is not trained on. The loss counts as larger where
+    the lower end of its confidence interval is."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the computation; auto: bfloat16 on CUDA (float16 before compute capability 8), float32 on the CPU."""
+    """Dtype of the forward and backward pass; the adapter itself stays in float32. `auto`: bfloat16 on CUDA (float16 before
+    compute capability 8), float32 on the CPU."""
     devices: Count = 1
     """GPUs of this machine (processes, where it has none) that share each batch, under torchrun."""
     learning_rate: PositiveFloat = 2e-4
+    """Highest learning rate: reached after the warm-up, followed by a cosine to zero."""
     warmup_fraction: Fraction = 0.05
+    """Share of the steps over which the learning rate rises."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
     max_grad_norm: PositiveFloat = 1.0
+    """Norm to which the gradient is clipped."""
     optimizer_bits: Annotated[Literal[8, 32], BeforeValidator(_optimizer_bits)] = 32
-    """Of each of AdamW's two moments: 32, or 8 with a scale for every 256 (6 bytes less for each weight of the adapter)."""
+    """Bits of each of AdamW's two moments: 32, or 8 with a scale for every 256 values, which takes 6 bytes less for each
+    weight of the adapter."""
     epochs: Count = 3
+    """Passes over the selected rows."""
     batch_tokens: Count = 8192
-    """Tokens of one packed batch: one optimizer step."""
+    """Tokens of one packed batch, which is one optimizer step."""
     memory_budget: Annotated[Literal["auto"] | float, BeforeValidator(_memory_budget)] = "auto"
-    """GiB of the GPU that the trainer may hold at its peak, as nvidia-smi shows them; auto: what is free. With less, more is
-    computed again or waits in host memory; the batch, and so the adapter, stays the same. `agentloop doctor --train` says what
-    is needed. Where a step still runs out of memory, training goes on with a leaner plan."""
+    """Memory of the GPU in GiB that the trainer may hold at its peak, as nvidia-smi shows it; `auto`: what is free. With
+    less, more is computed again or waits in host memory; the batch, and so the adapter, stays the same. `agentloop doctor
+    --train` says what is needed. A step that still runs out of memory is repeated with a leaner plan."""
     checkpoint_steps: Count = 20
-    """A killed run continues from the newest checkpoint, exactly."""
+    """Optimizer steps between checkpoints. A run that was killed continues from the newest one, exactly."""
     stall_seconds: PositiveFloat = 900
-    """A trainer that gives no sign of life for so long (no optimizer step, no line in its log) is ended, and tried again
-    from the newest checkpoint."""
+    """Seconds without any sign of life (no optimizer step, no line in the log) after which the trainer is ended, and tried
+    again from the newest checkpoint."""
     continue_adapter: bool = False
-    """Continue from the champion's adapter instead of retraining from the base on all selected data."""
+    """Continue from the champion's adapter; false: train from the base on all selected rows."""
 
 
 class Evaluate(Section):
     """Held-out measurement of a policy."""
 
     tasks: Tasks = 200
+    """Held-out tasks, the same ones for every policy."""
     samples: Count = 4
+    """Episodes for each task."""
     temperature: PositiveFloat = 1.0
+    """Sampling temperature of the measurement."""
 
 
 class Guard(Section):
-    """Held-out tasks of another environment, at which the challenger must not be worse."""
+    """Held-out tasks of another environment, at which the challenger must not be worse. Written as
+    `gate.guards.database.margin=0.05`."""
 
     tasks: Tasks = 200
+    """Held-out tasks of that environment."""
     samples: Count = 4
+    """Episodes for each task."""
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """A loss of less than this is not held against the challenger."""
+    """Loss of success, as a share, that is not held against the challenger."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    """Chance of passing a challenger that is worse by the margin."""
+    """Probability of passing a challenger that is worse by the margin."""
 
 
 class Gate(Section):
     """When the challenger replaces the champion. See docs/gate.md."""
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
-    """Significance level of the exact McNemar test, all looks at the results together."""
+    """Significance level of the exact McNemar test, for all looks at a challenger's results together."""
     min_gain: Fraction = 0.0
-    """The gain must surely exceed this."""
+    """Gain in success, as a share, that the challenger must exceed with confidence."""
     max_tasks: Tasks | None = None
-    """Where the verdict asks for more data the held-out tasks are doubled, up to so many; by default they never are."""
+    """Held-out tasks, at most: where the verdict asks for more data they are doubled up to this number. Not set: they never
+    are."""
     guards: dict[str, Guard] = {}
-    """By environment: what must not get worse. Measured only for a challenger that would be promoted."""
+    """Other environments at which the challenger must not be worse, by name. They are measured only for a challenger that
+    would be promoted."""
     resamples: Count = 10_000
-    """Of the paired bootstrap."""
+    """Resamples of the paired bootstrap that gives the confidence intervals."""
     control: bool = True
-    """Also train and evaluate, at the end, a control on as many randomly chosen trajectories."""
+    """Also train and evaluate, at the end, a control: an adapter on as many randomly chosen trajectories."""
 
 
 class Teach(Section):
     """From demonstrations to a base model that the loop can improve. See docs/teaching.md."""
 
     tasks: Tasks = 32
-    """That the environment's experts, or a teacher, are to solve."""
+    """Tasks that the environment's experts, or a teacher, are to solve."""
     samples: Count = 1
     """Episodes of a teacher for each task."""
     per_task: Count = 1
-    """At most so many distinct demonstrations of one task are taught."""
+    """Distinct demonstrations of one task that are taught, at most."""
     rank: Annotated[int, AfterValidator(_servable_rank)] = 32
+    """Rank of the LoRA adapter that is trained and then merged: 8, 16, 32, 64, 128 or 256."""
     alpha: PositiveFloat = 64
+    """LoRA's alpha: the adapter's product counts alpha / rank."""
     learning_rate: PositiveFloat = 3e-4
+    """Highest learning rate, as in `training.learning_rate`."""
     epochs: Count = 12
+    """Passes over the demonstrations."""
     batch_tokens: Count = 2048
+    """Tokens of one packed batch, which is one optimizer step."""
     teacher_model: str | None = None
-    """What the teacher's endpoint calls the model; by default the only one that it serves."""
+    """Name of the model at the teacher's endpoint. Not set: the only one that it serves."""
     calls: Literal["text", "native", "bare"] = "text"
-    """How a teacher calls tools. text: as the student does, the call's format described in the prompt; native: by the
-    endpoint's `tools`; bare: as the student does, without a word about it, for a teacher that was taught the format."""
+    """How a teacher calls tools. `text`: as the student does, the call's format described in the prompt; `native`: by the
+    endpoint's `tools`; `bare`: as the student does, without a word about it, for a teacher that was taught the format."""
     temperature: Annotated[float, Field(ge=0)] = 0.7
-    """Of a teacher."""
+    """Sampling temperature of a teacher."""
     max_turn_tokens: Count = 1024
     """Tokens, as the teacher counts them, of one of its turns."""
     concurrency: Count = 16
     """Requests in flight at a teacher."""
     request_seconds: PositiveFloat = 120
-    """A teacher that takes longer over one turn is asked again."""
+    """Seconds that a teacher may take over one turn before it is asked again."""
     key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
-    """Environment variable with the key of a teacher's endpoint; the key itself is stored nowhere."""
+    """Name of the environment variable that holds the key of a teacher's endpoint; the key itself is stored nowhere."""
     shard_episodes: Count = 32
-    """Demonstrations in one Parquet shard: a run that is killed loses the one at work."""
+    """Demonstrations in one Parquet shard: a run that is killed loses the shard at work."""
 
     def key(self) -> str | None:
-        """The key of a teacher's endpoint, None where none is set."""
+        """Return the key of a teacher's endpoint, or None where its variable is not set."""
         return os.environ.get(self.key_variable) or None
 
 
@@ -396,14 +436,18 @@ class Settings(BaseSettings, _Strict):
     )
 
     campaign: str = Field("main", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
-    """Names one series of iterations; its results share a report."""
+    """Name of a series of iterations, whose results share a report: lower-case letters, digits and hyphens."""
     model: Annotated[str, AfterValidator(_name_or_path)] = "tiny"
-    """A directory under paths.models, or the path of one."""
+    """Base model: a directory under `paths.models`, or the path of one."""
     environment: Annotated[str, AfterValidator(_name_or_path)] = "arithmetic"
+    """Where tasks come from: `arithmetic`, `database`, or the path of a .py file; a relative path is relative to the
+    project's root."""
     iterations: Count = 3
+    """Rounds of collecting, training and measuring."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of tasks, sampling, initial adapter weights and the order of rows."""
     prefect_port: Annotated[int, Field(ge=1, le=65535)] = 4200
-    """Of the local Prefect server and its UI."""
+    """Port on 127.0.0.1 of the local Prefect server and its UI."""
     paths: Paths = Paths()
     agent: Agent = Agent()
     serving: Serving = Serving()
@@ -415,7 +459,7 @@ class Settings(BaseSettings, _Strict):
     teach: Teach = Teach()
 
     def model_directory(self) -> Path:
-        """The base model's directory. Raises SettingError where it does not exist."""
+        """Return the path of the base model's directory. Raises SettingError where there is none with a config.json."""
         named = self.paths.models / self.model
         try:
             path = named if named.is_dir() else Path(self.model)
@@ -454,7 +498,7 @@ class Settings(BaseSettings, _Strict):
         os.environ.update(self.child_environment())
 
     def child_environment(self) -> dict[str, str]:
-        """The variables that fix caches and switch telemetry and hub access off, for this process and its children.
+        """Return the variables that fix caches and switch telemetry and hub access off, for this process and its children.
 
         Where the user has set one of a library's variables, the user's value stays and is left out here.
         """
@@ -479,14 +523,14 @@ class Settings(BaseSettings, _Strict):
         }
 
     def trainer_environment(self) -> dict[str, str]:
-        """`child_environment`, and an allocator whose segments grow, so that little lies idle between tensors. A user's own
-        PYTORCH_CUDA_ALLOC_CONF stands."""
+        """Return `child_environment` with an allocator whose segments grow, so that little lies idle between tensors. A
+        user's own PYTORCH_CUDA_ALLOC_CONF stands."""
         own = [name for name in _ALLOCATOR if name in os.environ]
         return self.child_environment() | ({} if own else {_ALLOCATOR[0]: "expandable_segments:True"})
 
     @property
     def compiled(self) -> Path:
-        """Where compiled code is kept: paths.cache, or a private folder of this user's where that will not do."""
+        """Folder for compiled code: `paths.cache`, or a private folder of this user where that one will not do."""
         return caches.compile_root(self.paths.cache, os.environ)
 
     def _library_variables(self) -> dict[str, str]:
@@ -535,10 +579,10 @@ def prepare_libraries() -> None:
 
 
 def load(overrides: Sequence[str] | Mapping[str, Any] = (), *, profile: str | None = None) -> Settings:
-    """Settings from defaults, a profile, agentloop.toml, the environment and `section.name=value` overrides, in that order.
+    """Return the settings from defaults, a profile, agentloop.toml, the environment and `section.name=value` overrides.
 
-    `profile` names a file of agentloop/profiles. Raises SettingError, in one line that names the setting, on an unknown
-    name or a value out of range.
+    The later source wins. `profile` names a file of agentloop/profiles. Raises SettingError, in one line that names the
+    setting, on an unknown name or a value out of range.
     """
     root = project.root()
     files = [*([_profile_file(profile)] if profile else []), *_config_file(root)]
@@ -660,7 +704,7 @@ def _one_line(text: str, most: int = 1000) -> str:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """`["training.rank=32"]` as `{"training": {"rank": 32}}`. Raises SettingError where a word has no `=`."""
+    """Return `["training.rank=32"]` as `{"training": {"rank": 32}}`. Raises SettingError where a word has no `=`."""
     pairs = []
     for text in overrides:
         name, equals, value = text.partition("=")

@@ -55,7 +55,7 @@ def select(
     limits the number of rows (`random` needs it: the matched control has as many rows as the dataset it controls
     for). With `save` the dataset and its rows are stored; without, it is a dry run. The order is deterministic.
     Raises ContaminationError naming the rows where a held-out task is among the chosen ones or nearly so
-    (store/contamination.py), StoreError where a recipe cannot be used, a trajectory has no success score, and as
+    (curation/contamination.py), StoreError where a recipe cannot be used, a trajectory has no success score, and as
     EmptySelectionError where nothing is left.
     """
     loaded = recipes.load(recipe)

@@ -26,13 +26,18 @@ from agentloop.verification import Verify, verified
 
 @dataclass(frozen=True)
 class Verifier:
+    """A function that scores an answer from 0 to 1, with the name and version that its scores are stored under."""
+
     name: str
     version: int
-    """Raise it with any change of the function: stored trajectories are then scored again."""
+    """Number of the function's version. Raise it with any change: stored trajectories are then scored again."""
     verify: Verify
 
     def __call__(self, task: Task, answer: str) -> float:
-        """Raises StoreError, naming the verifier and the task, where the function fails or leaves 0 to 1."""
+        """Return the score of an answer, from 0 to 1.
+
+        Raises StoreError, naming verifier and task, where the function fails or returns anything else.
+        """
         return verified(self.verify, task, answer, who=f"verifier {self.name}")
 
 
@@ -40,7 +45,10 @@ _REGISTERED: dict[str, Verifier] = {}
 
 
 def register(name: str, *, version: int = 1) -> Callable[[Verify], Verify]:
-    """Make a function known by this name, instead of an earlier one of the same name."""
+    """Return a decorator that makes a function known as the verifier of this name, in place of an earlier one.
+
+    Raise `version` with any change of the function: stored trajectories are then scored again.
+    """
 
     def remember(verify: Verify) -> Verify:
         _REGISTERED[name] = Verifier(name, version, verify)
@@ -50,17 +58,20 @@ def register(name: str, *, version: int = 1) -> Callable[[Verify], Verify]:
 
 
 def names() -> list[str]:
+    """Return the names of all registered verifiers, sorted."""
     return sorted(_REGISTERED)
 
 
 def get(name: str) -> Verifier | None:
+    """Return the verifier of that name, or None where none is registered."""
     return _REGISTERED.get(name)
 
 
 def from_file(path: Path, *, apart: bool = True) -> list[Verifier]:
-    """The verifiers that a Python file registers. Raises StoreError, naming it, where it fails or registers none.
+    """Run a Python file and return the verifiers that it registers.
 
-    `apart`: try the file in a process of its own before it is run in this one.
+    `apart` tries the file in a process of its own before it is run in this one. Raises StoreError, naming the file, where it
+    fails or registers none.
     """
     if apart and path.is_file():
         try_out(path, about="scorer", use="agentloop.curation.verifiers:use", error=StoreError)
@@ -79,7 +90,10 @@ def use(path: Path, tell: Callable[[str], None]) -> None:
 
 @register("closeness")
 def closeness(task: Task, answer: str) -> float:
-    """A shaped reward for numbers: 1 where it is the expected one, less by its relative error, at least 0."""
+    """Return 1 where the answer is the expected number, else 1 less its relative error, at least 0.
+
+    Where one of them is no number: 1.0 where the texts are the same, else 0.0.
+    """
     try:
         given, expected = float(answer), float(task.answer)
     except ValueError:

@@ -1,4 +1,8 @@
-"""QLoRA on Gemma 1, 2, 3 and 3n with manual backpropagation: `FastLanguageModel` is the door, everything else is behind it."""
+"""LoRA training on Gemma 1, 2, 3 and 3n with manual backpropagation; the base is in NF4 (QLoRA) or in 16 bit.
+
+`FastLanguageModel` loads a model and gives it an adapter, `agentloop.engine.batch` packs the rows, and
+`agentloop.engine.optimizer` makes the steps. With TRL's trainers and on its own: docs/engine.md.
+"""
 
 from agentloop.settings import prepare_libraries
 
@@ -7,6 +11,6 @@ prepare_libraries()  # before torch, triton and the hub's client read where thei
 from agentloop.engine.language_model import FastLanguageModel  # noqa: E402
 
 FastModel = FastLanguageModel
-"""Unsloth's other name for it, which its Gemma 3n scripts use."""
+"""`FastLanguageModel` by the name that Unsloth's Gemma 3n scripts use."""
 
 __all__ = ["FastLanguageModel", "FastModel"]

@@ -30,19 +30,24 @@ class PackedBatch:
     cu_seqlens: Tensor
     """[segments + 1] int32: first token of each segment, and the number of tokens."""
     max_seqlen: int
+    """Tokens of the longest segment."""
 
     @property
     def tokens(self) -> int:
+        """Number of tokens, of all segments together."""
         return self.token_ids.numel()
 
     @property
     def supervised(self) -> int:
-        """Positions that carry a label."""
+        """Number of positions that carry a label."""
         return int((self.labels != IGNORED).sum())
 
 
 def join(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> PackedBatch:
-    """One batch of all the sequences, each (token_ids, mask): mask is True at the tokens that are trained on."""
+    """Return one batch of all the sequences, each (token_ids, mask): mask is True at the tokens that are trained on.
+
+    Raises ValueError where a sequence is empty or its mask has another length.
+    """
     token_ids, labels, positions, ends = [], [], [], [0]
     for ids, mask in sequences:
         if len(ids) != len(mask) or not ids:
@@ -61,7 +66,10 @@ def join(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> PackedBat
 
 
 def split(batch: PackedBatch, parts: int) -> list[PackedBatch]:
-    """The batch's sequences dealt out, the longest first to the part with the fewest tokens. A part may be empty."""
+    """Return the batch's sequences dealt out to so many batches, the longest first to the one with the fewest tokens.
+
+    A part may be empty.
+    """
     bounds = batch.cu_seqlens.tolist()
     segments = [slice(start, end) for start, end in zip(bounds, bounds[1:])]
     shares: list[list[slice]] = [[] for _ in range(parts)]
@@ -85,8 +93,9 @@ def _selected(batch: PackedBatch, segments: list[slice]) -> PackedBatch:
 
 
 def pack(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]], budget: int) -> list[PackedBatch]:
-    """First fit in the given order: each sequence goes into the first batch of at most `budget` tokens with room for it.
+    """Return the sequences, each (token_ids, mask), as batches of at most `budget` tokens.
 
+    First fit in the given order: each sequence goes into the first batch with room for it, and none is split.
     Raises SettingError where a sequence is longer than the budget.
     """
     bins: list[list[int]] = []

@@ -32,19 +32,24 @@ IMPLIED = {
 
 
 class CausalLMOutput(dict):
-    """What `forward` gives, by key and by attribute, as transformers' outputs are. With labels everything but the logits,
-    which never exist all at once; without, only them: what is None has no key."""
+    """Result of `forward`, by key and by attribute, as transformers' outputs are.
+
+    With labels it holds everything but the logits, which never exist all at once; without labels only the logits. What is
+    None has no key.
+    """
 
     loss: Tensor | None = None
+    """[] cross-entropy in nats, mean over the labels."""
     logits: Tensor | None = None
-    """[batch, tokens, vocab]."""
+    """[batch, tokens, vocab] logits of the next token."""
     log_probs: Tensor | None = None
-    """[batch, tokens - 1] fp32, of each label given what stands before it; 0 where there is none."""
+    """[batch, tokens - 1] fp32: log probability of each label given what stands before it; 0 where there is none."""
     entropy: Tensor | None = None
-    """[batch, tokens - 1], of the distribution that the label is taken from, in nats."""
+    """[batch, tokens - 1] entropy in nats of the distribution that the label is taken from."""
     is_top1: Tensor | None = None
+    """[batch, tokens - 1] bool: the label is the most probable token."""
     label_mask: Tensor | None = None
-    """[batch, tokens - 1]: where there is a label."""
+    """[batch, tokens - 1] bool: there is a label."""
 
     def __init__(self, *items: Any, **values: Tensor | None) -> None:
         super().__init__(*items, **{name: value for name, value in values.items() if value is not None})
@@ -62,19 +67,22 @@ class TrainerFacade(nn.Module):
     def __init__(self, directory: Path | None) -> None:
         super().__init__()
         self.directory = directory
-        """Of the base model; None for a model without files."""
+        """Directory of the base model; None for a model without files."""
         self.model_tags: list[str] = []
 
     @cached_property
     def config(self) -> Any:
-        """transformers' configuration of the base model. Its attention keeps packed sequences apart, which TRL takes from
-        its name."""
+        """transformers' configuration of the base model.
+
+        It names FlashAttention 2, from which TRL concludes that packed sequences are kept apart.
+        """
         from transformers import AutoConfig  # takes seconds
 
         return AutoConfig.from_pretrained(self.directory, attn_implementation="flash_attention_2")
 
     @cached_property
     def generation_config(self) -> GenerationConfig:
+        """transformers' defaults for `generate`, from the base model's directory."""
         from transformers import GenerationConfig
 
         if (self.directory / "generation_config.json").is_file():
@@ -94,11 +102,12 @@ class TrainerFacade(nn.Module):
         num_items_in_batch: Tensor | int | None = None,
         **others: Any,
     ) -> CausalLMOutput:
-        """All [batch, tokens]; `labels` not shifted, IGNORED where a token is not trained on.
+        """Return loss and per-token results where there are `labels`, else the logits.
 
-        `attention_mask` is 0 where padded; a sequence starts in each row, and wherever `position_ids` do not go on from
-        the token before. The loss is the mean over labels, or their sum over `num_items_in_batch`. Raises SettingError
-        for an input that would change the result and is not supported.
+        All inputs are [batch, tokens]. `labels` are not shifted, and -100 where a token is not trained on. `attention_mask` is
+        0 where padded. A sequence starts in each row, and wherever `position_ids` do not go on from the token before. The
+        loss is the mean over the labels, or their sum divided by `num_items_in_batch`. Raises SettingError for an input that
+        would change the result and is not supported.
         """
         for name, value in others.items():
             if name not in IMPLIED and value is not None and value is not False:
@@ -129,30 +138,37 @@ class TrainerFacade(nn.Module):
         )
 
     def generate(self, input_ids: Tensor, **options: Any) -> Tensor:
-        """Continue each row: [batch, tokens] -> [batch, tokens + new]. Options as in engine/generation.py."""
+        """Continue each row: [batch, tokens] -> [batch, tokens + new].
+
+        Options: `attention_mask`, `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p`, `eos_token_id`,
+        `pad_token_id` and `streamer`, as in transformers; others raise SettingError. Each new token computes its prefix
+        again: for a look at what was learnt, not for serving.
+        """
         return generation.generate(self, input_ids, **options)
 
     def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:
         """Accepted and ignored: the memory budget decides what is kept and what is recomputed."""
 
     def gradient_checkpointing_disable(self) -> None:
-        """As above."""
+        """Accepted and ignored: the memory budget decides what is kept and what is recomputed."""
 
     def enable_input_require_grads(self) -> None:
-        """As above: nothing below the adapter has a gradient."""
+        """Accepted and ignored: nothing below the adapter has a gradient."""
 
     def get_input_embeddings(self) -> nn.Module:
-        """Raises ModelError: asked for by neftune_noise_alpha, and where tokens are added to the vocabulary."""
+        """Raise ModelError: trainers ask for the embeddings for noise (neftune_noise_alpha) and for new tokens."""
         raise ModelError("the embeddings are frozen: neither noise on them nor new tokens are supported")
 
     def resize_token_embeddings(self, *_: Any, **__: Any) -> None:
-        """As above."""
+        """Raise ModelError: the vocabulary cannot grow."""
         self.get_input_embeddings()
 
     def add_model_tags(self, tags: list[str] | str) -> None:
+        """Add tags that trainers write into a model card."""
         self.model_tags += [tags] if isinstance(tags, str) else tags
 
     def print_trainable_parameters(self) -> None:
+        """Print the number of the adapter's parameters, its projections and its rank."""
         lora = self.lora.describe()
         print(f"trainable params: {lora['parameters']:,} in {lora['projections']} projections, rank {lora['rank']}")
 

@@ -1,4 +1,4 @@
-"""FastLanguageModel: load a Gemma checkpoint, give it LoRA, train it. The calls are Unsloth's."""
+"""FastLanguageModel: load a Gemma checkpoint, give it a LoRA adapter, train it. The calls are Unsloth's."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ from agentloop.model_directory.tokenizer import load_tokenizer
 
 
 class FastLanguageModel:
+    """Loads a Gemma checkpoint and gives it a LoRA adapter, with the calls and names of Unsloth's class.
+
+    Arguments of Unsloth's that would change nothing here are accepted; any other raises SettingError in one line.
+    """
+
     @staticmethod
     def from_pretrained(
         model_name: str | Path,
@@ -43,20 +48,29 @@ class FastLanguageModel:
         cache_directory: Path | None = None,
         **others: Any,
     ) -> tuple[Gemma, Any]:
-        """(model, tokenizer) of a checkpoint directory, text-only or multimodal (its language model alone is read).
+        """Load a checkpoint and return (model, tokenizer). Nothing is downloaded.
 
-        `model_name` is the directory or its name under settings.paths.models. The directory of an adapter that
-        `save_pretrained` wrote gives its base with that adapter. A GGUF file is made into a directory in the cache, once.
+        - `model_name`: a checkpoint's directory, text-only or multimodal (its language model alone is read), or its name under
+          `paths.models`; a directory that `save_pretrained` wrote, which gives its base with that adapter; or a GGUF file,
+          which is made into a directory in the cache, once.
+        - `max_seq_length`: tokens of the longest sequence. A batch may have more.
+        - `dtype`: dtype of the forward and backward pass, also by name. By default bf16 on CUDA (fp16 before compute
+          capability 8), fp32 on the CPU.
+        - `load_in_4bit`: pack the layers' linears into NF4, once for each base; false: keep them in 16 bit.
+        - `in_16bit`: names of linears that stay in 16 bit all the same (`layers.0.self_attn.q_proj`).
+        - `device`: `cuda`, `cuda:1` or `cpu`. By default the first CUDA device (under torchrun the process's own), else the
+          CPU.
+        - `memory_budget`: GiB of the device that this process may hold at the peak of a training step, as nvidia-smi shows
+          them; "auto": what is free.
+        - `resident`: keep the dequantised weights, which is faster and takes their memory. Always so on the CPU.
+        - `graphs`: replay steps as CUDA graphs; by default on CUDA.
+        - `offload_embedding`: leave the per-layer embeddings in host memory. The results are the same.
+        - `offload_linears`: leave the linears that are not in NF4 in host memory as well, copied when they are needed: slow,
+          for a base that the device has no room for.
+        - `cache_directory`: where packed weights are kept; by default `paths.cache`.
 
-        `dtype` is what is computed in: by default bf16 on a CUDA device (fp16 before compute capability 8), fp32 on the CPU.
-        `load_in_4bit` packs the layers' linears into NF4, once for each base, under `cache_directory`
-        (settings.paths.cache), but for those named in `in_16bit` (`layers.0.self_attn.q_proj`). `memory_budget`: GiB of the
-        device that this process may hold at the peak of a training step, as nvidia-smi shows them ("auto": what is free).
-        `resident` keeps the dequantised weights (always so on the CPU); `graphs` replays steps as CUDA graphs (by default on
-        CUDA); `offload_embedding` leaves the per-layer embeddings in host memory, to the same results;
-        `offload_linears` the linears that are not in NF4 as well, which are copied when they are needed: slow, for a base that
-        the device has no room for. Raises ModelError, in
-        one line, where the directory is incomplete or not supported, SettingError for an argument.
+        Raises ModelError where a directory is incomplete or not supported, AdapterError where an adapter is, and SettingError
+        for an argument; each in one line.
         """
         arguments.refuse(others)
         arguments.whole("max_seq_length", max_seq_length, 1)
@@ -136,12 +150,18 @@ class FastLanguageModel:
         finetune_mlp_modules: bool = True,
         **others: Any,
     ) -> Gemma:
-        """Give `model` a fresh adapter and return it. Raises SettingError for what the engine does not compute.
+        """Give `model` a fresh adapter, in place of one that it has, and return the model.
 
-        `target_modules`: None or "all-linear" for the seven projections; `finetune_attention_modules` and
-        `finetune_mlp_modules` switch off those of one kind. `layers_to_transform`: None for all. Layers that
-        share another's keys and values have no k_proj and v_proj to train. `use_gradient_checkpointing` is accepted and
-        ignored: what is kept and what is recomputed follows the memory budget.
+        - `r`: rank of the adapter, 1 or more.
+        - `target_modules`: projections that get an adapter, of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and
+          down_proj; None or "all-linear": all seven. Layers that share another's keys and values have no k_proj and v_proj.
+        - `lora_alpha`, `use_rslora`: the adapter's product counts alpha / r, or alpha / sqrt(r).
+        - `random_state`: seed of A; B is zero, so that the model's outputs do not change.
+        - `layers_to_transform`: index of a layer, or several; None: all layers.
+        - `finetune_attention_modules`, `finetune_mlp_modules`: false leaves out the projections of that kind.
+        - `use_gradient_checkpointing`: accepted and ignored. What is kept and what is recomputed follows the memory budget.
+
+        Raises SettingError for what the engine does not compute: dropout, biases, other modules.
         """
         arguments.refuse(others)
         targets = arguments.targets(
@@ -167,12 +187,12 @@ class FastLanguageModel:
 
     @staticmethod
     def for_training(model: Gemma) -> Gemma:
-        """The model in training mode. Nothing else changes: no weights are merged or cast for either mode."""
+        """Switch `model` to training mode and return it. No weights are merged or cast."""
         return model.train()
 
     @staticmethod
     def for_inference(model: Gemma) -> Gemma:
-        """The model in evaluation mode, as above: `model.generate` and `model(input_ids)` work in both."""
+        """Switch `model` to evaluation mode and return it. No weights are merged or cast; `generate` works in both modes."""
         return model.eval()
 
 

@@ -51,17 +51,26 @@ AUTO_SHARE = 0.95
 
 @dataclass(frozen=True)
 class LossSum:
+    """The loss of one batch."""
+
     loss_sum: Tensor
     """Summed cross-entropy in nats, [] on the model's device: reading it waits for the device."""
     supervised: int
-    """Tokens it was summed over."""
+    """Number of tokens that it was summed over."""
 
     @property
     def mean(self) -> float:
+        """Mean cross-entropy in nats per supervised token; 0.0 where there is none. Waits for the device."""
         return float(self.loss_sum) / max(self.supervised, 1)
 
 
 class Gemma(TrainerFacade):
+    """A Gemma language model with frozen weights and, after `FastLanguageModel.get_peft_model`, a trainable LoRA adapter.
+
+    It is an nn.Module whose only parameter is the adapter, so transformers' and TRL's trainers take it as it is. Made by
+    `FastLanguageModel.from_pretrained`.
+    """
+
     def __init__(
         self,
         shape: Architecture,
@@ -82,9 +91,9 @@ class Gemma(TrainerFacade):
         self.shape, self.weights, self.fingerprint = shape, weights, fingerprint
         self.device, self.dtype, self.max_seq_length = device, dtype, max_seq_length
         self.memory_budget = memory_budget
-        """GiB of the device that this process may hold at its peak; auto: what is free."""
+        """Memory of the device in GiB that this process may hold at its peak; "auto": what is free."""
         self.plan: StepPlan | None = None
-        """Forces what a step keeps; None: as much as the budget allows."""
+        """What every step keeps for the backward pass; None: as much as the budget allows."""
         self.workspace = Workspace(device, dtype, resident=resident)
         self.network = Network(shape, weights, self.workspace, device=device, dtype=dtype)
         self.graphs = graphs
@@ -101,7 +110,7 @@ class Gemma(TrainerFacade):
 
     @property
     def quantization(self) -> Quantization:
-        """How the base is held."""
+        """Which linears of the base are in NF4 and which in 16 bit."""
         parts = {
             name: weight for layer in self.weights.layers for group in layer.groups for name, weight in group.parts
         }
@@ -138,10 +147,11 @@ class Gemma(TrainerFacade):
     def loss_and_gradients(
         self, batch: PackedBatch, *, scale: float = 1.0, weight: float | None = None, skip: bool | None = None
     ) -> LossSum:
-        """Add scale * weight * d(summed cross-entropy) to `lora.gradients` and return the sum itself.
+        """Add scale * weight * d(summed cross-entropy) to `lora.gradients` and return the summed loss.
 
-        `weight` is 1 / supervised tokens of the whole optimizer step (of this batch where None). `skip` forces
-        upper-layer skipping on or off. Raises ModelError where a segment is longer than max_seq_length.
+        `weight` is 1 / supervised tokens of the whole optimizer step; None: of this batch. `skip` forces skipping in the
+        upper layers on or off; None: where it saves time. Raises ModelError where a sequence is longer than `max_seq_length`
+        or the model has no adapter.
         """
         count = batch.supervised
         if not count:
@@ -153,9 +163,10 @@ class Gemma(TrainerFacade):
     def results_and_gradients(
         self, batch: PackedBatch, weight: float | Tensor, *, observe: bool = False, skip: bool | None = None
     ) -> TokenResults:
-        """Add weight * d(summed cross-entropy) to `lora.gradients`; a tensor [supervised] weighs each token by itself.
+        """Add weight * d(summed cross-entropy) to `lora.gradients` and return the losses of the supervised tokens.
 
-        `observe` asks for entropy and top too. Raises ModelError as above.
+        A tensor `weight` [supervised] weighs each token by itself. `observe` asks for `entropy` and `top` too. Raises
+        ModelError where a sequence is longer than `max_seq_length` or the model has no adapter.
         """
         self._prepare(batch)
         count, wide = batch.supervised, self.lora.gradients.dtype
@@ -178,21 +189,33 @@ class Gemma(TrainerFacade):
         return self.network.gradients(make_context(self.shape, inputs), plan, weights, observe=observe)
 
     def token_results(self, batch: PackedBatch, *, observe: bool = False) -> TokenResults:
-        """`results_and_gradients` without gradients. Raises ModelError as above."""
+        """Return the losses of the supervised tokens; `observe` asks for `entropy` and `top` too. No gradient is computed.
+
+        Raises ModelError where a sequence is longer than `max_seq_length`.
+        """
         if not batch.supervised:
             return self._no_results(observe)
         return self.network.results(self._context(batch), self._inference_plan, observe=observe)
 
     def hidden(self, batch: PackedBatch) -> Tensor:
-        """The head's input at each position that has a label: [supervised, hidden]. Raises ModelError as above."""
+        """Return the output head's input at each position that has a label: [supervised, hidden].
+
+        Raises ModelError where a sequence is longer than `max_seq_length`.
+        """
         return self.network.hidden(self._context(batch), self._inference_plan)
 
     def logits(self, batch: PackedBatch) -> Tensor:
-        """What follows each position that has a label (whichever): [supervised, vocab]. Raises ModelError as above."""
+        """Return the logits of the next token at each position that has a label: [supervised, vocab].
+
+        Raises ModelError where a sequence is longer than `max_seq_length`.
+        """
         return self.network.logits(self._context(batch), self._inference_plan)
 
     def logprobs(self, token_ids: Sequence[int], *, adapter: bool = True) -> Tensor:
-        """log p of every token given those before it, [len(token_ids) - 1] on the CPU; `adapter=False` asks the base."""
+        """Return the log probability in nats of each token given those before it: [len(token_ids) - 1], on the CPU.
+
+        `adapter=False` asks the base. Raises ModelError where the sequence is longer than `max_seq_length`.
+        """
         batch = join([(list(token_ids), [True] * len(token_ids))])
         self.workspace.adapter_enabled = adapter
         result = self.network.logprobs(self._context(batch), self._inference_plan).cpu()
@@ -228,7 +251,7 @@ class Gemma(TrainerFacade):
     # memory
 
     def step_plan(self, batch: PackedBatch, *, skip: bool | None = None) -> StepPlan:
-        """What a step with this batch keeps, recomputes and moves to the host, within `memory_budget`.
+        """Return what a step with this batch keeps, recomputes and moves to the host, within `memory_budget`.
 
         Raises SettingError where a `memory_budget` in GiB is less than the leanest plan needs.
         """
@@ -247,21 +270,25 @@ class Gemma(TrainerFacade):
         return plan
 
     def plan_within(self, batch: PackedBatch, budget: int, *, skip: bool | None = None) -> StepPlan:
-        """The fastest plan with which the process is predicted to hold no more than `budget` bytes of the device; the leanest
-        where none does."""
+        """Return the fastest plan with which the process is predicted to hold at most `budget` bytes of the device.
+
+        Where there is none it is the leanest plan.
+        """
         return choose(self.shape, self._step_size(batch, skip), self._fixed_bytes, budget)
 
     def predicted_peak(self, batch: PackedBatch) -> int:
-        """Bytes of device memory, as nvidia-smi shows them, that a process is predicted to hold at the peak of a step with this
-        batch, AdamW and CUDA's own context included."""
+        """Return the bytes of the device that the process is predicted to hold at the peak of a step with this batch.
+
+        As nvidia-smi shows them: AdamW's state and CUDA's own context are included.
+        """
         return self._peak(self.step_plan(batch), batch, None)
 
     def predicted_tensors(self, batch: PackedBatch) -> int:
-        """Bytes that torch is predicted to have allocated at that peak."""
+        """Return the bytes that torch is predicted to have allocated at the peak of a step with this batch."""
         return peak_bytes(self.shape, self.step_plan(batch), self._step_size(batch, None), self._fixed_bytes)
 
     def needed(self, batch: PackedBatch, *, skip: bool | None = None) -> int:
-        """`predicted_peak` with the leanest plan: less memory does not do."""
+        """Return `predicted_peak` with the leanest plan: the least memory with which a step with this batch works."""
         return self._peak(leanest(self.shape), batch, skip)
 
     def _peak(self, plan: StepPlan, batch: PackedBatch, skip: bool | None) -> int:
@@ -298,14 +325,17 @@ class Gemma(TrainerFacade):
         return StepGraphs(self._step, self.device)
 
     def release_graphs(self) -> None:
-        """Give the memory of recorded steps back; they are recorded anew when they come again."""
+        """Give back the memory of the recorded CUDA graphs. Steps are recorded anew when they come again."""
         if graphs := self.__dict__.pop("_graphs", None):
             graphs.release()
 
     # adapters
 
     def save_pretrained(self, directory: str | Path, **others: Any) -> None:
-        """Write the adapter in PEFT's format. Raises SettingError for an argument that is not supported, DiskError."""
+        """Write the adapter into `directory`, in PEFT's format, which PEFT and vLLM read.
+
+        Raises SettingError for an argument that is not supported, DiskError where the directory cannot be written to.
+        """
         arguments.refuse(others)
         adapter.save(
             self.lora, Path(directory), base=self.fingerprint, model=self.directory, in_16bit=self.quantization.in_16bit
@@ -320,10 +350,13 @@ class Gemma(TrainerFacade):
         base: merged.Base = "bf16",
         **others: Any,
     ) -> None:
-        """Write the adapter merged onto the base's original weights ("bf16") or onto the dequantised NF4 that it was
-        trained on: a checkpoint like any other (merged.py). The base's tokenizer comes along; `tokenizer` replaces it.
+        """Write base and adapter as one checkpoint into `directory`, which must not exist.
 
-        Raises SettingError where `directory` exists or an argument is not supported, DiskError.
+        `base` says which weights the adapter is merged onto: "bf16", the original ones, or "dequantised", those of the NF4
+        that it was trained on. The base's tokenizer comes along; `tokenizer` replaces it. `save_method="lora"` writes the
+        adapter alone, as `save_pretrained` does.
+
+        Raises SettingError where `directory` exists or an argument is not supported, DiskError where it cannot be written.
         """
         arguments.refuse(others)
         if save_method not in ("merged_16bit", "lora"):
@@ -341,5 +374,8 @@ class Gemma(TrainerFacade):
             tokenizer.save_pretrained(directory)
 
     def load_adapter(self, directory: str | Path) -> None:
-        """Replace the adapter's weights. Raises AdapterError where it belongs to another base or has other modules."""
+        """Replace the adapter's weights with those in `directory`, in PEFT's format.
+
+        Raises AdapterError where they belong to another base or to other modules.
+        """
         adapter.load(self.lora, Path(directory), base=self.fingerprint)

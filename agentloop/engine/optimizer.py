@@ -19,10 +19,10 @@ from agentloop_kernels.adamw_8bit import adamw_8bit, new_state
 
 
 class FlatAdamW:
-    """Decoupled weight decay (arXiv 1711.05101); the same update as torch.optim.AdamW.
+    """AdamW with decoupled weight decay (arXiv 1711.05101) over a model's adapter: the same update as torch.optim.AdamW.
 
-    `bits=8` keeps both moments in 8 bits with a scale for each 256 (arXiv 2110.02861): 6 bytes a parameter less.
-    Raises SettingError for another number.
+    `lora` is `model.lora`. `bits=8` keeps both moments in 8 bits with a scale for each 256 values (arXiv 2110.02861), which
+    takes 6 bytes a parameter less. Raises SettingError where `bits` is neither 8 nor 32.
     """
 
     def __init__(
@@ -54,7 +54,11 @@ class FlatAdamW:
         self._rate = torch.zeros_like(self.steps)
 
     def step(self, *, learning_rate: float | None = None, max_grad_norm: float | None = None) -> Tensor:
-        """One update from the accumulated gradients, which are cleared. Returns their norm before clipping, fp32 []."""
+        """Update the adapter from the accumulated gradients, clear them, and return their norm before clipping: [] fp32.
+
+        `learning_rate`: of this step; None: the `lr` that the optimizer was made with. `max_grad_norm`: norm to which the
+        gradients are clipped; None: they are not.
+        """
         lora = self.lora
         norm = gradient_norm(lora.gradients)
         clip = clip_factor(norm, max_grad_norm) if max_grad_norm else torch.ones_like(norm)
@@ -81,12 +85,15 @@ class FlatAdamW:
         return norm
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, on the CPU. With 8 bits `first` holds the levels, `second` the scales."""
+        """Return everything that the next step depends on, by name, on the CPU: parameters, both moments, number of steps.
+
+        With 8 bits `first` holds the levels of both moments and `second` their scales.
+        """
         tensors = {"parameters": self.lora.parameters, "first": self.first, "second": self.second, "steps": self.steps}
         return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue from `state`."""
+        """Continue from what `state` returned, bit for bit."""
         self.lora.parameters.copy_(tensors["parameters"])
         self.first.copy_(tensors["first"])
         self.second.copy_(tensors["second"])

@@ -1,4 +1,4 @@
-"""What a step says about each supervised token besides the gradient."""
+"""Results of a step for each supervised token, besides the gradient."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenResults:
-    """All [supervised], in the batch's order, on the model's device."""
+    """Results for each supervised token: all [supervised], in the batch's order, on the model's device."""
 
     losses: Tensor
-    """Cross-entropy in nats, fp32."""
+    """[supervised] fp32: cross-entropy in nats."""
     entropy: Tensor | None = None
-    """Of the distribution that the model predicts, in nats; None where it was not asked for."""
+    """[supervised] entropy in nats of the predicted distribution; None where it was not asked for."""
     top: Tensor | None = None
-    """bool: the label is the most probable token; None as above."""
+    """[supervised] bool: the label is the most probable token; None where it was not asked for."""
 
     def first(self, count: int) -> TokenResults:
-        """Without the rows that fill up a padded batch."""
+        """Return the results of the first `count` tokens: without those that fill up a padded batch."""
         return self._each(lambda tensor: tensor[:count])
 
     def clone(self) -> TokenResults:
+        """Return a copy that the next step does not overwrite."""
         return self._each(Tensor.clone)
 
     def _each(self, change) -> TokenResults:

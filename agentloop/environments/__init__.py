@@ -24,10 +24,11 @@ _ENVIRONMENTS: dict[str, type[Environment]] = {environment.name: environment for
 
 
 def get(name: str, *, apart: bool = True) -> Environment:
-    """The environment of that name, or the one that a Python file defines; from then on its name is known too.
+    """Return the environment of that name, or the one that a Python file defines; from then on its name is known too.
 
-    A relative path is relative to the project's root. `apart`: try a file in a process of its own before it is run in
-    this one. Raises SettingError, in one line.
+    `name` is `arithmetic`, `database`, or the path of a .py file; a relative path is relative to the project's root.
+    `apart` tries the file in a process of its own before it is run in this one. Raises SettingError, in one line, where there
+    is no such environment or its file fails.
     """
     if name.endswith(".py"):
         environment = _from_file(project.root() / name, apart)

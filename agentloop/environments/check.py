@@ -15,7 +15,10 @@ _SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 
 def check_tools(environment: Environment, seed: int) -> None:
-    """Make the tools of one task of each split. Raises SettingError, in one line that names the tool, where that fails."""
+    """Make the tools of one task of each split, to see that they can be made and called by their names.
+
+    Raises SettingError, in one line that names the tool, where that fails.
+    """
     for split in _SPLITS:
         [task] = environment.tasks(split, 1, seed)
         try:

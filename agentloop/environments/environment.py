@@ -35,7 +35,7 @@ _PATIENCE = 10_000
 
 
 class TooFewTasks(SettingError):
-    """More tasks of a split are asked for than there are."""
+    """Raised where more tasks of a split are asked for than the environment has."""
 
     def __init__(self, message: str, available: int = 0) -> None:
         super().__init__(message)
@@ -45,14 +45,18 @@ class TooFewTasks(SettingError):
 
 @dataclass(frozen=True)
 class Question:
-    """A task before its split is known."""
+    """One question with its answer, as an environment yields it: a task before its split is known."""
 
     family: str
+    """Name of the kind of question; results are shown for each family."""
     text: str
+    """The question as the model reads it."""
     answer: str
+    """The right answer, which `verify` compares with."""
     payload: dict[str, Any]
+    """JSON that `tools` and `verify` need for this question; part of the task's name."""
     split: Split | None = None
-    """Where its source has splits of its own; None: decided by the hash of the text."""
+    """The question's split, where the source has splits of its own; None: the hash of the text decides."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +99,21 @@ def source_file(environment: Environment) -> Path | None:
 
 
 class Environment(ABC):
+    """Base class of all environments: a seeded stream of tasks, the tools for each, and the verifier of an answer.
+
+    A subclass defines `name`, `questions`, `tools` and `verify`, and `expert` where it knows how its tasks are solved.
+    """
+
     name: ClassVar[str]
+    """Name of the environment in the store, in reports and in messages."""
     _patience: ClassVar[float] = _PATIENCE
 
     def tasks(self, split: Split, count: int, seed: int, skip: int = 0) -> list[Task]:
-        """Tasks `skip` .. `skip + count` of the split's stream for this seed; no question occurs twice in a stream.
+        """Return `count` tasks of the split's stream for this seed, from the task number `skip` on.
 
-        Training tasks that are used up begin again: a later policy meets them anew. Raises TooFewTasks where the
-        split has fewer than `count`, and in one line for whatever is wrong with what `questions` yields.
+        No question occurs twice in a stream. Training tasks that are used up begin again: a later policy meets them anew.
+        Raises TooFewTasks where the split has fewer tasks than that, and SettingError, in one line, for whatever is wrong
+        with what `questions` yields.
         """
         stream = list(islice(self.stream(split, seed), skip + count))
         needed = count if split == "train" else skip + count
@@ -114,7 +125,10 @@ class Environment(ABC):
         return [stream[index % len(stream)] for index in range(skip, skip + count)]
 
     def stream(self, split: Split, seed: int) -> Iterator[Task]:
-        """The tasks of a split in the order that this seed gives, no question twice, endless or not. Raises SettingError."""
+        """Yield the tasks of a split in the order that this seed gives, no question twice; the stream may be endless.
+
+        Raises SettingError, in one line, for whatever is wrong with what `questions` yields.
+        """
         splits: dict[str, Split] = {}
         misses = 0
         for question in self._asked(random.Random(f"{self.name}/{split}/{seed}")):
@@ -161,33 +175,42 @@ class Environment(ABC):
         return task
 
     def split_of(self, question: str) -> Split:
-        """Four fifths are trained on."""
+        """Return the split of a question that names none, by the hash of its text: one in five is held out."""
         return "heldout" if split_of(question) == "heldout" else "train"
 
     @abstractmethod
     def questions(self, rng: random.Random) -> Iterator[Question]:
-        """Questions of every split, in an order that `rng` decides; endless or not."""
+        """Yield questions of every split, in an order that `rng` alone decides; the stream may be endless."""
 
     @abstractmethod
     def tools(self, task: Task) -> dict[str, Tool]:
-        """Fresh tools for one episode, by name."""
+        """Return fresh tools for one episode on `task`, by name. They may hold state; their process is the episode's own."""
 
     @abstractmethod
     def verify(self, task: Task, answer: str | None) -> float:
-        """1.0 for a right answer, else 0.0."""
+        """Return 1.0 for a right answer, 0.0 for a wrong one, or a number between for one that is partly right.
+
+        `answer` is the model's final answer as parsed; None where the episode ended without one. From 0.5 on an episode
+        counts as solved.
+        """
 
     def expert(self, task: Task) -> Sequence[str] | None:
-        """What an expert says, turn by turn: calls as the model writes them, then the answer. None where there is no expert.
+        """Return what an expert says, turn by turn: calls as the model writes them, then the answer.
 
-        `agentloop teach` plays it in an episode of its own, and teaches what `verify` accepts.
+        None, the default, where there is no expert. `agentloop teach` plays the turns in an episode of its own, and teaches
+        those that `verify` accepts.
         """
         return None
 
 
 class ScriptedEnvironment(Environment):
-    """One that makes up its questions and knows how they are solved: what the tiny model is first taught on."""
+    """An environment that makes up its questions and knows how they are solved: the tiny model is first taught on such.
+
+    A subclass defines `name`, `draw`, `tools`, `verify`, `expert` and `demonstration`.
+    """
 
     def split_of(self, question: str) -> Split:
+        """Return the split of a question by the hash of its text: two in five demonstrate, two train, one is held out."""
         return split_of(question)
 
     def questions(self, rng: random.Random) -> Iterator[Question]:
@@ -196,12 +219,12 @@ class ScriptedEnvironment(Environment):
 
     @abstractmethod
     def draw(self, rng: random.Random) -> Question:
-        """A question of any family and any split."""
+        """Return one question of any family and any split, by `rng` alone."""
 
     @abstractmethod
     def expert(self, task: Task) -> tuple[str, ...]:
-        """The plan that solves the task, as turns."""
+        """Return the turns that solve the task: calls as the model writes them, then the answer."""
 
     @abstractmethod
     def demonstration(self, task: Task, rng: random.Random) -> Demonstration:
-        """A scripted episode: right, by bad habit or noisy, in the proportions that the warm start needs."""
+        """Return a scripted episode that is right, wrong by a bad habit or noisy, in the shares that the warm start needs."""

@@ -19,23 +19,24 @@ from agentloop.user_code import line_in
 
 
 class QuestionFile(Environment):
-    """Questions from rows: `question` and `answer`, and if wanted `family` and `split` ("train" or "heldout").
+    """An environment whose questions are rows with `question` and `answer`, and if wanted `family` and `split`.
 
-    Rows are those of JSON lines, CSV, TSV, JSON, Parquet or Arrow, by the end of the file's name, of a directory of such
-    files, of a saved dataset, or of a dataset of the Hugging Face Hub that was fetched. Whatever else a row holds is the
-    task's payload, for `tools` and `verify`. Without `split` the hash of the question decides: one in five is held out.
+    The rows come from JSON lines, CSV, TSV, JSON, Parquet or Arrow, by the end of the file's name, from a directory of such
+    files, a saved dataset, or a dataset of the Hugging Face Hub that was fetched. `split` is "train" or "heldout"; without it
+    the hash of the question decides, and one in five is held out. Whatever else a row holds is the task's payload, for
+    `tools` and `verify`. A subclass defines `name`, `path` and `tools`.
     """
 
     path: ClassVar[Path | str]
-    """Of the file or directory, or a name on the hub (ORG/NAME)."""
+    """Path of the file or directory, relative to the environment's own file, or a name on the hub (ORG/NAME)."""
     config: ClassVar[str | None] = None
-    """Of a dataset that has several configurations."""
+    """Name of the configuration, of a dataset that has several."""
     columns: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """Where the columns have other names: {"question": "problem"}. A part `id` becomes the payload's `id`."""
+    """Names of the columns where they are others: {"question": "problem"}. A part `id` becomes the payload's `id`."""
     payload: ClassVar[Sequence[str] | None] = None
-    """Columns that make the payload; by default all that are left. Others are not read, unless it is by `read_row`."""
+    """Columns that make the payload; None: all that are left. Other columns are read by `read_row` alone."""
     splits: ClassVar[Mapping[str, Split | None] | None] = None
-    """What a dataset's splits are for: {"train": "train", "test": "heldout"}. Those that are not named are not read; None as
+    """Use of each of a dataset's splits: {"train": "train", "test": "heldout"}. Those that are not named are not read; None as
     a value leaves it to the question's hash. Of a file, or where `columns` has `split`, the values of that column."""
 
     _patience: ClassVar[float] = float("inf")  # it ends
@@ -43,16 +44,19 @@ class QuestionFile(Environment):
     """What was counted and its questions, where these are many, so that they are not counted anew each time."""
 
     def read_row(self, row: dict[str, Any]) -> dict[str, Any] | None:
-        """The row that is meant by a row of the file; None leaves it out. Override it where an answer is part of a text.
+        """Return the row that is meant by a row of the file; None leaves it out.
 
-        It may be asked about a row more than once, and says the same each time.
+        Override it where the answer is part of a text, say. It may be asked about a row more than once, and must return the
+        same each time.
         """
         return row
 
     def questions(self, rng: random.Random) -> Iterator[Question]:
+        """Yield the questions in an order that `rng` decides. Raises SettingError, naming file and row."""
         yield from self._found().shuffled(rng)
 
     def verify(self, task: Task, answer: str | None) -> float:
+        """Return 1.0 where the answer is the file's: the same number, or the same words whatever their case and spaces."""
         return float(answer is not None and same_answer(answer, task.answer))
 
     def _found(self) -> Questions:

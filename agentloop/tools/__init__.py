@@ -1,4 +1,7 @@
-"""What the agent may call. A tool trusts no argument; the process it runs in bounds its time, memory and output."""
+"""Tools that the agent may call: functions of one's own, a calculator and a read-only database.
+
+A tool trusts no argument; the process that it runs in bounds its time, memory and output.
+"""
 
 from agentloop.tools.arguments import Arguments
 from agentloop.tools.function import FunctionTool

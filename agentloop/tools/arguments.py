@@ -16,12 +16,14 @@ _PLAIN = (str, int, float, bool)
 
 
 class Arguments:
-    """The parameters of one signature. Values come as JSON, so pydantic reads them as it reads JSON, strictly: no text
-    counts as a number, an int is a float, an object is a nested model, an ISO text a date.
+    """The parameters of one signature, and how what a model passes is read.
+
+    Values come as JSON, so pydantic reads them as it reads JSON, strictly: no text counts as a number, an int is a float, an
+    object is a nested model, an ISO text a date.
     """
 
     def __init__(self, signature: inspect.Signature) -> None:
-        """Raises TypeError, naming the parameter, for *args, **kwargs, one without an annotation and one of a type that
+        """Raises TypeError, naming the parameter, for `*args`, `**kwargs`, one without an annotation and one of a type that
         JSON cannot hold.
         """
         self.signature = signature
@@ -43,7 +45,7 @@ class Arguments:
                 raise TypeError(f"parameter {name}: {_named(annotation)} cannot be read from JSON ({reason})") from None
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
-        """The arguments, read, defaults filled in. Raises ToolError."""
+        """Return the arguments as Python values, defaults filled in. Raises ToolError, naming the one that does not fit."""
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:

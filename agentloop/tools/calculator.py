@@ -1,4 +1,4 @@
-"""Exact arithmetic on the expression's syntax tree; nothing is evaluated as code."""
+"""A calculator with exact arithmetic on the expression's syntax tree; nothing is evaluated as code."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from agentloop.tools.arguments import Arguments
 from agentloop.tools.tool import ToolError
 
 MAX_CHARACTERS = 200
+"""Length of the longest expression."""
 MAX_BITS = 1024
-"""Of a number's numerator or denominator: bounds the time and memory of every operation."""
+"""Size of the largest numerator or denominator, which bounds the time and memory of every operation."""
 SIGNIFICANT_DIGITS = 12
-"""Of a result whose decimals do not end."""
+"""Digits that are shown of a result whose decimals do not end."""
 
 _OPERATORS = {
     ast.Add: operator.add,
@@ -30,6 +31,8 @@ _OPERATORS = {
 
 
 class Calculator:
+    """The tool `calculate`: value of an arithmetic expression with + - * / // % ** and parentheses."""
+
     name = "calculate"
     description = "Value of an arithmetic expression with + - * / // % ** and parentheses."
     signature = inspect.Signature(
@@ -39,7 +42,10 @@ class Calculator:
     _arguments = Arguments(signature)
 
     def call(self, /, *args: Any, **kwargs: Any) -> str:
-        """The value as a decimal: exact where its digits end, else to `SIGNIFICANT_DIGITS`. Raises ToolError."""
+        """Return the value as a decimal: exact where its digits end, else to `SIGNIFICANT_DIGITS`.
+
+        Raises ToolError for anything that is no such expression, division by zero, and numbers beyond `MAX_BITS`.
+        """
         expression = self._arguments.bind(args, kwargs).arguments["expression"]
         if len(expression) > MAX_CHARACTERS:
             raise ToolError(f"the expression is longer than {MAX_CHARACTERS} characters")

@@ -12,10 +12,11 @@ from agentloop.tools.tool import ToolError
 
 
 class FunctionTool:
-    """Named after the function, described by its docstring; its annotations are read by pydantic when the tool is made.
+    """A tool made of a Python function, plain or `async`: its name, docstring and annotations are the tool's.
 
-    The function, plain or `async`, returns what the model is told and raises ToolError to complain; so does a ValueError.
-    Raises TypeError for a function without a docstring and for parameters that a model could not fill (see Arguments).
+    The function returns what the model is told; a ToolError or a ValueError that it raises is told to the model as a
+    complaint. Arguments are read by pydantic. Raises TypeError for a function without a docstring and for parameters that a
+    model could not fill: `*args`, `**kwargs`, one without an annotation, or of a type that JSON cannot hold.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -31,7 +32,7 @@ class FunctionTool:
             raise TypeError(f"tool {self.name}: {error}") from None
 
     def call(self, /, *args: Any, **kwargs: Any) -> str:
-        """The function's result as text. Raises ToolError."""
+        """Call the function and return its result as text. Raises ToolError for arguments that do not fit."""
         bound = self._arguments.bind(args, kwargs)
         try:
             result = self._function(*bound.args, **bound.kwargs)

@@ -89,6 +89,8 @@ _FORBIDDEN_NODES = {"TABLE_FUNCTION": "functions in FROM", "RECURSIVE_CTE_NODE":
 
 
 class ReadOnlySQL:
+    """The tool `query`: result of one SELECT statement on a small database that is the episode's own."""
+
     name = "query"
     signature = inspect.Signature(
         [inspect.Parameter("sql", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str)], return_annotation=str
@@ -96,15 +98,18 @@ class ReadOnlySQL:
     _arguments = Arguments(signature)
 
     def __init__(self, script: Sequence[str], schema: str, *, rows: int = 20, seconds: float = 2.0) -> None:
-        """`script`: trusted statements that fill the empty database. `schema`: its tables, for the model to read.
-        A result shows at most `rows` rows; a query may take at most `seconds` of processor time.
+        """`script`: trusted statements that fill the empty database. `schema`: its tables, for the model to read. `rows`: most
+        rows of a result that are shown. `seconds`: processor time that a query may take.
         """
         self.description = f"Result of one SELECT statement on these tables: {schema}"
         self._script, self._rows, self._seconds = tuple(script), rows, seconds
         self._connection: duckdb.DuckDBPyConnection | None = None
 
     def call(self, /, *args: Any, **kwargs: Any) -> str:
-        """A single value alone, else the column names and rows, one a line. Raises ToolError."""
+        """Return a single value alone, else the column names and rows, one a line.
+
+        Raises ToolError for anything but one allowed SELECT, for a query that fails and for one that takes too long.
+        """
         sql = self._arguments.bind(args, kwargs).arguments["sql"]
         if len(sql) > MAX_CHARACTERS:
             raise ToolError(f"the query is longer than {MAX_CHARACTERS} characters")

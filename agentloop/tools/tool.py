@@ -7,17 +7,25 @@ from typing import Any, Protocol
 
 
 class ToolError(Exception):
-    """A call that the tool refuses or cannot carry out. The message is what the model is told: one short line."""
+    """Raised by a tool that refuses a call or cannot carry it out. The model is told the message: one short line."""
 
 
 class Tool(Protocol):
-    """Whatever arguments a model invents, `call` returns text or raises ToolError. Anything else that it raises ends the
-    attempt at the episode. It runs in a process of the episode's own, with limits on time and memory.
+    """Interface of a tool: name, description, signature and a call. FunctionTool makes one of a function.
+
+    A tool runs in a process of the episode's own, with limits on time and memory.
     """
 
     name: str
+    """Name that the model calls the tool by."""
     description: str
-    """For the prompt; one or a few lines."""
+    """What the prompt says about the tool: one or a few lines."""
     signature: inspect.Signature
+    """Parameters that the model may pass."""
 
-    def call(self, /, *args: Any, **kwargs: Any) -> str: ...
+    def call(self, /, *args: Any, **kwargs: Any) -> str:
+        """Return the result as text, whatever arguments a model invents, or raise ToolError.
+
+        Anything else that it raises ends this attempt at the episode.
+        """
+        ...

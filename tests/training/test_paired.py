@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from benchmark_paired import ROOT, EngineTrainer, Recipe, TransformersTrainer, compare, hold_out, plan, train, verdict
+from paired_training import ROOT, EngineTrainer, Recipe, TransformersTrainer, compare, hold_out, plan, train, verdict
 from transformers import AutoTokenizer
 
 from agentloop.engine.dequantised import dequantised_checkpoint

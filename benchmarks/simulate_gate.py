@@ -1,4 +1,6 @@
-"""How often the gate promotes a challenger of a known gain, and on how many tasks: `python tests/evaluation/simulate_gate.py`.
+"""How often the gate promotes a challenger of a known gain, and on how many tasks.
+
+    python benchmarks/simulate_gate.py [--trials 400]
 
 Tasks differ in difficulty (beta distribution, mean 1/2, most of them easy or hard); the challenger's chance at each is higher
 where the champion neither always nor never solves it, so that the mean gain is the one asked for.
@@ -6,7 +8,7 @@ where the champion neither always nor never solves it, so that the mean gain is 
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable
 
 import numpy as np
@@ -59,4 +61,6 @@ def main(trials: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else TRIALS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=TRIALS, help="challengers for each gain")
+    main(parser.parse_args().trials)

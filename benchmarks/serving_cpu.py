@@ -1,11 +1,11 @@
 """What serving costs on the CPU: the agent's own time per turn, and tokens per second with adapters.
 
-    python tests/serving/benchmark_cpu.py [--json OUT]
+    python benchmarks/serving_cpu.py [--json OUT]
 
 Three measurements against a real vLLM. (1) 64 episodes at once of the arithmetic task by the tiny model: CPU time that this
 process, everything but the model, takes per turn. (2) The same 32 requests at once to the base, to one adapter and to four,
-in turns, so that whatever else the machine does hits all alike. (3) CPU time that vLLM's API server takes for a request with log
-probabilities, by the endpoint for tokens, which the client asks, and by the one for text. Not a test: it asserts nothing.
+in turns, so that whatever else the machine does hits all alike. (3) CPU time that vLLM's API server takes for a request with
+log probabilities, by the endpoint for tokens, which the client asks, and by the one for text. Not a test: it asserts nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from typing import Any
 
 import aiohttp
 import httpx
-from conftest import processes_of, random_prompt, write_adapter
+import psutil
 from plain_policy import PlainPolicy
+from random_inputs import random_prompts, vocabulary_of, write_adapters
 
 from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
@@ -36,6 +37,7 @@ from agentloop.serving.server import ModelServer
 
 EPISODES, CONCURRENT = 512, 64
 REQUESTS, PROMPT_TOKENS, NEW_TOKENS, ROUNDS = 32, 64, 64, 7
+RANK = 16
 LENGTHS = (16, 128)
 """Tokens of an answer, for what a request costs the API server and what each token does."""
 
@@ -91,24 +93,29 @@ def measure_agent(campaign: Campaign, server: ModelServer) -> dict[str, float]:
     }
 
 
-async def tokens_per_second(http: aiohttp.ClientSession, server: ModelServer, names: list[str]) -> float:
-    """Of REQUESTS at once, each exactly NEW_TOKENS long, to these names in turn."""
+async def tokens_per_second(
+    http: aiohttp.ClientSession, server: ModelServer, names: list[str], prompts: list[list[int]]
+) -> float:
+    """Output rate of as many requests at once as there are prompts, each NEW_TOKENS long, to these names in turn."""
 
     async def request(index: int) -> None:
-        body = {"model": names[index % len(names)], "prompt": random_prompt(index, PROMPT_TOKENS), "seed": index}
+        body = {"model": names[index % len(names)], "prompt": prompts[index], "seed": index}
         body |= {"max_tokens": NEW_TOKENS, "ignore_eos": True}
         async with http.post(f"{server.url}/v1/completions", json=body) as answer:
             assert (await answer.json())["usage"]["completion_tokens"] == NEW_TOKENS
 
     started = time.perf_counter()
-    await asyncio.gather(*map(request, range(REQUESTS)))
-    return REQUESTS * NEW_TOKENS / (time.perf_counter() - started)
+    await asyncio.gather(*map(request, range(len(prompts))))
+    return len(prompts) * NEW_TOKENS / (time.perf_counter() - started)
 
 
 def measure_adapters(campaign: Campaign, server: ModelServer, directory: Path) -> dict[str, float]:
     adapters = [f"adapter_{index}" for index in range(4)]
-    for index, name in enumerate(adapters):
-        server.load_adapter(name, write_adapter(directory / name, campaign.model, seed=index))
+    folders = [directory / name for name in adapters]
+    write_adapters(campaign.model, folders, rank=RANK, cache=campaign.settings.paths.cache)
+    for name, folder in zip(adapters, folders, strict=True):
+        server.load_adapter(name, folder)
+    prompts = random_prompts(vocabulary_of(campaign.model), REQUESTS, PROMPT_TOKENS)
     mixes = {"base": [server.model_name], "one_adapter": adapters[:1], "four_adapters": adapters}
     rates: dict[str, list[float]] = {name: [] for name in mixes}
 
@@ -116,7 +123,7 @@ def measure_adapters(campaign: Campaign, server: ModelServer, directory: Path) -
         async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {server.api_key}"}) as http:
             for number in range(ROUNDS + 1):
                 for mix, names in mixes.items():
-                    rate = await tokens_per_second(http, server, names)
+                    rate = await tokens_per_second(http, server, names, prompts)
                     if number:  # the first round warms up
                         rates[mix].append(rate)
 
@@ -130,15 +137,18 @@ def measure_adapters(campaign: Campaign, server: ModelServer, directory: Path) -
 
 def api_server_seconds(server: ModelServer) -> float:
     """CPU time so far of vLLM's processes but for the engine, whose name vLLM changes."""
-    others = [process for process in processes_of(server._child.pid) if not process.name().startswith("VLLM::")]
+    supervisor = psutil.Process(server._child.pid)
+    processes = [supervisor, *supervisor.children(recursive=True)]
+    others = [process for process in processes if not process.name().startswith("VLLM::")]
     return sum(times.user + times.system for times in (process.cpu_times() for process in others))
 
 
-def measure_api_server(server: ModelServer) -> dict[str, float]:
+def measure_api_server(campaign: Campaign, server: ModelServer) -> dict[str, float]:
     """CPU milliseconds per request by endpoint and length of the answer; CONCURRENT requests at once."""
+    prompts = random_prompts(vocabulary_of(campaign.model), CONCURRENT, PROMPT_TOKENS)
 
     def body(path: str, index: int, length: int) -> dict[str, Any]:
-        prompt, sampling = random_prompt(index, PROMPT_TOKENS), {"max_tokens": length, "seed": index, "logprobs": 0}
+        prompt, sampling = prompts[index], {"max_tokens": length, "seed": index, "logprobs": 0}
         sampling |= {"ignore_eos": True}
         if path == COMPLETIONS:
             return {"model": server.model_name, "prompt": prompt, "return_token_ids": True} | sampling
@@ -179,7 +189,7 @@ def main() -> None:
             results = {
                 "agent": measure_agent(campaign, server),
                 "adapters": measure_adapters(campaign, server, Path(directory)),
-                "api_server": measure_api_server(server),
+                "api_server": measure_api_server(campaign, server),
                 "machine": {
                     "cpu": platform.processor() or platform.machine(),
                     "cores": len(os.sched_getaffinity(0)),

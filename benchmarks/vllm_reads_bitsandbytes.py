@@ -1,6 +1,6 @@
 """Does vLLM read a bitsandbytes directory as the engine computes it? On a CUDA card, with vLLM before 0.28 (or its bnb plugin):
 
-    python tests/quantization/vllm_reads_it.py models/gemma-3-270m [--left 20]
+    python benchmarks/vllm_reads_bitsandbytes.py models/gemma-3-270m [--left 20]
 
 The last linears by name stay in 16 bit, whole fused matrices. Printed are the differences of the log probabilities of a text in
 nats per token: vLLM on the written directory, on the original one, both against the engine with the same plan in bf16. The
@@ -18,7 +18,10 @@ import torch
 
 from agentloop.settings import load
 
-TEXT = "Structured query language keeps tables of rows. To find the oldest person, order the rows by age and take the first one."
+TEXT = (
+    "Structured query language keeps tables of rows. To find the oldest person, order the rows by age and take the "
+    "first one."
+)
 
 
 def main() -> None:

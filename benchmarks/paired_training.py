@@ -2,7 +2,7 @@
 
     agentloop run --profile demo campaign=paired iterations=1 collect.tasks=768 training.epochs=1 evaluate.tasks=20 \\
         evaluate.samples=1 gate.max_tasks=20 gate.control=false paths.data=/tmp/paired/data
-    python tests/training/benchmark_paired.py /tmp/paired/data/datasets/data_*.safetensors [--seeds 0,1,2,3] [--json OUT]
+    python benchmarks/paired_training.py /tmp/paired/data/datasets/data_*.safetensors [--seeds 0,1,2,3] [--json OUT]
 
 The first collects through vLLM and selects, in minutes on two cores; any campaign's file in datasets/ will do. Of its
 questions (whatever stands before the first supervised token) every fifth is held out.
@@ -49,7 +49,7 @@ from agentloop.errors import AgentloopError
 from agentloop.training import rows as stored
 from agentloop.training.schedule import learning_rate
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 HELD_OUT = 5
 """One question in so many."""
 EVERY = 10

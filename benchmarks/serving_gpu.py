@@ -1,6 +1,6 @@
 """What serving is worth on a GPU: error, rates, hand-over to the trainer and back. One command, prints JSON.
 
-    python tests/serving/benchmark_gpu.py CHECKPOINT [--work DIRECTORY] [--only accuracy,agent,generate,sleep,restart]
+    python benchmarks/serving_gpu.py CHECKPOINT [--work DIRECTORY] [--only accuracy,agent,generate,sleep,restart]
         [--json OUT]
 
 CHECKPOINT: a text-only Gemma with Gemma's turn tokens; random weights do. Its dequantised NF4 is what is served.
@@ -27,7 +27,6 @@ import dataclasses
 import json
 import os
 import platform
-import random
 import statistics
 import subprocess
 import sys
@@ -41,13 +40,13 @@ from typing import Any
 import numpy as np
 import torch
 from plain_policy import PlainPolicy
+from random_inputs import random_prompts, vocabulary_of, write_adapters
 
 from agentloop import canary_reference, card
 from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.canary import inspect
 from agentloop.campaign.prepare import policies, prepare
-from agentloop.engine import FastLanguageModel
 from agentloop.proof import rates, swap
 from agentloop.records import NF4
 from agentloop.rollout.collection import plan
@@ -88,32 +87,6 @@ def settings_for(checkpoint: Path, work: Path, **sections: dict[str, Any]) -> Se
     )
 
 
-def vocabulary_of(checkpoint: Path) -> int:
-    """Tokens that have per-layer embeddings, or all where there are none."""
-    config = json.loads((checkpoint / "config.json").read_text())
-    return config.get("vocab_size_per_layer_input", config["vocab_size"])
-
-
-def random_prompts(vocabulary: int) -> list[list[int]]:
-    draw = random.Random(0)
-    return [[2, *(draw.randrange(6, vocabulary) for _ in range(PROMPT_TOKENS - 1))] for _ in range(PROMPTS)]
-
-
-def write_adapter(checkpoint: Path, directory: Path, cache: Path) -> None:
-    """Random in A and B; its values are bf16's, so that everybody computes with the same."""
-    if directory.is_dir():
-        return
-    model, _ = FastLanguageModel.from_pretrained(checkpoint, load_in_4bit=False, cache_directory=cache)
-    FastLanguageModel.get_peft_model(model, r=RANK, lora_alpha=2 * RANK)
-    generator = torch.Generator().manual_seed(0)
-    for name, view in model.lora.named().items():
-        if "lora_B" in name:
-            view.copy_(0.02 * torch.randn(view.shape, generator=generator))
-    model.lora.parameters.copy_(model.lora.parameters.bfloat16())
-    model.lora.refresh()
-    model.save_pretrained(directory)
-
-
 # accuracy
 
 
@@ -147,7 +120,7 @@ def transformers_logprobs(
 
 def reference_stage(checkpoint: Path, work: Path) -> None:
     """In a process of its own, so that its memory is free again before vLLM starts."""
-    prompts = random_prompts(vocabulary_of(checkpoint))
+    prompts = random_prompts(vocabulary_of(checkpoint), PROMPTS, PROMPT_TOKENS)
     found = {
         str(dtype): transformers_logprobs(checkpoint, work / "adapter", dtype, prompts)
         for dtype in (torch.float32, torch.bfloat16)
@@ -314,7 +287,7 @@ def main() -> None:
     checkpoint, work = arguments.checkpoint.resolve(), arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     if arguments.stage == "adapter":
-        return write_adapter(checkpoint, work / "adapter", work / "cache")
+        return write_adapters(checkpoint, [work / "adapter"], rank=RANK, cache=work / "cache")
     if arguments.stage:
         return {"reference": reference_stage, "generate": generate_stage}[arguments.stage](checkpoint, work)
 

@@ -1,6 +1,6 @@
 """How long the store takes for 10,000 to 1,000,000 trajectories of 6 turns and 600 tokens, and pandas for the same.
 
-    python tests/store/benchmark_store.py DIRECTORY [COUNT …] [--pandas] [--generate]
+    python benchmarks/store_throughput.py DIRECTORY [COUNT …] [--pandas] [--generate]
 
 Two threads, 4 GB for DuckDB; prints a Markdown table, in seconds of wall clock (and of CPU). Shards that are there from
 an earlier run are used again; to write them is not in the times. pandas keeps nothing and looks for no near duplicates
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from synthetic import write_shards
+from synthetic_shards import write_shards
 
 from agentloop.curation.scoring import score
 from agentloop.curation.selection import select

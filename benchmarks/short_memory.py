@@ -1,6 +1,6 @@
 """Training beside another program that holds most of the card: a leaner plan, the same adapter, or one line.
 
-    python tests/training/short_memory.py CHECKPOINT [--leave 5.0] [--json OUT]
+    python benchmarks/short_memory.py CHECKPOINT [--leave 5.0] [--json OUT]
 
 On a CUDA machine that nobody else uses. CHECKPOINT: a Gemma 3n directory (random weights of E4B's shape do). A filler takes
 all of the card but `--leave` GiB; the trainer, told that it may hold more, runs out of memory, goes on with a leaner plan

