@@ -107,7 +107,7 @@ def _files(profile: str | None) -> Iterator[dict[str, Any]]:
 def _is_setting(name: str) -> bool:
     section, _, leaf = name.partition(".")
     field = Settings.model_fields.get(section)
-    return field is not None and (not leaf or leaf in field.annotation.model_fields)
+    return field is not None and (not leaf or leaf in getattr(field.annotation, "model_fields", ()))
 
 
 def _toml(value: Any) -> str:
