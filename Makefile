@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 REAL   := gemma-3-270m
 
-.PHONY: demo demo-gemma lint test test-all install
+.PHONY: demo demo-gemma docs lint test test-all install
 
 # By the interpreter, not by the scripts beside it: these name it by a path, which a move or an odd character breaks.
 demo: install
@@ -23,6 +23,10 @@ demo-gemma: $(GEMMA)/.installed
 	test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda || python3 -m venv .venv-cuda
 	.venv-cuda/bin/python -m pip install --quiet --editable ".[cuda,gguf]" --constraint requirements/cuda.txt
 	pwd -P > $@
+
+# Every setting, and the API, as pages in build/docs.
+docs: install
+	$(BIN)/python docs/reference/build.py
 
 # Style, which room may import which, types.
 lint: install
