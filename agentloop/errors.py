@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 
+from agentloop import extras
+
 _OF_THE_DISK = frozenset(
     {
         errno.EACCES,
@@ -33,7 +35,7 @@ def told(error: BaseException) -> str | None:
         return " ".join(str(error).split("\n"))
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return None
+    return extras.missing(error)
 
 
 class AgentloopError(Exception):

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import sys
 
-_LOOP = {"typer", "rich", "prefect", "duckdb", "pyarrow", "httpx", "aiohttp", "orjson", "packaging", "datasets"}
-"""Packages of the extra `loop`."""
+from agentloop import extras
 
 
 def main() -> None:
-    """The whole life of `agentloop`. Where only the engine is installed, one line says how to get the rest."""
+    """The whole life of `agentloop`, also where only the engine is installed."""
     try:
         from agentloop.cli.app import main as run
     except ModuleNotFoundError as error:
-        if error.name in _LOOP:
-            sys.exit(
-                f"error: {error.name} is not installed, which the command line needs: pip install 'agentloop[loop]'"
-            )
-        raise
+        line = extras.missing(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
     run()

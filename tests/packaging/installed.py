@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from agentloop.project import CHECKOUT
@@ -42,8 +44,8 @@ def run(*command: object, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, env=variables, cwd="/", capture_output=True, text=True, timeout=300, **options)
 
 
-def interpreter_without_agentloop(folder: Path) -> Path:
-    """A virtual environment with links to everything that is installed here but agentloop, in whatever way that is.
+def interpreter_without_agentloop(folder: Path, *, lacks: Collection[str] = ()) -> Path:
+    """A virtual environment with links to everything that is installed here but agentloop, in whatever way that is, and `lacks`.
 
     Lines of .pth files that only name folders are left out: what lies there is on sys.path already, and linked from there.
     """
@@ -57,7 +59,12 @@ def interpreter_without_agentloop(folder: Path) -> Path:
             continue
         for entry in place.iterdir():
             names_folders = entry.suffix == ".pth" and not entry.read_text().startswith("import ")
-            if "agentloop" in entry.name or entry.name == "__pycache__" or names_folders:
+            if (
+                re.split(r"[-.]", entry.name)[0] in lacks
+                or "agentloop" in entry.name
+                or entry.name == "__pycache__"
+                or names_folders
+            ):
                 continue
             if not (packages / entry.name).exists():
                 (packages / entry.name).symlink_to(entry)
@@ -68,9 +75,9 @@ def interpreter_without_agentloop(folder: Path) -> Path:
     return python
 
 
-def installed(folder: Path, *wheels: Path) -> Path:
-    """The interpreter of a virtual environment with these wheels, and with everything of this one's but agentloop."""
-    python = interpreter_without_agentloop(folder)
+def installed(folder: Path, *wheels: Path, lacks: Collection[str] = ()) -> Path:
+    """The interpreter of a virtual environment with these wheels, and with everything of this one's but agentloop and `lacks`."""
+    python = interpreter_without_agentloop(folder, lacks=lacks)
     offline = ("--quiet", "--no-deps", "--no-index", "--disable-pip-version-check")
     run(python, "-m", "pip", "install", *offline, *wheels, check=True)
     return python

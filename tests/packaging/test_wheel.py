@@ -1,13 +1,17 @@
 """From the wheel, in an empty folder: a project is begun, runs, takes a task of one's own; nothing is written beside the code."""
 
+import re
 import shutil
 import stat
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 from home import free_port
 from installed import Installed, installed, wheel
+
+from agentloop.project import CHECKOUT
 
 SMALL = {
     "AGENTLOOP_ITERATIONS": "1",
@@ -120,3 +124,35 @@ def test_the_engine_alone_needs_no_project(python, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (cache / "agentloop").is_dir()
     assert {each.name for each in tmp_path.iterdir()} == {"cache", "script.py"}
+
+
+@pytest.fixture(scope="module")
+def engine_alone(tmp_path_factory) -> Path:
+    """An environment without the packages of the extras, but for those that transformers needs itself."""
+    described = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = {re.match(r"[\w-]+", each)[0] for extra in ("loop", "trl") for each in described[extra]}
+    assert {"prefect", "duckdb", "pyarrow", "trl", "peft", "bitsandbytes", "datasets"} <= names
+    folder = tmp_path_factory.mktemp("engine")
+    return installed(folder / "environment", wheel(folder), lacks=names - {"httpx", "packaging", "typer", "rich"})
+
+
+def test_the_engine_needs_no_extra(engine_alone, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from agentloop.engine import FastLanguageModel\n"
+        "from agentloop.shipped import MODELS\n"
+        "model, tokenizer = FastLanguageModel.from_pretrained(str(MODELS / 'tiny'), max_seq_length=64)\n"
+        "model = FastLanguageModel.get_peft_model(model, r=8)\n"
+        "FastLanguageModel.for_inference(model)\n"
+        "print(float(model(**tokenizer('What is 3 + 4?', return_tensors='pt')).logits.sum()) != 0)\n"
+    )
+    engine = Installed(engine_alone, tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    command = [str(engine_alone), "-P", str(script)]
+    done = subprocess.run(command, cwd=tmp_path, env=engine.variables, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_without_the_loop_the_command_line_says_what_to_install(engine_alone, tmp_path):
+    (tmp_path / "agentloop.toml").touch()
+    line = Installed(engine_alone, tmp_path).run("status", code=2)
+    assert line == "error: duckdb is not installed, which this needs: pip install 'agentloop[loop]'\n"
