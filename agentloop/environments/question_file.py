@@ -28,7 +28,7 @@ class QuestionFile(Environment):
     """
 
     path: ClassVar[Path | str]
-    """Path of the file or directory, relative to the environment's own file, or a name on the hub (ORG/NAME)."""
+    """Path of the file or directory, or a name on the hub (ORG/NAME)."""
     config: ClassVar[str | None] = None
     """Name of the configuration, of a dataset that has several."""
     columns: ClassVar[Mapping[str, str]] = MappingProxyType({})
