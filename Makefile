@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 REAL   := gemma-3-270m
 
-.PHONY: demo demo-gemma test test-all install
+.PHONY: demo demo-gemma lint test test-all install
 
 # By the interpreter, not by the scripts beside it: these name it by a path, which a move or an odd character breaks.
 demo: install
@@ -23,6 +23,13 @@ demo-gemma: $(GEMMA)/.installed
 	test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda || python3 -m venv .venv-cuda
 	.venv-cuda/bin/python -m pip install --quiet --editable ".[cuda,gguf]" --constraint requirements/cuda.txt
 	pwd -P > $@
+
+# Style, which room may import which, types.
+lint: install
+	$(BIN)/python -m ruff check --quiet .
+	$(BIN)/python -m ruff format --quiet --check .
+	$(BIN)/python -c "from importlinter.cli import lint_imports_command as lint; lint()"
+	$(BIN)/python -m mypy
 
 # Two processes: much of the time goes into waiting for servers to start.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses 2 --dist loadscope --no-loadscope-reorder

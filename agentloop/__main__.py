@@ -4,6 +4,6 @@ from agentloop.interpreter import put_current_folder_last
 
 put_current_folder_last()
 
-from agentloop.cli.app import main  # noqa: E402
+from agentloop.cli import main  # noqa: E402
 
 main()

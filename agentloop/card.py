@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from agentloop.child import inherited
@@ -38,6 +39,15 @@ class Card:
     memory_gib: float
     compute_capability: str
     """Such as 9.0."""
+
+
+@cache
+def present() -> bool:
+    """True where CUDA has a card for vLLM and the trainer, which then have to share it."""
+    try:
+        return bool(cards())
+    except ServerError:
+        return False
 
 
 def free_bytes() -> tuple[int, ...]:

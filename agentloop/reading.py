@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
+import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,9 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+_GZIP = b"\x1f\x8b"
+_UNDECODED = re.compile("[\udc80-\udcff]")
+"""What a byte that is no UTF-8 is read as: half of a surrogate pair, which UTF-8 itself never gives."""
 
 
 def read_text(path: Path, error: type[AgentloopError]) -> str:
@@ -31,9 +37,7 @@ def read_text(path: Path, error: type[AgentloopError]) -> str:
         content = path.read_bytes()
     except OSError as fault:
         raise error(f"{path}: not to be read: {fault.strerror}") from None
-    for mark, encoding in _BYTE_ORDER_MARKS.items():
-        if content.startswith(mark):
-            raise error(f"{path}: is {encoding}; save it as UTF-8")
+    _check_start(path, content, error)
     zero = content.find(b"\0")
     if zero >= 0:
         raise error(f"{path}, line {_line(content, zero)}: holds a null character, which no text does")
@@ -42,6 +46,37 @@ def read_text(path: Path, error: type[AgentloopError]) -> str:
     except UnicodeDecodeError as fault:
         line, byte = _line(fault.object, fault.start), fault.object[fault.start]
         raise error(f"{path}, line {line}: is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8") from None
+
+
+def read_lines(path: Path, error: type[AgentloopError]) -> Iterator[tuple[int, str]]:
+    r"""The lines of a UTF-8 file with their numbers from 1; they end with \n, \r\n or \r. The file is not held in memory.
+
+    Raises `error` as `read_text` does, once the line at fault is reached.
+    """
+    check_regular(path, error)
+    try:
+        with path.open("rb") as file:
+            _check_start(path, file.read(4), error)
+            file.seek(0)
+            text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline=None)
+            for number, line in enumerate(text, start=1):
+                if "\0" in line:
+                    raise error(f"{path}, line {number}: holds a null character, which no text does")
+                if not line.isascii() and (found := _UNDECODED.search(line)):
+                    byte = ord(found[0]) - 0xDC00
+                    raise error(f"{path}, line {number}: is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8")
+                # inside, too: of files with a byte order mark that were joined
+                yield number, line.removesuffix("\n").removeprefix("\ufeff")
+    except OSError as fault:
+        raise error(f"{path}: not to be read: {fault.strerror}") from None
+
+
+def _check_start(path: Path, content: bytes, error: type[AgentloopError]) -> None:
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            raise error(f"{path}: is {encoding}; save it as UTF-8")
+    if content.startswith(_GZIP):
+        raise error(f"{path}: is compressed; unpack it with gunzip")
 
 
 def check_regular(path: Path, error: type[AgentloopError], *, most: int | None = MOST_BYTES) -> None:
@@ -73,12 +108,15 @@ def read_object(path: Path, error: type[AgentloopError]) -> dict[str, Any]:
     return value
 
 
-def open_tensors(path: Path, error: type[AgentloopError], *, device: str = "cpu") -> Any:
-    """safetensors' open file, tensors on `device`. Raises `error` where it is missing, truncated or no such file."""
+def open_tensors(path: Path, error: type[AgentloopError], *, framework: str = "pt", device: str = "cpu") -> Any:
+    """safetensors' open file, tensors on `device`; with the framework "np" torch is not imported.
+
+    Raises `error` where it is missing, truncated or no such file.
+    """
     # imported here: settings read their files before anything large is imported
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(path, framework="pt", device=device)
+        return safe_open(path, framework=framework, device=device)
     except (OSError, SafetensorError) as fault:
         raise error(f"{path}: not to be read as safetensors: {fault}") from None

@@ -15,6 +15,8 @@ from agentloop.naming import content_id
 
 Split = Literal["train", "heldout", "demonstration"]
 Status = Literal["answered", "malformed", "turn_limit", "token_limit", "time_limit", "failed"]
+Role = Literal["user", "model", "tool"]
+"""Whose turn it is."""
 Decision = Literal["promote", "keep", "needs_more_data"]
 
 
@@ -103,7 +105,7 @@ NONE, NF4 = Quantization(False), Quantization(True)
 class Turn:
     """One contiguous span of an episode's token sequence, written by one author."""
 
-    role: Literal["user", "model", "tool"]
+    role: Role
     text: str
     start: int
     """First token of the span in the trajectory's `token_ids`."""

@@ -28,19 +28,18 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict, SettingsError
 
-from agentloop import caches, limits, roots
+from agentloop import caches, limits, project, roots
 from agentloop.errors import SettingError
 from agentloop.reading import read_text
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
 PROFILES = Path(__file__).resolve().parent / "profiles"
 ENV_PREFIX = "AGENTLOOP_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
-"""Names the TOML file to read; by default `agentloop.toml` in the project's root, if it is there."""
+"""Names the TOML file to read; by default the project's `agentloop.toml`, if it is there."""
 
 EXPORTED_VARIABLE = f"{ENV_PREFIX}EXPORTED"
 """Names those of the libraries' variables that this project has set; a value that any other of them has is the user's."""
-OWN_VARIABLES = (CONFIG_VARIABLE, EXPORTED_VARIABLE)
+OWN_VARIABLES = (CONFIG_VARIABLE, EXPORTED_VARIABLE, project.VARIABLE)
 _GENERAL = {"TRITON_CACHE_DIR": "TRITON_HOME"}
 """Variables of libraries, each with a more general one that decides for it where the user has set that."""
 _HARMFUL_TO_PYTHON = ("PYTHONWARNINGS", "PYTHONIOENCODING", "PYTHONINSPECT", "PYTHONOPTIMIZE")
@@ -67,11 +66,11 @@ def _servable_rank(rank: int) -> int:
     return rank
 
 
-def _optimizer_bits(bits: int) -> int:
-    # not a Literal: the environment gives text, which a Literal does not turn into a number
-    if bits not in (8, 32):
+def _optimizer_bits(bits: object) -> int:
+    # the environment gives text, which a Literal does not turn into a number
+    if str(bits) not in ("8", "32"):
         raise ValueError("must be 32 or 8")
-    return bits
+    return int(str(bits))
 
 
 def _memory_budget(budget: object) -> object:
@@ -114,7 +113,7 @@ def _known_recipe(recipe: str) -> str:
         return recipe
     recipe = _name_or_path(recipe)
     try:
-        there = recipe.endswith(".sql") and (PROJECT_ROOT / recipe).is_file()
+        there = recipe.endswith(".sql") and (project.root() / recipe).is_file()
     except (OSError, ValueError):  # too long a name, a null byte
         there = False
     if not there:
@@ -295,7 +294,7 @@ class Training(Section):
     warmup_fraction: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: PositiveFloat = 1.0
-    optimizer_bits: Annotated[int, AfterValidator(_optimizer_bits)] = 32
+    optimizer_bits: Annotated[Literal[8, 32], BeforeValidator(_optimizer_bits)] = 32
     """Of each of AdamW's two moments: 32, or 8 with a scale for every 256 (6 bytes less for each weight of the adapter)."""
     epochs: Count = 3
     batch_tokens: Count = 8192
@@ -466,6 +465,7 @@ class Settings(BaseSettings, _Strict):
         return {
             **libraries,
             EXPORTED_VARIABLE: ",".join(libraries),
+            **_project_for_children(),
             # processes of one machine talk over loopback, whatever address its name has
             "GLOO_SOCKET_IFNAME": "lo",
             "NCCL_SOCKET_IFNAME": "lo",
@@ -515,6 +515,14 @@ def _is_the_users(name: str) -> bool:
     return any(value and not value.startswith(default) for value in values)
 
 
+def _project_for_children() -> dict[str, str]:
+    """A child works in the same project, whatever its current folder is."""
+    try:
+        return {project.VARIABLE: str(project.root())}
+    except project.NoProjectError:  # a script that uses the engine alone
+        return {}
+
+
 def prepare_libraries() -> None:
     """Set the libraries' variables for a script that imports the engine without any settings of its own.
 
@@ -522,7 +530,7 @@ def prepare_libraries() -> None:
     """
     if EXPORTED_VARIABLE in os.environ:
         return  # by whoever started this process
-    found = load().child_environment()
+    found = for_the_engine().child_environment()
     os.environ.update({name: found[name] for name in (*found[EXPORTED_VARIABLE].split(","), EXPORTED_VARIABLE) if name})
 
 
@@ -532,7 +540,25 @@ def load(overrides: Sequence[str] | Mapping[str, Any] = (), *, profile: str | No
     `profile` names a file of agentloop/profiles. Raises SettingError, in one line that names the setting, on an unknown
     name or a value out of range.
     """
-    files = [_profile_file(profile), *_config_file()] if profile else _config_file()
+    root = project.root()
+    files = [*([_profile_file(profile)] if profile else []), *_config_file(root)]
+    values = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    return _layered(values, files, root)
+
+
+def for_the_engine() -> Settings:
+    """The settings for a script that uses the engine alone: the project's, or, outside of any, the defaults with caches in
+    the user's cache folder. Raises SettingError.
+    """
+    try:
+        return load()
+    except project.NoProjectError:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "agentloop"
+        return _layered({"paths": {"cache": str(cache)}}, [], Path.cwd())
+
+
+def _layered(values: Mapping[str, Any], files: Sequence[Path], root: Path) -> Settings:
+    """The values over the environment over the files, of which later ones win. Relative paths are relative to `root`."""
 
     class Layered(Settings):
         @classmethod
@@ -540,8 +566,7 @@ def load(overrides: Sequence[str] | Mapping[str, Any] = (), *, profile: str | No
             return (init_settings, env_settings, *(_toml(settings_cls, file) for file in reversed(files)))
 
     _refuse_unknown_variables()
-    values = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    return _validated(Layered, values)
+    return _validated(Layered, values, root)
 
 
 def _profile_file(name: str) -> Path:
@@ -552,10 +577,10 @@ def _profile_file(name: str) -> Path:
     return path
 
 
-def _config_file() -> list[Path]:
+def _config_file(root: Path) -> list[Path]:
     named = os.environ.get(CONFIG_VARIABLE)
     if not named:
-        path = PROJECT_ROOT / "agentloop.toml"
+        path = root / project.FILE
         return [path] if path.exists() else []
     try:
         path = Path(_path(named))
@@ -584,7 +609,7 @@ def _refuse_unknown_variables() -> None:
             raise SettingError(f"{variable}: unknown setting in the environment")
 
 
-def _validated(layers: type[Settings], values: Mapping[str, Any]) -> Settings:
+def _validated(layers: type[Settings], values: Mapping[str, Any], root: Path) -> Settings:
     try:
         settings = layers(**values)
     except ValidationError as error:
@@ -601,7 +626,7 @@ def _validated(layers: type[Settings], values: Mapping[str, Any]) -> Settings:
             f"agent.max_tokens: {settings.agent.max_tokens} is more than "
             f"serving.max_model_len = {settings.serving.max_model_len}, beyond which vLLM refuses to read"
         )
-    paths = Paths(**{name: PROJECT_ROOT / getattr(settings.paths, name) for name in Paths.model_fields})
+    paths = Paths(**{name: root / getattr(settings.paths, name) for name in Paths.model_fields})
     _refuse_data_in_cache(paths)
     return Settings.model_construct(
         **{name: getattr(settings, name) for name in Settings.model_fields} | {"paths": paths}

@@ -5,6 +5,7 @@ The process tells the stages that it comes to over a pipe, a line each, and at l
 
 from __future__ import annotations
 
+import importlib
 import os
 import select
 import signal
@@ -12,8 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -30,16 +29,17 @@ _DONE, _FAULT = "done", "fault "
 _STAGES = {"import": "while it was imported", "use": "in questions(), tools() or verify()"}
 
 
-def try_out(path: Path, *, about: str, error: type[AgentloopError], seconds: float = SECONDS) -> None:
+def try_out(path: Path, *, about: str, use: str, error: type[AgentloopError], seconds: float = SECONDS) -> None:
     """Import the file and use what it is about: `environment:` or `scorer`. Raises `error`, in one line.
 
-    Of an environment a task of each split is drawn, its tools are made and its answer is verified.
+    `use`: the function `package.module:name` that does both. It is called with the path and a function that takes the stages
+    it comes to ("use", once the file has been imported).
     """
     deadline = time.monotonic() + seconds
     read_end, write_end = os.pipe()
     try:
         with scratch.directory() as folder:
-            command = [sys.executable, "-P", "-m", "agentloop.trial", str(write_end), about, str(path)]
+            command = [sys.executable, "-P", "-m", "agentloop.trial", str(write_end), about, use, str(path)]
             with ChildProcess(command, environment={}, log=folder / "log", pass_fds=(write_end,)) as child:
                 os.close(write_end)
                 stage = _listen(read_end, deadline)
@@ -74,14 +74,15 @@ def _ending(child: ChildProcess, deadline: float, seconds: float) -> str:
     return f"its process ended with exit code {code}"
 
 
-def main(pipe: int, about: str, path: Path) -> None:
+def main(pipe: int, about: str, use: str, path: Path) -> None:
     """In the process that may end."""
     os.set_inheritable(pipe, False)
     sys.path.append(os.getcwd())  # last, as in the host of the tools
     tell = partial(_tell, pipe)
     try:
         tell("import")
-        _USES[about](path, tell)
+        module, _, name = use.partition(":")
+        getattr(importlib.import_module(module), name)(path, tell)
         _refuse_threads(about, path)
         tell(_DONE)
     except AgentloopError as fault:
@@ -89,26 +90,6 @@ def main(pipe: int, about: str, path: Path) -> None:
     except BaseException as fault:
         tell(f"{_FAULT}{about} {path}{line_in(fault, path)}: {one_line(fault)}")
     os._exit(0)  # whatever the file has left to be done at the end
-
-
-def _environment(path: Path, tell: Callable[[str], None]) -> None:
-    from agentloop import environments
-    from agentloop.environments.check import check_verifier
-
-    environment = environments.get(str(path), apart=False)
-    tell("use")
-    with suppress(environments.TooFewTasks):  # a matter of how many are asked for
-        environments.check_tools(environment, seed=0)
-        check_verifier(environment, seed=0)
-
-
-def _verifiers(path: Path, tell: Callable[[str], None]) -> None:
-    from agentloop.curation import verifiers
-
-    verifiers.from_file(path, apart=False)
-
-
-_USES = {"environment:": _environment, "scorer": _verifiers}
 
 
 def _tell(pipe: int, line: str) -> None:
@@ -129,4 +110,4 @@ def _refuse_threads(about: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    main(int(sys.argv[1]), *sys.argv[2:4], Path(sys.argv[4]))

@@ -4,6 +4,7 @@ import pytest
 
 from agentloop import settings
 from agentloop.errors import SettingError
+from agentloop.project import CHECKOUT
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_values_keep_their_types():
 
 
 def test_relative_roots_are_the_projects():
-    assert settings.load(["paths.data=elsewhere"]).paths.data == settings.PROJECT_ROOT / "elsewhere"
+    assert settings.load(["paths.data=elsewhere"]).paths.data == CHECKOUT / "elsewhere"
     assert settings.load(["paths.data=/somewhere"]).paths.shards.as_posix() == "/somewhere/shards"
 
 
@@ -106,7 +107,7 @@ def test_a_mistake_is_one_line_that_names_the_setting(words, message):
 def test_texts_stay_texts():
     loaded = settings.load(["campaign=2026", "model=1e3", "environment=2026-01-01", "paths.data=[1]"])
     assert (loaded.campaign, loaded.model, loaded.environment) == ("2026", "1e3", "2026-01-01")
-    assert loaded.paths.data == settings.PROJECT_ROOT / "[1]"
+    assert loaded.paths.data == CHECKOUT / "[1]"
 
 
 @pytest.mark.parametrize("name", ["x\0y", "x" * 5000, "x\ny", "", "/etc/passwd"])

@@ -11,21 +11,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentloop import environments, errors, model_files, scratch
-from agentloop.campaign import quantization, suites
+from agentloop import environments, errors, scratch
+from agentloop.campaign import fitting, suites
 from agentloop.campaign.lock import owned
 from agentloop.campaign.suites import Suite
 from agentloop.environments import Environment
 from agentloop.evaluation.looks import Look
 from agentloop.files import sweep
+from agentloop.model_directory import files, tensors
+from agentloop.model_directory.fingerprint import base_fingerprint
+from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.naming import content_id
-from agentloop.records import Policy, Quantization, Sampling, Task
+from agentloop.records import NF4, NONE, Policy, Quantization, Sampling, Task
 from agentloop.rollout.prompt import PromptFormat
 from agentloop.settings import Settings
 from agentloop.store import campaigns, champions, gpu_phases
 from agentloop.store.database import Database
 from agentloop.store.ledger import INTERRUPTED, Ledger
-from agentloop.tokenizer import load_tokenizer
 from agentloop.worlds.pool import Worlds
 
 
@@ -43,18 +45,12 @@ class Campaign:
     def open(cls, settings: Settings) -> Campaign:
         """Check what the settings name. Raises SettingError or ModelError before anything is written."""
         model = settings.model_directory()
-        model_files.check(model)
+        files.check(model)
         environment = environments.get(settings.environment)
         suites.planned_looks(settings)
         suites.check_tools(settings)
         settings.export()
-        # only now: libraries read their cache paths from the environment when they are imported
-        from agentloop.engine.blueprint import check_sizes
-        from agentloop.engine.checkpoint import Checkpoint
-        from agentloop.engine.configuration import read_architecture
-        from agentloop.engine.fingerprint import base_fingerprint
-
-        check_sizes(Checkpoint(model), read_architecture(model))
+        tensors.check(model)
         return cls(settings, environment, model, base_fingerprint(model, settings.paths.cache))
 
     @property
@@ -71,8 +67,25 @@ class Campaign:
 
     @cached_property
     def quantization(self) -> Quantization:
-        """How the base is held in training; settled on first use, and recorded where the settings leave it open."""
-        return self.given or quantization.settle(self)
+        """How the base is held in training. Where the settings leave it open, the step `quantize` settles it first."""
+        if self.given:
+            return self.given
+        with self.database() as database:
+            recorded = Ledger(database).done(self.key("quantize", 0, self.quantize_inputs))
+        if recorded is not None:
+            return Quantization.of(recorded)
+        kind = fitting.kind(self.settings)
+        if kind == "dynamic":
+            raise LookupError(
+                "training.quantization: what stays in 16 bit is not planned yet (campaign.quantize.settle)"
+            )
+        return NF4 if kind == "nf4" else NONE
+
+    @property
+    def quantize_inputs(self) -> list[Any]:
+        """Everything, beside the campaign, that determines what the step `quantize` settles."""
+        training = self.settings.training
+        return [self.base, training.quantization, training.quantization_tolerance]
 
     def on(self, held: Quantization) -> Campaign:
         """The same campaign, with its base held and served like this."""
@@ -85,15 +98,6 @@ class Campaign:
     @property
     def serves_dequantised(self) -> bool:
         return self.settings.serving.base == "dequantised" and self.quantization.in_4bit
-
-    @cached_property
-    def served_model(self) -> Path:
-        """Directory of the base that vLLM serves: as training sees it, made on first use, or the original."""
-        from agentloop.engine.dequantised import dequantised_checkpoint
-
-        if not self.serves_dequantised:
-            return self.model
-        return dequantised_checkpoint(self.model, self.settings.paths.cache, self.quantization)
 
     def policy(self, adapter: str | None) -> Policy:
         base = self.quantization.named(self.base) if self.serves_dequantised else self.base
@@ -185,7 +189,7 @@ class Campaign:
         `flow_run`: Prefect's id of this run, for those who wait.
         """
         with owned(self.settings.paths.data, campaign=self.name, flow_run=flow_run):
-            kind = quantization.kind(self)
+            kind = fitting.kind(self.settings)
             with self.database() as database:
                 campaigns.register(database, self.settings, quantization=kind)
                 Ledger(database).interrupt()
@@ -194,13 +198,17 @@ class Campaign:
             with self.worlds:
                 yield
 
+    def key(self, name: str, iteration: int, inputs: Any) -> str:
+        """The name under which the ledger knows a step."""
+        return content_id("step", [self.name, name, iteration, inputs])
+
     def step(self, name: str, iteration: int, inputs: Any, work: Callable[[], Any]) -> Any:
         """The recorded result of this step, or what `work()` returns now. Both are JSON values.
 
         `inputs` is everything, beside the campaign, that determines the result.
         """
-        key = content_id("step", [self.name, name, iteration, inputs])
-        about = {"campaign": self.name, "iteration": iteration, "name": name}
+        key = self.key(name, iteration, inputs)
+        about: dict[str, Any] = {"campaign": self.name, "iteration": iteration, "name": name}
         with self.database() as database:
             ledger = Ledger(database)
             result = ledger.done(key)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from agentloop import canary_reference
 from agentloop.campaign.campaign import Campaign
+from agentloop.canary_reference import Reference
 from agentloop.errors import AdapterError, CanaryError, ServerError
+from agentloop.quantization.dequantised import dequantised
 from agentloop.serving import adapters as adapter_files
 from agentloop.serving import models
 from agentloop.serving.canary import CanaryReport, Expected, ask, compare
@@ -18,8 +21,6 @@ from agentloop.serving.policy_server import PolicyServer
 from agentloop.serving.server import ModelServer
 from agentloop.settings import Serving
 from agentloop.store import canaries
-from agentloop.training import reference
-from agentloop.training.reference import Reference
 from agentloop.training.run import TrainingRun
 
 
@@ -41,7 +42,7 @@ def check(campaign: Campaign, iteration: int, server: PolicyServer, run: Trainin
             raise ServerError(server.failure() or str(error)) from None
 
     def work() -> dict[str, Any]:
-        stored = reference.read(run.output)
+        stored = canary_reference.read(run.output)
         report = look(stored)
         if not report.passed and server.has_slept:
             server.restart()
@@ -60,12 +61,12 @@ def inspect_bases(campaign: Campaign, name: str, directory: Path) -> Iterator[tu
 
     First the one that it was trained on. Raises AdapterError, ServerError.
     """
-    stored = reference.read(directory)
+    stored = canary_reference.read(directory)
     rank = adapter_files.rank(directory)
     for kind in ("dequantised", "original") if stored.in_4bit else ("original",):
         serving = campaign.settings.serving.model_copy(update={"base": kind})
         settings = campaign.settings.model_copy(update={"serving": serving})
-        model = replace(campaign, settings=settings, given=stored.quantization).served_model
+        model = dequantised(settings, campaign.model, stored.quantization) if kind == "dequantised" else campaign.model
         with ModelServer(settings, model, base=campaign.base, max_lora_rank=rank) as server:
             server.load_adapter(name, directory)
             yield kind, inspect(server.endpoint, serving, stored, base=server.model_name, adapter=name)
@@ -76,7 +77,7 @@ def inspect_running(serving: Serving, url: str, api_key: str, directory: Path) -
 
     Raises ServerError where it does not answer, AdapterError where it does not serve the adapter.
     """
-    stored = reference.read(directory)
+    stored = canary_reference.read(directory)
     endpoint = Endpoint(url, api_key)
     base, adapters = models.served(endpoint)
     if directory.name not in adapters:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from agentloop import environments, records
 from agentloop.campaign import suites
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.served import ServedPolicy
 from agentloop.campaign.suites import Suite
 from agentloop.curation import scoring
 from agentloop.errors import ShardError
 from agentloop.records import Trajectory
 from agentloop.rollout.collection import ShardPlan, plan, run_shard
 from agentloop.serving.policy_server import PolicyServer
+from agentloop.serving.served_policy import ServedPolicy
 from agentloop.store import policies
 from agentloop.store.ingest import ingest
 from agentloop.store.shards import Purpose, is_whole, write_shard

@@ -14,8 +14,8 @@ from typing import Any
 from agentloop.campaign import collect
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.teaching import TAUGHT, Teaching
-from agentloop.engine.fingerprint import tokenizer_fingerprint
 from agentloop.errors import SettingError
+from agentloop.model_directory.fingerprint import tokenizer_fingerprint
 from agentloop.naming import content_id
 from agentloop.records import Policy, Task, Trajectory
 from agentloop.rollout.collection import OpenWorld, ShardPlan, in_shards, run_shard

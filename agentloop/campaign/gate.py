@@ -16,9 +16,10 @@ from agentloop.records import Evaluation, GuardResult
 from agentloop.settings import Gate
 from agentloop.store import champions, evaluations, verdicts
 from agentloop.store.database import Database
+from agentloop.store.evaluations import Role
 
 
-def measure(campaign: Campaign, adapter: str | None, suite: Suite, *, iteration: int, role: str) -> dict[str, Any]:
+def measure(campaign: Campaign, adapter: str | None, suite: Suite, *, iteration: int, role: Role) -> dict[str, Any]:
     """Evaluate the ingested rollouts of a policy on a suite: `{evaluation, success: {estimate, low, high}}`."""
     evaluate = campaign.settings.evaluate
     policy = campaign.policy(adapter).id
@@ -88,7 +89,8 @@ def _paired(
     """Two evaluations on the tasks that both have: episodes that failed are held against nobody. What is new is stored."""
     whole = [evaluations.load(database, evaluation) for evaluation in pair]
     shared = evaluations.pair(*whole)
-    for role, before, after in zip(("champion", "challenger"), whole, shared, strict=True):
+    roles: tuple[Role, Role] = ("champion", "challenger")
+    for role, before, after in zip(roles, whole, shared, strict=True):
         if after is not before:
             evaluations.save(database, after, campaign=campaign.name, iteration=iteration, role=role, suite=suite)
     return shared

@@ -2,70 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from agentloop.campaign import collect as rollouts
+from agentloop.campaign import material, prepare
 from agentloop.campaign.campaign import Campaign
-from agentloop.curation import verifiers
-from agentloop.errors import RoomError, SettingError, ShardError
+from agentloop.errors import RoomError, SettingError
 from agentloop.evaluation.statistics import clustered_interval, lower_bound, paired_bootstrap
-from agentloop.quantization.measuring import Material, measure
-from agentloop.records import NONE, Interval, Quantization, Task
+from agentloop.quantization.measuring import measure
+from agentloop.records import NONE, Interval, Quantization
 from agentloop.rollout.collection import ShardPlan
 from agentloop.serving.policy_server import PolicyServer
-from agentloop.store import datasets
-from agentloop.store.database import Database
 from agentloop.store.shards import read_shard
+from agentloop.verification import verified
 
-PROMPTS = 8
-"""Opening prompts that the KL divergence is measured on, each with what the base says next."""
-STORED = 8
-"""Trajectories of the base that are measured on as well, where there are any."""
 ALPHA = 0.05
 """Chance of refusing a base that loses no more than is allowed."""
-
-
-def material(campaign: Campaign) -> Material:
-    """Gather what a base is measured on: opening prompts of training tasks, and stored trajectories that it has played."""
-    tasks = campaign.environment.tasks("train", PROMPTS, campaign.settings.seed)
-    prompts = asyncio.run(_openings(campaign, tasks))
-    return Material(prompts, _played(campaign), campaign.prompt.stop_token_ids)
-
-
-def _played(campaign: Campaign) -> list[tuple[Sequence[int], Sequence[bool]]]:
-    """Stored trajectories of the base, however it was held; none where there is no database yet."""
-    path = campaign.settings.paths.database
-    if not path.is_file():
-        return []
-    with Database.open_snapshot(path) as database:
-        played = database.execute(
-            """
-            SELECT t.id FROM trajectories t JOIN policies p ON p.id = t.policy
-            WHERE p.adapter IS NULL AND p.prompt = $prompt AND (p.base = $base OR starts_with(p.base, $base || '-'))
-            ORDER BY t.id LIMIT $most
-            """,
-            {"prompt": campaign.prompt.name, "base": campaign.base, "most": STORED},
-        )
-        try:
-            rows = list(datasets.tokens(database, [name for (name,) in played]))
-        except ShardError:  # the prompts alone will do
-            return []
-    return [(row.token_ids, row.mask) for row in rows if any(row.mask[1:])]
-
-
-async def _openings(campaign: Campaign, tasks: Sequence[Task]) -> list[list[int]]:
-    campaign.worlds.start()
-    prompts = []
-    for task in tasks:
-        tools: Sequence[Any] = ()
-        if campaign.prompt.describes_tools:
-            async with campaign.worlds.open(task, session=f"opening of {task.id}") as world:
-                tools = await world.describe()
-        prompts.append(campaign.prompt.opening(task.question, tools))
-    return prompts
 
 
 def judge(campaign: Campaign, server: PolicyServer) -> dict[str, Any] | None:
@@ -82,7 +36,7 @@ def judge(campaign: Campaign, server: PolicyServer) -> dict[str, Any] | None:
         return None
 
     def work() -> dict[str, Any]:
-        found = measure(campaign.settings, campaign.model, material(campaign), in_16bit=held.in_16bit or None)
+        found = measure(campaign.settings, campaign.model, material.gather(campaign), in_16bit=held.in_16bit or None)
         own = {name: found[held.kind][name] for name in ("bytes", "kl", "same_choice", "tokens")}
         return {"quantization": held.kind, "bytes_in_16bit": found["none"]["bytes"], **own}
 
@@ -160,7 +114,7 @@ def side_by_side(campaign: Campaign, *, success: bool, say: Callable[[str], None
     other; nothing of it is recorded but the episodes. Raises ModelError, ServerError.
     """
     tolerance = campaign.settings.training.quantization_tolerance
-    found = measure(campaign.settings, campaign.model, material(campaign), tolerance=tolerance)
+    found = measure(campaign.settings, campaign.model, material.gather(campaign), tolerance=tolerance)
     told = {}
     for kind in ("none", "dynamic", "nf4"):
         measured = found[kind]
@@ -186,7 +140,7 @@ def play(campaign: Campaign, server: PolicyServer | None, held: Quantization) ->
         else:
             if server is not None:
                 server.make_room()
-            with PolicyServer(own) as another:
+            with prepare.policies(own) as another:
                 rollouts.collect_shard(own, another, shard, adapter=None, iteration=1, purpose="collect")
                 another.end()
     verify = own.environment.verify
@@ -196,7 +150,7 @@ def play(campaign: Campaign, server: PolicyServer | None, held: Quantization) ->
             who = f"environment {episode.task.environment!r}: its verifier"
             value = 0.0
             if episode.answer is not None:
-                value = verifiers.verified(verify, episode.task, episode.answer, who=who)
+                value = verified(verify, episode.task, episode.answer, who=who)
             solved.setdefault(episode.task.id, []).append(value >= 0.5)
     samples = own.settings.collect.samples
     return {task: outcomes for task, outcomes in solved.items() if len(outcomes) == samples}

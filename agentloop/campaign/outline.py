@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from agentloop import model_files
 from agentloop.campaign import judge, lock, position, suites
 from agentloop.campaign.position import ROLL_OUTS
 from agentloop.errors import SettingError
+from agentloop.model_directory import files
 from agentloop.settings import Settings
 from agentloop.store import base_judgements, campaigns, champions
 from agentloop.store.database import Database
@@ -15,7 +15,7 @@ def check(settings: Settings) -> None:
     """Raises SettingError for a model, an environment or an interpreter that does not exist, and for more held-out tasks
     than there are, ModelError for a model with a broken file.
     """
-    model_files.check(settings.model_directory())
+    files.check(settings.model_directory())
     suites.planned_looks(settings)
     suites.check_tools(settings)
     if settings.serving.python and not settings.serving.python.is_file():

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from agentloop.campaign import results
 from agentloop.campaign.campaign import Campaign
+from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.report import page
 from agentloop.report import plots as figures
 from agentloop.settings import Settings
 from agentloop.store.database import Database
-from agentloop.tokenizer import load_tokenizer
 
 
 def write(settings: Settings, output: Path | None = None) -> Path:

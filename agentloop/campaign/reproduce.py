@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
+import numpy as np
+from safetensors.numpy import load_file
 
-from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.errors import AdapterError, ModelError
+from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.records import Adapter
 from agentloop.settings import Settings
 from agentloop.store import adapters, campaigns, datasets
@@ -76,7 +76,7 @@ def reproduce(
         )
         rows.write(run.rows, token_rows)
         run.adapters.mkdir()
-        if parent:
+        if parent and adapter.parent:
             (run.adapters / adapter.parent).symlink_to(parent)
         launch(run, settings, on_step=on_step)
         made = _weights(run.output)
@@ -101,14 +101,14 @@ def _recorded_models(database: Database, adapter: Adapter) -> list[str]:
     return [campaigns.settings_json(database, campaign)["model"] for campaign in made_by]
 
 
-def _weights(directory: Path) -> dict[str, torch.Tensor]:
+def _weights(directory: Path) -> dict[str, np.ndarray]:
     if not (directory / WEIGHTS).is_file():
         raise AdapterError(f"{directory}: no {WEIGHTS}")
     return load_file(directory / WEIGHTS)
 
 
 def compare(
-    adapter: Adapter, trained_on: int, stored: dict[str, torch.Tensor], made: dict[str, torch.Tensor]
+    adapter: Adapter, trained_on: int, stored: dict[str, np.ndarray], made: dict[str, np.ndarray]
 ) -> Reproduction:
     """What became of an adapter that was made again. Raises AdapterError where the two have other modules."""
     if stored.keys() != made.keys():
@@ -118,7 +118,7 @@ def compare(
         adapter,
         trained_on,
         len(stored),
-        tuple(name for name in stored if not torch.equal(stored[name], made[name])),
-        max(float((stored[name] - made[name]).abs().max()) for name in stored),
-        max(float(tensor.abs().max()) for tensor in stored.values()),
+        tuple(name for name in stored if not np.array_equal(stored[name], made[name])),
+        max(float(np.abs(stored[name] - made[name]).max()) for name in stored),
+        max(float(np.abs(tensor).max()) for tensor in stored.values()),
     )

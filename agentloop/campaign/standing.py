@@ -70,7 +70,9 @@ class Standing:
 
 def overview(database: Database, owner: Owner | None) -> list[CampaignStatus]:
     """Every campaign in short, the newest first. `owner`: who has the data root now."""
-    return summary.status(database, owner and owner.campaign, since=owner and _began(owner))
+    if owner is None:
+        return summary.status(database, None)
+    return summary.status(database, owner.campaign, since=_began(owner))
 
 
 def stand(database: Database, campaign: str, paths: Paths, owner: Owner | None) -> Standing:
@@ -83,8 +85,8 @@ def stand(database: Database, campaign: str, paths: Paths, owner: Owner | None) 
     work = left = None
     if owner is not None and owner.campaign == campaign and (began := _began(owner)):
         like = _reference(database, campaign)
-        work = _Work(database, status, stored, paths, like and like["iteration"]).since(began, place)
-        left = like and _time_left(database, status, like)
+        work = _Work(database, status, stored, paths, like["iteration"] if like else None).since(began, place)
+        left = _time_left(database, status, like) if like else None
     # student and taught base are two bases, and the report's affair
     success = None if teaches else results.compare(database, campaign, None, status.champion)
     return Standing(status, place.step is None, work, success, left)
@@ -112,8 +114,9 @@ class _Work:
     def _rolling_out(self, began: datetime, place: Position) -> Work:
         """Between two steps of the ledger. Of episodes it knows nothing: shards tell, or what came before them."""
         last = self.status.last
-        gone_on = last is not None and last.finished is not None and last.finished >= began
-        start = last.finished if gone_on else began
+        ended = last.finished if last is not None else None
+        gone_on = ended is not None and ended >= began
+        start = max(ended, began) if ended is not None else began
         waiting = [
             (file.stat().st_mtime, footer)
             for file, footer in position.waiting_shards(self.database, self.paths.shards)
@@ -143,7 +146,7 @@ class _Work:
         usual = self._usual(work.step)
         if usual is None:
             return work
-        if work.done:
+        if work.done and work.of:
             return replace(work, seconds_left=usual * (1 - work.done / work.of))
         left = usual - (now() - work.since).total_seconds()
         return replace(work, seconds_left=left) if left > 0 else work
@@ -161,8 +164,10 @@ class _Work:
             """,
             [self.status.name, work.iteration],
         )
-        file = self.paths.checkpoints / f"{rows[0][0]}.metrics.jsonl" if rows else None
-        lines = _metrics(file) if file else []
+        if not rows:
+            return None
+        file = self.paths.checkpoints / f"{rows[0][0]}.metrics.jsonl"
+        lines = _metrics(file)
         if not lines:
             return None
         newest = lines[-NEWEST_STEPS:]

@@ -14,12 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentloop.campaign import learning, suites
+from agentloop.campaign import select as selecting
+from agentloop.campaign import suites
+from agentloop.campaign import train as training
 from agentloop.campaign.campaign import Campaign
-from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.errors import ModelError, SettingError
 from agentloop.evaluation.contrast import contrast
 from agentloop.files import atomic
+from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.naming import content, content_id
 from agentloop.reading import read_object
 from agentloop.records import NONE
@@ -120,25 +122,25 @@ class Teaching:
 
 
 def choose(teaching: Teaching) -> dict[str, Any]:
-    """Select the dataset, as `learning.choose` does; what is measured on is made known first, so that none of it is taught."""
+    """Select the dataset, as `select.select` does; what is measured on is made known first, so that none of it is taught."""
     campaign = teaching.campaign
     last = campaign.looks[-1]
     with campaign.database() as database:
         for suite in (campaign.heldout(last), *campaign.guards(last)):
             tasks.save(database, suite.tasks)
-    return learning.choose(teaching.learner, TAUGHT)
+    return selecting.select(teaching.learner, TAUGHT)
 
 
 def plan_training(teaching: Teaching, dataset: str) -> TrainingRun:
     """The run that learns the dataset; the name of what it makes is known before it starts."""
-    return learning.plan_training(teaching.learner, dataset)
+    return training.plan(teaching.learner, dataset)
 
 
 def train(
     teaching: Teaching, run: TrainingRun, *, on_step: Callable[[dict[str, Any]], None] = lambda metrics: None
 ) -> dict[str, Any]:
-    """Train the adapter, or continue a killed run, as `learning.train` does."""
-    return learning.train(teaching.learner, run, iteration=TAUGHT, role="teaching", on_step=on_step)
+    """Train the adapter, or continue a killed run, as `train.train` does."""
+    return training.train(teaching.learner, run, iteration=TAUGHT, role="teaching", on_step=on_step)
 
 
 def merge(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:

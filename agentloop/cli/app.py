@@ -7,13 +7,15 @@ Anything a user can mend ends with one line on standard error, the last one on t
 from __future__ import annotations
 
 import functools
+import os
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from agentloop import __version__, interpreter
+from agentloop import __version__, interpreter, project
 from agentloop.cli import (
     champions,
     data,
@@ -21,6 +23,7 @@ from agentloop.cli import (
     inspection,
     machine,
     models,
+    projects,
     proof,
     quantization,
     running,
@@ -33,8 +36,8 @@ from agentloop.errors import told
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="A tool-using Gemma agent that improves on its tasks on one machine, with evidence. Begin with `agentloop doctor` and "
-    "`agentloop demo`.",
+    help="A tool-using Gemma agent that improves on its tasks on one machine, with evidence. Begin with `agentloop init DIR`, "
+    "`agentloop doctor` and `agentloop demo`.",
     epilog="Settings are words: agentloop run training.rank=32 campaign=mine. What else holds for every command: docs/cli.md.",
 )
 
@@ -80,6 +83,7 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
         ("canary", serving.canary),
     ),
     "Machine and models": (
+        ("init", projects.init),
         ("doctor", machine.doctor),
         ("fetch", _continues(models.fetch)),
         ("import", models.import_model),
@@ -111,11 +115,22 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--project",
+            metavar="DIR",
+            help="The project. Default: this folder, or the next above it with agentloop.toml.",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """What every command takes before its name."""
+    if folder is not None:
+        os.environ[project.VARIABLE] = str(folder.expanduser().absolute())
+        project.root()  # said at once where there is none
 
 
 def main() -> None:

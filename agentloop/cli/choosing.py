@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentloop import project
 from agentloop import settings as configuration
 from agentloop.errors import SettingError
 from agentloop.reading import read_text
@@ -97,7 +98,7 @@ def _files(profile: str | None) -> Iterator[dict[str, Any]]:
     """What the files hold that the settings were read from a moment ago."""
     own = os.environ.get(configuration.CONFIG_VARIABLE)
     paths = [configuration.PROFILES / f"{profile}.toml"] if profile else []
-    paths.append(Path(configuration.home_expanded(own)) if own else configuration.PROJECT_ROOT / "agentloop.toml")
+    paths.append(Path(configuration.home_expanded(own)) if own else project.root() / project.FILE)
     for path in paths:
         if path.is_file():
             yield tomllib.loads(read_text(path, SettingError))
@@ -106,7 +107,7 @@ def _files(profile: str | None) -> Iterator[dict[str, Any]]:
 def _is_setting(name: str) -> bool:
     section, _, leaf = name.partition(".")
     field = Settings.model_fields.get(section)
-    return field is not None and (not leaf or leaf in field.annotation.model_fields)
+    return field is not None and (not leaf or leaf in getattr(field.annotation, "model_fields", ()))
 
 
 def _toml(value: Any) -> str:

@@ -46,7 +46,10 @@ def select(
     iteration: Annotated[int | None, typer.Option(help="Default: the newest that collected.")] = None,
     size: Annotated[int | None, typer.Option(help="Rows, where the recipe asks for $size, as random does.")] = None,
     export: Annotated[
-        Path | None, typer.Option(help="Write the rows to a .jsonl or .parquet file for another trainer.")
+        Path | None,
+        typer.Option(
+            help="Write the rows for another trainer: to a .jsonl or .parquet file, or a dataset's directory."
+        ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write what each rule left as an .svg file.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be chosen; store no dataset.")] = False,
@@ -55,7 +58,7 @@ def select(
     """Choose trajectories of a campaign to train on, show what each rule removed, and store the dataset."""
     settings = load(profile, overrides)
     from agentloop.curation import export as exporting
-    from agentloop.curation import recipes
+    from agentloop.curation import export_dataset, recipes
     from agentloop.curation import selection as selecting
     from agentloop.store import campaigns, families
 
@@ -63,7 +66,7 @@ def select(
         recipe = str(user_path(recipe).absolute())
     export, plot = export and user_path(export), plot and user_path(plot)
     recipe = recipe or settings.selection.recipe
-    paired = recipes.load(recipe).paired
+    loaded = recipes.load(recipe)
     if export:
         exporting.check(export)
     with reading(settings) if dry_run else writing(settings) as database:
@@ -84,7 +87,18 @@ def select(
     rows, written = len(selected.dataset.trajectories), None
     if export:
         with reading(settings) as database:
-            written = exporting.export(database, selected.dataset.trajectories, export, paired=paired)
+            if exporting.is_directory(export):
+                written = export_dataset.write(
+                    database,
+                    selected,
+                    export,
+                    recipe=loaded,
+                    campaign=settings.campaign,
+                    iteration=iteration,
+                    benchmarks=settings.selection.benchmarks,
+                )
+            else:
+                written = exporting.export(database, selected.dataset.trajectories, export, paired=loaded.paired)
     if plot:
         from agentloop.files import atomic
         from agentloop.report import plots
@@ -105,7 +119,7 @@ def select(
                     {"trajectory": trajectory, "earlier": earlier} for trajectory, earlier in selected.near_duplicates
                 ],
                 "offer": offer or None,
-                "export": export and {"file": export, "pairs" if paired else "rows": written},
+                "export": export and {"file": export, "pairs" if loaded.paired else "rows": written},
                 "plot": plot,
             }
         )
@@ -117,7 +131,7 @@ def select(
         say(offer)
     say(f"{selected.dataset.id}: {rows:,} rows{', not stored (dry run)' if dry_run else ''}")
     if export:
-        say(f"{export}: {written:,} {'pairs' if paired else 'rows'}")
+        say(f"{export}: {written:,} {'pairs' if loaded.paired else 'rows'}")
     if plot:
         say(f"{plot}: what each rule left")
 

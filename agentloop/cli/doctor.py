@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentloop import limits
+from agentloop import card, limits
 from agentloop.errors import ModelError, SettingError
 from agentloop.reading import read_object
 from agentloop.settings import Settings
@@ -109,15 +109,13 @@ def _compiler(settings: Settings) -> list[Check]:
 
 
 def _gpu() -> Check:
-    import torch
-
-    if not torch.cuda.is_available():
+    if not card.present():
         return Check("GPU", "none: the tiny model runs on the CPU, a real Gemma needs a CUDA card")
-    free, total = torch.cuda.mem_get_info()
-    major, minor = torch.cuda.get_device_capability()
-    return Check(
-        "GPU", f"{torch.cuda.get_device_name()} (sm_{major}{minor}), {free / GIB:.1f} of {total / GIB:.1f} GiB free"
-    )
+    found = [
+        f"{each.name} (sm_{each.compute_capability.replace('.', '')}), {free / GIB:.1f} of {each.memory_gib:.1f} GiB free"
+        for each, free in zip(card.cards(), card.free_bytes(), strict=True)
+    ]
+    return Check("GPU", "; ".join(found))
 
 
 def _memory() -> Check:
@@ -194,10 +192,10 @@ def _paths(settings: Settings) -> list[Check]:
 
 
 def _port(settings: Settings) -> Check:
-    from agentloop_flows import services
+    from agentloop_flows import connection, services
 
     if services.is_up(settings):
-        return Check("Prefect", f"up at {services.address(settings)}")
+        return Check("Prefect", f"up at {connection.address(settings)}")
     with socket.socket() as probe:
         taken = probe.connect_ex(("127.0.0.1", settings.prefect_port)) == 0
     return Check(

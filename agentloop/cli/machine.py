@@ -47,13 +47,13 @@ def doctor(
             raise SettingError(f"--{name}: of a training step, and needs --train MODEL")
     settings = load(profile, [*(overrides or []), *([f"model={train}"] if train else [])])
     if train:
-        from agentloop.cli import doctor_training
+        from agentloop.training import forecast_table
 
         tokens = settings.training.batch_tokens if tokens is None else tokens
         if as_json:
-            say_json(doctor_training.as_json(settings, tokens, supervised, budget))
+            say_json(forecast_table.as_json(settings, tokens, supervised, budget))
         else:
-            doctor_training.report(settings, tokens, supervised, budget, console)
+            forecast_table.report(settings, tokens, supervised, budget, console)
         return
     from agentloop.cli import doctor as checks
 

@@ -69,14 +69,14 @@ def _measure(
     own = merged(overrides, {"paths": {"data": str(directory / "data"), "cache": str(directory / "cache")}})
     private = configuration.load(own, profile=profile)
     private.fix_environment()
+    from agentloop import card
     from agentloop.campaign import lock
     from agentloop.campaign.campaign import Campaign
     from agentloop.proof import figures, machine, measurement, page
     from agentloop.proof.proof import Proof, proof_file
     from agentloop.proof.sizes import ON_A_CARD, ON_THE_CPU
-    from agentloop.serving.policy_server import on_gpu
 
-    sizes = ON_A_CARD if on_gpu() else ON_THE_CPU
+    sizes = ON_A_CARD if card.present() else ON_THE_CPU
     with ExitStack() as stack:
         if settings.paths.data.is_dir():  # a run of the user's would take the card meanwhile
             stack.enter_context(lock.owned(settings.paths.data, wait=False))

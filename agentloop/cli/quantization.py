@@ -65,7 +65,7 @@ def quantize(
     if size is not None and not size > 0:
         raise SettingError(f"--bytes: {size} is not a number of GiB above 0")
     settings = load(profile, [*(overrides or []), f"model={model}"])
-    from agentloop.campaign import judge
+    from agentloop.campaign import material
     from agentloop.quantization.measuring import measure
     from agentloop.records import Quantization
 
@@ -73,7 +73,7 @@ def quantize(
         found = measure(
             settings,
             campaign.model,
-            judge.material(campaign),
+            material.gather(campaign),
             tolerance=settings.training.quantization_tolerance,
             total_bytes=None if size is None else int(size * GIB),
         )["dynamic"]

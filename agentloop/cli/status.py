@@ -23,9 +23,9 @@ def status(
     settings = load(profile, overrides)
     from agentloop.campaign import lock, standing
     from agentloop.report import summary
-    from agentloop_flows import services
+    from agentloop_flows import connection, services
 
-    link = services.entrance(settings) if services.is_up(settings) else None
+    link = connection.entrance(settings) if services.is_up(settings) else None
     owner = lock.owner(settings.paths.data)
     with reading(settings) as database:
         everything = standing.overview(database, owner)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agentloop import project
 from agentloop.errors import ContaminationError, StoreError
 from agentloop.reading import read_text
-from agentloop.settings import PROJECT_ROOT
 from agentloop.store import wording
 from agentloop.store.database import Database
 from agentloop.text import lines_of
@@ -49,7 +49,7 @@ def refuse(database: Database, benchmarks: Path | None = None) -> None:
 
 def _prompts(file: Path) -> dict[str, str]:
     try:
-        lines = lines_of(read_text(PROJECT_ROOT / file, StoreError))
+        lines = lines_of(read_text(project.root() / file, StoreError))
     except StoreError as error:
         raise StoreError(f"selection.benchmarks: {error}") from None
     return {f"line {number} of {file.name}": line for number, line in enumerate(lines, 1) if line.strip()}

@@ -3,7 +3,7 @@
 Preference pairs have `prompt`, `chosen` and `rejected`, other datasets `messages`: lists of {role, content}, which a
 trainer puts into its own chat template. Results of tools are the user's, as Gemma knows no third role. `…_ids`,
 `…_mask` (true where the model produced the token) and `…_logprobs` are what was sampled, for a trainer that takes
-tokens.
+tokens. As a directory, with a card: export_dataset.py.
 """
 
 from __future__ import annotations
@@ -35,9 +35,19 @@ TURNS = """
 
 
 def check(path: Path) -> None:
-    """Raises StoreError where the file's name has no known format."""
-    if path.suffix not in FORMATS:
-        raise StoreError(f"{path}: a dataset is exported as {' or '.join(FORMATS)}")
+    """Raises StoreError where the name has no known format, or is that of a directory with something else in it."""
+    if is_directory(path):
+        if path.exists() and not (path / "README.md").is_file():
+            raise StoreError(f"{path}: is there already, and is no exported dataset")
+    elif path.suffix not in FORMATS:
+        raise StoreError(
+            f"{path}: a dataset is exported as {' or '.join(FORMATS)}, or as a directory, whose name has no such ending"
+        )
+
+
+def is_directory(path: Path) -> bool:
+    """Whether what is exported under the name is a directory."""
+    return not path.suffix
 
 
 def export(database: Database, trajectories: Sequence[str], path: Path, *, paired: bool) -> int:
@@ -47,14 +57,19 @@ def export(database: Database, trajectories: Sequence[str], path: Path, *, paire
     be read, DiskError where the file cannot be written.
     """
     check(path)
-    episodes = _episodes(database, trajectories)
-    rows = list(_pairs(episodes) if paired else _messages(episodes))
+    found = list(rows(database, trajectories, paired=paired))
     with atomic(path) as temporary:
         if path.suffix == ".parquet":
-            pq.write_table(pa.Table.from_pylist(rows), temporary, compression="zstd")
+            pq.write_table(pa.Table.from_pylist(found), temporary, compression="zstd")
         else:
-            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return len(rows)
+            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")
+    return len(found)
+
+
+def rows(database: Database, trajectories: Sequence[str], *, paired: bool) -> Iterator[dict[str, Any]]:
+    """What `export` writes, row by row. All tokens are read at once, nine bytes each. Raises StoreError, ShardError."""
+    episodes = _episodes(database, trajectories)
+    return _pairs(episodes) if paired else _messages(episodes)
 
 
 def _episodes(database: Database, trajectories: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import duckdb
 
+from agentloop import project
 from agentloop.errors import StoreError
 from agentloop.reading import read_text
-from agentloop.settings import PROJECT_ROOT
 from agentloop.store.shards import Purpose
 
 RECIPES = Path(__file__).parent / "selection"
 POOL = RECIPES / "pool.sql"
 
 NEAR_DUPLICATES = "no near duplicate"
-"""The rule that a recipe may name last and that is not the query's: see store/duplicates.py."""
+"""The rule that a recipe may name last and that is not the query's: see duplicates.py."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ def load(recipe: str | Path) -> Recipe:
     Raises StoreError, naming the recipe, where there is none or it names no rules.
     """
     built_in = sorted(file.stem for file in RECIPES.glob("*.sql") if file != POOL)
-    path = RECIPES / f"{recipe}.sql" if recipe in built_in else PROJECT_ROOT / recipe
+    path = RECIPES / f"{recipe}.sql" if recipe in built_in else project.root() / recipe
     if path.suffix != ".sql" or not path.is_file():
         raise StoreError(f"recipe {recipe}: neither built in ({', '.join(built_in)}) nor a .sql file")
     try:
         sql = read_text(path, StoreError)
     except StoreError as error:
         raise StoreError(f"recipe {error}") from None
-    place = recipe if path.parent == RECIPES else str(path)
+    place = str(recipe if path.parent == RECIPES else path)
     rules = re.search(r"^-- rules: (.+)$", sql, re.MULTILINE)
     if not rules:
         raise StoreError(f"recipe {place}: has no comment '-- rules: …' that names its rules in their order")

@@ -16,11 +16,12 @@ import duckdb
 import pyarrow as pa
 
 from agentloop.curation import verifiers as registered
-from agentloop.curation.verifiers import Verifier, Verify
+from agentloop.curation.verifiers import Verifier
 from agentloop.errors import StoreError
 from agentloop.reading import read_text
 from agentloop.records import Task
 from agentloop.store.database import Database
+from agentloop.verification import Verify
 
 SCORERS = Path(__file__).parent / "scoring"
 
@@ -160,10 +161,12 @@ def _verify(
         _where(scorer, version, campaign),
     )
     tasks = _tasks(database, answers)
-    verify = {name: find(name) for name in {task.environment for task in tasks.values()}}
-    for name, found in verify.items():
+    verify: dict[str, Verify] = {}
+    for name in {task.environment for task in tasks.values()}:
+        found = find(name)
         if found is None:
             raise StoreError(f"environment {name!r}: has no verifier, so its trajectories cannot be scored")
+        verify[name] = found
     values = []
     for batch in answers.to_batches(max_chunksize=10_000):
         for task, answer in zip(batch["task"].to_pylist(), batch["answer"].to_pylist(), strict=True):
@@ -190,7 +193,10 @@ def _tasks(database: Database, answers: pa.Table) -> dict[str, Task]:
         "WHERE id IN (SELECT task FROM answered)"
     )
     database.connection.unregister("answered")
-    return {task: Task(*texts, json.loads(payload)) for task, *texts, payload in rows}
+    return {
+        task: Task(environment, family, question, answer, split, json.loads(payload))
+        for task, environment, family, question, answer, split, payload in rows
+    }
 
 
 def _insert(database: Database, scorer: str, version: int, query: str, campaign: str | None) -> int:

@@ -18,15 +18,10 @@ from pathlib import Path
 
 from agentloop.errors import StoreError
 from agentloop.records import Task
-from agentloop.text import composed, one_line, one_line_of
+from agentloop.text import composed
 from agentloop.trial import try_out
 from agentloop.user_code import run_file
-
-_SHOWN = 80
-"""Characters of an answer in an error."""
-
-Verify = Callable[[Task, str], float]
-"""(task, answer as parsed) -> 1.0 for right, 0.0 for wrong, between for partly right. Pure."""
+from agentloop.verification import Verify, verified
 
 
 @dataclass(frozen=True)
@@ -39,24 +34,6 @@ class Verifier:
     def __call__(self, task: Task, answer: str) -> float:
         """Raises StoreError, naming the verifier and the task, where the function fails or leaves 0 to 1."""
         return verified(self.verify, task, answer, who=f"verifier {self.name}")
-
-
-def verified(verify: Verify, task: Task, answer: str, *, who: str) -> float:
-    """What a verifier says of an answer, 0 to 1. Raises StoreError, in one line that names `who` and the task, where it
-    fails or says anything else.
-    """
-    about = f"{answer[:_SHOWN]!r} to {task.id}"
-    try:
-        value = verify(task, answer)
-    except (Exception, SystemExit) as error:
-        raise StoreError(f"{who}: {one_line(error)} at {about}") from error
-    try:
-        number = math.nan if isinstance(value, str | bytes | bytearray) else float(value)
-    except Exception:  # an object of somebody else's, a tensor of two numbers for one
-        number = math.nan
-    if not 0 <= number <= 1:
-        raise StoreError(f"{who}: says {one_line_of(value)} of {about}, which is no number from 0 to 1")
-    return number
 
 
 _REGISTERED: dict[str, Verifier] = {}
@@ -86,13 +63,18 @@ def from_file(path: Path, *, apart: bool = True) -> list[Verifier]:
     `apart`: try the file in a process of its own before it is run in this one.
     """
     if apart and path.is_file():
-        try_out(path, about="scorer", error=StoreError)
+        try_out(path, about="scorer", use="agentloop.curation.verifiers:use", error=StoreError)
     before = dict(_REGISTERED)
     run_file(path, about="scorer", error=StoreError)
     found = [verifier for name, verifier in _REGISTERED.items() if before.get(name) is not verifier]
     if not found:
         raise StoreError(f"scorer {path}: registers no verifier (agentloop.curation.verifiers.register)")
     return found
+
+
+def use(path: Path, tell: Callable[[str], None]) -> None:
+    """Import the file in a process of its own (see agentloop.trial). Raises StoreError, in one line."""
+    from_file(path, apart=False)
 
 
 @register("closeness")

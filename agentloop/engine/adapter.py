@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from agentloop.engine.configuration import is_multimodal
 from agentloop.engine.lora import LoraBuffer
 from agentloop.errors import AdapterError
 from agentloop.files import atomic
+from agentloop.model_directory.configuration import is_multimodal
 from agentloop.reading import open_tensors, read_object
 
 TEXT_ONLY, MULTIMODAL = "base_model.model.model.", "base_model.model.model.language_model."

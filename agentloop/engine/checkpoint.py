@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from agentloop import model_files
 from agentloop.errors import ModelError
+from agentloop.model_directory.files import check_index
+from agentloop.model_directory.tensors import language_prefix
 from agentloop.reading import open_tensors
-
-LANDMARK = "embed_tokens.weight"
 
 
 class Checkpoint:
@@ -26,13 +25,10 @@ class Checkpoint:
         files = sorted(directory.glob("*.safetensors"))
         if not files:
             raise ModelError(f"{directory}: no *.safetensors")
-        model_files.check_index(directory)
+        check_index(directory)
         self._files = {path: open_tensors(path, ModelError) for path in files}
         self._where = {name: path for path, file in self._files.items() for name in file.keys()}
-        landmarks = [name for name in self._where if name.endswith(LANDMARK)]
-        if len(landmarks) != 1:
-            raise ModelError(f"{directory}: {len(landmarks)} tensors named {LANDMARK}; a language model has one")
-        self.prefix = landmarks[0][: -len(LANDMARK)]
+        self.prefix = language_prefix(directory, self._where)
 
     def tensor(self, name: str) -> Tensor:
         """The tensor `name` of the language model, on the CPU in its stored dtype. Raises ModelError where it is absent."""
@@ -40,16 +36,6 @@ class Checkpoint:
         if full not in self._where:
             raise ModelError(f"{self.directory}: the weights lack {full}")
         return self._files[self._where[full]].get_tensor(full)
-
-    def sizes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor's shape, from the files' headers."""
-        own = {name.removeprefix(self.prefix): name for name in self._where if name.startswith(self.prefix)}
-        return {name: tuple(self._files[self._where[full]].get_slice(full).get_shape()) for name, full in own.items()}
-
-    def types(self) -> dict[str, str]:
-        """Every tensor's type, as the files' headers call it: BF16, F32, …"""
-        own = {name.removeprefix(self.prefix): name for name in self._where if name.startswith(self.prefix)}
-        return {name: self._files[self._where[full]].get_slice(full).get_dtype() for name, full in own.items()}
 
     def head(self) -> Tensor | None:
         """A language-model head of its own, or None where it is tied to the embeddings."""

@@ -23,7 +23,6 @@ import triton
 
 import agentloop_kernels
 from agentloop import limits
-from agentloop.engine.architecture import Architecture
 from agentloop.engine.batch import join
 from agentloop.engine.blueprint import META, blueprint
 from agentloop.engine.context import make_context, step_inputs
@@ -31,6 +30,7 @@ from agentloop.engine.fork import Fork, can_fork, fork
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.files import atomic
+from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.launching import Compiler, Launch, planning
 
 TOKENS = 96

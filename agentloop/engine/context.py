@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from agentloop.engine.architecture import SLIDING, Architecture
 from agentloop.engine.batch import IGNORED, PackedBatch
+from agentloop.model_directory.architecture import SLIDING, Architecture
 from agentloop_kernels.attention import AttentionPlan, plan_attention
 
 SKIP_BELOW = 0.9

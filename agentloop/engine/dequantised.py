@@ -15,10 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.configuration import read_architecture
-from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.engine.packed import FORMAT, packed_weights
 from agentloop.files import atomic
+from agentloop.model_directory.configuration import read_architecture
+from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.records import NF4, Quantization
 from agentloop_kernels.nf4 import dequantise
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from agentloop.engine.architecture import Architecture
 from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.gemma import embedding as gemma_embedding
 from agentloop.engine.gemma import layer as gemma_layer
@@ -18,6 +17,7 @@ from agentloop.engine.gemma3n import layer as gemma3n_layer
 from agentloop.engine.gemma3n import weights as gemma3n_weights
 from agentloop.engine.packed import PackedWeights
 from agentloop.engine.weights import ModelWeights, Reader
+from agentloop.model_directory.architecture import Architecture
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from agentloop.engine.activations import Activations
-from agentloop.engine.architecture import Architecture
 from agentloop.engine.precision import Precision, wide_dtype
 from agentloop.engine.projection import Workspace
 from agentloop.engine.weights import LayerWeights
+from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.geglu import geglu, geglu_backward
 from agentloop_kernels.sparse_geglu import sparse_geglu, sparse_geglu_backward, sparsity_threshold
 

@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 import torch
 
-from agentloop.engine.architecture import Architecture
 from agentloop.engine.batch import IGNORED, PackedBatch
-from agentloop.engine.blueprint import blueprint, check_sizes
-from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.configuration import read_architecture
+from agentloop.engine.blueprint import blueprint
 from agentloop.engine.context import TOKEN_STEP
 from agentloop.engine.lora import TARGETS
 from agentloop.engine.memory import GIB, Keep, StepPlan
 from agentloop.engine.model import AUTO_SHARE, Gemma
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.errors import SettingError
+from agentloop.model_directory import tensors
+from agentloop.model_directory.architecture import Architecture
+from agentloop.model_directory.configuration import read_architecture
 from agentloop.records import NF4, Quantization
 
 DESKTOP = 0.3
@@ -82,7 +82,7 @@ class StepForecast:
             raise SettingError(f"--supervised: {supervised} is not a share above 0 and up to 1")
         shape = read_architecture(directory)
         if any(directory.glob("*.safetensors")):
-            check_sizes(Checkpoint(directory), shape)
+            tensors.check(directory)
         self.model: Gemma = in_training(
             shape,
             dtype=dtype,

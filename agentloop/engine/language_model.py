@@ -11,18 +11,18 @@ from typing import Any, Literal
 import torch
 
 from agentloop.engine import adapter, arguments, nvml
-from agentloop.engine.blueprint import check_sizes
 from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.compilation import compile_ahead
-from agentloop.engine.configuration import read_architecture
 from agentloop.engine.families import load_weights
-from agentloop.engine.fingerprint import base_fingerprint, default_cache
 from agentloop.engine.lora import LoraSettings
 from agentloop.engine.model import Gemma
 from agentloop.engine.packed import packed_weights
 from agentloop.errors import AdapterError, ModelError, SettingError
-from agentloop.model_files import VOCABULARIES, check_tokenizer
-from agentloop.tokenizer import load_tokenizer
+from agentloop.model_directory import tensors
+from agentloop.model_directory.configuration import read_architecture
+from agentloop.model_directory.files import VOCABULARIES, check_tokenizer
+from agentloop.model_directory.fingerprint import base_fingerprint, default_cache
+from agentloop.model_directory.tokenizer import load_tokenizer
 
 
 class FastLanguageModel:
@@ -76,8 +76,8 @@ class FastLanguageModel:
             )
         shape = read_architecture(directory)
         check_tokenizer(directory, tokens=())
+        tensors.check(directory)
         checkpoint = Checkpoint(directory)
-        check_sizes(checkpoint, shape)
         arguments.linears("in_16bit", in_16bit, shape.linears)
         # Before anything wakes CUDA up: it takes its time, and a process that uses it cannot be copied.
         capability = None if device and device.type == "cpu" else nvml.capability()
@@ -203,9 +203,9 @@ def _find(model_name: str | Path, cache: Path | None) -> Path:
     path = Path(model_name)
     if not path.exists():
         # Imported when asked for: the engine itself needs no settings.
-        from agentloop.settings import load
+        from agentloop.settings import for_the_engine
 
-        models = load().paths.models
+        models = for_the_engine().paths.models
         path = models / model_name
         if not path.exists():
             raise ModelError(f"{model_name}: no such directory, here or in {models}; nothing is downloaded")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
 
-from agentloop.engine.architecture import Architecture
+from agentloop.model_directory.architecture import Architecture
 
 GIB = 2**30
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from agentloop.engine import adapter, arguments, merged
-from agentloop.engine.architecture import Architecture
 from agentloop.engine.batch import PackedBatch, join
 from agentloop.engine.context import StepContext, StepInputs, make_context, step_inputs
 from agentloop.engine.facade import TrainerFacade
@@ -39,6 +38,7 @@ from agentloop.engine.projection import Workspace
 from agentloop.engine.results import TokenResults
 from agentloop.engine.weights import ModelWeights
 from agentloop.errors import ModelError, SettingError
+from agentloop.model_directory.architecture import Architecture
 from agentloop.records import NONE, Quantization
 from agentloop_kernels.nf4 import BLOCK, Nf4
 

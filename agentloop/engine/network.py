@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.activations import Activations, Keys, LayerInput
-from agentloop.engine.architecture import Architecture
 from agentloop.engine.boundary import BoundaryKeys
 from agentloop.engine.context import StepContext
 from agentloop.engine.families import FAMILIES
@@ -22,6 +21,7 @@ from agentloop.engine.precision import Precision, wide_dtype
 from agentloop.engine.projection import Workspace
 from agentloop.engine.results import TokenResults
 from agentloop.engine.weights import ModelWeights
+from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.loss import Observed, linear_cross_entropy, linear_logprobs
 
 

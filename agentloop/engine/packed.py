@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agentloop.engine.architecture import Architecture
 from agentloop.engine.checkpoint import Checkpoint
 from agentloop.errors import ModelError
 from agentloop.files import atomic
+from agentloop.model_directory.architecture import Architecture
 from agentloop.reading import open_tensors
 from agentloop_kernels.nf4 import BLOCK, Nf4, quantise
 

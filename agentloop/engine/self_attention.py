@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from agentloop.engine.activations import Activations, Keys, LayerInput
-from agentloop.engine.architecture import Architecture
 from agentloop.engine.precision import Precision
 from agentloop.engine.projection import Workspace
 from agentloop.engine.weights import LayerWeights
+from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.attention import attention, attention_backward
 from agentloop_kernels.rope import qkv_rope, qkv_rope_backward
 

@@ -6,6 +6,7 @@ import inspect
 from functools import cache
 from pathlib import Path
 
+from agentloop import project
 from agentloop.environments.arithmetic import Arithmetic
 from agentloop.environments.check import check_tools
 from agentloop.environments.database import Database
@@ -13,7 +14,6 @@ from agentloop.environments.environment import Environment, Question, ScriptedEn
 from agentloop.environments.question_file import QuestionFile
 from agentloop.environments.unverified import UNVERIFIED, Unverified
 from agentloop.errors import SettingError
-from agentloop.settings import PROJECT_ROOT
 from agentloop.text import one_line, one_line_of
 from agentloop.trial import try_out
 from agentloop.user_code import run_file
@@ -30,7 +30,7 @@ def get(name: str, *, apart: bool = True) -> Environment:
     this one. Raises SettingError, in one line.
     """
     if name.endswith(".py"):
-        environment = _from_file(PROJECT_ROOT / name, apart)
+        environment = _from_file(project.root() / name, apart)
         if _ENVIRONMENTS.setdefault(environment.name, environment) is not environment:
             raise SettingError(f"environment: {name} is named {environment.name!r}, and there is another of that name")
         return _made(environment)
@@ -56,7 +56,7 @@ def _from_file(path: Path, apart: bool) -> type[Environment]:
             f"environment: {path} is no file" if path.exists() else f"environment: there is no file {path}"
         )
     if apart:
-        try_out(path, about="environment:", error=SettingError)
+        try_out(path, about="environment:", use="agentloop.environments.trying:use", error=SettingError)
     module = run_file(path, about="environment:", error=SettingError)
     own = [
         each

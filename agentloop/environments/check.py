@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 
-from agentloop.curation.verifiers import verified
 from agentloop.environments.environment import Environment
 from agentloop.errors import SettingError, StoreError
 from agentloop.records import Split
 from agentloop.text import one_line
+from agentloop.verification import verified
 
 _SPLITS: tuple[Split, ...] = ("train", "heldout")
 

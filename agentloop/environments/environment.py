@@ -96,6 +96,7 @@ def source_file(environment: Environment) -> Path | None:
 
 class Environment(ABC):
     name: ClassVar[str]
+    _patience: ClassVar[float] = _PATIENCE
 
     def tasks(self, split: Split, count: int, seed: int, skip: int = 0) -> list[Task]:
         """Tasks `skip` .. `skip + count` of the split's stream for this seed; no question occurs twice in a stream.
@@ -124,7 +125,7 @@ class Environment(ABC):
                 raise SettingError(f"environment: {self.name}: the question {about!r} is in two splits")
             if known or own != split:
                 misses += 1
-                if misses >= _PATIENCE:
+                if misses >= self._patience:
                     return
                 continue
             misses = 0

@@ -1,166 +1,91 @@
-"""Questions with their answers from a file: the shortest way to a task of one's own."""
+"""Questions with their answers from a file or a dataset: the shortest way to a task of one's own."""
 
 from __future__ import annotations
 
-import json
-import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
-from agentloop.environments.arithmetic import same_number
-from agentloop.environments.environment import Environment, Question
-from agentloop.errors import SettingError
-from agentloop.naming import canonical_json
-from agentloop.reading import read_text
-from agentloop.records import Task
-from agentloop.text import composed, is_blank, lines_of, one_line_of
-
-MOST_DIGITS = 4300
-"""Of a whole number: what Python reads and writes."""
-
-MOST_NESTED = 100
-"""Lists and objects inside each other."""
+from agentloop.environments.datasets_on_disk import located, rows_of
+from agentloop.environments.environment import Environment, Question, source_file
+from agentloop.environments.questions import Layout, Questions, parts_of, same_answer, state_of
+from agentloop.environments.rows import Fault
+from agentloop.errors import AgentloopError, SettingError
+from agentloop.records import Split, Task
+from agentloop.text import one_line
+from agentloop.user_code import line_in
 
 
 class QuestionFile(Environment):
-    """Questions from JSON lines: `question` and `answer`, and if wanted `family` and `split` ("train" or "heldout").
+    """Questions from rows: `question` and `answer`, and if wanted `family` and `split` ("train" or "heldout").
 
-    Whatever else a line holds is the task's payload, for `tools` and `verify`. Without `split` the hash of the question
-    decides: one in five is held out.
+    Rows are those of JSON lines, CSV, TSV, JSON, Parquet or Arrow, by the end of the file's name, of a directory of such
+    files, of a saved dataset, or of a dataset of the Hugging Face Hub that was fetched. Whatever else a row holds is the
+    task's payload, for `tools` and `verify`. Without `split` the hash of the question decides: one in five is held out.
     """
 
-    path: ClassVar[Path]
+    path: ClassVar[Path | str]
+    """Of the file or directory, or a name on the hub (ORG/NAME)."""
+    config: ClassVar[str | None] = None
+    """Of a dataset that has several configurations."""
+    columns: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Where the columns have other names: {"question": "problem"}. A part `id` becomes the payload's `id`."""
+    payload: ClassVar[Sequence[str] | None] = None
+    """Columns that make the payload; by default all that are left. Others are not read, unless it is by `read_row`."""
+    splits: ClassVar[Mapping[str, Split | None] | None] = None
+    """What a dataset's splits are for: {"train": "train", "test": "heldout"}. Those that are not named are not read; None as
+    a value leaves it to the question's hash. Of a file, or where `columns` has `split`, the values of that column."""
+
+    _patience: ClassVar[float] = float("inf")  # it ends
+    _counted: ClassVar[tuple[tuple, Questions] | None] = None
+    """What was counted and its questions, where these are many, so that they are not counted anew each time."""
+
+    def read_row(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """The row that is meant by a row of the file; None leaves it out. Override it where an answer is part of a text.
+
+        It may be asked about a row more than once, and says the same each time.
+        """
+        return row
 
     def questions(self, rng: random.Random) -> Iterator[Question]:
-        questions = read_questions(self.path)
-        rng.shuffle(questions)
-        yield from questions
+        yield from self._found().shuffled(rng)
 
     def verify(self, task: Task, answer: str | None) -> float:
         return float(answer is not None and same_answer(answer, task.answer))
 
+    def _found(self) -> Questions:
+        try:
+            layout = Layout.of(self.columns, self.payload, self.splits)
+            if not isinstance(self.config, str | None):
+                raise SettingError("config must be the name of a configuration")
+        except SettingError as error:
+            raise SettingError(f"environment: {self.name}: {error}") from None
+        file = source_file(self)
+        path = located(self.path, file.parent if file else Path())
+        parts = parts_of(rows_of(path, self.config), layout, path)
+        about = (type(self), str(path), self.config, layout, state_of(parts))
+        if self._counted is not None and self._counted[0] == about:
+            return self._counted[1]
+        adapt = None if type(self).read_row is QuestionFile.read_row else self._adapted
+        questions = Questions(parts, layout, adapt, path)
+        type(self)._counted = None if questions.few else (about, questions)
+        return questions
+
+    def _adapted(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        try:
+            made = self.read_row(row)
+        except (AgentloopError, Fault):
+            raise
+        except (Exception, SystemExit) as error:
+            raise Fault(f"read_row(){line_in(error, source_file(self))}: {one_line(error)}") from error
+        if made is not None and not isinstance(made, dict):
+            raise Fault(f"read_row() returns {type(made).__name__}, not a dictionary or None")
+        return made
+
 
 def read_questions(path: Path) -> list[Question]:
-    """The questions in the file's order. Raises SettingError, naming file and line.
-
-    Of questions that differ only in how their letters are encoded (NFC) the first one counts.
-    """
-    try:
-        lines = lines_of(read_text(Path(path), SettingError))
-    except SettingError as error:
-        raise SettingError(f"environment: {error}") from None
-    firsts: dict[str, Question] = {}
-    questions = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            question = _question(line)
-            first = firsts.setdefault(composed(question.text), question)
-            if first.split != question.split:
-                raise _Fault("the question is there before, in another split")
-            if first.payload == question.payload and not same_answer(first.answer, question.answer):
-                raise _Fault("the question is there before, with another answer")
-        except _Fault as fault:
-            raise SettingError(f"environment: {path}, line {number}: {fault}") from None
-        if first.text == question.text:
-            questions.append(question)
-    if not questions:
-        raise SettingError(f"environment: {path}: it has no questions")
-    return questions
-
-
-class _Fault(Exception):
-    """What is wrong with a line."""
-
-
-def _question(line: str) -> Question:
-    row = _row(line)
-    text, answer = _text(row, "question"), _text(row, "answer", numbers=True)
-    if isinstance(row["answer"], float):  # as it is written: a float has 16 digits
-        answer = json.loads(line, parse_float=str)["answer"]
-    family = "all" if row.get("family") is None else _text(row, "family", numbers=True)
-    split = row.get("split")
-    if split not in (None, "train", "heldout"):
-        raise _Fault(f"split must be train or heldout, not {one_line_of(split, most=60)!r}")
-    payload = {name: value for name, value in row.items() if name not in ("question", "answer", "family", "split")}
-    try:
-        canonical_json([text, answer, family, payload]).encode()
-    except UnicodeEncodeError:
-        raise _Fault("it has half of a surrogate pair (\\ud800 to \\udfff), which is no character") from None
-    return Question(family, text, answer, payload, split)
-
-
-def _row(line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(
-            line, object_pairs_hook=_object, parse_constant=_constant, parse_int=_whole, parse_float=_decimal
-        )
-    except ValueError:
-        row = None
-    except RecursionError:
-        raise _Fault(_TOO_DEEP) from None
-    if not isinstance(row, dict):
-        raise _Fault("is not a JSON object")
-    if line.count("[") + line.count("{") > MOST_NESTED and _depth(row) > MOST_NESTED:
-        raise _Fault(_TOO_DEEP)
-    return row
-
-
-_TOO_DEEP = f"it has more than {MOST_NESTED} lists and objects inside each other"
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Fault(f"has {one_line_of(next(name for name in names if names.count(name) > 1), most=60)!r} twice")
-    return made
-
-
-def _constant(name: str) -> float:
-    raise _Fault(f"has {name}, which is no JSON")
-
-
-def _whole(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
-        raise _Fault(f"has a number of more than {MOST_DIGITS} digits; write it as text")
-    return int(digits)
-
-
-def _decimal(digits: str) -> float:
-    if not math.isfinite(value := float(digits)):
-        raise _Fault(f"has the number {one_line_of(digits, most=60)}, which is too large; write it as text")
-    return value
-
-
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level := [each for each in level if isinstance(each, dict | list)]:
-        depth += 1
-        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
-    return depth
-
-
-def _text(row: dict[str, Any], name: str, *, numbers: bool = False) -> str:
-    if name not in row:
-        raise _Fault(f"has no '{name}'")
-    value = row[name]
-    if numbers and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        kind = "text or a number" if numbers else "text"
-        raise _Fault(f"its {name} must be {kind}, not {one_line_of(json.dumps(value), most=60)}")
-    if is_blank(value):
-        raise _Fault(f"its {name} is empty")
-    if "\0" in value:
-        raise _Fault(f"its {name} has a null character")
-    return value
-
-
-def same_answer(answer: str, truth: str) -> bool:
-    """True where both are the same number, or the same words whatever their case, spaces and encoding (NFC)."""
-    plain, expected = (" ".join(composed(text).split()).casefold() for text in (answer, truth))
-    return plain == expected or same_number(answer, truth)
+    """The questions of a file or directory in its order. Raises SettingError, naming file and row."""
+    layout = Layout.of({}, None, None)
+    return list(Questions(parts_of(rows_of(Path(path)), layout, Path(path)), layout, None, Path(path)))

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentloop import model_files
 from agentloop.errors import ModelError, SettingError
 from agentloop.files import atomic
+from agentloop.model_directory import files
 from agentloop.text import one_line_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -32,7 +32,7 @@ def fetch(name: str, models: Path, cache: Path, *, say: Callable[[str], None]) -
     folder = cache / "fetch" / name.replace("/", "--")
     say(f"downloading {name}")
     _download(name, folder)
-    model_files.check(folder)
+    files.check(folder)
     with atomic(directory) as temporary:
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub's own notes
         shutil.move(folder, temporary)

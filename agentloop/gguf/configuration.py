@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from agentloop.engine.architecture import FULL, SLIDING
 from agentloop.gguf.hyperparameters import Hyperparameters
+from agentloop.model_directory.architecture import FULL, SLIDING
 
 END_OF_TURN = "<end_of_turn>"
 

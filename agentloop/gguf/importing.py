@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from agentloop.engine.fingerprint import file_digests
 from agentloop.errors import ModelError, SettingError
 from agentloop.files import atomic, require_space
 from agentloop.gguf.file import GgufFile, open_gguf
 from agentloop.gguf.hyperparameters import read_hyperparameters
+from agentloop.model_directory.fingerprint import file_digests
 from agentloop.naming import content_id
 from agentloop.reading import read_object
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from agentloop import chat_template
 from agentloop.errors import ModelError
 from agentloop.gguf.file import GgufFile
-from agentloop.model_files import TURN_TOKENS
+from agentloop.model_directory import chat_template
+from agentloop.model_directory.files import TURN_TOKENS
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 """Types of pieces, as SentencePiece numbers them."""

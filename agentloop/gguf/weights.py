@@ -19,7 +19,7 @@ import torch
 from agentloop.errors import ModelError
 from agentloop.gguf.file import Tensor, library, row_bytes
 from agentloop.gguf.names import Target
-from agentloop.model_files import INDEX
+from agentloop.model_directory.files import INDEX
 
 BYTES = 2
 """Size of an element in bf16."""

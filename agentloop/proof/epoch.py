@@ -7,10 +7,10 @@ import statistics
 import time
 from typing import Any
 
+from agentloop import canary_reference
 from agentloop.campaign.campaign import Campaign
 from agentloop.proof import compiled
 from agentloop.proof.workload import Workload
-from agentloop.training import reference
 from agentloop.training.launch import launch, read_metrics
 from agentloop.training.run import TrainingRun
 
@@ -26,7 +26,7 @@ def measure(campaign: Campaign, workload: Workload) -> dict[str, Any]:
     started = time.perf_counter()
     launch(run, settings, on_step=lambda metrics: seen.append(time.perf_counter() - started))
     seconds = time.perf_counter() - started
-    stored = reference.read(run.output)
+    stored = canary_reference.read(run.output)
     return {
         "adapter": run.adapter.id,
         "base_held_in": "4 bit" if stored.in_4bit else stored.dtype,

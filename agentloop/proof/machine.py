@@ -14,8 +14,9 @@ import psutil
 
 from agentloop import __version__, card, limits
 from agentloop.campaign.campaign import Campaign
+from agentloop.model_directory.configuration import read_architecture
+from agentloop.model_directory.tensors import headers
 from agentloop.serving import installation
-from agentloop.serving.policy_server import on_gpu
 from agentloop.settings import Settings
 
 _PACKAGES = ("torch", "triton", "transformers")
@@ -38,7 +39,7 @@ def _machine() -> dict[str, Any]:
     from agentloop.engine import nvml
 
     return {
-        "cards": [asdict(each) for each in card.cards()] if on_gpu() else [],
+        "cards": [asdict(each) for each in card.cards()] if card.present() else [],
         "driver": nvml.driver_version(),
         "cpu": _cpu(),
         "cores": limits.processors(),
@@ -63,11 +64,8 @@ def _software(settings: Settings) -> dict[str, str]:
 
 
 def _model(campaign: Campaign) -> dict[str, Any]:
-    from agentloop.engine.checkpoint import Checkpoint
-    from agentloop.engine.configuration import read_architecture
-
-    shape, weights = read_architecture(campaign.model), Checkpoint(campaign.model)
-    types = sorted(set(weights.types().values()))
+    shape, (_, weights) = read_architecture(campaign.model), headers(campaign.model)
+    types = sorted({header.type for header in weights.values()})
     return {
         "name": campaign.model.name,
         "fingerprint": campaign.base,
@@ -75,7 +73,7 @@ def _model(campaign: Campaign) -> dict[str, Any]:
         "layers": shape.layers,
         "hidden": shape.hidden,
         "vocabulary": shape.vocab,
-        "parameters": sum(map(math.prod, weights.sizes().values())),
+        "parameters": sum(math.prod(header.size) for header in weights.values()),
         "bytes": sum(file.stat().st_size for file in campaign.model.glob("*.safetensors")),
         "stored_in": ", ".join(types),
     }

@@ -10,16 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentloop import card
+from agentloop import canary_reference, card
+from agentloop.campaign import prepare, quantize
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.canary import inspect
-from agentloop.engine.configuration import read_architecture
+from agentloop.model_directory.configuration import read_architecture
 from agentloop.proof import compiled, epoch, rates, swap, workload
 from agentloop.proof.proof import Proof
 from agentloop.proof.sizes import Sizes
 from agentloop.proof.workload import Workload
-from agentloop.serving.policy_server import PolicyServer, on_gpu
-from agentloop.training import reference
+from agentloop.serving.policy_server import PolicyServer
 
 RANDOM_WEIGHTS = 0.5
 """A model whose answers are more uncertain than this share of a uniform guess has random weights."""
@@ -32,6 +32,7 @@ def measure(
 
     Raises what the steps of a campaign raise.
     """
+    quantize.settle(campaign)
     _Measurement(campaign, proof, sizes, trajectories, say).run()
 
 
@@ -45,12 +46,16 @@ class _Measurement:
     def run(self) -> None:
         training = self._part("training", "one epoch, from the trainer's start to the saved adapter", self._train)
         adapter = training["adapter"]
-        with PolicyServer(_with_policy(self._campaign, "restart")) as server:
-            self._part("serving", "vLLM's start, its rate, the canary", lambda: self._serve(server, adapter))
+        campaign = _with_policy(self._campaign, "restart")
+        started = time.perf_counter()
+        served = prepare.prepare(campaign)
+        made = time.perf_counter() - started if campaign.serves_dequantised else None
+        with PolicyServer(campaign.settings, served, base=campaign.base) as server:
+            self._part("serving", "vLLM's start, its rate, the canary", lambda: self._serve(server, adapter, made))
             self._part(
                 "restart", "an adapter swapped in, vLLM started again", lambda: self._swap(server, adapter, number=1)
             )
-        if on_gpu():
+        if card.present():
             self._part("sleep", "an adapter swapped in, vLLM asleep meanwhile", lambda: self._sleep(adapter))
 
     def _part(self, name: str, about: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -65,12 +70,9 @@ class _Measurement:
     def _train(self) -> dict[str, Any]:
         return epoch.measure(self._campaign, self._workload)
 
-    def _serve(self, server: PolicyServer, adapter: str) -> dict[str, Any]:
+    def _serve(self, server: PolicyServer, adapter: str, dequantised: float | None) -> dict[str, Any]:
         campaign = self._campaign
         cold = compiled.clear(campaign.settings, compiled.VLLMS)
-        started = time.perf_counter()
-        campaign.served_model  # noqa: B018  made on first use, which is no part of a start
-        dequantised = time.perf_counter() - started if campaign.serves_dequantised else None
         start = swap.start(server)
         nats, uniform = rates.uncertainty(campaign, server), math.log(read_architecture(campaign.model).vocab)
         with campaign.worlds:
@@ -103,14 +105,14 @@ class _Measurement:
 
     def _sleep(self, parent: str) -> dict[str, Any]:
         free = sum(card.free_bytes())
-        with PolicyServer(_with_policy(self._campaign, "sleep")) as server:
+        with prepare.policies(_with_policy(self._campaign, "sleep")) as server:
             return self._swap(server, parent, number=2, free_before=free)
 
     def _canary(self, server: PolicyServer, adapter: str) -> dict[str, Any]:
         settings = self._campaign.settings
         base = server.serve(None)
         server.serve(adapter)
-        stored = reference.read(settings.paths.adapters / adapter)
+        stored = canary_reference.read(settings.paths.adapters / adapter)
         report = inspect(server.endpoint, settings.serving, stored, base=base, adapter=adapter)
         return {"passed": report.passed, **asdict(report)}
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.served import ServedPolicy
 from agentloop.rollout.collection import Policy, ShardPlan, plan, run_shard
 from agentloop.serving.client import Completion
 from agentloop.serving.policy_server import PolicyServer
+from agentloop.serving.served_policy import ServedPolicy
 
 _PROMPTS, _PROMPT_TOKENS = 16, 32
 """Of the answers whose uncertainty is measured."""

@@ -6,10 +6,9 @@ import asyncio
 import time
 from typing import Any
 
-from agentloop import card
+from agentloop import canary_reference, card
 from agentloop.campaign.campaign import Campaign
-from agentloop.serving.policy_server import PolicyServer, on_gpu
-from agentloop.training import reference
+from agentloop.serving.policy_server import PolicyServer
 from agentloop.training.launch import launch
 from agentloop.training.run import TrainingRun
 
@@ -50,12 +49,12 @@ def measure(
     started = time.time()
     server.make_room()
     made_room = time.time()
-    held = free_before - sum(card.free_bytes()) if free_before is not None and on_gpu() else None
+    held = free_before - sum(card.free_bytes()) if free_before is not None and card.present() else None
     launch(run, campaign.settings, on_step=on_step)
     first_step = marks.pop("first_step")
     marks |= {
         "adapter_written": (run.output / "adapter_model.safetensors").stat().st_mtime,
-        "reference_written": (run.output / reference.FILE).stat().st_mtime,
+        "reference_written": (run.output / canary_reference.FILE).stat().st_mtime,
         "trainer_ended": time.time(),
     }
     server.serve(None)

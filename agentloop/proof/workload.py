@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from agentloop.campaign import learning
+from agentloop.campaign import train
 from agentloop.campaign.campaign import Campaign
 from agentloop.naming import content_id
 from agentloop.proof import synthetic
@@ -43,9 +43,7 @@ class Workload:
         rows.write(settings.paths.data / "datasets" / f"{name}.safetensors", self.rows)
         training = settings.training.model_copy(update={"epochs": 1, "continue_adapter": parent is not None})
         changed = {"training": training, "seed": settings.seed if seed is None else seed}
-        return learning.plan_training(
-            replace(campaign, settings=settings.model_copy(update=changed)), name, parent=parent
-        )
+        return train.plan(replace(campaign, settings=settings.model_copy(update=changed)), name, parent=parent)
 
     def first(self, campaign: Campaign, batches: int) -> Workload:
         """As many of the rows as fill about so many batches."""
@@ -87,7 +85,7 @@ def batch_sizes(of: Sequence[Row], campaign: Campaign) -> list[int]:
 
 
 def _synthetic(campaign: Campaign, tokens: int) -> list[Row]:
-    from agentloop.engine.configuration import read_architecture
+    from agentloop.model_directory.configuration import read_architecture
 
     shape = read_architecture(campaign.model)
     settings = campaign.settings

@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.configuration import read_architecture
-from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.engine.packed import PackedWeights, packed_weights
 from agentloop.errors import SettingError
 from agentloop.files import atomic
+from agentloop.model_directory.configuration import read_architecture
+from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.records import Quantization
 from agentloop_kernels.blockwise import dynamic_code
 from agentloop_kernels.nf4 import BLOCK, NESTED_BLOCK, Nf4, nf4_code

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentloop import child_log
-from agentloop.child import ChildProcess
-from agentloop.errors import ModelError, RoomError, TrainerError
-from agentloop.files import atomic
-from agentloop.naming import content_id
+from agentloop import job
 from agentloop.settings import Settings
 
-NO_ROOM = "no room: "
-"""What the process's last line begins with where it ran out of memory."""
 NEW_TOKENS = 32
 """That the base says after each prompt, at most."""
 
@@ -44,7 +36,7 @@ def measure(
     most_bytes: int | None = None,
     total_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """`{"none", "nf4"}`, and "dynamic" with `in_16bit` or with a plan within `tolerance` (worker.py).
+    """`{"none", "nf4"}`, and "dynamic" with `in_16bit` or with a plan within `tolerance` (measuring_worker.py).
 
     `most_bytes`: what the plan may take beyond NF4; `total_bytes`: what the language model's weights may take in all.
 
@@ -62,19 +54,6 @@ def measure(
         "most_bytes": most_bytes,
         "total_bytes": total_bytes,
     }
-    name = content_id("quantization", request)
-    file, log = settings.paths.checkpoints / f"{name}.json", settings.paths.logs / f"{name}.log"
-    with atomic(file) as temporary:
-        temporary.write_text(json.dumps(request), encoding="utf-8")
-    command = [sys.executable, "-m", "agentloop.quantization.worker", str(file)]
-    with ChildProcess(command, environment=settings.trainer_environment(), log=log, read_stdout=True) as child:
-        output = child.stdout.read()
-        code = child.wait(settings.training.stall_seconds)
-    file.unlink(missing_ok=True)
-    if code == 0:
-        return json.loads(output)
-    if line := child.told(NO_ROOM):
-        raise RoomError(f"{line} (log: {log})")
-    if line := child.told("error: "):
-        raise ModelError(f"{line} (log: {log})")
-    raise TrainerError(f"measuring the base {child_log.failure(code, child.said())} (log: {log})")
+    return job.run(
+        "agentloop.quantization.measuring_worker", request, settings, name="quantization", what="measuring the base"
+    )

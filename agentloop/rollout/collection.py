@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from agentloop.backoff import pause
 from agentloop.errors import AgentloopError, FailureBudgetError
@@ -116,7 +116,7 @@ async def run_shard(
         attempts: list[Attempt] = []
         counted = 0
         name = session_of(shard.policy, task, sample, shard.seed)
-        about = {"policy": shard.policy, "sampling": shard.sampling, "seed": shard.seed}
+        about: dict[str, Any] = {"policy": shard.policy, "sampling": shard.sampling, "seed": shard.seed}
         async with slots:
             while True:
                 await policy.ready()

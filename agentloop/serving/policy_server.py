@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
-from agentloop.campaign.campaign import Campaign
+from agentloop import card
 from agentloop.errors import ServerError, SettingError, StartError
 from agentloop.serving.client import CompletionClient, Endpoint
 from agentloop.serving.server import ModelServer
-
-
-def on_gpu() -> bool:
-    """Whether there is an accelerator that vLLM and the trainer have to share. Asks the driver, so that no context is made."""
-    import torch
-
-    return torch.cuda.device_count() > 0
+from agentloop.settings import Settings
 
 
 class PolicyServer:
-    """The policies of a campaign behind one vLLM. Nothing is started where everything is already on disk.
+    """One base and the adapters on it, behind one vLLM. Nothing is started where everything is already on disk.
 
     While the trainer has the card, vLLM has ended (serving.policy "restart") or sleeps ("sleep"). Sleep is given up for the
     rest of the run as soon as something about it goes wrong.
     """
 
-    def __init__(self, campaign: Campaign) -> None:
-        """Raises SettingError where this machine cannot do what serving.policy says."""
-        self._campaign = campaign
+    def __init__(self, settings: Settings, model: Path, *, base: str) -> None:
+        """`model`: the directory that is served; `base`: the fingerprint by which adapters name theirs.
+
+        Raises SettingError where this machine cannot do what serving.policy says.
+        """
+        self._settings, self._model, self._base = settings, model, base
         self._server: ModelServer | None = None
         self._next: ModelServer | None = None
         """Prepared for when the trainer has ended."""
         self._asleep = False
         self._lock = threading.Lock()
-        self._may_sleep = campaign.settings.serving.policy == "sleep"
+        self._may_sleep = settings.serving.policy == "sleep"
         self.has_slept = False
         """Whether the vLLM that runs was asleep before: what it serves may then have suffered."""
-        if self._may_sleep and not on_gpu():
+        if self._may_sleep and not card.present():
             raise SettingError("serving.policy: sleep needs a GPU; without one vLLM stays as it is, use restart")
 
     def __enter__(self) -> PolicyServer:
@@ -60,7 +58,7 @@ class PolicyServer:
             if self._server is None:
                 self._server = self._started()
             if adapter is not None:
-                self._server.load_adapter(adapter, self._campaign.settings.paths.adapters / adapter)
+                self._server.load_adapter(adapter, self._settings.paths.adapters / adapter)
             return adapter or self._server.model_name
 
     def make_room(self) -> None:
@@ -68,7 +66,7 @@ class PolicyServer:
 
         Raises ServerError where the memory does not become free.
         """
-        if self._server is None or self._asleep or not on_gpu():
+        if self._server is None or self._asleep or not card.present():
             return
         if self._may_sleep:
             try:
@@ -102,7 +100,7 @@ class PolicyServer:
         """End vLLM, and return when the memory that it had is free. Raises ServerError where it does not become free."""
         server = self._server
         self._stop()
-        if server is not None and on_gpu():
+        if server is not None and card.present():
             server.wait_until_free()
 
     def retire(self, *, keep: str | None) -> None:
@@ -122,7 +120,7 @@ class PolicyServer:
 
     def client(self) -> CompletionClient:
         """A client for one event loop; `async with`."""
-        return CompletionClient([self.endpoint], self._campaign.settings.serving)
+        return CompletionClient([self.endpoint], self._settings.serving)
 
     def _started(self) -> ModelServer:
         """A vLLM that answers, at the second try at the latest. Raises StartError."""
@@ -140,7 +138,7 @@ class PolicyServer:
             raise StartError(f"{error}, the second time in a row") from None
 
     def _new_server(self) -> ModelServer:
-        return ModelServer(self._campaign.settings, self._campaign.served_model, base=self._campaign.base)
+        return ModelServer(self._settings, self._model, base=self._base)
 
     def _wake(self) -> None:
         try:

@@ -302,7 +302,7 @@ def now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def _lock(path: Path, *, shared: bool, wait_seconds: float) -> int:
+def _lock(path: Path, *, shared: bool, wait_seconds: float) -> int | None:
     """Take the lock beside the database; the descriptor holds it until it is closed.
 
     Who waits for it holds the turn (`<path>.turn`), which everybody takes first: so a process that lets go and asks
@@ -376,7 +376,7 @@ def _open(
     # Insertion order costs memory in large inserts and nothing here relies on it: every order is asked for. A checkpoint
     # compresses what came since the last one and again the row groups that were not full: rare ones do less. Closing the
     # file makes one in any case.
-    config = {
+    config: dict[str, str | bool | int | float | list[str]] = {
         "checkpoint_threshold": "1GB",
         "memory_limit": memory_limit,
         "threads": threads,
@@ -393,7 +393,7 @@ def _open(
                 if holder is None:
                     raise
                 if time.monotonic() >= deadline:
-                    raise _InUseError(_in_use(path, *holder.groups(), wait_seconds)) from None
+                    raise _InUseError(_in_use(path, holder[1], holder[2], wait_seconds)) from None
                 time.sleep(POLL_SECONDS)
         try:
             _migrate(connection, path, file, read_only)
@@ -407,7 +407,7 @@ def _open(
 def _migrate(connection: duckdb.DuckDBPyConnection, path: Path, file: Path, read_only: bool) -> None:
     """Apply the numbered files that the database does not have yet, each in a transaction of its own."""
     files = sorted(MIGRATIONS.glob("*.sql"))
-    (known,) = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'migrations'").fetchone()
+    ((known,),) = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'migrations'").fetchall()
     applied = dict(connection.execute("SELECT name, digest FROM migrations ORDER BY name").fetchall()) if known else {}
     texts = {file.name: file.read_text(encoding="utf-8") for file in files}
     for name, digest in applied.items():

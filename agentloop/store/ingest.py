@@ -71,7 +71,8 @@ def ingest(
     shard is named by its trajectories alone, so another campaign may have written it first. A shard that cannot be read
     is set aside and the others go on. Raises StoreError naming the file where one does not exist.
     """
-    known, damaged, counts = 0, [], [(0, 0, 0, 0)]
+    known, counts = 0, [(0, 0, 0, 0)]
+    damaged: list[str] = []
     batch: dict[str, Incoming] = {}
     rows = size = 0
 

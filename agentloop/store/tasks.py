@@ -48,8 +48,8 @@ def load(database: Database, task_id: str) -> Task:
     )
     if not rows:
         raise StoreError(f"{database.path}: no task {task_id}")
-    *texts, payload = rows[0]
-    return Task(*texts, json.loads(payload))
+    environment, family, question, answer, split, payload = rows[0]
+    return Task(environment, family, question, answer, split, json.loads(payload))
 
 
 def asked(database: Database, environment: str, questions: Iterable[str]) -> list[Task]:

@@ -70,5 +70,5 @@ def _only(database: Database, condition: str, value: str) -> TaughtBase | None:
     )
     if not rows:
         return None
-    *texts, source, before, after = rows[0]
-    return TaughtBase(*texts, json.loads(source), before, after)
+    base, name, campaign, student, adapter, dataset, source, before, after = rows[0]
+    return TaughtBase(base, name, campaign, student, adapter, dataset, json.loads(source), before, after)

@@ -59,11 +59,11 @@ def load(database: Database, verdict_id: str) -> Verdict:
     )
     if not rows:
         raise StoreError(f"{database.path}: no verdict {verdict_id}")
-    decision, champion, challenger, *intervals, p, reason, look, looks, alpha = rows[0]
-    measured = (Interval(**interval) for interval in intervals)
-    return Verdict(
-        decision, champion, challenger, *measured, p, reason, look, looks, alpha, _guards(database, verdict_id)
-    )
+    decision, champion, challenger, before, after, difference, *test = rows[0]
+    before, after, difference = (Interval(**interval) for interval in (before, after, difference))
+    p, reason, look, looks, alpha = test
+    guards = _guards(database, verdict_id)
+    return Verdict(decision, champion, challenger, before, after, difference, p, reason, look, looks, alpha, guards)
 
 
 def _guards(database: Database, verdict_id: str) -> tuple[GuardResult, ...]:

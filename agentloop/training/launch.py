@@ -73,8 +73,8 @@ def _attempt(
         return None
     if short := child.told(PREFIX):
         return Shortage.parse(short)
-    if line := child.told("error: "):
-        raise ModelError(f"{line} (log: {log})")
+    if refusal := child.told("error: "):
+        raise ModelError(f"{refusal} (log: {log})")
     raise TrainerError(f"the trainer {child_log.failure(code, child.said())} (log: {log})")
 
 

@@ -11,19 +11,17 @@ import torch
 from agentloop import card
 from agentloop.engine import nvml
 from agentloop.engine.batch import PackedBatch
-from agentloop.engine.configuration import read_architecture
 from agentloop.engine.forecast import StepForecast, in_training
 from agentloop.engine.language_model import default_dtype
 from agentloop.engine.memory import GIB, OUTSIDE
 from agentloop.engine.model import Gemma
 from agentloop.errors import SettingError
+from agentloop.model_directory.configuration import read_architecture
 from agentloop.records import Quantization
 from agentloop.settings import Settings, Training
 from agentloop.training.shortage import Shortage
 
 _LOOK_STEPS = 16
-_SHORT = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
-"""In errors of CUDA, of its libraries, and of torch on the CPU."""
 
 
 def check(
@@ -116,11 +114,3 @@ class CardMemory:
     def _held(self) -> int:
         told = nvml.process_bytes(self._model.device)
         return OUTSIDE + torch.cuda.memory_reserved(self._model.device) if told is None else told
-
-
-def ran_out(error: BaseException) -> bool:
-    """True where memory was short: torch says so, or a library that it called."""
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in text for words in _SHORT)
-    )

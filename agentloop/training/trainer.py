@@ -23,10 +23,11 @@ from agentloop.files import atomic
 from agentloop.settings import Training
 from agentloop.training import checkpoint, memory, reference, rows
 from agentloop.training.journal import Journal, StepMetrics
-from agentloop.training.memory import CardMemory, ran_out
+from agentloop.training.memory import CardMemory
 from agentloop.training.ranks import Ranks
 from agentloop.training.run import TrainingRun
 from agentloop.training.schedule import learning_rate
+from agentloop.training.shortage import ran_out
 
 
 def train(
@@ -112,7 +113,7 @@ def train(
                 journal.sync()
                 checkpoint.write(run.checkpoint, optimizer.state(), step=metrics.step)
             on_step(metrics)
-    if journal:
+    if journal and base:
         journal.close()
         model.release_graphs()  # the yardstick needs room of its own
         with atomic(run.output) as directory:

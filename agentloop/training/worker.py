@@ -10,13 +10,13 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from typing import Literal
 
 from agentloop.errors import AgentloopError
 from agentloop.training.journal import StepMetrics
-from agentloop.training.memory import ran_out
 from agentloop.training.ranks import joined
 from agentloop.training.run import TrainingRun
-from agentloop.training.shortage import Shortage
+from agentloop.training.shortage import Shortage, ran_out
 from agentloop.training.trainer import train
 
 
@@ -27,7 +27,7 @@ def main(run_file: str, checkpoint_steps: str, memory_budget: str = "auto") -> i
     try:
         with open(run_file, encoding="utf-8") as file:
             run = TrainingRun.from_json(json.load(file))
-        budget = "auto" if memory_budget == "auto" else float(memory_budget)
+        budget: float | Literal["auto"] = "auto" if memory_budget == "auto" else float(memory_budget)
         with joined() as ranks:
             train(run, checkpoint_steps=int(checkpoint_steps), memory_budget=budget, on_step=report, ranks=ranks)
     except AgentloopError as error:

@@ -11,16 +11,16 @@ from uuid import UUID
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from agentloop import card
 from agentloop.campaign import results
 from agentloop.campaign.teaching import is_taught
 from agentloop.errors import RunError, SettingError
 from agentloop.report import summary
 from agentloop.serving import compiler
-from agentloop.serving.policy_server import on_gpu
 from agentloop.settings import Settings
 from agentloop.store import campaigns
 from agentloop.store.database import Database
-from agentloop_flows import services
+from agentloop_flows import connection
 
 TEACH, IMPROVE = "teach/experts", "self-improve/demo"
 """Deployments."""
@@ -38,7 +38,7 @@ def profile(model: str) -> str:
     """The profile of the model's demonstration on this machine. Raises SettingError where there is none."""
     if model not in PROFILES:
         raise SettingError(f"--model: {model!r} has no demonstration; there are {', '.join(PROFILES)}")
-    return PROFILES[model][0 if on_gpu() else 1]
+    return PROFILES[model][0 if card.present() else 1]
 
 
 def run(settings: Settings, console: Console, *, profile: str, overrides: Mapping[str, Any], new: bool) -> int:
@@ -47,10 +47,10 @@ def run(settings: Settings, console: Console, *, profile: str, overrides: Mappin
     A model that knows nothing of tools yet is taught first. Raises RunError, with what Prefect says of the run, where one did
     not complete.
     """
-    services.connect(settings)
+    connection.connect(settings)
     chosen, complete = _choose_campaign(settings, console, new=new)
     if complete:
-        _show(settings, console, chosen["campaign"], services.address(settings))
+        _show(settings, console, chosen["campaign"], connection.address(settings))
         return 0
     _, fault = compiler.examine(settings)
     if fault:
@@ -78,7 +78,7 @@ def _complete(console: Console, deployment: str, parameters: dict[str, Any], set
     with get_client(sync_client=True) as client:
         found = client.read_deployment_by_name(deployment)
         flow_run = client.create_flow_run_from_deployment(found.id, parameters=parameters)
-        url = f"{services.address(settings)}/runs/flow-run/{flow_run.id}"
+        url = f"{connection.address(settings)}/runs/flow-run/{flow_run.id}"
         console.print(f"Flow run [bold]{flow_run.name}[/bold]: {url}")
         try:
             state = _watch(client, flow_run.id, console)
@@ -127,7 +127,7 @@ def _choose_campaign(settings: Settings, console: Console, *, new: bool) -> tupl
         return {"campaign": f"{settings.campaign}-{number}", "seed": settings.seed + number - 1}, False
     console.print(
         f"Campaign {newest} is there with {done} of {settings.iterations} iterations"
-        f"{'' if complete else '; what is missing is done now'}. `make demo NEW=1` starts a new one."
+        f"{'' if complete else '; what is missing is done now'}. `agentloop demo --new` starts a new one."
     )
     number = int(newest.removeprefix(settings.campaign).lstrip("-") or 1)
     return {"campaign": newest, "seed": settings.seed + number - 1}, complete

@@ -8,7 +8,6 @@ from prefect import flow
 
 from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
-from agentloop.serving.policy_server import PolicyServer
 from agentloop_flows import artifacts, presence, steps
 from agentloop_flows.self_improve import evaluate as measure_policy
 
@@ -24,12 +23,14 @@ def evaluate(
     settings = configuration.load(overrides or {}, profile=profile)
     flow_run = presence.announce(settings)
     campaign = Campaign.open(settings)
-    with campaign.at_work(flow_run), PolicyServer(campaign) as server:
+    with campaign.at_work(flow_run):
+        steps.quantize(campaign)
         champion = campaign.champion()
         suite = campaign.unseen() if unseen else campaign.heldout()
-        measured = measure_policy(campaign, server, champion, 0, role="champion", suite=suite)
-        if unseen and champion is not None:
-            measured["base"] = measure_policy(campaign, server, None, 0, role="base", suite=suite)["success"]
+        with steps.policies(campaign) as server:
+            measured = measure_policy(campaign, server, champion, 0, role="champion", suite=suite)
+            if unseen and champion is not None:
+                measured["base"] = measure_policy(campaign, server, None, 0, role="base", suite=suite)["success"]
         steps.report(campaign)
     artifacts.publish_evaluation(campaign.name, champion, measured)
     return {"campaign": campaign.name, "champion": champion, **measured}

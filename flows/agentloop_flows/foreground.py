@@ -11,7 +11,7 @@ import httpx
 
 from agentloop.errors import ServerError
 from agentloop.settings import Settings, parse_overrides
-from agentloop_flows import reconcile, services
+from agentloop_flows import connection, reconcile, services
 
 
 @contextmanager
@@ -21,12 +21,12 @@ def _server(settings: Settings) -> Iterator[None]:
     Raises ServerError where it goes away and a flow cannot begin or end without it.
     """
     print(*services.up_server(settings), *reconcile.run(settings), sep="\n")
-    services.connect(settings)
+    connection.connect(settings)
     try:
         yield
     except httpx.TransportError as error:
         raise ServerError(
-            f"the Prefect server at {services.address(settings)} is gone ({type(error).__name__}); what is done is kept, "
+            f"the Prefect server at {connection.address(settings)} is gone ({type(error).__name__}); what is done is kept, "
             "and the same command continues"
         ) from None
 

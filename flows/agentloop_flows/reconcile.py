@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from agentloop.settings import Settings
+from agentloop_flows import connection
 from agentloop_flows.presence import Presence
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import FlowRun
 
-FLOWS = ("self-improve", "evaluate")
+FLOWS = ("self-improve", "evaluate", "teach")
+"""Every flow of this project; whatever else the user runs on this server is left alone."""
 HEARTBEAT_SECONDS = 20.0
 GRACE_SECONDS = 60.0
 """A run has so long to write down its process, from when it became Pending or Running."""
@@ -33,9 +35,7 @@ _PAGE = 200
 
 def run(settings: Settings) -> list[str]:
     """End the runs of this project's server whose process is gone; one line for each."""
-    from agentloop_flows import services
-
-    services.connect(settings)
+    connection.connect(settings)
     return asyncio.run(reconcile())
 
 

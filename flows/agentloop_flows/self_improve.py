@@ -12,7 +12,7 @@ from prefect import flow
 
 from agentloop import settings as configuration
 from agentloop.campaign import collect as rollouts
-from agentloop.campaign import gate, learning
+from agentloop.campaign import gate, select, train
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import HELDOUT, Suite
 from agentloop.rollout.collection import ShardPlan
@@ -27,7 +27,8 @@ def self_improve(profile: str | None = None, overrides: dict[str, Any] | None = 
     flow_run = presence.announce(settings)
     campaign = Campaign.open(settings)
     with campaign.at_work(flow_run):
-        with PolicyServer(campaign) as server:
+        steps.quantize(campaign)
+        with steps.policies(campaign) as server:
             steps.judge_base(campaign, server)
             iterations = [
                 improve(campaign, server, iteration) for iteration in range(1, campaign.settings.iterations + 1)
@@ -46,9 +47,9 @@ def improve(campaign: Campaign, server: PolicyServer, iteration: int) -> dict[st
     collect(campaign, server, champion, iteration)
     dataset = steps.select(campaign, iteration)
     artifacts.publish_funnel(iteration, dataset["funnel"])
-    if offer := learning.never_solved(campaign):
+    if offer := select.never_solved(campaign):
         print(offer)
-    run = learning.plan_training(campaign, dataset["dataset"], parent=champion)
+    run = train.plan(campaign, dataset["dataset"], parent=champion)
     server.make_room()
     trained = steps.train(campaign, iteration, run)
     steps.canary(campaign, iteration, server, run)
@@ -122,7 +123,7 @@ def measure_control(campaign: Campaign, server: PolicyServer, last: dict[str, An
     """Was it the selection? An adapter from as many randomly chosen trajectories, trained and measured the same way."""
     iteration = last["iteration"]
     dataset = steps.select(campaign, iteration, recipe="random", size=last["dataset"]["rows"])
-    run = learning.plan_training(campaign, dataset["dataset"], parent=last["champion"])
+    run = train.plan(campaign, dataset["dataset"], parent=last["champion"])
     server.make_room()
     steps.train(campaign, iteration, run, role="control")
     steps.canary(campaign, iteration, server, run)

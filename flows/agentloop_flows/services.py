@@ -21,71 +21,23 @@ from pathlib import Path
 import httpx
 import psutil
 
-from agentloop import caches, child_log, scratch
+from agentloop import caches, child_log, project, scratch
 from agentloop.errors import ServerError, SettingError
 from agentloop.files import atomic
 from agentloop.identity import Identity
-from agentloop.settings import PROJECT_ROOT, Settings
-from agentloop_flows import dotenv, key, reconcile
+from agentloop.settings import Settings
+from agentloop_flows import connection, dotenv, key, reconcile
 
 WORK_POOL = "agentloop"
 START_SECONDS = 120
 WORKER_SECONDS = 60
-LOOPBACK = ("127.0.0.1", "localhost")
-
-
-def address(settings: Settings) -> str:
-    """Where the Prefect UI is."""
-    return f"http://127.0.0.1:{settings.prefect_port}"
-
-
-def entrance(settings: Settings) -> str:
-    """The link that opens the UI: it hands the key to the browser."""
-    return f"{address(settings)}/enter#{key.load(settings)}"
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """The whole environment of a process that is to find this server and no other, whatever the user has set for Prefect."""
-    return {
-        **{name: value for name, value in os.environ.items() if not _foreign(name)},
-        **settings.child_environment(),
-        **dict.fromkeys(("NO_PROXY", "no_proxy"), _without_proxy()),
-        "PREFECT_API_URL": f"{address(settings)}/api",
-        "PREFECT_API_AUTH_STRING": key.credentials(settings),
-        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "agentloop",
-        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-        # in memory, a restart of the server would lose them, and end the runs that hold a slot
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_LOCAL_STORAGE_PATH": str(settings.paths.data / "prefect" / "results"),
-        "PREFECT_MEMO_STORE_PATH": str(settings.paths.data / "prefect" / "memo_store.toml"),
-    }
-
-
-def connect(settings: Settings) -> None:
-    """Point this process at the server, before Prefect is imported."""
-    wanted = environment(settings)
-    for name in [name for name in os.environ if name not in wanted]:
-        del os.environ[name]
-    os.environ.update(wanted)
-
-
-def _foreign(name: str) -> bool:
-    # of ALL_PROXY httpx makes a client at once, which fails for want of a package where it is SOCKS, NO_PROXY or not
-    return name.startswith("PREFECT_") or name.upper() == "ALL_PROXY"
-
-
-def _without_proxy() -> str:
-    """The hosts that the user reaches without a proxy, and loopback."""
-    named = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")).split(",")
-    return ",".join(dict.fromkeys(host for host in (*named, *LOOPBACK) if host))
 
 
 def _server_environment(settings: Settings) -> dict[str, str]:
-    return environment(settings) | {
+    return connection.environment(settings) | {
         "PREFECT_SERVER_API_AUTH_STRING": key.credentials(settings),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address(settings),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": connection.address(settings),
         # a path, so that the UI finds its API by whatever name and port the browser has reached it
         "PREFECT_UI_API_URL": "/api",
         # it writes its address into the UI's files, which in the package another user may own
@@ -99,8 +51,8 @@ def _worker_environment(settings: Settings) -> dict[str, str]:
     if not scratch.leaves_room(own):
         own = Path(tempfile.gettempdir(), f".agentloop-tmp-{os.getuid()}")
     if not scratch.leaves_room(own) or not caches.is_private(own):
-        return environment(settings)
-    return environment(settings) | {"TMPDIR": str(own)}
+        return connection.environment(settings)
+    return connection.environment(settings) | {"TMPDIR": str(own)}
 
 
 def is_up(settings: Settings) -> bool:
@@ -111,7 +63,7 @@ def is_up(settings: Settings) -> bool:
 def up(settings: Settings) -> list[str]:
     """Start what is not running, deploy prefect.yaml, and return one line a thing for a person."""
     lines = [*up_server(settings), *reconcile.run(settings)]
-    lines += dotenv.write(PROJECT_ROOT / ".env", address(settings), key.credentials(settings))
+    lines += dotenv.write(project.root() / ".env", connection.address(settings), key.credentials(settings))
     if _running(settings, "worker"):
         lines.append("Prefect worker is already up")
     else:
@@ -122,18 +74,18 @@ def up(settings: Settings) -> list[str]:
         log_begins = _start(settings, "worker", module, _worker_environment(settings))
         _wait_for_worker(settings, log_begins)
         lines.append(f"Prefect worker started in the pool {WORK_POOL}")
-    _prefect(settings, "--no-prompt", "deploy", "--all", "--prefect-file", str(PROJECT_ROOT / "prefect.yaml"))
+    _prefect(settings, "--no-prompt", "deploy", "--all", "--prefect-file", str(project.root() / "prefect.yaml"))
     return [
         *lines,
         "Deployed: self-improve/demo, self-improve/nightly, teach/experts, evaluate/champion",
-        f"Prefect UI, opened by this link: {entrance(settings)}",
+        f"Prefect UI, opened by this link: {connection.entrance(settings)}",
     ]
 
 
 def up_server(settings: Settings) -> list[str]:
     """Start the Prefect server where it is not running; lines for a person."""
     if is_up(settings):
-        return [f"Prefect server is already up at {address(settings)}"]
+        return [f"Prefect server is already up at {connection.address(settings)}"]
     lines = []
     if _running(settings, "server"):
         # an older version's, or one whose key was lost; the worker has to learn the key as well
@@ -142,7 +94,7 @@ def up_server(settings: Settings) -> list[str]:
     module = ["agentloop_flows.prefect_server", str(settings.prefect_port)]
     log_begins = _start(settings, "server", module, _server_environment(settings))
     _wait_for_server(settings, log_begins)
-    return [*lines, f"Prefect server started at {address(settings)}"]
+    return [*lines, f"Prefect server started at {connection.address(settings)}"]
 
 
 def down(settings: Settings) -> list[str]:
@@ -178,7 +130,7 @@ def _start(settings: Settings, name: str, module: list[str], environment: dict[s
         begins = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", *module],
-            cwd=PROJECT_ROOT,
+            cwd=project.root(),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -196,11 +148,11 @@ def _start(settings: Settings, name: str, module: list[str], environment: dict[s
 def _prefect(settings: Settings, *arguments: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "prefect", *arguments],
-        cwd=PROJECT_ROOT,
+        cwd=project.root(),
         encoding="utf-8",
         errors="replace",
         capture_output=True,
-        env=environment(settings),
+        env=connection.environment(settings),
         stdin=subprocess.DEVNULL,
     )
     if result.returncode:
@@ -253,7 +205,7 @@ def _closed(settings: Settings) -> bool:
 
 def _status(settings: Settings, path: str, headers: Mapping[str, str] | None = None) -> int | None:
     try:
-        return httpx.get(address(settings) + path, headers=headers, timeout=5, trust_env=False).status_code
+        return httpx.get(connection.address(settings) + path, headers=headers, timeout=5, trust_env=False).status_code
     except httpx.TransportError:
         return None
 

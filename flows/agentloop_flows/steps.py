@@ -1,14 +1,11 @@
-"""The steps as Prefect tasks: named for people, with JSON results, the long ones cached under the names of what they make.
-
-Prefect's cache only saves a look: a cached result counts as long as the file it speaks of is there, and everything else
-is asked of the ledger.
-"""
+"""The steps as Prefect tasks, named for people. Prefect remembers no result: the ledger alone says what is done."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -16,8 +13,12 @@ from prefect.cache_policies import NO_CACHE
 
 from agentloop.campaign import canary as canaries
 from agentloop.campaign import collect as rollouts
-from agentloop.campaign import gate, judge, learning
+from agentloop.campaign import gate, judge
+from agentloop.campaign import prepare as preparing
+from agentloop.campaign import quantize as quantizing
 from agentloop.campaign import report as reporting
+from agentloop.campaign import select as selecting
+from agentloop.campaign import train as training
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import Suite
 from agentloop.errors import ServerError, TrainerError, told
@@ -28,8 +29,7 @@ from agentloop.training.run import TrainingRun
 from agentloop_flows import artifacts
 from agentloop_flows.progress import Progress, progress
 
-cached_step = partial(task, persist_result=True, result_serializer="json")
-step = partial(cached_step, cache_policy=NO_CACHE)
+step = partial(task, persist_result=False, cache_policy=NO_CACHE)
 
 
 class _OneLine(logging.Filter):
@@ -45,16 +45,6 @@ for _name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(_OneLine())
 
 
-def _shard_on_disk(_: Any, parameters: dict[str, Any]) -> str | None:
-    shard: ShardPlan = parameters["shard"]
-    return shard.id if rollouts.is_collected(parameters["campaign"], shard) else None
-
-
-def _adapter_on_disk(_: Any, parameters: dict[str, Any]) -> str | None:
-    run: TrainingRun = parameters["run"]
-    return f"{parameters['campaign'].name}-{run.adapter.id}" if run.output.exists() else None
-
-
 def _infrastructure_failed(_: Any, __: Any, state: Any) -> bool:
     """Another attempt may succeed where a process died or hung. Prefect logs every attempt."""
     return isinstance(state.result(raise_on_failure=False), (ServerError, TrainerError))
@@ -63,12 +53,7 @@ def _infrastructure_failed(_: Any, __: Any, state: Any) -> bool:
 attempts = {"retries": 2, "retry_delay_seconds": 2, "retry_condition_fn": _infrastructure_failed}
 
 
-@cached_step(
-    name="episodes",
-    task_run_name="{label}",
-    cache_key_fn=_shard_on_disk,
-    **attempts,
-)
+@step(name="episodes", task_run_name="{label}", **attempts)
 def run_episodes(
     label: str,
     campaign: Campaign,
@@ -121,7 +106,23 @@ def ingest(
 
 @step(name="select", task_run_name="iteration {iteration}: select")
 def select(campaign: Campaign, iteration: int, recipe: str | None = None, size: int | None = None) -> dict[str, Any]:
-    return learning.choose(campaign, iteration, recipe=recipe, size=size)
+    return selecting.select(campaign, iteration, recipe=recipe, size=size)
+
+
+@step(name="quantize", task_run_name="how the base is held", **attempts)
+def quantize(campaign: Campaign) -> dict[str, Any]:
+    held = quantizing.settle(campaign)
+    return {"kind": held.kind, "in_16bit": list(held.in_16bit)}
+
+
+@step(name="prepare", task_run_name="the base as it is served", **attempts)
+def prepare(campaign: Campaign) -> str:
+    return str(preparing.prepare(campaign))
+
+
+def policies(campaign: Campaign) -> PolicyServer:
+    """The campaign's policies; vLLM starts when the first of them is asked for."""
+    return PolicyServer(campaign.settings, Path(prepare(campaign)), base=campaign.base)
 
 
 @step(name="judge", task_run_name="the base: 16 bit against what is trained on", **attempts)
@@ -129,19 +130,17 @@ def judge_base(campaign: Campaign, server: PolicyServer) -> dict[str, Any] | Non
     return judge.judge(campaign, server)
 
 
-@cached_step(
-    name="train", task_run_name="iteration {iteration}: train {role}", cache_key_fn=_adapter_on_disk, **attempts
-)
+@step(name="train", task_run_name="iteration {iteration}: train {role}", **attempts)
 def train(campaign: Campaign, iteration: int, run: TrainingRun, role: str = "challenger") -> dict[str, Any]:
     if run.output.exists():
-        return learning.train(campaign, run, iteration=iteration, role=role)
+        return training.train(campaign, run, iteration=iteration, role=role)
     with progress(f"iteration {iteration}: train {role} {run.adapter.id}", 1) as bar:
 
         def on_step(metrics: dict[str, Any]) -> None:
             bar.total = metrics["steps"]
             bar.advance_to(metrics["step"])
 
-        return learning.train(campaign, run, iteration=iteration, role=role, on_step=on_step)
+        return training.train(campaign, run, iteration=iteration, role=role, on_step=on_step)
 
 
 @step(name="canary", task_run_name="iteration {iteration}: canary", **attempts)

@@ -17,7 +17,6 @@ from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.demonstrations import Demonstrations
 from agentloop.campaign.teaching import STUDENT, TAUGHT, Teaching
 from agentloop.rollout.collection import ShardPlan
-from agentloop.serving.policy_server import PolicyServer
 from agentloop.teaching.source import EXPERTS, parse
 from agentloop.training.run import TrainingRun
 from agentloop_flows import artifacts, presence, steps
@@ -89,7 +88,8 @@ def measure_both(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:
 
 def measure(campaign: Campaign, iteration: int, *, role: str) -> dict[str, Any]:
     """Success of the campaign's base on its held-out tasks: what a campaign with this model would measure first."""
-    with PolicyServer(campaign) as server:
+    steps.quantize(campaign)
+    with steps.policies(campaign) as server:
         return evaluate(campaign, server, None, iteration, role=role)
 
 

@@ -150,9 +150,9 @@ def child(checkpoint: Path, tokens: int, cache: Path, started: float) -> None:
 
 def prepare(checkpoint: Path, cache: Path) -> None:
     from agentloop.engine.checkpoint import Checkpoint
-    from agentloop.engine.configuration import read_architecture
-    from agentloop.engine.fingerprint import base_fingerprint
     from agentloop.engine.packed import packed_weights
+    from agentloop.model_directory.configuration import read_architecture
+    from agentloop.model_directory.fingerprint import base_fingerprint
 
     fingerprint = base_fingerprint(checkpoint, cache)
     packed_weights(read_architecture(checkpoint), Checkpoint(checkpoint), fingerprint, cache, "cuda")

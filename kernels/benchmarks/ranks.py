@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from agentloop import settings as configuration
-from agentloop.engine.fingerprint import base_fingerprint
+from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.settings import Settings
 from agentloop.training import rows
 from agentloop.training.launch import launch

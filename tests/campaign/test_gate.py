@@ -169,7 +169,10 @@ def test_a_guard_that_is_not_passed_keeps_the_champion(campaign):
         ("gate.guards.chess.tasks=9", "gate.guards: there is no 'chess'"),
         ("gate.guards.few.tasks=9", "gate.guards: few is the campaign's own environment"),
         ("evaluate.tasks=30", "evaluate.tasks: .* fewer than the 30"),
-        ("gate.guards.fewer.tasks=30", "gate.guards.fewer.tasks: .* fewer than the 30 asked for; set gate.guards.fewer.tasks=25"),
+        (
+            "gate.guards.fewer.tasks=30",
+            "gate.guards.fewer.tasks: .* fewer than the 30 asked for; set gate.guards.fewer.tasks=25",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_one_line_before_anything_starts(tmp_path, small, change, message):

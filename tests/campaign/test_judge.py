@@ -7,6 +7,8 @@ import pytest
 from agentloop import settings as configuration
 from agentloop.campaign import judge
 from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.prepare import prepare
+from agentloop.campaign.quantize import settle
 from agentloop.errors import SettingError
 from agentloop.records import NF4, NONE, Trajectory, Turn
 from agentloop.store import base_judgements, campaigns
@@ -47,6 +49,7 @@ def play(campaign: Campaign, held, solved: int) -> None:
 def test_auto_is_16_bit_on_the_cpu_and_is_recorded_once(tmp_path):
     campaign = opened(tmp_path, "training.quantization=auto")
     with campaign.at_work():
+        settle(campaign)
         assert campaign.quantization == NONE and campaign.policy(None).base == campaign.base
         assert judge.judge(campaign, None) is None
         with campaign.database() as database:
@@ -55,6 +58,7 @@ def test_auto_is_16_bit_on_the_cpu_and_is_recorded_once(tmp_path):
     assert [(name, iteration) for name, iteration, _ in steps] == [("quantize", 0)]
     again = opened(tmp_path, "training.quantization=auto")
     with again.at_work():
+        settle(again)
         assert again.quantization == NONE
         with again.database() as database:
             assert database.execute("SELECT count(*), max(tries) FROM steps") == [(1, 1)]
@@ -116,7 +120,10 @@ def test_dynamic_is_planned_once_and_names_what_it_is(broken, tmp_path):
     )
     campaign = opened(tmp_path, *words, model=broken)
     with campaign.at_work():
-        held = campaign.quantization
+        with pytest.raises(LookupError, match="training.quantization: .* is not planned yet"):
+            campaign.quantization
+        held = settle(campaign)
+        assert held == campaign.quantization
         assert held.kind == "dynamic" and any(name.endswith("down_proj") for name in held.in_16bit)
         judged = judge.judge(campaign, None)
         assert judged["kl"] <= 0.05 and judged["quantization"] == "dynamic"
@@ -124,4 +131,4 @@ def test_dynamic_is_planned_once_and_names_what_it_is(broken, tmp_path):
     again = opened(tmp_path, *words, model=broken)
     with again.at_work():
         assert again.quantization == held and again.policy(None).base == named != f"{again.base}-nf4"
-        assert again.served_model.name.endswith(named.partition("-")[2])
+        assert prepare(again).name.endswith(named.partition("-")[2])

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from agentloop import settings as configuration
-from agentloop.campaign import learning
+from agentloop.campaign import train
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.reproduce import WEIGHTS, compare, reproduce
 from agentloop.errors import AdapterError, StoreError
@@ -70,8 +70,8 @@ def continued(campaign, fresh):
 
 
 def trained(campaign: Campaign, parent: str | None):
-    """As learning.train does it, in this process: a child's start takes longer than the training."""
-    run = learning.plan_training(campaign, DATASET.id, parent=parent)
+    """As train.train does it, in this process: a child's start takes longer than the training."""
+    run = train.plan(campaign, DATASET.id, parent=parent)
     with campaign.database() as database:
         rows.write(run.rows, ((row.token_ids, row.mask) for row in datasets.rows(database, DATASET.id)))
         file = run.rows.with_suffix(".json")
@@ -100,7 +100,7 @@ def test_a_continued_adapter_goes_on_where_its_parent_ended(campaign, fresh, con
 def test_without_the_setting_the_champion_is_not_continued(campaign):
     training = campaign.settings.training.model_copy(update={"continue_adapter": False})
     settings = campaign.settings.model_copy(update={"training": training})
-    run = learning.plan_training(Campaign.open(settings), DATASET.id, parent="adapter_champion")
+    run = train.plan(Campaign.open(settings), DATASET.id, parent="adapter_champion")
     assert run.adapter.parent is None
 
 
@@ -116,9 +116,9 @@ def test_it_is_made_again_bit_for_bit_and_what_is_not_the_same_is_told(campaign,
 
 
 def test_the_same_weights_are_told_from_others(fresh, continued):
-    tensors = weights(fresh)
+    tensors, others = ({name: each.numpy() for name, each in weights(run).items()} for run in (fresh, continued))
     same = compare(fresh.adapter, 12, tensors, tensors)
-    other = compare(fresh.adapter, 12, tensors, weights(continued))
+    other = compare(fresh.adapter, 12, tensors, others)
     assert same.same and same.largest == 0 and not same.different
     assert not other.same and other.largest > 0
     with pytest.raises(AdapterError, match="other modules"):

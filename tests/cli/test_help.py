@@ -10,7 +10,7 @@ import typer
 from agentloop import __version__
 from agentloop.cli.app import app
 from agentloop.cli.common import profiles
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 
 COMMANDS = typer.main.get_command(app).commands
 HEAVY = ("torch", "prefect", "duckdb", "pyarrow", "transformers", "numpy", "httpx")
@@ -19,7 +19,7 @@ HEAVY = ("torch", "prefect", "duckdb", "pyarrow", "transformers", "numpy", "http
 def call(*words: str, home=None, **variables: str) -> subprocess.CompletedProcess:
     environment = os.environ | variables | ({"HOME": str(home)} if home else {})
     return subprocess.run(
-        [sys.executable, "-m", "agentloop", *words], cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "agentloop", *words], cwd=CHECKOUT, env=environment, capture_output=True, text=True
     )
 
 
@@ -34,7 +34,7 @@ def test_help_imports_nothing_that_takes_long(words):
         f"import sys; sys.argv = ['agentloop', *{words}]\nfrom agentloop.cli import app\nprint(app.run())\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)
     assert done.stdout.splitlines()[-2:] == ["(0, None)", "[]"], done
 
 

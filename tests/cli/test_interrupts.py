@@ -10,7 +10,7 @@ import pytest
 from home import python_path
 from typed import begin
 
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 
 SLOW = """
 import os, time
@@ -29,10 +29,10 @@ def interrupted(data, wait_for, *words) -> tuple[int, str]:
             **{name: value for name, value in os.environ.items() if not name.startswith("AGENTLOOP_")},
             "AGENTLOOP_PATHS__DATA": str(data),
             "AGENTLOOP_PATHS__CACHE": str(data.parent / "cache"),
-            "PYTHONPATH": python_path(PROJECT_ROOT),
+            "PYTHONPATH": python_path(CHECKOUT),
             "TOLD": str(wait_for),
         },
-        cwd=PROJECT_ROOT,
+        cwd=CHECKOUT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -8,12 +8,12 @@ import pytest
 from transformers import Gemma3TextConfig
 from typed import mistake
 
+from agentloop.project import CHECKOUT
 from agentloop.records import Interval
-from agentloop.settings import PROJECT_ROOT
 from agentloop.store import campaigns, champions
 from agentloop.store.database import Database
 
-DOCUMENTED = set(re.findall(r"`([a-z_0-9]+)`", (PROJECT_ROOT / "docs" / "cli.md").read_text().partition("## JSON")[2]))
+DOCUMENTED = set(re.findall(r"`([a-z_0-9]+)`", (CHECKOUT / "docs" / "cli.md").read_text().partition("## JSON")[2]))
 FREE = {"resident"}
 """Keys below which names are data."""
 
@@ -145,7 +145,7 @@ def test_what_is_documented_is_there(agentloop, on_recorded, tmp_path):
     ):
         seen |= keys(json.loads(agentloop(*words, "--json")[1]))
     named = set()
-    text = (PROJECT_ROOT / "docs" / "cli.md").read_text().partition("## JSON")[2].partition("## How a command")[0]
+    text = (CHECKOUT / "docs" / "cli.md").read_text().partition("## JSON")[2].partition("## How a command")[0]
     for paragraph in text.split("\n\n"):
         if paragraph.startswith("**"):
             named |= set(re.findall(r"`([a-z_0-9]+)`", paragraph))

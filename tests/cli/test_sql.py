@@ -15,7 +15,7 @@ from home import python_path
 from rich.cells import cell_len
 from typed import mistake
 
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -41,11 +41,11 @@ def on_a_terminal(data, width: int, query: str) -> list[str]:
     environment = kept | {
         "AGENTLOOP_PATHS__DATA": str(data),
         "AGENTLOOP_PATHS__CACHE": str(data.parent / "cache"),
-        "PYTHONPATH": python_path(PROJECT_ROOT),
+        "PYTHONPATH": python_path(CHECKOUT),
         "TERM": "xterm",
     }
     command = [sys.executable, "-m", "agentloop", "sql", query]
-    process = subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT, stdin=slave, stdout=slave, stderr=slave)
+    process = subprocess.Popen(command, env=environment, cwd=CHECKOUT, stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
     written = b""
     while True:

@@ -31,10 +31,10 @@ from home import SMALL, Home, free_port
 
 from agentloop import settings as configuration
 from agentloop.store.database import Database
-from agentloop_flows import services
+from agentloop_flows import connection
 
 HERE = Path(__file__).parent
-STEPS = ("begin", "judge", "collect", "ingest", "select", "train", "canary", "evaluate", "measure", "decide", "report")
+STEPS = ("judge", "begin", "collect", "ingest", "select", "train", "canary", "evaluate", "measure", "decide", "report")
 TARGETS = ("flow", "worker", "server", "vllm", "trainer", "everything")
 SERVES = ("collect", "canary", "evaluate")
 """Steps in which vLLM has work to do."""
@@ -121,7 +121,7 @@ class NotedHome(Home):
     def prefect_command(self, *words: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "prefect", *words],
-            env=services.environment(self.settings(f"prefect_port={self.port}")) | self.environment,
+            env=connection.environment(self.settings(f"prefect_port={self.port}")) | self.environment,
             cwd=self.project,
             text=True,
             capture_output=True,

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from agentloop import settings as configuration
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 from agentloop.store.database import Database
 from agentloop_flows import key
 
@@ -63,9 +63,9 @@ class Home:
         folder = self.root.with_name(f"{self.root.name}-project")
         if not folder.exists():
             for part in ("agentloop", "flows", "kernels/agentloop_kernels", "vllm_plugin", "models/tiny"):
-                shutil.copytree(PROJECT_ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(CHECKOUT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
             for file in ("prefect.yaml", "prefect.toml"):
-                shutil.copy(PROJECT_ROOT / file, folder)
+                shutil.copy(CHECKOUT / file, folder)
         return folder
 
     @property

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 
 from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.prepare import policies
 from agentloop.errors import AdapterError
-from agentloop.serving.policy_server import PolicyServer
 
 
 def told(output):
@@ -72,7 +72,7 @@ def test_an_adapter_of_another_base(home, tmp_path):
     random_checkpoint(tmp_path / "model", seed=7)
     adapter = home.rows("SELECT id FROM adapters LIMIT 1")[0][0]
     settings = home.settings(f"model={tmp_path / 'model'}")
-    with PolicyServer(Campaign.open(settings)) as server, pytest.raises(AdapterError, match="base") as error:
+    with policies(Campaign.open(settings)) as server, pytest.raises(AdapterError, match="base") as error:
         server.serve(adapter)
     assert "\n" not in str(error.value)
 

@@ -9,7 +9,7 @@ import time
 import pytest
 from home import Home, free_port
 
-from agentloop.engine.fingerprint import base_fingerprint
+from agentloop.model_directory.fingerprint import base_fingerprint
 
 FAMILY = "precedence"
 TEACH = (

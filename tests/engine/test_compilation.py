@@ -13,9 +13,9 @@ from agentloop.engine import FastLanguageModel, projection
 from agentloop.engine.batch import join
 from agentloop.engine.blueprint import blueprint
 from agentloop.engine.compilation import plan_launches, representative
-from agentloop.engine.configuration import read_architecture
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.optimizer import FlatAdamW
+from agentloop.model_directory.configuration import read_architecture
 from agentloop_kernels import attention, attention_triton, geglu, launching, norm
 from agentloop_kernels.launching import Compiler, Launch, planning
 from agentloop_kernels.nf4 import Nf4

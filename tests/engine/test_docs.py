@@ -6,12 +6,12 @@ import re
 
 from datasets import Dataset
 
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 
 
 def test_code_in_the_docs(checkpoint, cache, tmp_path, monkeypatch):
     monkeypatch.setenv("AGENTLOOP_PATHS__CACHE", str(cache))
-    text = (PROJECT_ROOT / "docs" / "engine.md").read_text()
+    text = (CHECKOUT / "docs" / "engine.md").read_text()
     names = {
         "base": checkpoint,
         "out": tmp_path,

@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import Gemma3nTextConfig, Gemma3TextConfig
 
-from agentloop.engine.architecture import Architecture
 from agentloop.engine.blueprint import blueprint
-from agentloop.engine.configuration import read_architecture
 from agentloop.engine.memory import GIB, Keep, StepPlan, block, leanest
 from agentloop.engine.model import Gemma
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.errors import SettingError
+from agentloop.model_directory.architecture import Architecture
+from agentloop.model_directory.configuration import read_architecture
 
 RESULTS = Path(__file__).parents[2] / "kernels" / "benchmarks" / "results"
 sys.path.insert(0, str(RESULTS.parent))

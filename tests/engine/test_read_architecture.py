@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from transformers import Gemma2Config, Gemma3nTextConfig, Gemma3TextConfig, GemmaConfig
 
-from agentloop.engine import configuration
-from agentloop.engine.architecture import Architecture
-from agentloop.engine.configuration import read_architecture
 from agentloop.errors import ModelError
+from agentloop.model_directory import configuration
+from agentloop.model_directory.architecture import Architecture
+from agentloop.model_directory.configuration import read_architecture
 
 
 def complete() -> dict[str, Any]:

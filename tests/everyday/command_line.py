@@ -7,7 +7,7 @@ from pathlib import Path
 
 from home import python_path
 
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 
 
 def call(*words, data: Path, variables=None, code: int | None = 0, before=None) -> list[str]:
@@ -19,14 +19,14 @@ def call(*words, data: Path, variables=None, code: int | None = 0, before=None) 
     environment = clean | {
         "AGENTLOOP_PATHS__DATA": str(data),
         "AGENTLOOP_PATHS__CACHE": str(data.parent / "cache"),
-        "PYTHONPATH": python_path(PROJECT_ROOT),
+        "PYTHONPATH": python_path(CHECKOUT),
         "COLUMNS": "200",
     }
     environment |= variables or {}
     done = subprocess.run(
         [sys.executable, "-m", "agentloop", *map(str, words)],
         env={name: value for name, value in environment.items() if value is not None},
-        cwd=PROJECT_ROOT,
+        cwd=CHECKOUT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE.parent / "end_to_end"))
 
 from home import SMALL, Home, free_port  # noqa: E402
 
-from agentloop.settings import PROJECT_ROOT  # noqa: E402
+from agentloop.project import CHECKOUT  # noqa: E402
 
 SECONDS = 1200
 CAMPAIGN = (*SMALL, "iterations=1")
@@ -354,13 +354,13 @@ def memory_group(limit: int) -> Iterator[Callable[[], None] | None]:
 def whole_checkout(place: Place, folder: Path) -> Path:
     """The project with a copy of the environment that runs this, as if it had been installed elsewhere and moved here."""
     shutil.copytree(
-        PROJECT_ROOT,
+        CHECKOUT,
         folder,
         ignore=lambda path, names: {
             name
             for name in names
             if name in (".git", ".venv", "__pycache__", "agentloop.toml", ".env")
-            or Path(path, name) == PROJECT_ROOT / "data"
+            or Path(path, name) == CHECKOUT / "data"
         },
     )
     (folder / "data").mkdir()

@@ -13,6 +13,7 @@ from recorded_campaign import CAMPAIGN, recorded
 
 from agentloop import settings as configuration
 from agentloop.errors import SettingError, StoreError
+from agentloop.project import CHECKOUT
 from agentloop.store.database import MIGRATIONS, Database, snapshot
 
 assert recorded  # a fixture
@@ -232,7 +233,7 @@ def test_the_home_folder_is_what_a_tilde_means(tmp_path, monkeypatch):
     monkeypatch.setenv("AGENTLOOP_CONFIG", "~/my.toml")
     assert configuration.load().paths.cache == tmp_path / "f"
     monkeypatch.setenv("X", str(tmp_path))
-    assert configuration.load(["paths.data=$X/d"]).paths.data == configuration.PROJECT_ROOT / "$X" / "d"
+    assert configuration.load(["paths.data=$X/d"]).paths.data == CHECKOUT / "$X" / "d"
     assert configuration.load(["paths.data=~root/d"]).paths.data.parts[-2:] == ("root", "d")
     with pytest.raises(SettingError, match="^paths.data: there is no user named nobody-of-that-name"):
         configuration.load(["paths.data=~nobody-of-that-name/d"])

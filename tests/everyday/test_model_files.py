@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.outline import outline
 from agentloop.errors import ModelError
-from agentloop.settings import PROJECT_ROOT, load
-from agentloop.tokenizer import load_tokenizer
+from agentloop.model_directory.tokenizer import load_tokenizer
+from agentloop.project import CHECKOUT
+from agentloop.settings import load
 
-TINY = PROJECT_ROOT / "models" / "tiny"
+TINY = CHECKOUT / "models" / "tiny"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 

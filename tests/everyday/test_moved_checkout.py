@@ -8,7 +8,7 @@ import venv
 
 import pytest
 
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def checkout(tmp_path):
     folder = tmp_path / "My Projects" / "it's $HOME"
     folder.mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml"):
-        shutil.copy(PROJECT_ROOT / name, folder)
-    shutil.copytree(PROJECT_ROOT / "requirements", folder / "requirements")
+        shutil.copy(CHECKOUT / name, folder)
+    shutil.copytree(CHECKOUT / "requirements", folder / "requirements")
     return folder
 
 

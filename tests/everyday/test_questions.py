@@ -6,7 +6,9 @@ import random
 
 import pytest
 
-from agentloop.environments.question_file import MOST_NESTED, QuestionFile, read_questions, same_answer
+from agentloop.environments.json_rows import MOST_NESTED
+from agentloop.environments.question_file import QuestionFile, read_questions
+from agentloop.environments.questions import same_answer
 from agentloop.errors import SettingError
 from agentloop.records import Task
 
@@ -122,7 +124,7 @@ def test_a_file_without_questions(file, content):
 
 
 def test_what_is_no_file_of_text_is_not_waited_for(tmp_path):
-    assert refused(tmp_path) == ": not to be read: a directory"
+    assert refused(tmp_path).startswith(": a directory without files of rows (.parquet, ")
     os.mkfifo(tmp_path / "pipe")
     assert refused(tmp_path / "pipe") == ": not to be read: no regular file"
     (tmp_path / "zero").symlink_to("/dev/zero")

@@ -16,7 +16,7 @@ from recorded_campaign import CAMPAIGN, recorded
 from agentloop import settings as configuration
 from agentloop.curation import contamination, recipes, scoring
 from agentloop.errors import SettingError, StoreError
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 from agentloop.store.database import Database
 
 assert recorded  # a fixture
@@ -74,10 +74,10 @@ def test_the_guard_sees_what_it_is_for():
 @pytest.mark.parametrize("package", ["agentloop", "flows", "kernels"])
 def test_no_file_is_read_or_written_in_the_encoding_of_the_locale(package):
     found = []
-    for file in sorted((PROJECT_ROOT / package).rglob("*.py")):
+    for file in sorted((CHECKOUT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and decodes_by_locale(node):
-                found.append(f"{file.relative_to(PROJECT_ROOT)}:{node.lineno}: {ast.unparse(node)}")
+                found.append(f"{file.relative_to(CHECKOUT)}:{node.lineno}: {ast.unparse(node)}")
     assert found == []
 
 
@@ -123,8 +123,8 @@ def test_names_are_those_of_every_other_locale(root, tmp_path):
 def python(code: str, variables) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=PROJECT_ROOT,
-        env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT)} | variables,
+        cwd=CHECKOUT,
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)} | variables,
         capture_output=True,
         timeout=240,
     )

@@ -8,10 +8,11 @@ import torch
 
 from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.served import ServedPolicy
+from agentloop.campaign.prepare import policies
 from agentloop.errors import ServerError, StartError
+from agentloop.project import CHECKOUT
 from agentloop.serving.policy_server import PolicyServer
-from agentloop.settings import PROJECT_ROOT
+from agentloop.serving.served_policy import ServedPolicy
 
 PROMPT = [5, 6, 7, 8]
 
@@ -20,7 +21,7 @@ PROMPT = [5, 6, 7, 8]
 def campaign(tmp_path):
     torch.set_num_threads(1)
     roots = {"data": str(tmp_path / "data"), "cache": str(tmp_path / "cache")}
-    settings = configuration.load({"model": str(PROJECT_ROOT / "models" / "tiny"), "paths": roots}, profile="demo")
+    settings = configuration.load({"model": str(CHECKOUT / "models" / "tiny"), "paths": roots}, profile="demo")
     return Campaign.open(settings)
 
 
@@ -36,7 +37,7 @@ async def ask(server: PolicyServer, tries: int = 1):
 
 def test_without_a_compiler_vllm_runs_uncompiled_and_says_so(campaign, monkeypatch, capfd):
     monkeypatch.setenv("CXX", "/nonexistent/g++")
-    with PolicyServer(campaign) as server:
+    with policies(campaign) as server:
         assert asyncio.run(ask(server)).token_ids
     said = [line for line in capfd.readouterr().out.splitlines() if "compile" in line]
     assert len(said) == 1
@@ -53,6 +54,6 @@ def test_a_compiler_that_fails_only_later_is_named_after_one_more_try(campaign, 
     )
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
-    with PolicyServer(campaign) as server, pytest.raises(StartError, match="vLLM was lost twice.*licence expired"):
+    with policies(campaign) as server, pytest.raises(StartError, match="vLLM was lost twice.*licence expired"):
         asyncio.run(ask(server, tries=4))
     assert len(list((tmp_path / "data" / "logs").glob("vllm-*.log"))) == 2

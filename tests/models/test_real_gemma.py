@@ -21,8 +21,8 @@ from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
 from agentloop.engine.model import Gemma
 from agentloop.engine.projection import write_weight
-from agentloop.settings import PROJECT_ROOT
-from agentloop.tokenizer import load_tokenizer
+from agentloop.model_directory.tokenizer import load_tokenizer
+from agentloop.project import CHECKOUT
 
 pytestmark = pytest.mark.real
 TEXTS = [
@@ -101,7 +101,7 @@ def tokenizer(gemma):
 def sequences(tokenizer) -> list[Sequence]:
     """Two short texts and, between them, one beyond the window; what is supervised of that lies on both sides of the window."""
     rows = []
-    for text, length in ((TEXTS[0], 60), ((PROJECT_ROOT / "README.md").read_text(), 600), (TEXTS[1], 60)):
+    for text, length in ((TEXTS[0], 60), ((CHECKOUT / "README.md").read_text(), 600), (TEXTS[1], 60)):
         ids = tokenizer(text).input_ids[:length]
         mask = [False] * len(ids)
         for start in (20, 300, 500, 540, 580):
@@ -234,7 +234,7 @@ def test_without_bos_it_is_much_worse(transformers, tokenizer):
 
 def test_beyond_the_window(engine, transformers, half, tokenizer, monkeypatch):
     """Each position behind the window, and what is left of it at the end."""
-    ids = tokenizer((PROJECT_ROOT / "README.md").read_text()).input_ids[: WINDOW + 250]
+    ids = tokenizer((CHECKOUT / "README.md").read_text()).input_ids[: WINDOW + 250]
     places = torch.arange(WINDOW, WINDOW + 249)
     assert transformers.config.sliding_window == WINDOW
 

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from agentloop.campaign import canary, collect, demonstrations, learning, teaching
+from agentloop.campaign import canary, collect, demonstrations, select, teaching, train
 from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.prepare import policies
 from agentloop.campaign.teaching import Teaching
 from agentloop.engine import FastLanguageModel
+from agentloop.project import CHECKOUT
 from agentloop.rollout.collection import ShardPlan
 from agentloop.serving.client import CompletionClient
 from agentloop.serving.policy_server import PolicyServer
-from agentloop.settings import PROJECT_ROOT, Settings, load
+from agentloop.settings import Settings, load
 from agentloop.store import datasets
 from agentloop.teaching.source import Source
 from agentloop.training.run import TrainingRun
@@ -104,15 +106,15 @@ def loop(taught, root) -> Iterator[Round]:
         },
     )
     campaign = Campaign.open(settings)
-    with campaign.at_work(), PolicyServer(campaign) as server:
+    with campaign.at_work(), policies(campaign) as server:
         champion = campaign.begin(1)
         planned = collect.plan_collection(campaign, 1, champion)
         for shard in planned:
             collect.collect_shard(campaign, server, shard, adapter=champion, iteration=1, purpose="collect")
         counts = collect.ingest_shards(campaign, planned, adapter=champion, iteration=1, purpose="collect")
-        dataset = learning.choose(campaign, 1)
-        run = learning.plan_training(campaign, dataset["dataset"])
-        trained = learning.train(campaign, run, iteration=1)
+        dataset = select.select(campaign, 1)
+        run = train.plan(campaign, dataset["dataset"])
+        trained = train.train(campaign, run, iteration=1)
         report = canary.check(campaign, 1, server, run)
         yield Round(campaign, server, planned, counts, dataset, run, trained, report)
 
@@ -169,7 +171,7 @@ def test_the_canary_finds_it_served_as_it_was_trained(loop):
 def test_served_beyond_the_window(loop, engine):
     """Log probabilities of a prompt that is longer than the window, and of what is generated behind it."""
     model, tokenizer = engine
-    ids = tokenizer((PROJECT_ROOT / "README.md").read_text()).input_ids[: WINDOW + 150]
+    ids = tokenizer((CHECKOUT / "README.md").read_text()).input_ids[: WINDOW + 150]
     names = {False: loop.server.serve(None), True: loop.server.serve(loop.run.adapter.id)}
 
     async def served(name: str):

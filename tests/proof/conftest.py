@@ -4,13 +4,13 @@ import copy
 
 import pytest
 
+from agentloop.project import CHECKOUT
 from agentloop.proof.proof import read
-from agentloop.settings import PROJECT_ROOT
 
 
 @pytest.fixture
 def tiny() -> dict:
-    return read(PROJECT_ROOT / "docs" / "proofs" / "tiny_2cores.json")
+    return read(CHECKOUT / "docs" / "proofs" / "tiny_2cores.json")
 
 
 @pytest.fixture

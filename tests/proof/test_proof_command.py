@@ -16,10 +16,10 @@ from home import python_path
 
 from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
+from agentloop.project import CHECKOUT
 from agentloop.proof import compiled, workload
 from agentloop.proof.proof import read
 from agentloop.proof.short_campaign import SOLVED_NOTHING
-from agentloop.settings import PROJECT_ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -53,10 +53,10 @@ class Command:
             | {
                 "AGENTLOOP_PATHS__DATA": str(self.user),
                 "AGENTLOOP_PATHS__CACHE": str(self.user.parent / "cache"),
-                "PYTHONPATH": python_path(PROJECT_ROOT),
+                "PYTHONPATH": python_path(CHECKOUT),
                 "COLUMNS": "160",
             },
-            cwd=PROJECT_ROOT,
+            cwd=CHECKOUT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -161,7 +161,7 @@ def test_nothing_of_the_user_is_touched_or_told(command, proof):
     assert {file.name for file in command.user.iterdir()} <= {"notes.txt", "run.lock"}
     assert not (command.output / "cache").exists()
     text = json.dumps(proof)
-    for private in (socket.gethostname(), str(Path.home()), str(PROJECT_ROOT), str(command.output.parent)):
+    for private in (socket.gethostname(), str(Path.home()), str(CHECKOUT), str(command.output.parent)):
         assert private not in text
     words = {word for value in strings(proof) for word in value.replace("=", " ").split()}
     assert getpass.getuser() not in words and not [word for word in words if word.startswith(("/", "~"))]

@@ -7,12 +7,12 @@ import pytest
 from command_line import call, refusal
 
 from agentloop.errors import SettingError
+from agentloop.project import CHECKOUT
 from agentloop.proof import comparison, figures
 from agentloop.proof.proof import at, read
 from agentloop.proof.sizes import merged
-from agentloop.settings import PROJECT_ROOT
 
-COMMITTED = sorted((PROJECT_ROOT / "docs" / "proofs").glob("*.json"))
+COMMITTED = sorted((CHECKOUT / "docs" / "proofs").glob("*.json"))
 
 
 def ratios(one, other) -> dict[str, str]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 
-TINY = PROJECT_ROOT / "models" / "tiny"
+TINY = CHECKOUT / "models" / "tiny"
 OUTLIER = 256.0
 """A power of two: dividing by it and multiplying with it rounds nothing."""
 

@@ -11,7 +11,7 @@ from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.dequantised import dequantised_checkpoint
 from agentloop.engine.packed import packed_weights
 from agentloop.errors import SettingError
-from agentloop.quantization import worker
+from agentloop.quantization import measuring_worker as worker
 from agentloop.quantization.divergence import Comparison
 from agentloop.records import Quantization
 from tests.quantization.conftest import TINY

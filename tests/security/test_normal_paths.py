@@ -13,8 +13,8 @@ import psutil
 import pytest
 from home import Home, free_port
 
+from agentloop_flows import connection, key, services
 from agentloop_flows import dotenv as dotenv_file
-from agentloop_flows import key, services
 
 HELLO = """
 from prefect import flow, task
@@ -55,7 +55,7 @@ def test_a_deployment_runs_on_the_worker(home, tmp_path):
     (tmp_path / "hello.py").write_text(HELLO)
     words = ("deploy", "hello.py:hello", "--name", "here", "--pool", services.WORK_POOL)
     api = {
-        name: value for name, value in services.environment(home.settings()).items() if name.startswith("PREFECT_API")
+        name: value for name, value in connection.environment(home.settings()).items() if name.startswith("PREFECT_API")
     }
     prefect(*words, cwd=tmp_path, HOME=str(tmp_path), **api)
     prefect("deployment", "run", "hello/here", "--watch", cwd=home.project, HOME=str(tmp_path))
@@ -119,7 +119,7 @@ def test_variables_of_the_users_are_left_out(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "example.org")
     monkeypatch.setenv("no_proxy", "localhost")
     monkeypatch.setenv("KEPT", "theirs")
-    found = services.environment(settings)
+    found = connection.environment(settings)
     assert [name for name, value in found.items() if value == "theirs"] == ["KEPT"]
     assert found["NO_PROXY"] == found["no_proxy"] == "localhost,example.org,127.0.0.1"
 

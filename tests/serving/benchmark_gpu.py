@@ -42,10 +42,11 @@ import numpy as np
 import torch
 from plain_policy import PlainPolicy
 
-from agentloop import card
+from agentloop import canary_reference, card
 from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.canary import inspect
+from agentloop.campaign.prepare import policies, prepare
 from agentloop.engine import FastLanguageModel
 from agentloop.proof import rates, swap
 from agentloop.records import NF4
@@ -54,10 +55,9 @@ from agentloop.serving import installation
 from agentloop.serving.canary import ask
 from agentloop.serving.client import CompletionClient
 from agentloop.serving.command import LORA_TARGETS, environment
-from agentloop.serving.policy_server import PolicyServer, on_gpu
 from agentloop.serving.server import ModelServer
 from agentloop.settings import Settings
-from agentloop.training import reference, rows
+from agentloop.training import rows
 from agentloop.training.run import TrainingRun
 
 RANK = 16
@@ -70,7 +70,7 @@ TRAINING_ROWS, TRAINING_TOKENS = 32, 512
 
 
 def settings_for(checkpoint: Path, work: Path, **sections: dict[str, Any]) -> Settings:
-    dtype = "bfloat16" if on_gpu() else "float32"
+    dtype = "bfloat16" if card.present() else "float32"
     serving = {"dtype": dtype, "max_model_len": 2560, "max_num_seqs": CONCURRENT}
     agent = {"max_turns": TURNS, "max_turn_tokens": 2 * TURN_TOKENS, "max_tokens": 2048}
     training = {"rank": RANK, "alpha": 2 * RANK, "epochs": 1, "batch_tokens": 4096}
@@ -125,7 +125,7 @@ def transformers_logprobs(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    device = "cuda" if on_gpu() else "cpu"
+    device = "cuda" if card.present() else "cpu"
     base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, attn_implementation="eager").to(device)
     model = PeftModel.from_pretrained(base, adapter, autocast_adapter_dtype=False).eval()
     for name, parameter in model.named_parameters():
@@ -227,7 +227,7 @@ def generate_stage(checkpoint: Path, work: Path) -> None:
     serving = settings.serving
     device = (
         {"gpu_memory_utilization": serving.gpu_memory_utilization}
-        if on_gpu()
+        if card.present()
         else {"kv_cache_memory_bytes": 1 << 30, "enable_chunked_prefill": False, "max_num_batched_tokens": 4096}
     )
     llm = LLM(
@@ -270,11 +270,11 @@ def lifecycle(checkpoint: Path, work: Path, policy: str) -> dict[str, Any]:
     settings = settings_for(checkpoint, work, serving={"policy": policy}, seed=seed)
     campaign = Campaign.open(settings)
     run = random_run(campaign)
-    before = sum(card.free_bytes()) if on_gpu() else None
-    with PolicyServer(campaign) as server:
+    before = sum(card.free_bytes()) if card.present() else None
+    with policies(campaign) as server:
         ready = swap.start(server)
         measured = swap.measure(campaign, server, run, free_before=before)
-        stored = reference.read(run.output)
+        stored = canary_reference.read(run.output)
         report = inspect(server.endpoint, settings.serving, stored, base=server.serve(None), adapter=run.adapter.id)
     return {"start_seconds": ready, **measured, "canary": dataclasses.asdict(report)}
 
@@ -321,7 +321,7 @@ def main() -> None:
     parts = arguments.only.split(",")
     results: dict[str, Any] = {
         "machine": {
-            "gpu": torch.cuda.get_device_name() if on_gpu() else None,
+            "gpu": torch.cuda.get_device_name() if card.present() else None,
             "torch": torch.__version__,
             "vllm": installation.find(Path(sys.executable)).version,
             "python": platform.python_version(),
@@ -337,7 +337,7 @@ def main() -> None:
             arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
     campaign = Campaign.open(settings_for(checkpoint, work))
-    served = campaign.served_model  # dequantised NF4, made once, before anything is timed
+    served = prepare(campaign)  # dequantised NF4, made once, before anything is timed
     if {"accuracy", "agent"} & set(parts):
         stage("adapter", checkpoint, work)
         if "accuracy" in parts:
@@ -354,7 +354,7 @@ def main() -> None:
         stage("generate", served, work)
         report("generate", json.loads((work / "generate.json").read_text()))
     for policy in ("sleep", "restart"):
-        if policy in parts and (on_gpu() or policy == "restart"):
+        if policy in parts and (card.present() or policy == "restart"):
             report(policy, lifecycle(checkpoint, work, policy))
 
 

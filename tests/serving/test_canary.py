@@ -13,6 +13,7 @@ import torch
 from conftest import random_prompt, write_adapter
 from safetensors.torch import load_file, save_file
 
+from agentloop import canary_reference
 from agentloop.campaign.canary import inspect
 from agentloop.cli import app as cli
 from agentloop.cli.serving import canary
@@ -39,10 +40,10 @@ class Trainer:
         self.base = trainer.measure_base(self.model, SEQUENCES)
         FastLanguageModel.get_peft_model(self.model, r=16, lora_alpha=32)
 
-    def stored(self, adapter: Path) -> trainer.Reference:
+    def stored(self, adapter: Path) -> canary_reference.Reference:
         self.model.load_adapter(adapter)
         trainer.write(adapter, self.model, self.base)
-        return trainer.read(adapter)
+        return canary_reference.read(adapter)
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=str)
@@ -125,7 +126,7 @@ def test_another_base(look, adapters, tmp_path, trained):
 
 def test_a_reference_of_another_layout(tmp_path):
     with pytest.raises(AdapterError, match="no reference.json; the trainer writes it"):
-        trainer.read(tmp_path)
+        canary_reference.read(tmp_path)
     prompt = {"token_ids": [2, 7], "base": [-1.0], "adapted": [-1.0], "rounding": [0.0]}
 
     def write(**changed):
@@ -133,11 +134,11 @@ def test_a_reference_of_another_layout(tmp_path):
         (tmp_path / "reference.json").write_text(json.dumps(layout))
 
     write()
-    assert trainer.read(tmp_path).token_ids == [(2, 7)]
+    assert canary_reference.read(tmp_path).token_ids == [(2, 7)]
     for changed in ({"base": [-1.0, -2.0]}, {"adapted": ["-1"]}, {"token_ids": ["2", "7"]}, {"of": []}, {"base": None}):
         write(**changed)
         with pytest.raises(AdapterError, match="reference.json: another layout than this version writes"):
-            trainer.read(tmp_path)
+            canary_reference.read(tmp_path)
 
 
 REFERENCE, CONFIG, RECORD = "reference.json", "adapter_config.json", "agentloop.json"

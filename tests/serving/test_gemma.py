@@ -7,6 +7,7 @@ import torch
 from conftest import Reference, largest_gap, random_prompt, serving_settings
 from safetensors.torch import load_file, save_file
 
+from agentloop import canary_reference
 from agentloop.campaign.canary import inspect
 from agentloop.engine import FastLanguageModel
 from agentloop.errors import AdapterError
@@ -83,7 +84,7 @@ def test_generated_tokens_of_base_and_adapter_in_one_batch(ask, reference, train
 
 
 def test_the_canary_finds_nothing(server, trained):
-    stored = trainer.read(trained)
+    stored = canary_reference.read(trained)
     report = inspect(server.endpoint, server.settings.serving, stored, base="base", adapter=ADAPTER, others=())
     assert report.passed and report.base_max < TOLERANCE and report.share == pytest.approx(1, abs=0.01)
 

@@ -22,15 +22,17 @@ from conftest import (
 )
 from safetensors.torch import load_file, save_file
 
+from agentloop import card
 from agentloop import settings as configuration
 from agentloop.campaign import canary
 from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.prepare import policies
 from agentloop.engine import FastLanguageModel
 from agentloop.errors import CanaryError, SettingError
 from agentloop.records import NONE
 from agentloop.serving import installation
 from agentloop.serving.command import arguments, graph_sizes
-from agentloop.serving.policy_server import PolicyServer, on_gpu
+from agentloop.serving.policy_server import PolicyServer
 from agentloop.training import reference as trainer
 from agentloop.training.run import TrainingRun
 
@@ -67,8 +69,8 @@ def test_requests_wait_while_the_server_sleeps(server, ask, adapters, reference)
 def test_sleep_without_a_gpu_is_one_line(checkpoint, tmp_path):
     settings = serving_settings(tmp_path, policy="sleep").model_copy(update={"model": str(checkpoint)})
     campaign = Campaign.open(settings)
-    with nullcontext() if on_gpu() else pytest.raises(SettingError, match="serving.policy: sleep needs a GPU"):
-        PolicyServer(campaign)
+    with nullcontext() if card.present() else pytest.raises(SettingError, match="serving.policy: sleep needs a GPU"):
+        policies(campaign)
 
 
 def installed(root: Path, version: str, *, on_cpu: bool) -> installation.Installation:
@@ -176,7 +178,7 @@ def test_a_server_that_suffered_in_its_sleep_is_started_anew(campaign, run, tmp_
     other = shutil.copytree(run.output, tmp_path / "other")
     tensors = load_file(other / WEIGHTS)
     save_file({name: torch.flip(tensor, [0]) for name, tensor in tensors.items()}, other / WEIGHTS)
-    with pytest.raises(KeyError, match="an exception inside"), PolicyServer(campaign) as server:
+    with pytest.raises(KeyError, match="an exception inside"), policies(campaign) as server:
         server.serve(adapter)
         first = group_of(server)
         for path, body in (("unload", {}), ("load", {"lora_path": str(other)})):

@@ -7,9 +7,10 @@ import pytest
 from conftest import processes_of, random_prompt, serving_settings
 
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.served import ServedPolicy
+from agentloop.campaign.prepare import policies
 from agentloop.errors import ServerError
 from agentloop.serving.policy_server import PolicyServer
+from agentloop.serving.served_policy import ServedPolicy
 
 
 @pytest.fixture(scope="module")
@@ -56,5 +57,5 @@ def test_a_hung_server_is_replaced(campaign):
             # the last bits depend on what is asked beside it
             assert again.logprobs == pytest.approx(first.logprobs, abs=1e-4)
 
-    with PolicyServer(campaign) as server:
+    with policies(campaign) as server:
         asyncio.run(episodes(server))

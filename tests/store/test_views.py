@@ -7,7 +7,7 @@ import pytest
 from made_by_hand import episode, sum_task
 
 from agentloop.curation.scoring import score
-from agentloop.settings import PROJECT_ROOT
+from agentloop.project import CHECKOUT
 from agentloop.store.database import Database
 from agentloop.store.ingest import ingest
 from agentloop.store.shards import write_shard
@@ -30,7 +30,7 @@ def test_the_documentation_has_the_columns_of_every_view(database):
     documented = {
         view: columns.split(", ")
         for view, columns in re.findall(
-            r"^\| `(v_\w+)` \| [^|]+ \| ([^|]+) \|$", (PROJECT_ROOT / "docs" / "data.md").read_text(), re.MULTILINE
+            r"^\| `(v_\w+)` \| [^|]+ \| ([^|]+) \|$", (CHECKOUT / "docs" / "data.md").read_text(), re.MULTILINE
         )
     }
     columns: dict[str, list[str]] = {}

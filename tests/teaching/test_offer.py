@@ -3,7 +3,7 @@
 import pytest
 
 from agentloop.campaign import collect as rollouts
-from agentloop.campaign import demonstrations, learning
+from agentloop.campaign import demonstrations, select
 from agentloop.errors import StoreError
 from agentloop.store import families
 
@@ -53,7 +53,7 @@ def test_a_family_that_was_never_solved_is_named(collected):
     with campaign.database() as database:
         (family,) = families.unsolved(database, campaign.name)
     assert (family.name, family.solved) == ("hard", 0) and family.trajectories == family.tasks > 0
-    assert learning.never_solved(campaign) == (
+    assert select.never_solved(campaign) == (
         f"Never solved, so never learnt: hard ({family.trajectories} episodes). "
         "Demonstrations help: agentloop teach --family hard"
     )
@@ -67,7 +67,7 @@ def test_the_report_says_so(collected):
 
 
 def test_nothing_is_said_where_all_are_solved_now_and_then(collected):
-    assert learning.never_solved(collected()) == ""
+    assert select.never_solved(collected()) == ""
 
 
 def test_where_nothing_is_solved_the_error_offers_to_teach(collected):
@@ -75,4 +75,4 @@ def test_where_nothing_is_solved_the_error_offers_to_teach(collected):
     with pytest.raises(
         StoreError, match=r"nothing is left of 12 trajectories after the rule 'solved'; .*`agentloop teach`"
     ):
-        learning.choose(campaign, 1)
+        select.select(campaign, 1)

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agentloop import environments
+from agentloop.project import CHECKOUT
 from agentloop.records import Sampling
 from agentloop.rollout.prompt import PromptFormat
-from agentloop.settings import PROJECT_ROOT
 from agentloop.tiny import bootstrap as module
 from agentloop.tiny import demonstrations
 from agentloop.tiny.bootstrap import bootstrap, weights_hash
@@ -17,7 +17,7 @@ from agentloop.tiny.demonstrations import act, teach_tokenizer, write
 from agentloop.tiny.sampling import sample
 from agentloop.tiny.warm_start import masked_loss
 
-SHIPPED = PROJECT_ROOT / "models" / "tiny"
+SHIPPED = CHECKOUT / "models" / "tiny"
 STEPS = 6
 
 

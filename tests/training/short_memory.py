@@ -29,8 +29,8 @@ import torch
 from safetensors.torch import load_file
 
 from agentloop import settings as configuration
-from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.errors import AgentloopError
+from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.records import NF4
 from agentloop.settings import Settings
 from agentloop.training import rows

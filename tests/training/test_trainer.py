@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from agentloop import canary_reference
 from agentloop import settings as configuration
 from agentloop.child_log import line_since
-from agentloop.engine.fingerprint import base_fingerprint
 from agentloop.engine.lora import LoraBuffer
 from agentloop.engine.model import Gemma
 from agentloop.errors import ModelError, TrainerError
+from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.records import NF4
 from agentloop.training import checkpoint, reference, rows, worker
 from agentloop.training.launch import launch, read_metrics
@@ -267,7 +268,7 @@ def test_a_gradient_that_is_not_finite_ends_in_an_error(settings, base, monkeypa
 def test_adapter_holds_the_trainers_own_logprobs(settings, base):
     run = plan(settings, base)
     train(run, checkpoint_steps=2, on_step=lambda metrics: None, ranks=Ranks())
-    stored = reference.read(run.output)
+    stored = canary_reference.read(run.output)
     assert (stored.dtype, stored.in_4bit, len(stored.prompts)) == ("float32", True, reference.PROMPTS)
     for prompt in stored.prompts:
         assert len(prompt.base) == len(prompt.adapted) == len(prompt.rounding) == len(prompt.token_ids) - 1

@@ -24,9 +24,10 @@ from pathlib import Path
 
 from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.served import ServedPolicy
+from agentloop.campaign.prepare import policies
 from agentloop.rollout.collection import plan, run_shard
 from agentloop.serving.policy_server import PolicyServer
+from agentloop.serving.served_policy import ServedPolicy
 from agentloop.worlds.local import LocalWorld
 
 TASKS, SAMPLES = 64, 8
@@ -84,7 +85,7 @@ def measure(root: Path, rounds: int) -> dict[str, object]:
 
     kinds = {"worlds": campaign.worlds.open, "in_process": in_process}
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
-    with campaign.worlds, PolicyServer(campaign) as server:
+    with campaign.worlds, policies(campaign) as server:
         campaign.worlds.start()
         call = call_microseconds(campaign)
         for number in range(rounds + 1):

@@ -1,4 +1,4 @@
-"""What runs inside vLLM's processes: Gemma's models with LoRA adapters, a guard that refuses unfit ones, a door with a key.
+"""A plugin for vLLM: Gemma 1, 2, 3 and 3n with LoRA adapters, a guard that refuses unfit adapters, a door with a key.
 
-Imports nothing of agentloop: any `vllm serve` profits from an installed agentloop-vllm, which is useful alone.
+vLLM finds it by its entry point (plugin.py), in each of its processes. It needs vLLM and nothing else.
 """

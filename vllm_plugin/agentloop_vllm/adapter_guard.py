@@ -1,4 +1,4 @@
-"""Inside vLLM: an adapter that would be served in part is refused, with the names of what would be dropped.
+"""An adapter that vLLM would serve in part is refused, with the names of what would be dropped.
 
 vLLM drops without a word the modules that it did not wrap (`--lora-target-modules`, projections that KV-shared layers do
 not have) and copies a matrix of a smaller model into the corner of a larger one.
@@ -16,6 +16,7 @@ from vllm.lora import lora_model, model_manager
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.peft_helper import PEFTHelper
+from vllm.lora.utils import get_adapter_absolute_path
 from vllm.lora.worker_manager import WorkerLoRAManager
 
 _NAMES_SHOWN = 4
@@ -33,8 +34,9 @@ def install(vllm_config: VllmConfig) -> None:
 
     @functools.wraps(load)
     def load_whole_adapter(self: WorkerLoRAManager, lora_request: Any) -> LoRAModel:
-        _refuse_ignored_patterns(lora_request.lora_name, Path(lora_request.lora_path))
         adapter = load(self, lora_request)
+        # It may name a repository of the hub, which has been fetched by now.
+        _refuse_ignored_patterns(lora_request.lora_name, Path(get_adapter_absolute_path(lora_request.lora_path)))
         refuse_partial(lora_request.lora_name, adapter, self._adapter_manager)
         return adapter
 
@@ -68,6 +70,8 @@ def _served_sizes(manager: LoRAModelManager) -> dict[str, tuple[int, int]]:
     sizes: dict[str, tuple[int, int]] = {}
     for name, module in manager.modules.items():
         layer = module.base_layer
+        if not hasattr(layer, "input_size"):
+            continue  # an embedding that --lora-target-modules names: vLLM takes no adapter of it in any Gemma
         parts = manager.packed_modules.get(name)
         if parts is None:
             sizes[name] = (layer.input_size, layer.output_size)

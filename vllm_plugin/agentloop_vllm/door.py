@@ -24,7 +24,7 @@ _VIOLATION = 1008
 """A WebSocket is closed with it: "policy violation"."""
 _LONGEST_PROOF = 4096
 _PUBLIC_HEADERS = (
-    # No other page may frame these or read them, and they tell nobody but this server (Prefect's UI measures its users).
+    # No other page may frame these or read them, and they report to nobody but this server (as some applications' pages do).
     (b"x-frame-options", b"DENY"),
     (b"content-security-policy", b"frame-ancestors 'none'; connect-src 'self' blob: data:"),
     (b"cross-origin-resource-policy", b"same-origin"),

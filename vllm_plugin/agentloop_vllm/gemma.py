@@ -15,7 +15,7 @@ from agentloop_vllm import adapter_guard
 
 
 class _Guarded:
-    """Stands before a class of vLLM's."""
+    """Installs the guard before one of vLLM's classes is built, whose name comes second among the bases."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         adapter_guard.install(vllm_config)
@@ -23,12 +23,12 @@ class _Guarded:
 
 
 class GemmaForCausalLM(_Guarded, vllm_gemma.GemmaForCausalLM):
-    pass
+    """vLLM's Gemma 1, guarded."""
 
 
 class Gemma2ForCausalLM(_Guarded, vllm_gemma2.Gemma2ForCausalLM):
-    pass
+    """vLLM's Gemma 2, guarded."""
 
 
 class Gemma3ForCausalLM(_Guarded, vllm_gemma3.Gemma3ForCausalLM):
-    pass
+    """vLLM's text-only Gemma 3, guarded."""

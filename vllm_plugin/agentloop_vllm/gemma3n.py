@@ -12,6 +12,7 @@ its own. What differs between the versions is named here and in adapter_guard.py
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,7 +45,7 @@ class Gemma3nTextModel(vllm_gemma3n.Gemma3nTextModel):
         per_layer_inputs: torch.Tensor | None = None,
         intermediate_tensors: IntermediateTensors | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> torch.Tensor | IntermediateTensors:
         """Hidden states [tokens, hidden]. `per_layer_inputs`: [tokens, layers, width] of the multimodal class."""
         if per_layer_inputs is None and input_ids is not None:
@@ -77,6 +78,8 @@ class WholeRowGeluAndMulSparse(nn.Module):
 
 
 class Gemma3nForCausalLM(vllm_gemma3n.Gemma3nForCausalLM, SupportsLoRA):
+    """vLLM's class with the text model above, with LoRA, and with weights of either checkpoint layout."""
+
     # Adapters and weights saved from the multimodal class carry `language_model` in their names.
     hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix={"model.language_model.": "model."})
 
@@ -85,7 +88,7 @@ class Gemma3nForCausalLM(vllm_gemma3n.Gemma3nForCausalLM, SupportsLoRA):
         nn.Module.__init__(self)
         config = vllm_config.model_config.hf_config
         if vllm_config.cache_config.kv_sharing_fast_prefill:
-            raise ValueError("--kv-sharing-fast-prefill is not supported for Gemma 3n by this plugin")
+            raise ValueError("--kv-sharing-fast-prefill is not supported for Gemma 3n by agentloop-vllm")
         adapter_guard.install(vllm_config)
         self.config = config
         self.cache_config = vllm_config.cache_config

@@ -1,8 +1,8 @@
 """Gemma 3n with its vision and audio towers for vLLM 0.26 and newer: LoRA on the language model, towers optional.
 
-vLLM builds the language model inside from the registry, which gives it this project's text-only class. With
-`--language-model-only` no tower is loaded; vLLM's own class then fails at the first forward,
-because it expects embeddings and is given ids.
+vLLM builds the language model inside from the registry, which gives it this package's text-only class
+(gemma3n.py). With `--language-model-only` no tower is loaded; vLLM's own class then fails at the first forward, because it
+expects embeddings and is given ids.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from vllm.sequence import IntermediateTensors
 
 
 class Gemma3nForConditionalGeneration(gemma3n_mm.Gemma3nForConditionalGeneration, SupportsLoRA):
+    """vLLM's class with LoRA on its language model; it also takes token ids where no tower has made embeddings of them."""
+
     def forward(
         self,
         input_ids: torch.Tensor | None,

@@ -7,6 +7,8 @@ tokens of a step are grouped by adapter once, and tokens without one are left al
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
@@ -19,8 +21,9 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
     """(slot, row numbers of its tokens) of the current step; None where the slot has all rows."""
 
     def update_metadata(
-        self, mapping: LoRAMapping, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs
+        self, mapping: LoRAMapping, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any
     ) -> None:
+        """Called by vLLM before each step, with the adapter of every token."""
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
         self.groups = group_by_slot(self.token_lora_indices)
 
@@ -32,7 +35,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
         lora_b_stacked: tuple[torch.Tensor, ...],
         scale: float,
         output_slices: tuple[int, ...],
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """Add each token's adapter to `y` [tokens, outputs] in place; `x` [tokens, inputs].
 

@@ -1,14 +1,24 @@
 """Entry point of the vLLM plugin, which vLLM calls in each of its processes.
 
-Importing this module costs nothing; vLLM's own processes find the plugin by its entry point and register the same.
+Importing this module costs nothing: everything else is imported when vLLM calls `register`.
 """
 
 from __future__ import annotations
 
+import re
+
+_OLDEST = (0, 26)
+
 
 def register() -> None:
-    """Replace vLLM's Gemma classes by this project's; on the CPU, also its LoRA arithmetic. May be called more than once."""
-    from vllm import ModelRegistry
+    """Replace vLLM's Gemma classes by this package's; on the CPU, also its LoRA arithmetic. May be called more than once.
+
+    Raises RuntimeError in a vLLM that is too old.
+    """
+    from vllm import ModelRegistry, __version__
+
+    if fault := unsupported(__version__):
+        raise RuntimeError(fault)
     from vllm.platforms import current_platform
 
     from agentloop_vllm import gemma
@@ -31,3 +41,16 @@ def register() -> None:
         type(current_platform).get_punica_wrapper = classmethod(
             lambda cls: "agentloop_vllm.lora_cpu.GroupedPunicaWrapper"
         )
+
+
+def unsupported(version: str) -> str | None:
+    """Why the plugin does not work with this version of vLLM, in one line; None where it does.
+
+    It cannot be a requirement of the distribution: vLLM's CPU build is another one, and pip would install vLLM over it.
+    A development build is let through, for without git's tags it calls itself 0.1 or "dev" whatever it is.
+    """
+    release = re.match(r"(\d+)\.(\d+)", version)
+    if release is None or "dev" in version or (int(release[1]), int(release[2])) >= _OLDEST:
+        return None
+    oldest = ".".join(map(str, _OLDEST))
+    return f"agentloop-vllm needs vLLM {oldest} or newer and this is {version}; upgrade it, or set VLLM_PLUGINS= to do without"

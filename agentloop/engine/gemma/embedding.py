@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from agentloop.engine.architecture import Architecture
 from agentloop.engine.gemma.weights import GemmaWeights
 from agentloop.engine.precision import Precision
 from agentloop.engine.projection import Workspace
+from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.norm import rms_norm, rms_norm_backward
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from agentloop.engine.architecture import Architecture
 from agentloop.engine.weights import LayerWeights, ModelWeights, Reader
+from agentloop.model_directory.architecture import Architecture
 
 
 @dataclass(frozen=True)

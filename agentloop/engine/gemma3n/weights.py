@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from agentloop.engine.architecture import Architecture
 from agentloop.engine.projection import ProjectionGroup
 from agentloop.engine.table import EmbeddingTable
 from agentloop.engine.weights import LayerWeights, ModelWeights, Reader
+from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.altup import fold_router
 
 

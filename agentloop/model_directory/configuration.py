@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentloop.engine.architecture import FULL, SLIDING, Architecture
 from agentloop.errors import ModelError
+from agentloop.model_directory.architecture import FULL, SLIDING, Architecture
 from agentloop.reading import read_object
 
 MULTIMODAL = ("gemma3", "gemma3n")

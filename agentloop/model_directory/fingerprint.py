@@ -65,9 +65,9 @@ def file_digests(files: list[Path], cache: Path) -> list[str]:
 
 def default_cache() -> Path:
     """settings.paths.cache. Imported when asked for: the engine itself needs no settings."""
-    from agentloop.settings import load
+    from agentloop.settings import for_the_engine
 
-    return load().paths.cache
+    return for_the_engine().paths.cache
 
 
 def _key(path: Path) -> str:

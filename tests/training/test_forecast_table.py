@@ -11,9 +11,9 @@ from transformers import Gemma3nTextConfig
 from typer.testing import CliRunner
 
 from agentloop import settings as configuration
-from agentloop.cli import doctor_training
 from agentloop.cli.app import app
 from agentloop.errors import ModelError, SettingError
+from agentloop.training import forecast_table
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def report(
 ) -> list[str]:
     text = StringIO()
     settings = configuration.load([f"model={model}", *settings])
-    doctor_training.report(settings, tokens, supervised, budget, Console(file=text, width=220))
+    forecast_table.report(settings, tokens, supervised, budget, Console(file=text, width=220))
     return text.getvalue().splitlines()
 
 

@@ -1,12 +1,7 @@
-"""The measuring process: `python -m agentloop.quantization.worker REQUEST.json`, a request as agentloop.quantization.measuring
-writes it. It prints one JSON object; bad input ends it with one line on standard error and exit code 2.
-"""
+"""The process that measures what quantisation does to a base. Its request is written by measuring.py."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -14,19 +9,17 @@ from typing import Any
 
 import torch
 
-from agentloop import card
+from agentloop import card, job
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.architecture import Architecture
 from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.configuration import read_architecture
 from agentloop.engine.memory import GIB
 from agentloop.engine.packed import packed_weights
-from agentloop.errors import AgentloopError, SettingError
+from agentloop.errors import SettingError
+from agentloop.model_directory.configuration import read_architecture
+from agentloop.model_directory.tensors import LANDMARK, headers, required
 from agentloop.quantization import plan
 from agentloop.quantization.divergence import Comparison
-from agentloop.quantization.measuring import NO_ROOM
 from agentloop.records import NF4, NONE, Quantization
-from agentloop.training.memory import ran_out
 
 Sequence = tuple[list[int], list[bool]]
 BOTH = 1.3
@@ -50,13 +43,14 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         max_seq_length=longest + new,
         load_in_4bit=False,
         graphs=False,
-        offload_linears=not has_room(read_architecture(directory), checkpoint),
+        offload_linears=not has_room(directory),
         cache_directory=cache,
     )
     sequences = [*continued(model, request["prompts"], new, request["stop"]), *request["sequences"]]
     packed = packed_weights(model.shape, checkpoint, model.fingerprint, cache, model.device)
     comparison = Comparison(model, packed, sequences)
-    whole = 2 * sum(prod(size) for size in checkpoint.sizes().values())
+    _, held = headers(directory)
+    whole = 2 * sum(prod(header.size) for header in held.values())
     saved = {
         name: comparison.bytes_in_16bit(name) - comparison.bytes_packed(name) for name in sorted(comparison.original)
     }
@@ -83,13 +77,14 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def has_room(shape: Architecture, checkpoint: Checkpoint) -> bool:
-    """Whether the linears fit the card in 16 bit and NF4 beside everything else. Raises ServerError."""
+def has_room(directory: Path) -> bool:
+    """True where the linears of this model fit the card in 16 bit and NF4 beside everything else. Raises ServerError."""
     if not torch.cuda.device_count():
         return True
-    sizes = checkpoint.sizes()
+    shape = read_architecture(directory)
+    sizes = dict(required(shape))
     linears = 2 * sum(prod(sizes[f"{name}.weight"]) for name in shape.linears)
-    head = 2 * prod(sizes["embed_tokens.weight"])
+    head = 2 * prod(sizes[LANDMARK])
     return BOTH * linears + 2 * head + BESIDE <= card.free_bytes()[0]
 
 
@@ -124,26 +119,5 @@ def continued(model: Any, prompts: list[list[int]], new_tokens: int, stop: list[
     return sequences
 
 
-def main(request_file: str) -> int:
-    try:
-        result = measure(json.loads(Path(request_file).read_text(encoding="utf-8")))
-    except AgentloopError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if not ran_out(error):
-            raise
-        print(
-            f"{NO_ROOM}out of memory while the base in 16 bit was measured: {' '.join(str(error).split())[:200]}",
-            file=sys.stderr,
-        )
-        return 2
-    print(json.dumps(result), flush=True)
-    return 0
-
-
 if __name__ == "__main__":
-    code = main(*sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    job.main(measure)

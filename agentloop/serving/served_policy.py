@@ -16,7 +16,7 @@ _MAX_RESTARTS = 3
 
 
 class ServedPolicy:
-    """One adapter, or the base, behind the campaign's vLLM. Use as `async with ServedPolicy(…) as policy`.
+    """One adapter, or the base, behind a PolicyServer's vLLM. Use as `async with ServedPolicy(…) as policy`.
 
     Requests that are in flight when vLLM ends fail at once; whoever asks `ready` waits until the next one answers.
     """

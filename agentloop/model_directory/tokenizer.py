@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agentloop.errors import ModelError
-from agentloop.model_files import VOCABULARIES, check_tokenizer
+from agentloop.model_directory.files import VOCABULARIES, check_tokenizer
 from agentloop.text import one_line_of
 
 _SAMPLE = "What is 3 + 4?"

@@ -1,0 +1,95 @@
+"""The training step: from a dataset in the store to a registered adapter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from agentloop.campaign.campaign import Campaign
+from agentloop.store import adapters, datasets, training_runs
+from agentloop.store.adapters import Role
+from agentloop.training import rows
+from agentloop.training.launch import launch, read_metrics
+from agentloop.training.run import TrainingRun
+
+
+def plan(campaign: Campaign, dataset: str, *, parent: str | None = None) -> TrainingRun:
+    """The run that trains on a dataset; its adapter's id is known before it starts."""
+    settings = campaign.settings
+    return TrainingRun.plan(
+        base=campaign.base,
+        dataset=dataset,
+        rows=settings.paths.data / "datasets" / f"{dataset}.safetensors",
+        model=campaign.model,
+        training=settings.training,
+        quantization=campaign.quantization,
+        seed=settings.seed,
+        paths=settings.paths,
+        parent=parent if settings.training.continue_adapter else None,
+    )
+
+
+def train(
+    campaign: Campaign,
+    run: TrainingRun,
+    *,
+    iteration: int,
+    role: Role = "challenger",
+    on_step: Callable[[dict[str, Any]], None] = lambda metrics: None,
+) -> dict[str, Any]:
+    """Train the adapter, or continue a killed run: `{adapter, steps, loss, seconds}`."""
+
+    def work() -> dict[str, Any]:
+        _write_rows(campaign, run, iteration)
+        resumed = run.checkpoint.exists()
+        seconds = _train(campaign, run, iteration, on_step)
+        return _register(campaign, run, iteration, role=role, seconds=seconds, resumed=resumed)
+
+    return campaign.step("train", iteration, [run.adapter.id, role], work)
+
+
+def _write_rows(campaign: Campaign, run: TrainingRun, iteration: int) -> None:
+    """Note that the run begins, and write what it trains on as a file: the trainer opens no database."""
+    adapter = run.adapter
+    with campaign.database() as database:
+        rows.write(run.rows, ((row.token_ids, row.mask) for row in datasets.rows(database, adapter.dataset)))
+        training_runs.begin(
+            database,
+            adapter.id,
+            campaign=campaign.name,
+            iteration=iteration,
+            dataset=adapter.dataset,
+            parent=adapter.parent,
+        )
+
+
+def _train(campaign: Campaign, run: TrainingRun, iteration: int, on_step: Callable[[dict[str, Any]], None]) -> float:
+    """The seconds that the trainer's process took."""
+    started = time.perf_counter()
+    with campaign.phase("train", iteration):
+        launch(run, campaign.settings, on_step=on_step)
+    return time.perf_counter() - started
+
+
+def _register(
+    campaign: Campaign, run: TrainingRun, iteration: int, *, role: Role, seconds: float, resumed: bool
+) -> dict[str, Any]:
+    """Make the adapter and its curves known to the store."""
+    adapter, metrics = run.adapter, read_metrics(run)
+    with campaign.database() as database:
+        adapters.save(database, adapter, path=run.output, campaign=campaign.name, iteration=iteration, role=role)
+        training_runs.log(database, adapter.id, metrics)
+        training_runs.finish(
+            database,
+            adapter.id,
+            seconds=seconds,
+            tokens=sum(step["tokens"] for step in metrics),
+            resumed=int(resumed),
+        )
+    return {
+        "adapter": adapter.id,
+        "steps": len(metrics),
+        "loss": metrics[-1]["loss"] if metrics else None,
+        "seconds": round(seconds, 1),
+    }

@@ -1,0 +1,160 @@
+"""The tensors that config.json implies, by name and size, and whether a directory's weights are those.
+
+Names are without the prefix (`model.`, `model.language_model.`, …) that a file puts before the language model's tensors. It is
+found from the one tensor that language models have and towers have not. Reads headers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentloop.errors import ModelError
+from agentloop.model_directory.architecture import Architecture
+from agentloop.model_directory.configuration import read_architecture
+from agentloop.model_directory.files import check_index
+from agentloop.reading import open_tensors
+
+LANDMARK = "embed_tokens.weight"
+TYPES = ("BF16", "F16", "F32", "F64")
+"""Types of weights that are read, as safetensors calls them."""
+_NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file's header says of one tensor."""
+
+    type: str
+    """As safetensors calls it: BF16, F32, …"""
+    size: tuple[int, ...]
+
+
+def headers(directory: Path) -> tuple[str, dict[str, Header]]:
+    """The prefix of the language model's tensors, and their headers by name without it. Raises ModelError."""
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{directory}: no *.safetensors")
+    check_index(directory)
+    found: dict[str, Header] = {}
+    for path in files:
+        file = open_tensors(path, ModelError, framework="np")
+        for name in file.keys():
+            tensor = file.get_slice(name)
+            found[name] = Header(tensor.get_dtype(), tuple(tensor.get_shape()))
+    prefix = language_prefix(directory, found)
+    return prefix, {name.removeprefix(prefix): each for name, each in found.items() if name.startswith(prefix)}
+
+
+def language_prefix(directory: Path, names: Iterator[str] | dict[str, Header]) -> str:
+    """What stands before the names of the language model's tensors. Raises ModelError where there is no one such model."""
+    landmarks = [name for name in names if name.endswith(LANDMARK)]
+    if len(landmarks) != 1:
+        raise ModelError(f"{directory}: {len(landmarks)} tensors named {LANDMARK}; a language model has one")
+    return landmarks[0][: -len(LANDMARK)]
+
+
+def check(directory: Path) -> None:
+    """Raises ModelError where config.json is of no model that is computed here, a tensor is missing, no floating-point one,
+    or of another size than config.json implies.
+    """
+    shape = read_architecture(directory)
+    prefix, found = headers(directory)
+    needed = dict(required(shape))
+    for name, header in found.items():
+        if name.startswith("layers.") and int(name.split(".")[1]) >= shape.layers:
+            raise ModelError(f"{directory}: the weights have {name}, config.json only {shape.layers} layers")
+        expected = needed.get(name) or _implied(shape, name)
+        if expected is None:
+            continue  # not the language model's
+        if header.size != expected:
+            raise ModelError(
+                f"{directory}: {name} is {list(header.size)} in the weights, {list(expected)} by config.json"
+            )
+        if header.type not in TYPES:
+            raise ModelError(f"{directory}: {name} is {header.type} in the weights, not {' or '.join(TYPES)}")
+    if missing := next((name for name in needed if name not in found), None):
+        raise ModelError(f"{directory}: the weights lack {prefix}{missing}")
+
+
+def required(shape: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and size of every tensor that a model of this architecture is made from."""
+    for name in _required_names(shape):
+        yield name, size(shape, name)
+
+
+def _required_names(shape: Architecture) -> Iterator[str]:
+    many = shape.family == "gemma3n"
+    yield LANDMARK
+    for index in range(shape.layers):
+        layer, shares = f"layers.{index}", index >= shape.first_shared
+        norms = _NORMS if shape.norm_branches else _NORMS[:2]
+        if shape.norm_heads:
+            norms += ("self_attn.q_norm",) if shares else ("self_attn.q_norm", "self_attn.k_norm")
+        if many:
+            norms += ("laurel.post_laurel_norm", "post_per_layer_input_norm", "altup.router_norm")
+        yield from (f"{layer}.{name}.weight" for name in norms)
+        if many:
+            for name in ("modality_router", "prediction_coefs", "correction_coefs"):
+                yield f"{layer}.altup.{name}.weight"
+            yield f"{layer}.altup.correct_output_scale"
+    yield from (f"{name}.weight" for name in shape.linears)
+    if many:
+        for name in ("embed_tokens_per_layer", "per_layer_model_projection", "per_layer_projection_norm"):
+            yield f"{name}.weight"
+        for kind in ("altup_projections", "altup_unembed_projections"):
+            yield from (f"{kind}.{index}.weight" for index in range(shape.streams - 1))
+    yield "norm.weight"
+
+
+def size(shape: Architecture, name: str) -> tuple[int, ...]:
+    """The size of the tensor `name`. Raises KeyError where a model of this architecture has none of that name."""
+    parts = name.removesuffix(".weight").split(".")
+    layer = int(parts[1]) if parts[0] == "layers" else 0
+    return _sizes(shape, layer)[".".join(part for part in parts if not part.isdigit())]
+
+
+def _implied(shape: Architecture, name: str) -> tuple[int, ...] | None:
+    try:
+        return size(shape, name)
+    except (KeyError, ValueError):
+        return None
+
+
+def _sizes(s: Architecture, layer: int) -> dict[str, tuple[int, ...]]:
+    """By name without numbers: those of the model, and those of this layer."""
+    hidden, inter, query, keys = s.hidden, s.intermediate[layer], s.heads * s.head_dim, s.kv_heads * s.head_dim
+    return {
+        "embed_tokens": (s.vocab, hidden),
+        "embed_tokens_per_layer": (s.ple_vocab, s.layers * s.ple),
+        "per_layer_model_projection": (s.layers * s.ple, hidden),
+        "per_layer_projection_norm": (s.ple,),
+        "altup_projections": (hidden, hidden),
+        "altup_unembed_projections": (hidden, hidden),
+        "norm": (hidden,),
+        "layers.input_layernorm": (hidden,),
+        "layers.post_attention_layernorm": (hidden,),
+        "layers.pre_feedforward_layernorm": (hidden,),
+        "layers.post_feedforward_layernorm": (hidden,),
+        "layers.post_per_layer_input_norm": (hidden,),
+        "layers.laurel.post_laurel_norm": (hidden,),
+        "layers.laurel.linear_left": (s.laurel_rank, hidden),
+        "layers.laurel.linear_right": (hidden, s.laurel_rank),
+        "layers.self_attn.q_norm": (s.head_dim,),
+        "layers.self_attn.k_norm": (s.head_dim,),
+        "layers.self_attn.q_proj": (query, hidden),
+        "layers.self_attn.k_proj": (keys, hidden),
+        "layers.self_attn.v_proj": (keys, hidden),
+        "layers.self_attn.o_proj": (hidden, query),
+        "layers.altup.modality_router": (s.streams, hidden),
+        "layers.altup.router_norm": (hidden,),
+        "layers.altup.prediction_coefs": (s.streams**2, s.streams),
+        "layers.altup.correction_coefs": (s.streams, s.streams),
+        "layers.altup.correct_output_scale": (hidden,),
+        "layers.mlp.gate_proj": (inter, hidden),
+        "layers.mlp.up_proj": (inter, hidden),
+        "layers.mlp.down_proj": (hidden, inter),
+        "layers.per_layer_input_gate": (s.ple, hidden),
+        "layers.per_layer_projection": (hidden, s.ple),
+    }

@@ -1,0 +1,9 @@
+"""What a project begins with: the files of `agentloop init`, and the tiny base model.
+
+In a checkout the model and Prefect's files are links to those that the checkout itself uses.
+"""
+
+from pathlib import Path
+
+PROJECT = Path(__file__).parent / "project"
+MODELS = Path(__file__).parent / "models"
