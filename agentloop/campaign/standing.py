@@ -70,7 +70,9 @@ class Standing:
 
 def overview(database: Database, owner: Owner | None) -> list[CampaignStatus]:
     """Every campaign in short, the newest first. `owner`: who has the data root now."""
-    return summary.status(database, owner.campaign if owner else None, since=_began(owner) if owner else None)
+    if owner is None:
+        return summary.status(database, None)
+    return summary.status(database, owner.campaign, since=_began(owner))
 
 
 def stand(database: Database, campaign: str, paths: Paths, owner: Owner | None) -> Standing:
@@ -115,7 +117,7 @@ class _Work:
         last = self.status.last
         ended = last.finished if last is not None else None
         gone_on = ended is not None and ended >= began
-        start = ended if ended is not None and gone_on else began
+        start = max(ended, began) if ended is not None else began
         waiting = [
             (file.stat().st_mtime, footer)
             for file, footer in position.waiting_shards(self.database, self.paths.shards)
@@ -163,8 +165,11 @@ class _Work:
             """,
             [self.status.name, work.iteration],
         )
-        file = self.paths.checkpoints / f"{rows[0][0]}.metrics.jsonl" if rows else None
-        if file is None or not (lines := _metrics(file)):
+        if not rows:
+            return None
+        file = self.paths.checkpoints / f"{rows[0][0]}.metrics.jsonl"
+        lines = _metrics(file)
+        if not lines:
             return None
         newest = lines[-NEWEST_STEPS:]
         done, of = newest[-1]["step"], newest[-1]["steps"]

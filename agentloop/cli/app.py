@@ -36,8 +36,8 @@ from agentloop.errors import told
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="A tool-using Gemma agent that improves on its tasks on one machine, with evidence. Begin with `agentloop doctor` and "
-    "`agentloop demo`.",
+    help="A tool-using Gemma agent that improves on its tasks on one machine, with evidence. Begin with `agentloop init DIR`, "
+    "`agentloop doctor` and `agentloop demo`.",
     epilog="Settings are words: agentloop run training.rank=32 campaign=mine. What else holds for every command: docs/cli.md.",
 )
 
@@ -61,7 +61,6 @@ def _continues(command: Callable[..., Any]) -> Callable[..., Any]:
 
 _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
     "Run": (
-        ("init", projects.init),
         ("demo", _continues(running.demo)),
         ("run", _continues(running.run)),
         ("eval", _continues(running.evaluate)),
@@ -84,6 +83,7 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
         ("canary", serving.canary),
     ),
     "Machine and models": (
+        ("init", projects.init),
         ("doctor", machine.doctor),
         ("fetch", _continues(models.fetch)),
         ("import", models.import_model),
@@ -115,9 +115,6 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -126,6 +123,9 @@ def _common(
             help="The project. Default: this folder, or the next above it with agentloop.toml.",
         ),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """What every command takes before its name."""
     if folder is not None:

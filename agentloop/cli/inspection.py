@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -100,13 +100,21 @@ def lineage(
         if campaign is not None:
             campaigns.settings_json(database, campaign)  # an unknown campaign is an error
         adapter = ids.whole(database, "adapter", adapter, campaign=campaign)
-        told = stored.rows(database, adapter) if rows else stored.lineage(database, adapter)
+        if rows:
+            _tell_rows(stored.rows(database, adapter), as_json=as_json)
+            return
+        told = stored.lineage(database, adapter)
     if as_json:
         say_json(told)
-    elif rows:
-        for row in told:
-            print(
-                *(row[name] or story.BASE for name in ("trajectory", "task", "adapter", "shard", "question")), sep="\t"
-            )
     else:
         console.print(story.tree(told))
+
+
+def _tell_rows(trained_on: list[dict[str, Any]], *, as_json: bool) -> None:
+    from agentloop.report import story
+
+    if as_json:
+        say_json(trained_on)
+        return
+    for row in trained_on:
+        print(*(row[name] or story.BASE for name in ("trajectory", "task", "adapter", "shard", "question")), sep="\t")

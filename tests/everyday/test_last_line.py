@@ -12,7 +12,7 @@ from agentloop.project import CHECKOUT
 HOLD_DUCKDB = """
 import sys, threading, time
 import duckdb
-from agentloop import ending
+from agentloop.cli import ending
 
 def hold(held):
     time.sleep(600)
@@ -46,7 +46,7 @@ def test_nothing_follows_though_objects_of_extensions_are_still_held():
 def test_what_exit_handlers_and_threads_have_to_say_comes_before():
     code = """
 import atexit, threading, time
-from agentloop import ending
+from agentloop.cli import ending
 atexit.register(print, "handler")
 threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
 ending.end(2, "error: x")
@@ -55,7 +55,7 @@ ending.end(2, "error: x")
 
 
 def test_output_that_cannot_be_written_is_an_error():
-    code = 'from agentloop import ending; print("x" * 10); ending.end(0)'
+    code = 'from agentloop.cli import ending; print("x" * 10); ending.end(0)'
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
