@@ -46,6 +46,7 @@ def home(tmp_path):
 
 def run(home, *words, cwd=None, before=("-m", "agentloop"), **variables):
     environment = {name: value for name, value in home.environment.items() if name != "PYTHONSAFEPATH"} | variables
+    environment["AGENTLOOP_PROJECT"] = str(home.project)  # a folder of tasks need not lie in it
     command = [sys.executable, *before, *words]
     return subprocess.run(
         command,
