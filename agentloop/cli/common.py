@@ -89,7 +89,13 @@ def say(line: str) -> None:
 
 def say_json(value: Any) -> None:
     """Print the one JSON document of a command. Times are in UTC, as 2026-01-31T23:59:59Z."""
-    print(json.dumps(value, default=_text, indent=2, ensure_ascii=False, allow_nan=False))
+    print(as_json(value, default=_text, indent=2))
+
+
+def as_json(value: Any, **options: Any) -> str:
+    """The value as JSON that standard output can write: escaped where its encoding is not UTF-8, else as it is."""
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(value, ensure_ascii=not plain, allow_nan=False, **options)
 
 
 def _text(value: Any) -> str:

@@ -17,6 +17,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from agentloop.cli.common import as_json
+
 LONGEST = 2_000
 """Characters of one value that a terminal shows."""
 NARROWEST = 12
@@ -75,7 +77,7 @@ def for_a_program(result: pa.Table) -> Iterator[str]:
     names = _distinct(result.column_names)
     for row in _rows(result):
         values = (_json(value, field.type) for value, field in zip(row, result.schema))
-        yield json.dumps(dict(zip(names, values)), ensure_ascii=False, allow_nan=False)
+        yield as_json(dict(zip(names, values)))
 
 
 def visible(text: str) -> str:
