@@ -26,6 +26,8 @@ def status(
     from agentloop_flows import connection, services
 
     link = connection.entrance(settings) if services.is_up(settings) else None
+    if link and not as_json:  # also where there is no database yet
+        print(f"Prefect UI, opened by this link: {link}", flush=True)
     owner = lock.owner(settings.paths.data)
     with reading(settings) as database:
         everything = standing.overview(database, owner)
@@ -47,8 +49,6 @@ def status(
             }
         )
         return
-    if link:
-        print(f"Prefect UI, opened by this link: {link}")
     if owner is not None:
         say(f"At work on {settings.paths.data}: {owner}")
     console.print(summary.status_table(everything))
