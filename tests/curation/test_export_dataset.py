@@ -14,6 +14,7 @@ from datasets import load_dataset
 from huggingface_hub import DatasetCard
 from made_by_hand import episode, sum_task
 
+from agentloop import settings as configuration
 from agentloop.curation import export, export_dataset, recipes
 from agentloop.curation.scoring import rescore, score
 from agentloop.curation.selection import Selected, select
@@ -22,7 +23,7 @@ from agentloop.errors import ContaminationError, ShardError, StoreError
 from agentloop.naming import canonical_json
 from agentloop.records import Dataset, Policy
 from agentloop.settings import Selection
-from agentloop.store import policies, tasks
+from agentloop.store import campaigns, policies, tasks
 from agentloop.store.ingest import ingest
 from agentloop.store.shards import write_shard
 
@@ -316,6 +317,7 @@ def test_what_is_exported_can_be_asked_again(database, collected, written, tmp_p
 
 
 def test_the_command(database, collected, tmp_path):
+    campaigns.register(database, configuration.load({"campaign": "main"}))
     database.close()
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AGENTLOOP_", "HF_"))}
     words = [f"paths.data={tmp_path / 'data'}", f"paths.cache={tmp_path / 'cache'}"]
