@@ -11,7 +11,7 @@ from agentloop.store.database import Database
 from agentloop.training.forecasts import least_memory
 
 WORTHWHILE = 0.1
-"""Of what NF4 saves: with less memory to spare than this beside it, dynamic would be NF4."""
+"""Share of the memory that NF4 saves over 16 bit: with less to spare than this, a dynamic base would be NF4 all but in name."""
 
 
 def kind(settings: Settings) -> str:

@@ -6,7 +6,7 @@ found from the one tensor that language models have and towers have not. Reads h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def headers(directory: Path) -> tuple[str, dict[str, Header]]:
     return prefix, {name.removeprefix(prefix): each for name, each in found.items() if name.startswith(prefix)}
 
 
-def language_prefix(directory: Path, names: Iterator[str] | dict[str, Header]) -> str:
+def language_prefix(directory: Path, names: Iterable[str]) -> str:
     """What stands before the names of the language model's tensors. Raises ModelError where there is no one such model."""
     landmarks = [name for name in names if name.endswith(LANDMARK)]
     if len(landmarks) != 1:
