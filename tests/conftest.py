@@ -1,7 +1,11 @@
 """How the tests are dealt out to several processes: a folder's tests stay together, for they share servers and campaigns."""
 
+import os
 import signal
+import sys
 from pathlib import PurePosixPath
+
+import pytest
 
 # Whoever runs the tests in the background of a script has it ignored, and every process started here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -19,3 +23,17 @@ def pytest_xdist_make_scheduler(config, log):
             return PurePosixPath(nodeid.partition("::")[0]).parts[1]
 
     return ByFolder(config, log)
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    """What a test changes of the process, its variables and the verifiers it registers, the next one does not see."""
+    verifiers = sys.modules.get("agentloop.curation.verifiers")
+    variables, registered = dict(os.environ), dict(verifiers._REGISTERED) if verifiers else None
+    yield
+    if dict(os.environ) != variables:
+        os.environ.clear()
+        os.environ.update(variables)
+    if registered is not None:
+        verifiers._REGISTERED.clear()
+        verifiers._REGISTERED.update(registered)

@@ -108,8 +108,10 @@ def _by_query(database: Database, file: Path, campaign: str | None) -> Rescored:
     if not file.is_file():
         raise StoreError(f"scorer {file}: no such file")
     name, version = file.stem, _version(file)
-    if file.parent != SCORERS and (name == "success" or (SCORERS / f"{name}.sql").is_file() or registered.get(name)):
+    if file.parent != SCORERS and (name == "success" or (SCORERS / f"{name}.sql").is_file()):
         raise StoreError(f"scorer {file}: the name {name} is taken by a built-in scorer")
+    if registered.get(name):
+        raise StoreError(f"scorer {file}: the name {name} is taken by a verifier in Python")
     try:
         scored = _insert(database, name, version, _sql(file), campaign)
     except duckdb.Error as error:

@@ -1,6 +1,7 @@
 """What a newcomer sees first: the help, the version, completion; none of it takes a library that takes seconds."""
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -67,6 +68,14 @@ def test_bash_completes_commands_options_and_profiles(typed, completed):
 
 
 def test_the_script_for_a_shell_is_shown_and_not_installed(tmp_path):
-    done = call("--show-completion", "bash", home=tmp_path)
-    assert done.returncode == 0 and "_AGENTLOOP_COMPLETE=complete_bash" in done.stdout
+    command = shlex.join([sys.executable, "-m", "agentloop", "--show-completion"])
+    done = subprocess.run(  # from bash, for the shell is the one that it is called from
+        ["bash", "-c", f"{command}; exit $?"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "_AGENTLOOP_COMPLETE=complete_bash" in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -423,7 +423,7 @@ def test_the_command_line_reads_a_dataset_in_its_own_cache(tmp_path):
     done = agentloop("evaluate.tasks=3")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        "error: evaluate.tasks: gsm8k has 2 heldout tasks, fewer than the 3 asked for"
+        "error: evaluate.tasks: gsm8k has 2 heldout tasks, fewer than the 3 asked for; set evaluate.tasks=2"
     )
     broken = next((tmp_path / "cache").rglob("test-*.parquet"))
     pq.write_table(pa.table({"question": ["a", None], "answer": ["#### 1", "#### 2"]}), broken)
