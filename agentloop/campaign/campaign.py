@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agentloop import environments, errors, scratch
+from agentloop.at_hand import AtHand
 from agentloop.campaign import fitting, suites
 from agentloop.campaign.lock import owned
 from agentloop.campaign.suites import Suite
@@ -29,6 +30,8 @@ from agentloop.store import campaigns, champions, gpu_phases
 from agentloop.store.database import Database
 from agentloop.store.ledger import INTERRUPTED, Ledger
 from agentloop.worlds.pool import Worlds
+
+_OPEN: AtHand[Campaign] = AtHand()
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,21 @@ class Campaign:
         settings.export()
         tensors.check(model)
         return cls(settings, environment, model, base_fingerprint(model, settings.paths.cache))
+
+    @classmethod
+    def of(cls, settings: Settings) -> Campaign:
+        """The campaign of these settings that this process has open; where it has none, it is opened and kept.
+
+        Raises as `open` does.
+        """
+        key = settings.model_dump_json()
+        return _OPEN.get(key) or _OPEN.keep(key, cls.open(settings))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be what `of` finds in this process while the block runs; the campaign's worlds end with it."""
+        with _OPEN.holding(self.settings.model_dump_json(), self), self.worlds:
+            yield
 
     @property
     def name(self) -> str:
@@ -114,7 +132,7 @@ class Campaign:
 
     @cached_property
     def worlds(self) -> Worlds:
-        """Processes for the tools of this campaign's episodes, started with the first episode and ended by `at_work`."""
+        """Processes for the tools of this campaign's episodes, started with the first episode, ended with `held`."""
         return Worlds(self.settings, [self.settings.environment, *self.settings.gate.guards])
 
     def training_tasks(self, iteration: int) -> list[Task]:
@@ -195,7 +213,7 @@ class Campaign:
                 Ledger(database).interrupt()
             sweep(self.settings.paths.data, skip=self.settings.paths.cache)
             scratch.sweep()
-            with self.worlds:
+            with self.held():
                 yield
 
     def key(self, name: str, iteration: int, inputs: Any) -> str:

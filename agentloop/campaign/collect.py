@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from agentloop import environments, records
+from agentloop.at_hand import AtHand
 from agentloop.campaign import suites
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import Suite
@@ -54,11 +58,54 @@ def plan_evaluation(campaign: Campaign, adapter: str | None, suite: Suite) -> li
     ]
 
 
+@dataclass(frozen=True)
+class Actor:
+    """A policy at play: served, with the slots for its episodes in flight, which shards that are collected at once share."""
+
+    policy: ServedPolicy
+    slots: asyncio.Semaphore
+
+
+_ACTORS: AtHand[Actor] = AtHand()
+
+
+@asynccontextmanager
+async def acting(
+    campaign: Campaign, server: PolicyServer, shard: ShardPlan, *, adapter: str | None
+) -> AsyncIterator[Actor]:
+    """The actor for shards like this one: that of a block around this one, as long as it has not given up, else a new one.
+
+    Raises as `PolicyServer.serve` does, WorldError and SettingError.
+    """
+    role = (shard.policy, shard.sampling)
+    actor = _ACTORS.get(role)
+    if actor is not None and not actor.policy.given_up:
+        yield actor
+        return
+    campaign.worlds.start()
+    slots = actor.slots if actor else asyncio.Semaphore(campaign.settings.collect.concurrency)
+    async with ServedPolicy(
+        server,
+        adapter,
+        temperature=shard.sampling.temperature,
+        top_p=shard.sampling.top_p,
+        stop_token_ids=campaign.prompt.stop_token_ids,
+    ) as policy:
+        with _ACTORS.holding(role, Actor(policy, slots)) as actor:
+            yield actor
+
+
+def shards_at_once(campaign: Campaign) -> int:
+    """So many that the next one has episodes for every slot that the slowest episodes of the others leave."""
+    collect = campaign.settings.collect
+    return 1 + math.ceil(collect.concurrency / collect.shard_episodes)
+
+
 def is_collected(campaign: Campaign, shard: ShardPlan) -> bool:
     return is_whole(shard.path(campaign.settings.paths.shards))
 
 
-def collect_shard(
+async def collect_shard(
     campaign: Campaign,
     server: PolicyServer,
     shard: ShardPlan,
@@ -72,27 +119,18 @@ def collect_shard(
     path = shard.path(campaign.settings.paths.shards)
     if is_whole(path):
         return shard.id
-
-    campaign.worlds.start()
-
-    async def episodes() -> list[Trajectory]:
-        async with ServedPolicy(
-            server,
-            adapter,
-            temperature=shard.sampling.temperature,
-            top_p=shard.sampling.top_p,
-            stop_token_ids=campaign.prompt.stop_token_ids,
-        ) as policy:
-            return await run_shard(
-                shard,
-                policy=policy,
-                prompt=campaign.prompt,
-                open_world=campaign.worlds.open,
-                limits=campaign.settings.collect,
-                on_episode=on_episode,
-            )
-
-    write_shard(path, asyncio.run(episodes()), purpose=purpose, campaign=campaign.name, iteration=iteration)
+    async with acting(campaign, server, shard, adapter=adapter) as actor:
+        episodes = await run_shard(
+            shard,
+            policy=actor.policy,
+            prompt=campaign.prompt,
+            open_world=campaign.worlds.open,
+            limits=campaign.settings.collect,
+            slots=actor.slots,
+            on_episode=on_episode,
+        )
+        write_shard(path, episodes, purpose=purpose, campaign=campaign.name, iteration=iteration)
+        actor.policy.shard_done()
     return shard.id
 
 

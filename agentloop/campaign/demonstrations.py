@@ -71,7 +71,7 @@ def _scripts(teaching: Teaching) -> list[Script]:
         known,
         seed=settings.seed,
         families=teaching.families,
-        unverified=teaching.unverified,
+        unverified=teaching.lesson.unverified,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -134,14 +135,18 @@ def play(campaign: Campaign, server: PolicyServer | None, held: Quantization) ->
     """
     own = campaign.on(held)
     shard = first_shard(own)
+
+    def roll_out(on: PolicyServer) -> None:
+        asyncio.run(rollouts.collect_shard(own, on, shard, adapter=None, iteration=1, purpose="collect"))
+
     if not rollouts.is_collected(own, shard):
         if server is not None and own.policy(None) == campaign.policy(None):
-            rollouts.collect_shard(own, server, shard, adapter=None, iteration=1, purpose="collect")
+            roll_out(server)
         else:
             if server is not None:
                 server.make_room()
             with prepare.policies(own) as another:
-                rollouts.collect_shard(own, another, shard, adapter=None, iteration=1, purpose="collect")
+                roll_out(another)
                 another.end()
     verify = own.environment.verify
     solved: dict[str, list[bool]] = {}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from agentloop.at_hand import AtHand
 from agentloop.campaign.campaign import Campaign
 from agentloop.quantization.dequantised import dequantised
 from agentloop.serving.policy_server import PolicyServer
+
+_SERVERS: AtHand[PolicyServer] = AtHand()
 
 
 def prepare(campaign: Campaign) -> Path:
@@ -27,6 +32,20 @@ def prepare(campaign: Campaign) -> Path:
     return directory if directory.is_dir() else Path(work()["directory"])
 
 
-def policies(campaign: Campaign) -> PolicyServer:
-    """A server for the campaign's policies: `with policies(campaign) as server`. Raises as `prepare` does, and SettingError."""
-    return PolicyServer(campaign.settings, prepare(campaign), base=campaign.base)
+@contextmanager
+def policies(campaign: Campaign) -> Iterator[PolicyServer]:
+    """A server for the campaign's policies: `with policies(campaign) as server`.
+
+    Where a block around this one has it, that one; else vLLM starts with the first policy that is asked for, and ends with
+    the block. Raises as `prepare` does, and SettingError.
+    """
+    directory, serving = prepare(campaign), campaign.settings.serving.model_dump_json()
+    served = (directory, campaign.settings.paths.adapters, serving)
+    if (server := _SERVERS.get(served)) is not None:
+        yield server
+        return
+    with (
+        PolicyServer(campaign.settings, directory, base=campaign.base) as server,
+        _SERVERS.holding(served, server),
+    ):
+        yield server

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from agentloop.at_hand import AtHand
 from agentloop.campaign import select as selecting
 from agentloop.campaign import suites
 from agentloop.campaign import train as training
@@ -41,14 +43,17 @@ RECIPE = "demonstrations"
 STUDENT, TAUGHT = 0, 1
 """Iterations of a teaching."""
 
+_OPEN: AtHand[Teaching] = AtHand()
+
 NOT_TAUGHT = ("concurrency", "key_variable", "request_seconds")
 """Settings of `teach` that change nothing of what is taught."""
 
 
 @dataclass(frozen=True)
-class Teaching:
-    campaign: Campaign
-    """Of the teaching; its model is the student."""
+class Lesson:
+    """What a teaching is opened from: what `agentloop teach` is asked for."""
+
+    settings: Settings
     source: Source
     families: tuple[str, ...] = ()
     """Demonstrated alone, where any are named."""
@@ -56,35 +61,75 @@ class Teaching:
     """Of a file, teach also what answers no question of the environment, as it stands."""
     name: str | None = None
     """Of the directory that is made; None: by its content."""
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal where the lessons are."""
+        return (
+            self.settings.model_dump_json(),
+            self.source,
+            tuple(sorted(set(self.families))),
+            self.unverified,
+            self.name,
+        )
+
+
+@dataclass(frozen=True)
+class Teaching:
+    lesson: Lesson
+    campaign: Campaign
+    """Of the teaching; its model is the student."""
     conversations: tuple[Conversation, ...] = ()
     """Of a file."""
 
     @classmethod
-    def open(
-        cls, settings: Settings, source: Source, *, families: Sequence[str], unverified: bool, name: str | None
-    ) -> Teaching:
+    def open(cls, lesson: Lesson) -> Teaching:
         """Check what is named. Raises SettingError or ModelError before anything is written."""
+        settings, source = lesson.settings, lesson.source
         conversations = tuple(messages.read(Path(source.place))) if source.kind == "messages" else ()
         campaign = Campaign.open(settings)
-        chosen = tuple(sorted(set(families)))
         about = [
             campaign.base,
             {"kind": "messages", "digest": messages.digest(conversations)} if conversations else source.told,
-            list(chosen),
-            unverified,
+            sorted(set(lesson.families)),
+            lesson.unverified,
             {key: value for key, value in content(settings.teach).items() if key not in NOT_TAUGHT},
             campaigns.defining_settings(settings),
         ]
         own = settings.model_copy(
             update={"campaign": content_id("teaching", about).replace("_", "-"), "iterations": TAUGHT}
         )
-        teaching = cls(dataclasses.replace(campaign, settings=own), source, chosen, unverified, name, conversations)
+        teaching = cls(lesson, dataclasses.replace(campaign, settings=own), conversations)
         teaching.refuse_taken_name()
         return teaching
 
+    @classmethod
+    def of(cls, lesson: Lesson) -> Teaching:
+        """The teaching of this lesson that this process has open; where it has none, it is opened and kept.
+
+        Raises as `open` does.
+        """
+        return _OPEN.get(lesson.key) or _OPEN.keep(lesson.key, cls.open(lesson))
+
+    @contextmanager
+    def at_work(self, flow_run: str | None = None) -> Iterator[None]:
+        """Own the data root, as a campaign does, and be what `of` finds in this process."""
+        with _OPEN.holding(self.lesson.key, self), self.campaign.at_work(flow_run):
+            yield
+
     @property
     def settings(self) -> Settings:
+        """The teaching's own, as a campaign."""
         return self.campaign.settings
+
+    @property
+    def source(self) -> Source:
+        return self.lesson.source
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Demonstrated alone, where any are named; sorted."""
+        return tuple(sorted(set(self.lesson.families)))
 
     @cached_property
     def learner(self) -> Campaign:
@@ -106,13 +151,14 @@ class Teaching:
 
     def refuse_taken_name(self) -> None:
         """Raises SettingError where the directory is there and is not this teaching's."""
-        if self.name is not None and (directory := self.settings.paths.models / self.name).exists():
+        name = self.lesson.name
+        if name is not None and (directory := self.settings.paths.models / name).exists():
             if _record(directory).get("campaign") != self.campaign.name:
                 raise SettingError(f"{directory}: is there already, and is not of this teaching; choose another --name")
 
     def directory(self, run: TrainingRun) -> Path:
         """Of the taught base that the run's adapter makes."""
-        return self.settings.paths.models / (self.name or content_id("taught", run.adapter.id))
+        return self.settings.paths.models / (self.lesson.name or content_id("taught", run.adapter.id))
 
     def taught(self, directory: Path) -> Campaign:
         """The campaign with the taught base as its model: what a campaign with model=NAME measures is measured here."""
@@ -209,7 +255,7 @@ def _told(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:
         "environment": teaching.campaign.environment.name,
         "source": teaching.source.told,
         "families": list(teaching.families),
-        "unverified": teaching.unverified,
+        "unverified": teaching.lesson.unverified,
         "demonstrations": {family.name: {"accepted": family.solved, "of": family.trajectories} for family in met},
         "spent": spent,
         "dataset": run.adapter.dataset,

@@ -98,9 +98,12 @@ async def run_shard(
     prompt: PromptFormat,
     open_world: OpenWorld,
     limits: Collect,
+    slots: asyncio.Semaphore | None = None,
     on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> list[Trajectory]:
     """All episodes of a shard, at most `limits.concurrency` in flight, in the plan's order.
+
+    `slots`: those that it shares with other shards, instead: whose episodes were first to wait for one are first to get it.
 
     Whatever an attempt at an episode raises, and an attempt past `limits.episode_seconds`, is kept among the trajectory's
     attempts, and the episode is tried again in a fresh world after a pause. After `limits.attempts` of them it has failed.
@@ -109,7 +112,7 @@ async def run_shard(
     Raises FailureBudgetError, with a summary, as soon as more than `limits.max_failed` have failed, and ServerError where
     the policy is lost for good.
     """
-    slots = asyncio.Semaphore(limits.concurrency)
+    slots = slots or asyncio.Semaphore(limits.concurrency)
     budget = FailureBudget(limits.max_failed, of=len(shard.episodes))
 
     async def episode(task: Task, sample: int) -> Trajectory:

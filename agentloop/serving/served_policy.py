@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from agentloop.errors import ServerError, StartError
+from agentloop.errors import AgentloopError, ServerError, StartError
 from agentloop.serving.client import Completion, CompletionClient
 from agentloop.serving.policy_server import PolicyServer
 
 _WATCH_SECONDS = 0.5
 _MAX_RESTARTS = 3
-"""In one shard. A vLLM that ends more often does so for a reason that a restart does not mend."""
+"""Until a shard is done. A vLLM that ends more often does so for a reason that a restart does not mend."""
 
 
 class ServedPolicy:
@@ -31,6 +31,8 @@ class ServedPolicy:
         """False from a restart on, until the first answer."""
         self._lost: str | None = None
         """Why the policy is out of reach; None while it answers."""
+        self.given_up = False
+        """Whether `ready` has raised: for whoever asks again, it takes a new one."""
         self._mending = asyncio.Lock()
         self._watch: asyncio.Task[None] | None = None
 
@@ -53,29 +55,40 @@ class ServedPolicy:
         """Return when the policy answers, after starting its server again where that is needed.
 
         Raises StartError where it does not start, or has answered nothing since it was started again, and ServerError
-        where it has been lost more than `_MAX_RESTARTS` times.
+        where it has been lost more than `_MAX_RESTARTS` times while no shard was done.
         """
         if self._lost is None:
             return
         async with self._mending:
             if self._lost is None:
                 return
-            if self._restarts == _MAX_RESTARTS:
-                raise ServerError(f"vLLM was lost {_MAX_RESTARTS + 1} times in one shard, the last time: {self._lost}")
-            if not self._answered:
-                raise StartError(f"vLLM was lost twice, and answered nothing in between: {self._lost}")
-            self._restarts += 1
-            self._answered = False
-            print(f"vLLM is started again: {self._lost}")
-            await self._disconnect()
-            await self._connect()
+            try:
+                await self._mend(self._lost)
+            except AgentloopError:
+                self.given_up = True
+                raise
             self._lost = None
+
+    def shard_done(self) -> None:
+        """A shard was collected: restarts so far do not count against the next ones."""
+        self._restarts = 0
 
     async def lost(self) -> str | None:
         """After a request that failed: why the policy is out of reach, None where its server answers."""
         if self._lost is None:
             self._lose(await asyncio.to_thread(self._server.failure))
         return self._lost
+
+    async def _mend(self, reason: str) -> None:
+        if self._restarts == _MAX_RESTARTS:
+            raise ServerError(f"vLLM was lost {_MAX_RESTARTS + 1} times in one shard, the last time: {reason}")
+        if not self._answered:
+            raise StartError(f"vLLM was lost twice, and answered nothing in between: {reason}")
+        self._restarts += 1
+        self._answered = False
+        print(f"vLLM is started again: {reason}")
+        await self._disconnect()
+        await self._connect()
 
     async def _connect(self) -> None:
         self._model = await asyncio.to_thread(self._server.serve, self._adapter)

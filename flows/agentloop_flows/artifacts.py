@@ -22,7 +22,7 @@ def show(make: Callable[..., Any], **content: Any) -> Any | None:
     quick = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: SERVER_SECONDS}
     try:
         with temporary_settings(quick):
-            return make(**content)
+            return make(**content, _sync=True)  # also from within an event loop
     except (httpx.HTTPError, RuntimeError) as error:  # RuntimeError: the server cannot be reached
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         get_run_logger().warning("not shown in the UI: %s (%s)", content.get("description"), reason)

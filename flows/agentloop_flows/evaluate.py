@@ -24,13 +24,13 @@ def evaluate(
     flow_run = presence.announce(settings)
     campaign = Campaign.open(settings)
     with campaign.at_work(flow_run):
-        steps.quantize(campaign)
+        steps.quantize(settings)
         champion = campaign.champion()
         suite = campaign.unseen() if unseen else campaign.heldout()
-        with steps.policies(campaign) as server:
-            measured = measure_policy(campaign, server, champion, 0, role="champion", suite=suite)
+        with steps.policies(settings):
+            measured = measure_policy(campaign, champion, 0, role="champion", suite=suite)
             if unseen and champion is not None:
-                measured["base"] = measure_policy(campaign, server, None, 0, role="base", suite=suite)["success"]
-        steps.report(campaign)
+                measured["base"] = measure_policy(campaign, None, 0, role="base", suite=suite)["success"]
+        steps.report(settings)
     artifacts.publish_evaluation(campaign.name, champion, measured)
     return {"campaign": campaign.name, "champion": champion, **measured}

@@ -10,12 +10,15 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from agentloop.at_hand import AtHand
 from agentloop_flows.artifacts import show
 
 UPDATE_SECONDS = 1.0
 SILENT_SECONDS = 30.0
 """After a report that the server did not take."""
 LOG_SECONDS = 10.0
+
+_BARS: AtHand[Progress] = AtHand()
 
 
 class Progress:
@@ -60,6 +63,13 @@ def progress(description: str, total: int) -> Iterator[Progress]:
     """A bar for one phase, shown at 100 % when the phase is left without an error."""
     artifact = show(create_progress_artifact, progress=0.0, description=f"{description}: 0 of {total}")
     bar = Progress(description, total, artifact)
-    yield bar
+    with _BARS.holding(description, bar):
+        yield bar
     bar.done = bar.total
     bar.report()
+
+
+def advance(description: str) -> None:
+    """Count one more on the bar of that description; another process than the one that shows it counts nothing."""
+    if bar := _BARS.get(description):
+        bar.advance()

@@ -1,11 +1,16 @@
-"""The steps as Prefect tasks, named for people. Prefect remembers no result: the ledger alone says what is done."""
+"""The steps as Prefect tasks, named for people. Prefect remembers no result: the ledger alone says what is done.
+
+Tasks take settings, plans and names, nothing that lives in this process alone: they work with what it has open, and open
+what is missing, so that any process with the project and the store can run one.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -25,9 +30,12 @@ from agentloop.errors import ServerError, TrainerError, told
 from agentloop.evaluation.looks import Look
 from agentloop.rollout.collection import ShardPlan
 from agentloop.serving.policy_server import PolicyServer
+from agentloop.settings import Settings
+from agentloop.store import adapters, evaluations
+from agentloop.store.shards import Purpose
 from agentloop.training.run import TrainingRun
 from agentloop_flows import artifacts
-from agentloop_flows.progress import Progress, progress
+from agentloop_flows.progress import advance, progress
 
 step = partial(task, persist_result=False, cache_policy=NO_CACHE)
 
@@ -53,85 +61,107 @@ def _infrastructure_failed(_: Any, __: Any, state: Any) -> bool:
 attempts = {"retries": 2, "retry_delay_seconds": 2, "retry_condition_fn": _infrastructure_failed}
 
 
-@step(name="episodes", task_run_name="{label}", **attempts)
-def run_episodes(
-    label: str,
-    campaign: Campaign,
-    server: PolicyServer,
+@step(name="episodes", task_run_name="{title}, shard {number}", **attempts)
+async def run_episodes(
+    title: str,
+    number: str,
+    settings: Settings,
     shard: ShardPlan,
-    bar: Progress,
     *,
     adapter: str | None,
     iteration: int,
-    purpose: str,
+    purpose: Purpose,
 ) -> str:
-    return rollouts.collect_shard(
-        campaign,
-        server,
-        shard,
-        adapter=adapter,
-        iteration=iteration,
-        purpose=purpose,
-        on_episode=lambda trajectory: bar.advance(),
-    )
+    campaign = Campaign.of(settings)
+    with preparing.policies(campaign) as server:
+        return await rollouts.collect_shard(
+            campaign,
+            server,
+            shard,
+            adapter=adapter,
+            iteration=iteration,
+            purpose=purpose,
+            on_episode=lambda trajectory: advance(title),
+        )
 
 
 def collect(
-    campaign: Campaign,
-    iteration: int,
-    server: PolicyServer,
-    shards: Sequence[ShardPlan],
-    *,
-    adapter: str | None,
-    purpose: str,
+    settings: Settings, iteration: int, shards: Sequence[ShardPlan], *, adapter: str | None, purpose: Purpose
 ) -> None:
-    """One task for each shard that is not on disk."""
+    """One task for each shard that is not on disk; several at once, so that none waits for another's slowest episode."""
+    campaign = Campaign.of(settings)
     missing = [shard for shard in shards if not rollouts.is_collected(campaign, shard)]
     if not missing:
         return
     title = f"iteration {iteration}: {purpose} with {adapter or 'base'}"
+    waiting = list(missing)
+
+    async def take_turns() -> None:
+        while waiting:
+            shard = waiting.pop(0)
+            number = f"{shards.index(shard) + 1} of {len(shards)}"
+            try:
+                await run_episodes(
+                    title, number, settings, shard, adapter=adapter, iteration=iteration, purpose=purpose
+                )
+            except Exception:
+                waiting.clear()  # what has begun is brought to its end, and nothing else is begun
+                raise
+
+    async def side_by_side() -> None:
+        with preparing.policies(campaign) as server:
+            async with rollouts.acting(campaign, server, missing[0], adapter=adapter):
+                turns = [take_turns() for _ in range(rollouts.shards_at_once(campaign))]
+                ended = await asyncio.gather(*turns, return_exceptions=True)
+        for error in filter(None, ended):
+            raise error
+
     episodes = sum(len(shard.episodes) for shard in missing)
-    with campaign.phase(purpose, iteration), progress(title, episodes) as bar:
-        for shard in missing:
-            label = f"{title}, shard {shards.index(shard) + 1} of {len(shards)}"
-            run_episodes(label, campaign, server, shard, bar, adapter=adapter, iteration=iteration, purpose=purpose)
+    with campaign.phase(purpose, iteration), progress(title, episodes):
+        asyncio.run(side_by_side())
 
 
 @step(name="ingest", task_run_name="iteration {iteration}: ingest {purpose}")
 def ingest(
-    campaign: Campaign, iteration: int, shards: Sequence[ShardPlan], *, adapter: str | None, purpose: str
+    settings: Settings, iteration: int, shards: Sequence[ShardPlan], *, adapter: str | None, purpose: Purpose
 ) -> dict[str, int]:
-    return rollouts.ingest_shards(campaign, shards, adapter=adapter, iteration=iteration, purpose=purpose)
+    return rollouts.ingest_shards(Campaign.of(settings), shards, adapter=adapter, iteration=iteration, purpose=purpose)
 
 
 @step(name="select", task_run_name="iteration {iteration}: select")
-def select(campaign: Campaign, iteration: int, recipe: str | None = None, size: int | None = None) -> dict[str, Any]:
-    return selecting.select(campaign, iteration, recipe=recipe, size=size)
+def select(settings: Settings, iteration: int, recipe: str | None = None, size: int | None = None) -> dict[str, Any]:
+    return selecting.select(Campaign.of(settings), iteration, recipe=recipe, size=size)
 
 
 @step(name="quantize", task_run_name="how the base is held", **attempts)
-def quantize(campaign: Campaign) -> dict[str, Any]:
-    held = quantizing.settle(campaign)
+def quantize(settings: Settings) -> dict[str, Any]:
+    held = quantizing.settle(Campaign.of(settings))
     return {"kind": held.kind, "in_16bit": list(held.in_16bit)}
 
 
 @step(name="prepare", task_run_name="the base as it is served", **attempts)
-def prepare(campaign: Campaign) -> str:
-    return str(preparing.prepare(campaign))
+def prepare(settings: Settings) -> str:
+    return str(preparing.prepare(Campaign.of(settings)))
 
 
-def policies(campaign: Campaign) -> PolicyServer:
-    """The campaign's policies; vLLM starts when the first of them is asked for."""
-    return PolicyServer(campaign.settings, Path(prepare(campaign)), base=campaign.base)
+@contextmanager
+def policies(settings: Settings) -> Iterator[PolicyServer]:
+    """The campaign's policies for the tasks of this block; vLLM starts when the first of them is asked for."""
+    prepare(settings)
+    with preparing.policies(Campaign.of(settings)) as server:
+        yield server
 
 
 @step(name="judge", task_run_name="the base: 16 bit against what is trained on", **attempts)
-def judge_base(campaign: Campaign, server: PolicyServer) -> dict[str, Any] | None:
-    return judge.judge(campaign, server)
+def judge_base(settings: Settings) -> dict[str, Any] | None:
+    campaign = Campaign.of(settings)
+    with preparing.policies(campaign) as server:
+        return judge.judge(campaign, server)
 
 
 @step(name="train", task_run_name="iteration {iteration}: train {role}", **attempts)
-def train(campaign: Campaign, iteration: int, run: TrainingRun, role: str = "challenger") -> dict[str, Any]:
+def train(settings: Settings, iteration: int, run: TrainingRun, role: adapters.Role = "challenger") -> dict[str, Any]:
+    campaign = Campaign.of(settings)
     if run.output.exists():
         return training.train(campaign, run, iteration=iteration, role=role)
     with progress(f"iteration {iteration}: train {role} {run.adapter.id}", 1) as bar:
@@ -144,23 +174,28 @@ def train(campaign: Campaign, iteration: int, run: TrainingRun, role: str = "cha
 
 
 @step(name="canary", task_run_name="iteration {iteration}: canary", **attempts)
-def canary(campaign: Campaign, iteration: int, server: PolicyServer, run: TrainingRun) -> dict[str, Any]:
-    return canaries.check(campaign, iteration, server, run)
+def canary(settings: Settings, iteration: int, run: TrainingRun) -> dict[str, Any]:
+    campaign = Campaign.of(settings)
+    with preparing.policies(campaign) as server:
+        return canaries.check(campaign, iteration, server, run)
 
 
 @step(name="measure", task_run_name="iteration {iteration}: success of the {role}")
-def measure(campaign: Campaign, iteration: int, adapter: str | None, suite: Suite, role: str) -> dict[str, Any]:
-    return gate.measure(campaign, adapter, suite, iteration=iteration, role=role)
+def measure(
+    settings: Settings, iteration: int, adapter: str | None, suite: Suite, role: evaluations.Role
+) -> dict[str, Any]:
+    return gate.measure(Campaign.of(settings), adapter, suite, iteration=iteration, role=role)
 
 
 @step(name="decide", task_run_name="iteration {iteration}: verdict")
 def decide(
-    campaign: Campaign, iteration: int, measured: dict[str, tuple[str, str]], look: Look, *, adapter: str
+    settings: Settings, iteration: int, measured: dict[str, tuple[str, str]], look: Look, *, adapter: str
 ) -> dict[str, Any]:
-    return gate.decide(campaign, measured, look, adapter=adapter, iteration=iteration)
+    return gate.decide(Campaign.of(settings), measured, look, adapter=adapter, iteration=iteration)
 
 
 @step(name="report", task_run_name="report")
-def report(campaign: Campaign) -> str:
+def report(settings: Settings) -> str:
+    campaign = Campaign.of(settings)
     artifacts.publish_plots(campaign.name, reporting.plots(campaign))
-    return str(reporting.write(campaign.settings))
+    return str(reporting.write(settings))

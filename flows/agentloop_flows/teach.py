@@ -15,12 +15,13 @@ from agentloop.campaign import demonstrations
 from agentloop.campaign import teaching as lessons
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.demonstrations import Demonstrations
-from agentloop.campaign.teaching import STUDENT, TAUGHT, Teaching
+from agentloop.campaign.teaching import STUDENT, TAUGHT, Lesson, Teaching
 from agentloop.rollout.collection import ShardPlan
+from agentloop.store.evaluations import Role
 from agentloop.teaching.source import EXPERTS, parse
 from agentloop.training.run import TrainingRun
 from agentloop_flows import artifacts, presence, steps
-from agentloop_flows.progress import Progress, progress
+from agentloop_flows.progress import advance, progress
 from agentloop_flows.self_improve import evaluate
 
 
@@ -40,15 +41,15 @@ def teach(
     """
     settings = configuration.load(overrides or {}, profile=profile)
     flow_run = presence.announce(settings)
-    teaching = Teaching.open(settings, parse(source), families=families, unverified=unverified, name=name)
-    with teaching.campaign.at_work(flow_run):
+    teaching = Teaching.open(Lesson(settings, parse(source), tuple(families), unverified, name))
+    with teaching.at_work(flow_run):
         judged = demonstrate(teaching)
-        dataset = choose(teaching)
+        dataset = choose(teaching.lesson)
         run = lessons.plan_training(teaching, dataset["dataset"])
-        trained = train(teaching, run)
-        made = merge(teaching, run)
+        trained = train(teaching.lesson, run)
+        made = merge(teaching.lesson, run)
         success = measure_both(teaching, run) if measured else None
-        report = steps.report(teaching.campaign)
+        report = steps.report(teaching.settings)
     result = {
         "campaign": teaching.campaign.name,
         "demonstrations": judged,
@@ -70,55 +71,55 @@ def demonstrate(teaching: Teaching) -> dict[str, Any]:
     if missing:
         episodes = sum(len(shard.episodes) for shard in missing)
         title = f"demonstrations from {teaching.source}"
-        with teaching.campaign.phase("demonstrate", TAUGHT), progress(title, episodes) as bar:
+        with teaching.campaign.phase("demonstrate", TAUGHT), progress(title, episodes):
             for shard in missing:
-                label = f"{title}, shard {planned.shards.index(shard) + 1} of {len(planned.shards)}"
-                play(label, teaching, planned, shard, bar)
-    return take_in(teaching, planned)
+                number = f"{planned.shards.index(shard) + 1} of {len(planned.shards)}"
+                play(title, number, teaching.lesson, planned, shard)
+    return take_in(teaching.lesson, planned)
 
 
 def measure_both(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:
     """Success of the student and of what was made of it, on the same held-out tasks."""
     before = measure(teaching.campaign, STUDENT, role="base")
     taught = teaching.taught(teaching.directory(run))
-    with taught.worlds:
+    with taught.held():
         after = measure(taught, TAUGHT, role="taught")
     return lessons.finish(teaching, run, before["evaluation"], after["evaluation"])
 
 
-def measure(campaign: Campaign, iteration: int, *, role: str) -> dict[str, Any]:
+def measure(campaign: Campaign, iteration: int, *, role: Role) -> dict[str, Any]:
     """Success of the campaign's base on its held-out tasks: what a campaign with this model would measure first."""
-    steps.quantize(campaign)
-    with steps.policies(campaign) as server:
-        return evaluate(campaign, server, None, iteration, role=role)
+    steps.quantize(campaign.settings)
+    with steps.policies(campaign.settings):
+        return evaluate(campaign, None, iteration, role=role)
 
 
-@steps.step(name="demonstrations", task_run_name="{label}", **steps.attempts)
-def play(label: str, teaching: Teaching, planned: Demonstrations, shard: ShardPlan, bar: Progress) -> str:
-    return demonstrations.play(teaching, planned, shard, on_episode=lambda trajectory: bar.advance())
+@steps.step(name="demonstrations", task_run_name="{title}, shard {number}", **steps.attempts)
+def play(title: str, number: str, lesson: Lesson, planned: Demonstrations, shard: ShardPlan) -> str:
+    return demonstrations.play(Teaching.of(lesson), planned, shard, on_episode=lambda trajectory: advance(title))
 
 
 @steps.step(name="judge", task_run_name="judge the demonstrations")
-def take_in(teaching: Teaching, planned: Demonstrations) -> dict[str, Any]:
-    return demonstrations.take_in(teaching, planned)
+def take_in(lesson: Lesson, planned: Demonstrations) -> dict[str, Any]:
+    return demonstrations.take_in(Teaching.of(lesson), planned)
 
 
 @steps.step(name="select", task_run_name="select the demonstrations")
-def choose(teaching: Teaching) -> dict[str, Any]:
-    return lessons.choose(teaching)
+def choose(lesson: Lesson) -> dict[str, Any]:
+    return lessons.choose(Teaching.of(lesson))
 
 
 @steps.step(name="train", task_run_name="learn the demonstrations", **steps.attempts)
-def train(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:
+def train(lesson: Lesson, run: TrainingRun) -> dict[str, Any]:
     with progress(f"learn the demonstrations: {run.adapter.id}", 1) as bar:
 
         def on_step(metrics: dict[str, Any]) -> None:
             bar.total = metrics["steps"]
             bar.advance_to(metrics["step"])
 
-        return lessons.train(teaching, run, on_step=on_step)
+        return lessons.train(Teaching.of(lesson), run, on_step=on_step)
 
 
 @steps.step(name="merge", task_run_name="make the taught base", **steps.attempts)
-def merge(teaching: Teaching, run: TrainingRun) -> dict[str, Any]:
-    return lessons.merge(teaching, run)
+def merge(lesson: Lesson, run: TrainingRun) -> dict[str, Any]:
+    return lessons.merge(Teaching.of(lesson), run)

@@ -1,6 +1,7 @@
 """The whole loop, for real: what a campaign leaves behind, and what the second run of the same command does."""
 
 import json
+import pickle
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from home import SMALL
 from agentloop import settings as configuration
 from agentloop.campaign import collect
 from agentloop.campaign.campaign import Campaign
+from agentloop.store.shards import read_shard
 
 
 def test_every_planned_trajectory_is_there_once(home):
@@ -26,8 +28,6 @@ def test_every_planned_trajectory_is_there_once(home):
 
 
 def test_tokens_are_stored_as_they_were_sampled(home):
-    from agentloop.store.shards import read_shard
-
     campaign = Campaign.open(home.settings())
     trajectories = [trajectory for path in (home.root / "shards").glob("*.parquet") for trajectory in read_shard(path)]
     assert trajectories
@@ -39,6 +39,57 @@ def test_tokens_are_stored_as_they_were_sampled(home):
             if turn.role == "model":
                 assert campaign.prompt.decode(trajectory.token_ids[turn.start : turn.end]) == turn.text
     assert any(turn.tool and turn.role == "tool" for trajectory in trajectories for turn in trajectory.turns)
+
+
+def test_shards_of_a_collection_are_played_side_by_side(home):
+    with home.prefect() as api:
+        runs = api.post("/task_runs/filter", json={"limit": 200}).json()
+    shards = sorted(
+        (run["start_time"], run["end_time"])
+        for run in runs
+        if run["name"].startswith("iteration 1: collect with base, shard")
+    )
+    assert len(shards) == 4
+    assert all(after[0] < before[1] for before, after in zip(shards, shards[1:], strict=False))
+
+
+ELSEWHERE = """
+import asyncio, pickle, sys
+from agentloop_flows import steps
+arguments = pickle.load(sys.stdin.buffer)
+print(asyncio.run(steps.run_episodes.fn(**arguments)))
+"""
+
+
+def test_a_shard_is_collected_by_any_process(home, tmp_path):
+    """One that has the settings, the plan and the store, and nothing of the run that planned it."""
+    campaign = Campaign.open(home.settings())
+    shard = collect.plan_collection(campaign, 1, None)[0]
+    own = home.settings(f"paths.data={tmp_path}")
+    arguments = {
+        "title": "elsewhere",
+        "number": "1 of 1",
+        "settings": own,
+        "shard": shard,
+        "adapter": None,
+        "iteration": 1,
+        "purpose": "collect",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE],
+        input=pickle.dumps(arguments),
+        env=home.environment,
+        cwd=home.project,
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().splitlines()[-1] == shard.id
+    here, there = (
+        [(each.id, each.token_ids, each.answer) for each in read_shard(shard.path(settings.paths.shards))]
+        for settings in (home.settings(), own)
+    )
+    assert there == here
 
 
 def test_success_is_what_the_verifier_says(home):

@@ -17,7 +17,7 @@ import torch
 from agentloop.campaign import canary, collect, demonstrations, select, teaching, train
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.prepare import policies
-from agentloop.campaign.teaching import Teaching
+from agentloop.campaign.teaching import Lesson, Teaching
 from agentloop.engine import FastLanguageModel
 from agentloop.project import CHECKOUT
 from agentloop.rollout.collection import ShardPlan
@@ -61,8 +61,8 @@ def taught(gemma, root) -> Path:
     it learns more from as many tokens."""
     few = {"tasks": 20, "epochs": 2, "batch_tokens": 320, "rank": 16, "alpha": 32, "learning_rate": 1.5e-3}
     settings = settings_of(root, gemma, teach=few, training={"quantization": "none", "dtype": "float32"})
-    lesson = Teaching.open(settings, Source("experts"), families=FAMILIES, unverified=False, name="taught")
-    with lesson.campaign.at_work():
+    lesson = Teaching.open(Lesson(settings, Source("experts"), families=FAMILIES, name="taught"))
+    with lesson.at_work():
         planned = demonstrations.plan(lesson)
         for shard in planned.shards:
             demonstrations.play(lesson, planned, shard)
@@ -110,7 +110,9 @@ def loop(taught, root) -> Iterator[Round]:
         champion = campaign.begin(1)
         planned = collect.plan_collection(campaign, 1, champion)
         for shard in planned:
-            collect.collect_shard(campaign, server, shard, adapter=champion, iteration=1, purpose="collect")
+            asyncio.run(
+                collect.collect_shard(campaign, server, shard, adapter=champion, iteration=1, purpose="collect")
+            )
         counts = collect.ingest_shards(campaign, planned, adapter=champion, iteration=1, purpose="collect")
         dataset = select.select(campaign, 1)
         run = train.plan(campaign, dataset["dataset"])

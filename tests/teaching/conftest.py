@@ -39,19 +39,19 @@ class Lesson:
 
     def open(self, source="experts", *words, families=(), unverified=False, name=None) -> Teaching:
         return Teaching.open(
-            self.settings(*words), parse_source(str(source)), families=families, unverified=unverified, name=name
+            lessons.Lesson(self.settings(*words), parse_source(str(source)), tuple(families), unverified, name)
         )
 
     def demonstrate(self, teaching: Teaching):
         """Play and judge everything: (what was planned, what came of it)."""
-        with teaching.campaign.at_work():
+        with teaching.at_work():
             planned = demonstrations.plan(teaching)
             for shard in planned.shards:
                 demonstrations.play(teaching, planned, shard)
             return planned, demonstrations.take_in(teaching, planned)
 
     def choose(self, teaching: Teaching):
-        with teaching.campaign.at_work():
+        with teaching.at_work():
             return lessons.choose(teaching)
 
     def rows(self, teaching: Teaching, query: str, *parameters):
