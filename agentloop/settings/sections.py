@@ -1,0 +1,326 @@
+"""The sections of the settings, one class each, with what every setting means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationInfo,
+    field_validator,
+)
+
+from agentloop.settings.values import (
+    Count,
+    Fraction,
+    Tasks,
+    UserPath,
+    auto_or_positive,
+    eight_or_32,
+    known_recipe,
+    servable_rank,
+)
+
+
+class Strict(BaseModel):
+    """A model in which true and false are no numbers."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
+
+
+class Section(Strict):
+    """A part of the settings, which cannot be changed: unknown names are refused, defaults are checked too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class Paths(Section):
+    """The fixed roots. Relative paths are relative to the project's root."""
+
+    models: UserPath = Path("models")
+    """Base models, one directory each."""
+    data: UserPath = Path("data")
+    """Everything a run writes: shards, database, adapters, checkpoints, logs, reports."""
+    cache: UserPath = Path("data/cache")
+    """Things that can be made again, and so may be deleted at any time: packed NF4 weights and the caches of Hugging Face,
+    Triton, Inductor and vLLM."""
+
+    @property
+    def database(self) -> Path:
+        return self.data / "agentloop.duckdb"
+
+    @property
+    def shards(self) -> Path:
+        return self.data / "shards"
+
+    @property
+    def adapters(self) -> Path:
+        return self.data / "adapters"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.data / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        return self.data / "logs"
+
+    @property
+    def reports(self) -> Path:
+        return self.data / "reports"
+
+    @property
+    def services(self) -> Path:
+        """State of the Prefect server and worker that `agentloop up` started."""
+        return self.data / "services"
+
+
+class Agent(Section):
+    """How a task is put to the model and when an episode ends."""
+
+    describe_tools: bool = True
+    """Put the tools' descriptions into the prompt. The tiny model was taught its tools and needs none."""
+    max_turns: Count = 6
+    """Turns that the model gets in one episode. An episode that needs more ends without an answer."""
+    max_turn_tokens: Count = 256
+    """Tokens that one turn of the model may have. A turn that is cut off ends the episode without an answer."""
+    max_tokens: Count = 2048
+    """Tokens of a whole episode, prompt and tool results included; at most `serving.max_model_len`."""
+
+
+class Serving(Section):
+    """The vLLM child process."""
+
+    python: UserPath | None = None
+    """Interpreter that has vLLM installed; by default this one."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port on 127.0.0.1 that vLLM listens on; 0 picks a free one."""
+    base: Literal["dequantised", "original"] = "dequantised"
+    """Which weights to serve where training quantises the base: `dequantised`, the ones that training sees, so that served
+    equals trained, or the `original` ones."""
+    policy: Literal["restart", "sleep"] = "restart"
+    """What vLLM does while the trainer has the card: `restart` ends it and starts it again; `sleep` is quicker, but keeps
+    some 2 GiB of the card and the weights in host memory. On the CPU vLLM simply waits, and `sleep` is refused."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype that vLLM computes in; `auto` is that of the model's files."""
+    max_model_len: Count = 4096
+    """Tokens of the longest episode that vLLM accepts (`--max-model-len`)."""
+    max_num_seqs: Count = 64
+    """Requests that vLLM computes at the same time (`--max-num-seqs`)."""
+    gpu_memory_utilization: Fraction = 0.9
+    """Share of the card's memory that vLLM may take, KV cache included (`--gpu-memory-utilization`). Not used on the CPU."""
+    start_seconds: PositiveFloat = 600
+    """Seconds that vLLM may take to start; then the run ends with its log's last lines."""
+    request_seconds: PositiveFloat = 120
+    """Seconds that one request may take before it counts as failed."""
+    extra_arguments: tuple[str, ...] = ()
+    """More arguments for vLLM's server, passed to it as they are."""
+
+
+class Collect(Section):
+    """Rollouts that become training data."""
+
+    tasks: Tasks = 256
+    """Fresh training tasks in each iteration."""
+    samples: Count = 8
+    """Episodes for each task."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature of the rollouts."""
+    concurrency: Count = 64
+    """Episodes in flight at the same time."""
+    shard_episodes: Count = 512
+    """Episodes in one Parquet shard, which is also one Prefect task: a run that is killed loses the shards at work. As many are
+    played at once as it takes to keep `concurrency` episodes in flight."""
+    episode_seconds: PositiveFloat = 120
+    """Seconds that an episode may take; a longer one is an infrastructure failure and is tried again."""
+    tool_seconds: PositiveFloat = 30
+    """Seconds that a tool may take over one call; then it is killed with all it started, and the episode is tried again."""
+    tool_memory: PositiveFloat = 2.0
+    """Memory in GiB that the tools of one episode may take together."""
+    attempts: Count = 3
+    """Tries at an episode. One that failed in all of them is recorded with its errors, and is not scored."""
+    max_failed: Annotated[float, Field(ge=0)] = 0.05
+    """Failed episodes of one shard that are tolerated; with more of them the run stops. A share below 1, a number from 1
+    on."""
+
+
+class Selection(Section):
+    """Which trajectories are trained on. The recipes are the files in agentloop/curation/selection/."""
+
+    recipe: Annotated[str, AfterValidator(known_recipe)] = "rejection"
+    """`rejection`, `replay`, `random`, or the path of a .sql file; a relative path is relative to the project's root."""
+    per_task: Count = 2
+    """Distinct successes of one task that may be chosen."""
+    min_success_rate: Fraction = 0.0
+    """Lowest success rate of a task that is trained on."""
+    max_success_rate: Fraction = 0.99
+    """Highest success rate of a task that is trained on: a task that is always solved teaches nothing."""
+    max_tokens: Count = 2048
+    """Length in tokens of the longest trajectory that may be chosen."""
+    max_overlap: Fraction = 0.7
+    """Share of runs of five words, in the question and in the actions, that two rows may have in common; beyond it the
+    later row is left out as a near duplicate."""
+    accumulate: bool = True
+    """Choose from all iterations of the campaign; false: from the newest only."""
+    replay: Annotated[float, Field(ge=0)] = 1.0
+    """With the recipe `replay`: rows of earlier iterations for each row of the newest, at most."""
+    benchmarks: UserPath | None = None
+    """A text file of benchmark prompts, one a line. The run ends with an error where a chosen task is nearly one of them."""
+
+
+class Training(Section):
+    """LoRA on a frozen base, which is in 16 bit or quantised to NF4 (QLoRA)."""
+
+    rank: Annotated[int, AfterValidator(servable_rank)] = 16
+    """Rank of the adapter: 8, 16, 32, 64, 128 or 256, the ranks that vLLM serves."""
+    alpha: PositiveFloat = 32
+    """LoRA's alpha: the adapter's product counts alpha / rank."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    """Linear layers that get an adapter."""
+    quantization: Literal["auto", "none", "dynamic", "nf4"] = "auto"
+    """How the base is held in training: `none` (16 bit), `nf4`, or `dynamic` (NF4 but for the modules that suffer most from
+    it). `auto` takes the most precise of them that fits into the memory that is free when the campaign begins, on the CPU
+    16 bit. See docs/quantisation.md."""
+    quantization_tolerance: PositiveFloat = 0.01
+    """KL divergence from the base in 16 bit, in nats per token of the model, that counts as negligible. `dynamic` leaves as
+    few bytes in 16 bit as keep below it."""
+    max_quantization_loss: Fraction = 0.05
+    """Loss of success by quantisation, as a share, above which the base is not trained on. The loss counts as larger where
+    the lower end of its confidence interval is."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype of the forward and backward pass; the adapter itself stays in float32. `auto`: bfloat16 on CUDA (float16 before
+    compute capability 8), float32 on the CPU."""
+    devices: Count = 1
+    """GPUs of this machine (processes, where it has none) that share each batch, under torchrun."""
+    learning_rate: PositiveFloat = 2e-4
+    """Highest learning rate: reached after the warm-up, followed by a cosine to zero."""
+    warmup_fraction: Fraction = 0.05
+    """Share of the steps over which the learning rate rises."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Norm to which the gradient is clipped."""
+    optimizer_bits: Annotated[Literal[8, 32], BeforeValidator(eight_or_32)] = 32
+    """Bits of each of AdamW's two moments: 32, or 8 with a scale for every 256 values, which takes 6 bytes less for each
+    weight of the adapter."""
+    epochs: Count = 3
+    """Passes over the selected rows."""
+    batch_tokens: Count = 8192
+    """Tokens of one packed batch, which is one optimizer step."""
+    memory_budget: Annotated[Literal["auto"] | float, BeforeValidator(auto_or_positive)] = "auto"
+    """Memory of the GPU in GiB that the trainer may hold at its peak, as nvidia-smi shows it; `auto`: what is free. With
+    less, more is computed again or waits in host memory; the batch, and so the adapter, stays the same. `agentloop doctor
+    --train` says what is needed. A step that still runs out of memory is repeated with a leaner plan."""
+    checkpoint_steps: Count = 20
+    """Optimizer steps between checkpoints. A run that was killed continues from the newest one, exactly."""
+    stall_seconds: PositiveFloat = 900
+    """Seconds without any sign of life (no optimizer step, no line in the log) after which the trainer is ended, and tried
+    again from the newest checkpoint."""
+    continue_adapter: bool = False
+    """Continue from the champion's adapter; false: train from the base on all selected rows."""
+
+
+class Evaluate(Section):
+    """Held-out measurement of a policy."""
+
+    tasks: Tasks = 200
+    """Held-out tasks, the same ones for every policy."""
+    samples: Count = 4
+    """Episodes for each task."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature of the measurement."""
+
+
+class Guard(Section):
+    """Held-out tasks of another environment, at which the challenger must not be worse. Written as
+    `gate.guards.database.margin=0.05`."""
+
+    tasks: Tasks = 200
+    """Held-out tasks of that environment."""
+    samples: Count = 4
+    """Episodes for each task."""
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Loss of success, as a share, that is not held against the challenger."""
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Probability of passing a challenger that is worse by the margin."""
+
+
+class Gate(Section):
+    """When the challenger replaces the champion. See docs/gate.md."""
+
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    """Significance level of the exact McNemar test, for all looks at a challenger's results together."""
+    min_gain: Fraction = 0.0
+    """Gain in success, as a share, that the challenger must exceed with confidence."""
+    max_tasks: Tasks | None = None
+    """Held-out tasks, at most: where the verdict asks for more data they are doubled up to this number. Not set: they never
+    are."""
+    guards: dict[str, Guard] = {}
+    """Other environments at which the challenger must not be worse, by name. They are measured only for a challenger that
+    would be promoted."""
+    resamples: Count = 10_000
+    """Resamples of the paired bootstrap that gives the confidence intervals."""
+    control: bool = True
+    """Also train and evaluate, at the end, a control: an adapter on as many randomly chosen trajectories."""
+
+
+class Teach(Section):
+    """From demonstrations to a base model that the loop can improve. See docs/teaching.md."""
+
+    tasks: Tasks = 32
+    """Tasks that the environment's experts, or a teacher, are to solve."""
+    samples: Count = 1
+    """Episodes of a teacher for each task."""
+    per_task: Count = 1
+    """Distinct demonstrations of one task that are taught, at most."""
+    rank: Annotated[int, AfterValidator(servable_rank)] = 32
+    """Rank of the LoRA adapter that is trained and then merged: 8, 16, 32, 64, 128 or 256."""
+    alpha: PositiveFloat = 64
+    """LoRA's alpha: the adapter's product counts alpha / rank."""
+    learning_rate: PositiveFloat = 3e-4
+    """Highest learning rate, as in `training.learning_rate`."""
+    epochs: Count = 12
+    """Passes over the demonstrations."""
+    batch_tokens: Count = 2048
+    """Tokens of one packed batch, which is one optimizer step."""
+    teacher_model: str | None = None
+    """Name of the model at the teacher's endpoint. Not set: the only one that it serves."""
+    calls: Literal["text", "native", "bare"] = "text"
+    """How a teacher calls tools. `text`: as the student does, the call's format described in the prompt; `native`: by the
+    endpoint's `tools`; `bare`: as the student does, without a word about it, for a teacher that was taught the format."""
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    """Sampling temperature of a teacher."""
+    max_turn_tokens: Count = 1024
+    """Tokens, as the teacher counts them, of one of its turns."""
+    concurrency: Count = 16
+    """Requests in flight at a teacher."""
+    request_seconds: PositiveFloat = 120
+    """Seconds that a teacher may take over one turn before it is asked again."""
+    key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key of a teacher's endpoint; the key itself is stored nowhere."""
+    shard_episodes: Count = 32
+    """Demonstrations in one Parquet shard: a run that is killed loses the shard at work."""
+
+    def key(self) -> str | None:
+        """Return the key of a teacher's endpoint, or None where its variable is not set."""
+        return os.environ.get(self.key_variable) or None

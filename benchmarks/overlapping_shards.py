@@ -1,0 +1,105 @@
+"""What shards side by side gain: a collection of four, one after the other and as `agentloop run` plays them.
+
+    python benchmarks/overlapping_shards.py [WORD …] [--shards 4] [--rounds 5]
+
+Words are settings (model=… serving.dtype=bfloat16), after the demo's profile. Both ways play the same planned episodes,
+whose turns end at lengths drawn from their seeds (agentloop.proof.rates), so that the work is equal; in turns, and a first
+round warms up. Nothing is written. Prints JSON: seconds of each round, the ratio of each pair, their median and mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+
+import torch
+import vllm
+
+from agentloop import settings as configuration
+from agentloop.campaign import collect
+from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.prepare import policies
+from agentloop.proof.rates import PacedPolicy, turn_lengths
+from agentloop.rollout.collection import ShardPlan, plan, run_shard
+from agentloop.serving.policy_server import PolicyServer
+from agentloop.serving.served_policy import ServedPolicy
+
+
+def planned(campaign: Campaign, shards: int, seed: int) -> list[ShardPlan]:
+    size = campaign.settings.collect.shard_episodes
+    tasks = campaign.environment.tasks("train", shards * size, seed)
+    sampling = campaign.sampling(campaign.settings.collect.temperature)
+    return plan(tasks, 1, policy="base", sampling=sampling, seed=seed, shard_episodes=size)
+
+
+async def play(campaign: Campaign, server: PolicyServer, shards: list[ShardPlan], at_once: int) -> float:
+    """Seconds that the shards take, so many at once."""
+    settings = campaign.settings
+    waiting, slots = list(shards), asyncio.Semaphore(settings.collect.concurrency)
+    async with ServedPolicy(
+        server, None, temperature=settings.collect.temperature, top_p=1.0, stop_token_ids=campaign.prompt.stop_token_ids
+    ) as served:
+        policy = PacedPolicy(served, turn_lengths(settings.agent.max_turn_tokens))
+
+        async def take_turns() -> None:
+            while waiting:
+                await run_shard(
+                    waiting.pop(0),
+                    policy=policy,
+                    prompt=campaign.prompt,
+                    open_world=campaign.worlds.open,
+                    limits=settings.collect,
+                    slots=slots,
+                )
+
+        started = time.perf_counter()
+        await asyncio.gather(*(take_turns() for _ in range(at_once)))
+        return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        settings = configuration.load([f"paths.data={root}", *given.words], profile="demo")
+        campaign = Campaign.open(settings)
+        ways = {"one_after_the_other": 1, "side_by_side": collect.shards_at_once(campaign)}
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        with campaign.held(), policies(campaign) as server:
+            campaign.worlds.start()
+            for number in range(given.rounds + 1):
+                shards = planned(campaign, given.shards, seed=number)
+                for way, at_once in list(ways.items())[:: 1 if number % 2 else -1]:
+                    spent = asyncio.run(play(campaign, server, shards, at_once))
+                    if number:
+                        seconds[way].append(spent)
+                        print(f"{number} {way} {spent:.1f} s", file=sys.stderr)
+    ratios = [one / other for one, other in zip(*seconds.values(), strict=True)]
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU cores"
+    result = {
+        "machine": f"{card}, {platform.machine()}",
+        "versions": {"torch": torch.__version__, "vllm": vllm.__version__},
+        "command": " ".join(["python", *sys.argv]),
+        "shards": given.shards,
+        "shard_episodes": settings.collect.shard_episodes,
+        "in_flight": settings.collect.concurrency,
+        "at_once": ways["side_by_side"],
+        "seconds": {way: [round(each, 2) for each in spent] for way, spent in seconds.items()},
+        "times_faster": [round(each, 3) for each in ratios],
+        "median": round(statistics.median(ratios), 3),
+        "mean": round(statistics.mean(ratios), 3),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
