@@ -16,7 +16,8 @@ from agentloop.report.comparison import Comparison
 from agentloop.report.summary import CampaignStatus
 from agentloop.settings import Paths
 from agentloop.store import campaigns, taught_bases
-from agentloop.store.database import Database, now
+from agentloop.store.clock import now
+from agentloop.store.database import Database
 
 COVERED = 0.5
 """An iteration of which its phases account for a smaller share may have waited for somebody to start it again."""

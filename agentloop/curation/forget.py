@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from agentloop.errors import StoreError
 from agentloop.records import Dataset
 from agentloop.store import datasets
-from agentloop.store.database import Database, now
+from agentloop.store.clock import now
+from agentloop.store.database import Database
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from agentloop.files import atomic
 from agentloop.report import sample, sections, summary
 from agentloop.report.comparison import Headline
 from agentloop.store import campaigns, taught_bases
-from agentloop.store.database import Database, now
+from agentloop.store.clock import now
+from agentloop.store.database import Database
 from agentloop.store.taught_bases import TaughtBase
 
 FILES = Path(__file__).parent

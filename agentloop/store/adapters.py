@@ -9,7 +9,8 @@ from typing import Literal
 from agentloop.errors import StoreError
 from agentloop.naming import canonical_json
 from agentloop.records import Adapter
-from agentloop.store.database import Database, now
+from agentloop.store.clock import now
+from agentloop.store.database import Database
 
 Role = Literal["challenger", "control", "teaching"]
 

@@ -10,7 +10,8 @@ from typing import Any
 from agentloop.errors import StoreError
 from agentloop.naming import canonical_json
 from agentloop.settings import Settings
-from agentloop.store.database import Database, now
+from agentloop.store.clock import now
+from agentloop.store.database import Database
 
 FREE = (
     "campaign",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from agentloop.store.database import Database, now
+from agentloop.store.clock import now
+from agentloop.store.database import Database
 
 
 def save(

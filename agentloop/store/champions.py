@@ -7,7 +7,8 @@ from datetime import datetime
 
 from agentloop.errors import StoreError
 from agentloop.store import verdicts
-from agentloop.store.database import Database, now
+from agentloop.store.clock import now
+from agentloop.store.database import Database
 
 
 @dataclass(frozen=True)

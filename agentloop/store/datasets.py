@@ -12,7 +12,8 @@ import numpy as np
 from agentloop.errors import ShardError, StoreError
 from agentloop.naming import canonical_json
 from agentloop.records import Dataset
-from agentloop.store.database import Database, now
+from agentloop.store.clock import now
+from agentloop.store.database import Database
 from agentloop.store.shards import read_columns
 
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 from agentloop.errors import StoreError
 from agentloop.naming import canonical_json
 from agentloop.records import Evaluation, Sampling, trajectory_id
-from agentloop.store.database import Database, now
+from agentloop.store.clock import now
+from agentloop.store.database import Database
 
 Role = Literal["base", "champion", "challenger", "control", "taught"]
 

@@ -16,7 +16,8 @@ import duckdb
 import pyarrow as pa
 
 from agentloop.errors import ShardError, StoreError
-from agentloop.store.database import Database, now
+from agentloop.store.clock import now
+from agentloop.store.database import Database
 from agentloop.store.shards import Footer, Purpose, read_columns, read_footer
 
 QUERIES = Path(__file__).parent / "ingest"

@@ -9,7 +9,8 @@ import json
 from typing import Any
 
 from agentloop.naming import canonical_json
-from agentloop.store.database import Database, now
+from agentloop.store.clock import now
+from agentloop.store.database import Database
 
 NEXT = "(SELECT coalesce(max(greatest(begun, ended)), 0) + 1 FROM steps)"
 """Number of the next beginning or end of a step. A clock can be set back: times do not tell the order."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentloop.naming import canonical_json
-from agentloop.store.database import Database, now
+from agentloop.store.clock import now
+from agentloop.store.database import Database
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agentloop.store.database import Database, now
+from agentloop.store.clock import now
+from agentloop.store.database import Database
 
 
 def add(

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from agentloop.errors import StoreError
 from agentloop.naming import content_id
 from agentloop.records import GuardResult, Interval, Verdict
-from agentloop.store.database import Database, now
+from agentloop.store.clock import now
+from agentloop.store.database import Database
 
 
 def save(database: Database, verdict: Verdict, *, campaign: str, iteration: int, adapter: str) -> str:

@@ -17,7 +17,7 @@ from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.lock import owned
 from agentloop.store import campaigns, training_runs
-from agentloop.store.database import now
+from agentloop.store.clock import now
 from agentloop.store.ledger import Ledger
 from agentloop.store.shards import write_shard
 

@@ -14,7 +14,9 @@ from recorded_campaign import CAMPAIGN, recorded
 from agentloop import settings as configuration
 from agentloop.errors import SettingError, StoreError
 from agentloop.project import CHECKOUT
-from agentloop.store.database import MIGRATIONS, Database, snapshot
+from agentloop.store.database import Database
+from agentloop.store.schema import MIGRATIONS
+from agentloop.store.snapshots import snapshot
 
 assert recorded  # a fixture
 
@@ -322,7 +324,7 @@ def test_readers_see_an_older_schema_as_todays(tmp_path, monkeypatch):
     for file in before:
         shutil.copy(file, older)
     with monkeypatch.context() as then:
-        then.setattr("agentloop.store.database.MIGRATIONS", older)
+        then.setattr("agentloop.store.schema.MIGRATIONS", older)
         Database.open(path).close()
         copy = snapshot(path)
     with Database.open_snapshot(path) as reader:

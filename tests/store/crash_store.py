@@ -51,7 +51,8 @@ while True:
 READER = """
 import sys
 from pathlib import Path
-from agentloop.store.database import Database, snapshot
+from agentloop.store.database import Database
+from agentloop.store.snapshots import snapshot
 path = Path(sys.argv[1]) / "agentloop.duckdb"
 seen = 0
 while True:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from agentloop.errors import StoreError
-from agentloop.store.database import Database, snapshot
+from agentloop.store.database import Database
+from agentloop.store.snapshots import snapshot
 
 HOLD = """
 with Database.open(path) as database:
@@ -97,7 +98,7 @@ def test_while_a_writer_does_not_let_go_readers_have_the_copy_before(path, start
 
 
 def test_superseded_snapshots_are_removed(path, monkeypatch):
-    monkeypatch.setattr("agentloop.store.database.SNAPSHOT_SECONDS", 0.0)
+    monkeypatch.setattr("agentloop.store.snapshots.SNAPSHOT_SECONDS", 0.0)
     for n in range(3):
         with Database.open(path) as database:
             database.execute(f"CREATE TABLE numbers_{n} AS SELECT 1 AS n")
@@ -110,7 +111,7 @@ def test_readers_of_another_process_work_while_a_run_writes(path, start_python):
     with Database.open(path) as database:
         database.execute("CREATE TABLE numbers (n INTEGER)")
     reader = start_python("""
-from agentloop.store.database import snapshot
+from agentloop.store.snapshots import snapshot
 seen = []
 print("ready", flush=True)
 while not seen or seen[-1] < 15:

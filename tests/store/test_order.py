@@ -9,8 +9,9 @@ from agentloop import settings as configuration
 from agentloop.records import Adapter, Interval, Verdict
 from agentloop.report import query, summary
 from agentloop.store import adapters, campaigns, champions, verdicts
-from agentloop.store.database import MIGRATIONS, Database
+from agentloop.store.database import Database
 from agentloop.store.ledger import Ledger
+from agentloop.store.schema import MIGRATIONS
 
 HALF = Interval(0.5, 0.4, 0.6)
 FIRST = Verdict("needs_more_data", "eval_1", "eval_2", HALF, HALF, HALF, 0.2, "not clear", 1, 2, 0.005)
@@ -60,7 +61,7 @@ def test_rows_of_before_there_were_numbers(tmp_path, monkeypatch):
         shutil.copy(file, older)
     path = tmp_path / "data" / "agentloop.duckdb"
     with monkeypatch.context() as then:
-        then.setattr("agentloop.store.database.MIGRATIONS", older)
+        then.setattr("agentloop.store.schema.MIGRATIONS", older)
         with Database.open(path) as database:
             for policy, adapter in (("policy_1", "NULL"), ("policy_3", "'adapter_0'")):
                 database.execute(f"INSERT INTO policies VALUES ('{policy}', 'base_1', {adapter}, 'prompt')")

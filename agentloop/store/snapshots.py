@@ -1,0 +1,91 @@
+"""Copies of the database for readers that take their time while writers go on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from agentloop.errors import DiskError, StoreError
+from agentloop.store import schema
+from agentloop.store.connection import connect
+from agentloop.store.locks import POLL_SECONDS, InUseError, foreign_writer, in_use, let_go, lock
+
+WAIT_SECONDS = 30.0
+SNAPSHOT_SECONDS = 10.0
+"""That a copy is kept for who was told of it and has not opened it yet."""
+
+
+def snapshot(path: Path, *, wait_seconds: float = WAIT_SECONDS) -> Path:
+    """A copy of the present state, of this code's schema, for readers that take their time while writers go on.
+
+    Where a writer has not let go after `wait_seconds`, it is the newest copy that there is. The copy lies hidden beside
+    the database and is shared by all readers of the same state; `Database.open_snapshot` opens it. Copies of older
+    states are removed (who has one open keeps it). Raises StoreError as `Database.open` does.
+    """
+    path = Path(path).absolute()
+    newest = max(file.name for file in schema.MIGRATIONS.glob("*.sql")).partition("_")[0]
+    try:
+        with at_rest(path, wait_seconds) as files:
+            state = "-".join(f"{file.stat().st_mtime_ns}-{file.stat().st_size}" for file in files)
+            copy = path.with_name(f".{path.stem}-{newest}-{state}.snapshot")
+            if not copy.is_file():
+                copy_of(path, files, copy)
+            os.utime(copy)
+    except InUseError:
+        copies = sorted(path.parent.glob(f".{path.stem}-{newest}-*.snapshot"), key=lambda copy: copy.stat().st_mtime)
+        if not copies:
+            raise
+        return copies[-1]
+    _remove_superseded(path, copy)
+    return copy
+
+
+@contextmanager
+def at_rest(path: Path, wait_seconds: float) -> Iterator[list[Path]]:
+    """The files of the database, the log of a writer that was killed included, while nobody writes to them."""
+    deadline = time.monotonic() + wait_seconds
+    held = lock(path, shared=True, wait_seconds=wait_seconds)
+    try:
+        try:
+            file = open(path, "rb")
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be opened ({error.strerror})") from None
+        with file:
+            # as DuckDB's own readers do: other programs know nothing of the lock beside the file
+            while (holder := foreign_writer(file.fileno())) is not None:
+                if time.monotonic() >= deadline:
+                    raise InUseError(in_use(path, "another program", holder, wait_seconds))
+                time.sleep(POLL_SECONDS)
+            yield [each for each in (path, Path(f"{path}.wal")) if each.is_file()]
+    finally:
+        let_go(held)
+
+
+def copy_of(path: Path, files: Sequence[Path], copy: Path) -> None:
+    """Copy the files at rest, with their log folded in and the schema brought up to date. Raises DiskError."""
+    temporary = Path(f"{copy}.{os.getpid()}-{time.monotonic_ns()}.tmp")
+    try:
+        for file, suffix in zip(files, ("", ".wal"), strict=False):
+            shutil.copyfile(file, f"{temporary}{suffix}")
+        # folds the log in, and brings an older schema up to date
+        connect(path, temporary, read_only=False).close()
+        os.replace(temporary, copy)
+    except OSError as error:
+        raise DiskError(f"{path}: no copy for reading can be written to {copy.parent} ({error.strerror})") from None
+    finally:
+        for suffix in ("", ".wal"):
+            Path(f"{temporary}{suffix}").unlink(missing_ok=True)
+
+
+def _remove_superseded(path: Path, newest: Path) -> None:
+    # A copy that was handed out a moment ago may not be open yet. What is open survives its removal.
+    for other in path.parent.glob(f".{path.stem}-*.snapshot*"):
+        try:
+            if not other.name.startswith(newest.name) and time.time() - other.stat().st_mtime > SNAPSHOT_SECONDS:
+                other.unlink()
+        except FileNotFoundError:  # another reader was faster
+            continue
