@@ -17,25 +17,25 @@ class AtHand(Generic[T]):
     """Things of one kind, by a key that says what each was opened from. Each process has its own."""
 
     def __init__(self) -> None:
-        self._held: dict[Hashable, T] = {}
+        self._held: dict[Hashable, list[T]] = {}
+        """The newest of each last. Blocks that hold a thing under one key may overlap, and end in any order."""
 
     def get(self, key: Hashable) -> T | None:
-        """Return what is held under the key, or None."""
-        return self._held.get(key)
+        """Return what is held under the key, the newest of several, or None."""
+        held = self._held.get(key)
+        return held[-1] if held else None
 
     def keep(self, key: Hashable, thing: T) -> T:
         """Hold the thing until the process ends, and return it."""
-        self._held[key] = thing
+        self._held.setdefault(key, []).append(thing)
         return thing
 
     @contextmanager
     def holding(self, key: Hashable, thing: T) -> Iterator[T]:
-        """Hold the thing for the block, in place of what was held before."""
-        before = self._held.get(key)
-        self._held[key] = thing
+        """Hold the thing for the block."""
+        held = self._held.setdefault(key, [])
+        held.append(thing)
         try:
             yield thing
         finally:
-            del self._held[key]
-            if before is not None:
-                self._held[key] = before
+            held[:] = [other for other in held if other is not thing]

@@ -12,10 +12,18 @@ from pathlib import Path
 
 from agentloop import card, limits
 from agentloop.errors import ModelError, SettingError
+from agentloop.project import CHECKOUT
 from agentloop.reading import read_object
 from agentloop.settings import Settings
 
-PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes", "trl", "datasets", "prefect", "duckdb")
+PACKAGES = ("torch", "triton", "transformers", "prefect", "duckdb")
+OPTIONAL = {
+    "peft": "to train with TRL or PEFT",
+    "bitsandbytes": "to train with TRL",
+    "trl": "to train with TRL",
+    "datasets": "to read and write datasets",
+}
+"""Packages of the extra trl, each with what it is there for; the loop runs without them."""
 TOWER_PACKAGES = {"gemma3n": ("timm", "torchvision"), "gemma3": ("torchvision",)}
 """What vLLM asks for to read a multimodal checkpoint, though no tower of it is loaded."""
 GIB = 2**30
@@ -79,7 +87,13 @@ def _package(name: str, remedy: str) -> Check:
 
 
 def _packages() -> list[Check]:
-    return [_package(name, "make install") for name in PACKAGES]
+    remedy = "make install" if CHECKOUT else "pip install 'agentloop[loop]'"
+    extra = "make install" if CHECKOUT else "pip install 'agentloop[trl]'"
+    wanted = {name: f"not installed; only {use} ({extra})" for name, use in OPTIONAL.items()}
+    return [
+        *(_package(name, remedy) for name in PACKAGES),
+        *(Check(name, _version(name) or lack) for name, lack in wanted.items()),
+    ]
 
 
 def _vllm(settings: Settings) -> Check:

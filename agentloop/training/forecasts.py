@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentloop import job
+from agentloop.naming import content_id
 from agentloop.records import Quantization
 from agentloop.settings import Settings
+
+_ANSWERS: dict[str, list[float]] = {}
 
 
 def least_memory(settings: Settings, quantizations: Sequence[Quantization]) -> list[float]:
     """GiB that the leanest step takes with the base held in each of these ways; last, the share of a card that is planned with.
 
-    Raises ModelError with the process's own line, TrainerError where it died.
+    Asked once in a process's life, for it takes seconds. Raises ModelError with the child's own line, TrainerError where it
+    died.
     """
     request = {
         "settings": settings.model_dump(mode="json"),
         "quantizations": [quantization.settings() for quantization in quantizations],
     }
-    worker = "agentloop.training.forecasts_worker"
-    return job.run(worker, request, settings, name="forecast", what="the forecast of a training step")
+    asked = content_id("forecast", request)
+    if asked not in _ANSWERS:
+        worker = "agentloop.training.forecasts_worker"
+        _ANSWERS[asked] = job.run(worker, request, settings, name="forecast", what="the forecast of a training step")
+    return _ANSWERS[asked]

@@ -25,3 +25,12 @@ def test_packages_that_a_multimodal_checkpoint_takes(tmp_path, monkeypatch, conf
         assert [name for name in ("timm", "torchvision") if name in checks] == wanted
         assert all(checks[name].ok == bool(found) for name in wanted)
         assert all(found or checks[name].remedy == f"pip install {name}" for name in wanted)
+
+
+def test_what_only_training_beside_trl_needs_is_not_missing(tmp_path, monkeypatch):
+    settings = configuration.load({"paths": {"data": str(tmp_path)}})
+    monkeypatch.setattr(doctor, "_version", lambda package: None)
+    checks = {check.what: check for check in doctor.examine(settings)}
+    assert {name for name, check in checks.items() if check.state == "missing"} >= {"torch", "prefect", "duckdb"}
+    for name in doctor.OPTIONAL:
+        assert checks[name].ok and "not installed; only to " in checks[name].found
