@@ -176,11 +176,11 @@ class ModelServer:
             # its engine has died, and this process is about to follow
             reason = child_log.reason(self._log_text())
             return self._awaited_death() or f"vLLM's engine has ended: {reason} (log: {self.log})"
-        except httpx.ConnectError:
-            # it listens no more, so it is about to end, and only then its log is whole
-            return self._awaited_death() or f"vLLM refuses connections (log: {self.log})"
-        except httpx.TransportError as error:
+        except httpx.TimeoutException as error:
             return self.death() or f"vLLM hangs: {type(error).__name__} when asked for its health (log: {self.log})"
+        except httpx.TransportError as error:
+            # it listens no more, or has cut the connection, so it is about to end, and only then its log is whole
+            return self._awaited_death() or f"vLLM refuses connections: {type(error).__name__} (log: {self.log})"
 
     def stop(self) -> None:
         """End vLLM and every process that it started, and wait until they are gone. May be called more than once."""

@@ -2,9 +2,11 @@
 
 import re
 
+import pytest
 from home import SMALL
 
 
+@pytest.mark.slow
 def test_both_bases(home):
     adapter = home.rows("SELECT id FROM adapters ORDER BY id")[0][0]
     output = home.run("canary", adapter, "--profile", "demo", *SMALL)

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 from home import SMALL, Home, free_port
 
 from agentloop import environments
@@ -21,6 +22,7 @@ SETTINGS = (
 )
 
 
+@pytest.mark.slow
 def test_a_run_outlives_its_tools_and_its_server(tmp_path):
     home = Home(tmp_path / "home", free_port())
     try:

@@ -24,6 +24,7 @@ def evaluations(home: Home) -> set[str]:
         }
 
 
+@pytest.mark.slow
 def test_what_was_measured_before_belongs_to_no_campaign_of_other_settings(home):
     home.run("eval", "--profile", "demo", "campaign=early", "evaluate.tasks=8", "evaluate.samples=1", "seed=4")
     (first,) = evaluations(home)

@@ -9,7 +9,7 @@ from home import free_port
     ("origin", "kills"),
     [
         ("cli", [Kill("flow", "collect", True, 0.7), Kill("trainer", "train", True, 1.5), Kill("vllm", "evaluate")]),
-        ("prefect", [Kill("everything", "ingest")]),
+        pytest.param("prefect", [Kill("everything", "ingest")], marks=pytest.mark.slow),
     ],
 )
 def test_a_campaign_that_is_killed_ends_as_the_undisturbed_one(home, tmp_path, origin, kills):

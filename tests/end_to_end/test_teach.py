@@ -73,6 +73,7 @@ def test_it_was_measured_as_a_campaign_with_it_will_be(taught):
     assert {file.name for file in (home.root / "logs").glob("vllm-*")} == logs
 
 
+@pytest.mark.slow
 def test_an_adapter_on_it_shows_the_teaching(taught):
     home, said = taught
     name = directory_of(home, said).name

@@ -165,7 +165,13 @@ def failures(planned: list[Launch], architecture: int, cubin: Path) -> list[str]
 # AltUp has the widest of the others.
 @pytest.mark.parametrize(
     ("architecture", "only"),
-    [(86, None), (90, None), (75, "_triton"), (80, "attention_triton"), (89, "attention_triton")],
+    [
+        (86, None),
+        pytest.param(90, None, marks=pytest.mark.slow),
+        (75, "_triton"),
+        (80, "attention_triton"),
+        (89, "attention_triton"),
+    ],
 )
 def test_compiles_within_the_limits(tmp_path, architecture, only):
     capability = divmod(architecture, 10)
@@ -176,7 +182,9 @@ def test_compiles_within_the_limits(tmp_path, architecture, only):
     assert len(planned) > 30
 
 
-@pytest.mark.parametrize("architecture", [75, 86, 90])
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(75, marks=pytest.mark.slow), 86, pytest.param(90, marks=pytest.mark.slow)]
+)
 def test_gemma3_compiles_within_the_limits(tmp_path, architecture):
     capability = divmod(architecture, 10)
     with planning(capability) as planned:

@@ -232,6 +232,7 @@ def test_without_bos_it_is_much_worse(transformers, tokenizer):
     assert without > whole + 0.5
 
 
+@pytest.mark.slow
 def test_beyond_the_window(engine, transformers, half, tokenizer, monkeypatch):
     """Each position behind the window, and what is left of it at the end."""
     ids = tokenizer((CHECKOUT / "README.md").read_text()).input_ids[: WINDOW + 250]

@@ -17,7 +17,11 @@ import pytest
 from home import free_port
 
 SCRIPT = Path(__file__).with_name("hostile_page.js").read_text()
-ORIGINS = ("another port", "rebound name", "null")
+ORIGINS = (
+    pytest.param("another port", marks=pytest.mark.slow),
+    "rebound name",
+    pytest.param("null", marks=pytest.mark.slow),
+)
 FRAME = """new Promise((resolve) => {
   const frame = document.createElement("iframe");
   frame.sandbox = "allow-scripts allow-forms";

@@ -20,7 +20,11 @@ ADAPTER = "adapter_of_the_engine"
 WEIGHTS = "adapter_model.safetensors"
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3], ids="gemma{}".format)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3],
+    ids="gemma{}".format,
+)
 def checkpoint(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("gemma") / "tiny"
     random_gemma_checkpoint(directory, request.param)

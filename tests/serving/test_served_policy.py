@@ -1,16 +1,19 @@
 """A vLLM that hangs while episodes are under way is replaced, and whoever waited is told why."""
 
 import asyncio
+import dataclasses
 import signal
 
 import pytest
 from conftest import processes_of, random_prompt, serving_settings
 
+from agentloop.campaign import collect as rollouts
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.prepare import policies
 from agentloop.errors import ServerError
 from agentloop.serving.policy_server import PolicyServer
 from agentloop.serving.served_policy import ServedPolicy
+from agentloop.store.shards import read_shard
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +62,32 @@ def test_a_hung_server_is_replaced(campaign):
 
     with policies(campaign) as server:
         asyncio.run(episodes(server))
+
+
+def test_shards_side_by_side_share_one_replacement(campaign, capsys):
+    """vLLM is killed under two shards at once: one new server, and no episode is held against anybody."""
+    few = campaign.settings.collect.model_copy(update={"tasks": 16, "samples": 2, "shard_episodes": 16})
+    short = campaign.settings.agent.model_copy(update={"max_turns": 2, "max_turn_tokens": 24})
+    settings = campaign.settings.model_copy(update={"collect": few, "agent": short})
+    own = dataclasses.replace(campaign, settings=settings)
+    shards = rollouts.plan_collection(own, 1, None)
+    assert len(shards) == 2
+
+    async def side_by_side(server: PolicyServer) -> None:
+        def hurt_once(trajectory) -> None:
+            if not hurts:
+                hurts.append(trajectory.id)
+                hurt(server, signal.SIGKILL)
+
+        hurts: list[str] = []
+        about = {"adapter": None, "iteration": 1, "purpose": "collect", "on_episode": hurt_once}
+        async with rollouts.acting(own, server, shards[0], adapter=None) as actor:
+            await asyncio.gather(*(rollouts.collect_shard(own, server, shard, **about) for shard in shards))
+            assert hurts and rollouts._ACTORS.get((shards[1].policy, shards[1].sampling)) is actor
+
+    with own.held(), policies(own) as server:
+        asyncio.run(side_by_side(server))
+    assert capsys.readouterr().out.count("vLLM is started again") == 1
+    episodes = [each for shard in shards for each in read_shard(shard.path(own.settings.paths.shards))]
+    assert len(episodes) == 32 and not any(each.status == "failed" for each in episodes)
+    assert any(each.attempts for each in episodes), "those that were under way were tried again"

@@ -4,12 +4,15 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 
 import httpx
+import psutil
 import pytest
 from conftest import processes_of, serving_settings
 from safetensors.torch import load_file, save_file
 
+from agentloop.child import ChildProcess
 from agentloop.errors import ServerError, SettingError
 from agentloop.serving.server import ModelServer
 
@@ -46,6 +49,33 @@ def test_a_server_that_dies_says_why(checkpoint, tmp_path):
     with pytest.raises(ServerError, match=rf"^vLLM ended with exit code 1: {reason} \(log: .*\.log\)$"):
         server.start()
     assert server.log.is_file() and not server.alive()
+
+
+CUTS_AND_DIES = """
+import socket, sys, time
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+listener.accept()[0].close()
+listener.close()
+time.sleep(1)
+sys.exit("error: the licence has expired")
+"""
+
+
+def test_a_server_that_cuts_the_connection_is_about_to_end_and_says_why(checkpoint, tmp_path):
+    server = ModelServer(serving_settings(tmp_path), checkpoint)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        server.port = free.getsockname()[1]
+    server.log = tmp_path / "vllm.log"
+    command = [sys.executable, "-c", CUTS_AND_DIES, str(server.port)]
+    server._child = ChildProcess(command, environment={}, log=server.log)
+    while not listens(server.port):  # not asked of it: the first connection is the one that is cut
+        time.sleep(0.05)
+    assert "the licence has expired" in server.failure()
+    server.stop()
+
+
+def listens(port: int) -> bool:
+    return any(each.laddr.port == port and each.status == "LISTEN" for each in psutil.net_connections("tcp4"))
 
 
 def test_a_server_that_is_late(checkpoint, tmp_path):

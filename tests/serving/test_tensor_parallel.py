@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from conftest import BEYOND, PROJECTIONS, largest_gap, random_prompt, serving_settings, write_adapter
 
 from agentloop.serving.client import CompletionClient
@@ -9,6 +10,7 @@ from agentloop.serving.command import LORA_TARGETS
 from agentloop.serving.server import ModelServer
 
 
+@pytest.mark.slow
 def test_two_ranks(checkpoint, reference, tmp_path):
     words = ("--tensor-parallel-size", "2", "--distributed-executor-backend", "mp")
     words += ("--lora-target-modules", *LORA_TARGETS, *BEYOND)
