@@ -57,7 +57,7 @@ def _private_parents(variables: Mapping[str, str]) -> list[Path]:
 
 
 def is_private(folder: Path) -> bool:
-    """True where nobody else can write into the folder, which is made where it is missing.
+    """Return True where nobody else can write into the folder, which is made where it is missing.
 
     What has a known name in a place for everybody may have been made by somebody else.
     """

@@ -43,7 +43,7 @@ class Card:
 
 @cache
 def present() -> bool:
-    """True where CUDA has a card for vLLM and the trainer, which then have to share it."""
+    """Return True where CUDA has a card for vLLM and the trainer, which then have to share it."""
     try:
         return bool(cards())
     except ServerError:

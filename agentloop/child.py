@@ -63,7 +63,7 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """Of the supervisor, whose session everything is in that the command starts."""
+        """Return the supervisor's process id; everything that the command starts is in its session."""
         return self._process.pid
 
     @property
@@ -100,11 +100,11 @@ class ChildProcess:
         self.stop()
 
     def said(self) -> str:
-        """What it has written to its log, which may hold what others wrote before."""
+        """Return what it has written to its log, which may hold what others wrote before."""
         return child_log.since(self.log, self._log_begins)
 
     def told(self, prefix: str) -> str | None:
-        """What follows `prefix` in the last line that it wrote with this beginning; None where there is no such line."""
+        """Return what follows `prefix` in the last line that it wrote with this beginning; None where there is no such line."""
         line = child_log.line_since(self.log, self._log_begins, prefix)
         return None if line is None else line.removeprefix(prefix)
 

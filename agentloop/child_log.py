@@ -28,7 +28,9 @@ _CONSEQUENCES = (
 
 
 def failure(code: int, log: str) -> str:
-    """What follows "the trainer …" in a message: how the process ended, and why where its log can tell. `log` is its text."""
+    """Return what follows "the trainer …" in a message: how the process ended, and why where its log can tell. `log` is its
+    text.
+    """
     return ending(code) if was_signalled(code) else f"{ending(code)}: {reason(log)}"
 
 

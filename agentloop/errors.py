@@ -99,7 +99,7 @@ class ContaminationError(AgentloopError):
 
 
 class CanaryError(AgentloopError):
-    """What is served is not what was trained."""
+    """The served adapter is not what was trained."""
 
 
 class RunError(AgentloopError):

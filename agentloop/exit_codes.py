@@ -10,7 +10,9 @@ GIB = 2**30
 
 
 def ending(code: int) -> str:
-    """What follows "the trainer …" in a message: `code` is an exit code, or for a signal 128 and its number, or less it."""
+    """Return what follows "the trainer …" in a message: `code` is an exit code, or for a signal 128 and its number, or less
+    it.
+    """
     number = -code if code < 0 else code - 128
     try:
         name = signal.Signals(number).name
@@ -28,5 +30,5 @@ def ending(code: int) -> str:
 
 
 def was_signalled(code: int) -> bool:
-    """True where a signal ended it; its log then tells nothing of the reason."""
+    """Return True where a signal ended it; its log then tells nothing of the reason."""
     return code < 0 or code > 128 and code - 128 in {each.value for each in signal.Signals}

@@ -65,7 +65,7 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def is_locked(file: Path) -> bool:
-    """True where a living process holds a lock (flock) on the file; False too where there is no such file."""
+    """Return True where a living process holds a lock (flock) on the file; False too where there is no such file."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

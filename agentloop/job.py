@@ -26,7 +26,7 @@ _ERROR, _NO_ROOM = "error: ", "no room: "
 
 
 def run(module: str, request: Mapping[str, Any], settings: Settings, *, name: str, what: str) -> Any:
-    """What the module's work returns for the request.
+    """Return what the module's work returns for the request.
 
     `name` begins the names of the request's file and of the log; `what` says in an error what was being done. Raises
     ModelError with the child's own line where it refused, RoomError where it ran out of memory, TrainerError where it died.

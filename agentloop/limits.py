@@ -18,7 +18,7 @@ _UNLIMITED = 1 << 60
 
 @dataclass(frozen=True)
 class Memory:
-    """In bytes."""
+    """An amount of memory, in bytes."""
 
     available: int
     limit: int | None
@@ -26,7 +26,7 @@ class Memory:
 
 
 def memory(*, groups: Path = _GROUPS, mount: Path = _MOUNT) -> Memory:
-    """What is free for this process, and the limit that it runs under."""
+    """Return what is free for this process, and the limit that it runs under."""
     available, least = psutil.virtual_memory().available, None
     for folder in _folders("memory", groups, mount):
         for limit_file, usage_file, cached in (

@@ -45,7 +45,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a policy is sampled and when an episode ends. Part of a trajectory's name."""
+    """The way a policy is sampled, and when an episode ends. Part of a trajectory's name."""
 
     temperature: float = 1.0
     """Sampling temperature; 0 takes the most probable token."""
@@ -78,7 +78,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the linear layers of a base are held while it is trained on: in 16 bit, in NF4, or in NF4 with exceptions."""
+    """The way the linear layers of a base are held while it is trained on: in 16 bit, in NF4, or in NF4 with exceptions."""
 
     in_4bit: bool
     """True: the linears are in NF4; false: in 16 bit."""
@@ -297,7 +297,7 @@ class GuardResult:
 
     @property
     def passed(self) -> bool:
-        """True where the challenger is, with confidence, not worse by the margin."""
+        """Return True where the challenger is, with confidence, not worse by the margin."""
         return self.bound > -self.margin
 
 

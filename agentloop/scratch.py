@@ -24,7 +24,7 @@ _REMOVAL_SECONDS = 5.0
 
 
 def leaves_room(folder: Path) -> bool:
-    """True where the names of Unix sockets in the folder are not too long."""
+    """Return True where the names of Unix sockets in the folder are not too long."""
     return len(str(folder)) <= _LONGEST
 
 

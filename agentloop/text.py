@@ -40,7 +40,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def is_blank(text: str) -> bool:
-    """True where nothing of the text can be seen."""
+    """Return True where nothing of the text can be seen."""
     return all(each.isspace() or unicodedata.category(each) in ("Cc", "Cf") for each in text)
 
 

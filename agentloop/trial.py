@@ -75,7 +75,7 @@ def _ending(child: ChildProcess, deadline: float, seconds: float) -> str:
 
 
 def main(pipe: int, about: str, use: str, path: Path) -> None:
-    """In the process that may end."""
+    """Run the trial, in the process that may end."""
     os.set_inheritable(pipe, False)
     sys.path.append(os.getcwd())  # last, as in the host of the tools
     tell = partial(_tell, pipe)

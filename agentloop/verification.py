@@ -17,7 +17,7 @@ Verify = Callable[[Task, str], float]
 
 
 def verified(verify: Verify, task: Task, answer: str, *, who: str) -> float:
-    """What a verifier says of an answer, 0 to 1. Raises StoreError, in one line that names `who` and the task, where it
+    """Return what a verifier says of an answer, 0 to 1. Raises StoreError, in one line that names `who` and the task, where it
     fails or says anything else.
     """
     about = f"{answer[:_SHOWN]!r} to {task.id}"

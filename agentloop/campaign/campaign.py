@@ -85,7 +85,7 @@ class Campaign:
 
     @cached_property
     def quantization(self) -> Quantization:
-        """How the base is held in training. Where the settings leave it open, the step `quantize` settles it first."""
+        """Return how the base is held in training. Where the settings leave it open, the step `quantize` settles it first."""
         if self.given:
             return self.given
         with self.database() as database:
@@ -142,7 +142,7 @@ class Campaign:
 
     @cached_property
     def looks(self) -> tuple[Look, ...]:
-        """How often the gate may look at a challenger's results."""
+        """Return the looks that the gate may take at a challenger's results."""
         return suites.planned_looks(self.settings)
 
     def heldout(self, look: Look | None = None) -> Suite:

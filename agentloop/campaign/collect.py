@@ -96,7 +96,9 @@ async def acting(
 
 
 def shards_at_once(campaign: Campaign) -> int:
-    """So many that the next one has episodes for every slot that the slowest episodes of the others leave."""
+    """Return how many shards to play at once, so that the next one has episodes for every slot that the slowest episodes of the
+    others leave.
+    """
     collect = campaign.settings.collect
     return 1 + math.ceil(collect.concurrency / collect.shard_episodes)
 
@@ -144,7 +146,7 @@ def ingest_shards(
 def take_in(
     campaign: Campaign, shards: Sequence[ShardPlan], *, policy: records.Policy, iteration: int, purpose: Purpose
 ) -> dict[str, int]:
-    """As `ingest_shards`, whoever acted in them."""
+    """Do as `ingest_shards`, whoever acted in them."""
     paths = [shard.path(campaign.settings.paths.shards) for shard in shards]
     with campaign.database() as database:
         policies.save(database, policy)

@@ -48,7 +48,10 @@ class Demonstrations:
 
 
 def plan(teaching: Teaching) -> Demonstrations:
-    """What is to be played. Raises SettingError, naming setting, file or row, where there is nothing to be, TeacherError."""
+    """Return what is to be played.
+
+    Raises SettingError, naming setting, file or row, where there is nothing to be, TeacherError.
+    """
     if teaching.source.kind == "teacher":
         return _by_teacher(teaching)
     return _scripted(teaching, _scripts(teaching))

@@ -44,7 +44,7 @@ def measure(campaign: Campaign, adapter: str | None, suite: Suite, *, iteration:
 
 
 def would_promote(campaign: Campaign, look: Look, *, champion: str, challenger: str) -> bool:
-    """Whether only the guards are left to ask. Both: evaluation ids."""
+    """Return True where only the guards are left to ask. Both: evaluation ids."""
     with campaign.database() as database:
         pair = evaluations.pair(*(evaluations.load(database, each) for each in (champion, challenger)))
     return judge(*pair, campaign.settings.gate, look=look).decision == "promote"

@@ -26,7 +26,7 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Owner:
-    """Who owns a data root."""
+    """The run that owns a data root."""
 
     pid: int
     started: str

@@ -23,7 +23,10 @@ def check(settings: Settings) -> None:
 
 
 def outline(settings: Settings) -> str:
-    """What a run is to do, in a few lines for a person. Raises as `check` does, also for more training tasks than there are."""
+    """Return what a run is to do, in a few lines for a person.
+
+    Raises as `check` does, also for more training tasks than there are.
+    """
     check(settings)
     suites.check_training_tasks(settings)
     *_, last = suites.planned_looks(settings)
@@ -47,8 +50,8 @@ def outline(settings: Settings) -> str:
 
 
 def prospect(settings: Settings) -> str:
-    """What a run would do now, in a line or two for a person. Raises StoreError or SettingError, as the run would, where it
-    is refused.
+    """Return what a run would do now, in a line or two for a person. Raises StoreError or SettingError, as the run would, where
+    it is refused.
     """
     path = settings.paths.database
     if not path.is_file():

@@ -38,7 +38,7 @@ class Position:
 
     @property
     def of(self) -> str:
-        """What the step is part of, for people."""
+        """Return what the step is part of, for people."""
         return "the control" if self.control else f"iteration {self.iteration}"
 
 
@@ -79,7 +79,7 @@ def waiting_shards(database: Database, shards: Path) -> list[tuple[Path, Footer]
 
 
 def planned_shards(settings: Mapping[str, Any], step: str, looks: int = 0) -> int:
-    """How many shards a policy's episodes make: those of an iteration, or those that the next look adds after `looks`.
+    """Return how many shards a policy's episodes make: those of an iteration, or those that the next look adds after `looks`.
 
     `settings`: a campaign's, as JSON.
     """

@@ -13,7 +13,10 @@ from agentloop.records import NF4, NONE, Quantization
 
 
 def settle(campaign: Campaign) -> Quantization:
-    """What the campaign trains on; where that is not in the settings it is recorded, and stays. Raises ModelError."""
+    """Return how the base is held that the campaign trains on; where that is not in the settings it is recorded, and stays.
+
+    Raises ModelError.
+    """
     chosen = campaign.settings.training.quantization
     if chosen == "none":
         return NONE

@@ -43,7 +43,7 @@ class Reproduction:
 
     @property
     def other_code(self) -> bool:
-        """Whether this version of the training code is another than that which made the adapter."""
+        """Return True where this version of the training code is another than that which made the adapter."""
         return self.adapter.code != CODE_VERSION
 
 
@@ -110,7 +110,7 @@ def _weights(directory: Path) -> dict[str, np.ndarray]:
 def compare(
     adapter: Adapter, trained_on: int, stored: dict[str, np.ndarray], made: dict[str, np.ndarray]
 ) -> Reproduction:
-    """What became of an adapter that was made again. Raises AdapterError where the two have other modules."""
+    """Return what became of an adapter that was made again. Raises AdapterError where the two have other modules."""
     if stored.keys() != made.keys():
         (name, *_) = sorted(stored.keys() ^ made.keys())
         raise AdapterError(f"{adapter.id}: has other modules than its settings give ({name})")

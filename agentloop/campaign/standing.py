@@ -27,7 +27,7 @@ NEWEST_STEPS = 20
 
 @dataclass(frozen=True)
 class Work:
-    """What a run of a campaign is doing now."""
+    """The work that a run of a campaign is at now."""
 
     since: datetime
     """UTC."""

@@ -42,7 +42,7 @@ def heldout(settings: Settings, look: Look) -> Suite:
 
 
 def unseen(settings: Settings, last: Look) -> Suite:
-    """As many tasks again, of which no look has seen one: no choice was made on them.
+    """Return as many tasks again, of which no look has seen one: no choice was made on them.
 
     Raises SettingError, naming the most that works, where the environment has none left.
     """
@@ -68,7 +68,8 @@ def guards(settings: Settings, look: Look) -> list[Suite]:
 
 
 def planned_looks(settings: Settings) -> tuple[Look, ...]:
-    """How often the gate may look at a challenger's results: as `gate.max_tasks` allows and the environments have tasks for.
+    """Return the looks that the gate may take at a challenger's results: as `gate.max_tasks` allows and the environments have
+    tasks for.
 
     Raises SettingError, naming the setting, where they do not have enough for the first look (and the most that works), and
     for a guard that is no environment or the campaign's own one.
@@ -97,7 +98,7 @@ def check_training_tasks(settings: Settings) -> None:
 
 @contextmanager
 def enough(setting: str) -> Iterator[None]:
-    """Where there are too few tasks meanwhile, raise SettingError that names the setting and the largest value that works."""
+    """While the block runs, turn too few tasks into a SettingError that names the setting and the largest value that works."""
     try:
         yield
     except TooFewTasks as error:

@@ -51,7 +51,7 @@ NOT_TAUGHT = ("concurrency", "key_variable", "request_seconds")
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a teaching is opened from: what `agentloop teach` is asked for."""
+    """The request that a teaching is opened from: what `agentloop teach` is asked for."""
 
     settings: Settings
     source: Source
@@ -157,7 +157,7 @@ class Teaching:
                 raise SettingError(f"{directory}: is there already, and is not of this teaching; choose another --name")
 
     def directory(self, run: TrainingRun) -> Path:
-        """Of the taught base that the run's adapter makes."""
+        """Return the directory of the taught base that the run's adapter makes."""
         return self.settings.paths.models / (self.lesson.name or content_id("taught", run.adapter.id))
 
     def taught(self, directory: Path) -> Campaign:
@@ -240,7 +240,7 @@ def finish(teaching: Teaching, run: TrainingRun, before: str, after: str) -> dic
 
 
 def is_taught(directory: Path) -> bool:
-    """Whether it is the directory of a taught base."""
+    """Return True where it is the directory of a taught base."""
     return bool(_record(directory))
 
 

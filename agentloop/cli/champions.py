@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def champion(
     profile: Profile = None, overrides: Overrides = None, campaign: Named = None, as_json: AsJson = False
 ) -> None:
-    """Who is champion of a campaign, and who was: every change with its reason."""
+    """Show who is champion of a campaign, and who was: every change with its reason."""
     settings = load(profile, overrides)
     from agentloop.campaign.rollback import BASE
     from agentloop.store import champions

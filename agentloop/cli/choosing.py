@@ -84,7 +84,7 @@ def _named(settings: Settings, named: str | None, profile: str | None, words: Se
 
 
 def said(words: Sequence[str] | None) -> bool:
-    """Whether one of the words of a command line names the campaign."""
+    """Return True where one of the words of a command line names the campaign."""
     return any(word.partition("=")[0].strip() == _FIELD for word in words or ())
 
 

@@ -77,7 +77,7 @@ def user_path(word: str | Path) -> Path:
 
 
 def split(words: list[str] | None) -> tuple[list[str], list[str]]:
-    """What a command takes by name, and the settings among it."""
+    """Split what a command takes by name from the settings among it."""
     names = [word for word in words or () if "=" not in word]
     return names, [word for word in words or () if "=" in word]
 

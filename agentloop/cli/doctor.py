@@ -48,7 +48,7 @@ class Check:
 
     @property
     def told_remedy(self) -> str | None:
-        """What there is to do; None where nothing is."""
+        """Return what there is to do; None where nothing is."""
         return None if self.ok else self.remedy
 
 

@@ -90,7 +90,7 @@ def lineage(
     rows: Annotated[bool, typer.Option("--rows", help="Every trajectory that it was trained on, a line each.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON; with --rows a list of them.")] = False,
 ) -> None:
-    """What made an adapter and what became of it: base, dataset, policies, settings, evaluations, verdict."""
+    """Show what made an adapter and what became of it: base, dataset, policies, settings, evaluations, verdict."""
     settings = load(profile, overrides)
     from agentloop.report import story
     from agentloop.store import campaigns

@@ -26,7 +26,7 @@ def check(
         bool, typer.Option(help="Also what each solves: vLLM is started three times. Without: seconds to minutes.")
     ] = True,
 ) -> None:
-    """What quantisation does to the base: bytes, KL divergence and success of 16 bit, dynamic and NF4 side by side."""
+    """Show what quantisation does to the base: bytes, KL divergence and success of 16 bit, dynamic and NF4 side by side."""
     settings = load(profile, overrides)
     from agentloop.campaign import judge
 

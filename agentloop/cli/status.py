@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def status(
     overrides: Overrides = None, profile: Profile = None, campaign: Named = None, as_json: AsJson = False
 ) -> None:
-    """What is at work and how far it is, what a campaign has reached, and the link that opens Prefect's UI."""
+    """Show what is at work and how far it is, what a campaign has reached, and the link that opens Prefect's UI."""
     settings = load(profile, overrides)
     from agentloop.campaign import lock, standing
     from agentloop.report import summary

@@ -46,7 +46,7 @@ def check(path: Path) -> None:
 
 
 def is_directory(path: Path) -> bool:
-    """Whether what is exported under the name is a directory."""
+    """Return True where what is exported under the name is a directory."""
     return not path.suffix
 
 
@@ -67,7 +67,7 @@ def export(database: Database, trajectories: Sequence[str], path: Path, *, paire
 
 
 def rows(database: Database, trajectories: Sequence[str], *, paired: bool) -> Iterator[dict[str, Any]]:
-    """What `export` writes, row by row. All tokens are read at once, nine bytes each. Raises StoreError, ShardError."""
+    """Yield what `export` writes, row by row. All tokens are read at once, nine bytes each. Raises StoreError, ShardError."""
     episodes = _episodes(database, trajectories)
     return _pairs(episodes) if paired else _messages(episodes)
 

@@ -66,7 +66,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Made:
-    """How a dataset came about, as far as the store knows."""
+    """The origin of a dataset, as far as the store knows it."""
 
     dataset: str
     recipe: Recipe

@@ -49,7 +49,7 @@ class Recipe:
         return hashlib.sha256(self.sql.encode()).hexdigest()[:16]
 
     def parameters(self, offered: Mapping[str, object]) -> dict[str, object]:
-        """Those of `offered` that the query mentions: the others must not be part of the dataset's name.
+        """Return those of `offered` that the query mentions: the others must not be part of the dataset's name.
 
         Raises StoreError where one is missing or the file is not one query.
         """

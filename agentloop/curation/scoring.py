@@ -31,7 +31,7 @@ Verifiers = Mapping[str, Verify] | Callable[[str], Verify]
 
 @dataclass(frozen=True)
 class Rescored:
-    """What one version of a scorer changed."""
+    """The changes that one version of a scorer brought."""
 
     scorer: str
     version: int

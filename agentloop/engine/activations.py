@@ -16,7 +16,7 @@ Keys = dict[int, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class LayerInput:
-    """What a layer reads besides its streams."""
+    """Inputs that a layer reads besides its streams."""
 
     plan: AttentionPlan
     positions: Tensor

@@ -65,7 +65,7 @@ def linears(name: str, value: Any, known: Sequence[str]) -> None:
 
 
 def dtype(value: Any) -> torch.dtype | None:
-    """None where the device decides."""
+    """Return the dtype that was asked for; None where the device decides."""
     chosen = DTYPES.get(value, value) if isinstance(value, str) else value
     if chosen is not None and chosen not in DTYPES.values():
         raise SettingError(f"dtype: {value!r} is none of {', '.join(DTYPES)}")
@@ -73,7 +73,7 @@ def dtype(value: Any) -> torch.dtype | None:
 
 
 def device(value: Any) -> torch.device | None:
-    """None where the process decides. Counting the CUDA devices does not wake CUDA up."""
+    """Return the device that was asked for; None where the process decides. Counting the CUDA devices does not wake CUDA up."""
     try:
         chosen = None if value is None else torch.device(value)
     except (RuntimeError, TypeError):

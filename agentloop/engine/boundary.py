@@ -13,7 +13,7 @@ from agentloop_kernels.rope import qkv_rope, qkv_rope_backward
 
 
 class InputNorm(Protocol):
-    """How a layer norms what enters it."""
+    """The norm over what enters a layer."""
 
     def forward(self, streams: Tensor, normed: Tensor) -> Any:
         """streams [n, tokens, hidden] -> `normed` [tokens, hidden], filled; returns what `add_gradient` wants back."""

@@ -41,7 +41,7 @@ class StepInputs:
 
     @property
     def size(self) -> tuple[int, int, int, int, bool]:
-        """What decides the shapes of everything in the step."""
+        """Return what decides the shapes of everything in the step."""
         return self.token_ids.numel(), self.labels.numel(), self.segments.numel(), self.longest, self.skip
 
     def to(self, device: torch.device) -> StepInputs:

@@ -96,7 +96,7 @@ class StepForecast:
         self.batch = _batch(tokens, supervised)
 
     def under(self, budget: float) -> Forecast:
-        """What the engine would choose with `budget` GiB, and what that needs."""
+        """Return what the engine would choose with `budget` GiB, and what that needs."""
         if not 0 < budget < math.inf:
             raise SettingError(f"--budget: {budget} is not a number of GiB above 0")
         plan = self.model.plan = self.model.plan_within(self.batch, int(budget * GIB))

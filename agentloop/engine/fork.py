@@ -28,13 +28,15 @@ class Fork:
         self.pid = pid
 
     def wait(self) -> None:
-        """Until it has ended, well or not."""
+        """Wait until it has ended, well or not."""
         with suppress(ChildProcessError):  # somebody else has waited for it
             os.waitpid(self.pid, 0)
 
 
 def can_fork() -> bool:
-    """Whether a copy is safe: CUDA is not in use, and no other thread holds a lock that nobody would release in the copy."""
+    """Return True where a copy is safe: CUDA is not in use, and no other thread holds a lock that nobody would release in the
+    copy.
+    """
     return not torch.cuda.is_initialized() and threading.active_count() == 1
 
 

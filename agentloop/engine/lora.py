@@ -49,7 +49,7 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class LoraSlot:
-    """Where one projection's A and B lie in the flat buffers."""
+    """The place of one projection's A and B in the flat buffers."""
 
     name: str
     """`layers.N.self_attn.q_proj` and the like."""

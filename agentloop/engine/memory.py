@@ -112,7 +112,7 @@ class Widths:
         self.own_keys = self.keys if layer < shape.boundary and not altup else 0
 
     def kept(self, keep: Keep, offload: bool) -> list[int]:
-        """Of the tensors that stay on the device between the forward and the backward pass."""
+        """Return the bytes of the tensors that stay on the device between the forward and the backward pass."""
         tensors = [self.statistics] if offload else [self.statistics, self.streams]
         if keep >= Keep.DOWN:
             tensors += [self.tail] if offload else [self.tail, self.row]

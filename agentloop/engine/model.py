@@ -110,7 +110,7 @@ class Gemma(TrainerFacade):
 
     @property
     def quantization(self) -> Quantization:
-        """Which linears of the base are in NF4 and which in 16 bit."""
+        """Return which linears of the base are in NF4 and which in 16 bit."""
         parts = {
             name: weight for layer in self.weights.layers for group in layer.groups for name, weight in group.parts
         }

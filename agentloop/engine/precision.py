@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Of sums and of what must not be rounded, where `dtype` is computed in: fp32, or fp64 beside fp64."""
+    """Return the dtype of sums and of what must not be rounded, where `dtype` is computed in: fp32, or fp64 beside fp64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 

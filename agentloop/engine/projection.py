@@ -189,7 +189,7 @@ class Workspace:
             matrix[: group.outputs, group.inputs :].zero_()
 
     def bytes_for(self, layers: Sequence[Any]) -> int:
-        """What the matrices of all `layers` (their weights) take once they are in use."""
+        """Return the bytes that the matrices of all `layers` (their weights) take once they are in use."""
         shapes = {self._key(group): _shape(group) for layer in layers for group in layer.groups}
         return sum(rows * columns for rows, columns in shapes.values()) * self.dtype.itemsize
 

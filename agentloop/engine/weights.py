@@ -111,7 +111,7 @@ class Reader:
         return ProjectionGroup(kind, [(f"{layer}.{name}", self._linear(f"{layer}.{name}")) for name in names])
 
     def groups(self, shape: Architecture, index: int, *beside_query: str) -> dict[str, ProjectionGroup | None]:
-        """Of layer `index`, as LayerWeights calls them; `beside_query` read what q reads."""
+        """Return the tensors of layer `index`, as LayerWeights calls them; `beside_query` read what q reads."""
         layer, apart = f"layers.{index}", index == shape.boundary
         keys = ("self_attn.k_proj", "self_attn.v_proj")
         own = keys if index < shape.boundary else ()

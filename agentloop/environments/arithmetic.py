@@ -135,7 +135,7 @@ class Arithmetic(ScriptedEnvironment):
 
 
 def same_number(answer: str, truth: str) -> bool:
-    """Whether both are the same decimal number: 46, 46.0 and +46 are."""
+    """Return True where both are the same decimal number: 46, 46.0 and +46 are."""
     try:
         return len(answer) <= 40 and Decimal(answer.strip()) == Decimal(truth)
     except InvalidOperation:

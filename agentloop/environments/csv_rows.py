@@ -15,7 +15,7 @@ _MOST_CHARACTERS = 1 << 28
 
 
 class Csv(Rows):
-    """What spreadsheets save: cells in quotes may hold separators and ends of lines, and two quotes stand for one.
+    """The dialect that spreadsheets save: cells in quotes may hold separators and ends of lines, and two quotes stand for one.
 
     Separated by tabs, or by the first of comma, semicolon and tab that the header has, unless `separator` says by what. A
     column without a name is left out.

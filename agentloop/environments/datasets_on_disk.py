@@ -48,7 +48,7 @@ SAVE_IT = "datasets.load_dataset(…).save_to_disk(…) makes a directory of it 
 
 
 def rows_of(path: Path, config: str | None = None) -> list[Rows]:
-    """What the file or directory holds, by file and split. Raises SettingError, naming it."""
+    """Return the rows that the file or directory holds, by file and split. Raises SettingError, naming it."""
     if not _is_directory(path):
         if config is not None:
             raise SettingError(

@@ -81,7 +81,7 @@ class JsonArray(Rows):
 
 
 def begins_with_a_list(path: Path) -> bool:
-    """Whether a file that is named .json is one list, and not a file of lines."""
+    """Return True where a file that is named .json is one list, and not a file of lines."""
     with told():
         first = next((line for _, line in read_lines(path, FileFault) if line.strip()), "")
     return first.lstrip().startswith("[")

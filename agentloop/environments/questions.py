@@ -41,7 +41,7 @@ Adapt = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where in a row the parts of a question are."""
+    """The columns of a row that hold the parts of a question."""
 
     columns: Mapping[str, str]
     """By part: question, answer, family and split, which have columns of their own names unless it says otherwise, and id."""
@@ -52,7 +52,7 @@ class Layout:
 
     @classmethod
     def of(cls, columns: Any, payload: Any, splits: Any) -> Layout:
-        """What a user's class says. Raises SettingError, in one line that does not yet name the environment."""
+        """Read the layout from a user's class. Raises SettingError, in one line that does not yet name the environment."""
         known = (*_FIELDS, "id")
         if not isinstance(columns, Mapping) or not all(isinstance(each, str) for each in columns.values()):
             raise SettingError("columns must be a mapping from parts of a question to columns of the file")
@@ -194,7 +194,7 @@ _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=Fal
 
 
 def same_answer(answer: str, truth: str) -> bool:
-    """True where both are the same number, or the same words whatever their case, spaces and encoding (NFC)."""
+    """Return True where both are the same number, or the same words whatever their case, spaces and encoding (NFC)."""
     plain, expected = (" ".join(composed(text).split()).casefold() for text in (answer, truth))
     return plain == expected or same_number(answer, truth)
 
@@ -330,7 +330,7 @@ class Questions:
 
 
 def state_of(parts: Sequence[Part]) -> tuple | None:
-    """What differs once a file was written again; None where one is not there, which is told when it is read."""
+    """Return what differs once a file was written again; None where one is not there, which is told when it is read."""
     try:
         return tuple(each.rows.state() for each in parts)
     except OSError:

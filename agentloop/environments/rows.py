@@ -19,11 +19,11 @@ Labels = Mapping[str, Sequence[str]]
 
 
 class Fault(Exception):
-    """What is wrong with a row, in words that follow its place."""
+    """A fault of a row, in words that follow its place."""
 
 
 class FileFault(AgentloopError):
-    """What is wrong with a file as a whole; names it."""
+    """A fault of a file as a whole; names it."""
 
 
 @contextmanager
@@ -83,7 +83,7 @@ class Rows(ABC):
         return SettingError(f"environment: {self.where}{place}: {fault}")
 
     def state(self) -> tuple[tuple[str, int, int, int], ...]:
-        """What differs once one of the files was written again."""
+        """Return what differs once one of the files was written again."""
         found = [(file, file.stat()) for file in self.files]
         return tuple((str(file), stat.st_ino, stat.st_size, stat.st_mtime_ns) for file, stat in found)
 

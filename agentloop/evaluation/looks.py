@@ -19,7 +19,7 @@ class Look:
 
     @property
     def scale(self) -> int:
-        """How many times as many tasks as at the first look."""
+        """Return how many times as many tasks it has as the first look."""
         return 2 ** (self.number - 1)
 
     @property
@@ -27,7 +27,7 @@ class Look:
         return self.number == self.of
 
     def share(self, alpha: float) -> float:
-        """What this look may spend of a level."""
+        """Return the share of a level that this look may spend."""
         return alpha / self.of
 
 
@@ -36,5 +36,5 @@ def plan(count: int) -> tuple[Look, ...]:
 
 
 def most(tasks: int, limit: int | None) -> int:
-    """How many looks there may be: `tasks` at the first, twice as many at each further one, no more than `limit`."""
+    """Return how many looks there may be: `tasks` at the first, twice as many at each further one, no more than `limit`."""
     return 1 if limit is None else max(1, (limit // tasks).bit_length())

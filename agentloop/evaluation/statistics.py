@@ -77,7 +77,7 @@ def paired_bootstrap(
 def lower_bound(
     champion: Outcomes, challenger: Outcomes, *, alpha: float, resamples: int = 10_000, seed: int = 0
 ) -> float:
-    """What the difference surely exceeds: a one-sided bootstrap bound that is wrong with probability `alpha` at most.
+    """Return what the difference surely exceeds: a one-sided bootstrap bound that is wrong with probability `alpha` at most.
 
     One lost task is added to those that were seen. Without it the bootstrap would know no losses but the seen ones: where
     all tasks came out alike its bound would be the estimate itself, however few they are. With it that case gives about

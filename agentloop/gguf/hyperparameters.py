@@ -28,7 +28,7 @@ _SILENT = frozenset({"vocab_size", "rope.scaling.original_context_length", "rope
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What a Gemma's configuration and the shapes of its tensors follow from."""
+    """The numbers that a Gemma's configuration and the shapes of its tensors follow from."""
 
     family: str
     """gemma, gemma2, gemma3 or gemma3n."""

@@ -45,7 +45,7 @@ def check_types(tensors: list[tuple[Tensor, Target]]) -> None:
 
 
 def bytes_of(tensors: list[tuple[Tensor, Target]]) -> int:
-    """What the tensors take once they are written."""
+    """Return the bytes that the tensors take once they are written."""
     return sum(BYTES * math.prod(tensor.shape) for tensor, _ in tensors)
 
 

@@ -25,7 +25,7 @@ _MOST = 2**31 - 1
 
 
 def is_multimodal(directory: Path) -> bool:
-    """Whether the language model is a part of what the directory holds."""
+    """Return True where the language model is only a part of what the directory holds."""
     return "text_config" in read_object(directory / "config.json", ModelError)
 
 

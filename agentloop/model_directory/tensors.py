@@ -24,7 +24,7 @@ _NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layern
 
 @dataclass(frozen=True)
 class Header:
-    """What a file's header says of one tensor."""
+    """One tensor, as its file's header describes it."""
 
     type: str
     """As safetensors calls it: BF16, F32, …"""
@@ -48,7 +48,10 @@ def headers(directory: Path) -> tuple[str, dict[str, Header]]:
 
 
 def language_prefix(directory: Path, names: Iterable[str]) -> str:
-    """What stands before the names of the language model's tensors. Raises ModelError where there is no one such model."""
+    """Return what stands before the names of the language model's tensors.
+
+    Raises ModelError where there is no one such model.
+    """
     landmarks = [name for name in names if name.endswith(LANDMARK)]
     if len(landmarks) != 1:
         raise ModelError(f"{directory}: {len(landmarks)} tensors named {LANDMARK}; a language model has one")

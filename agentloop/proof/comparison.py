@@ -25,7 +25,7 @@ def same_card(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """What the figures depend on and is not the same in both, one line each: `name: value | other value`."""
+    """Return what the figures depend on and is not the same in both, one line each: `name: value | other value`."""
     places = differing({part: one[part] for part in _SUBJECT}, {part: other[part] for part in _SUBJECT})
     source = "training.rows.source"
     if at(one, source) != at(other, source):
@@ -50,7 +50,7 @@ def rows(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, st
 
 
 def table(one: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> Table:
-    """For a terminal."""
+    """Return the comparison as a table for a terminal."""
     shown = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for header in ("", *names, "ratio"):
         shown.add_column(header, justify="left" if not header else "right")

@@ -14,7 +14,7 @@ VLLMS = ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR")
 
 
 def clear(settings: Settings, variables: tuple[str, ...]) -> bool:
-    """Empty these caches. False where one of them is the user's own, and is left as it is."""
+    """Empty these caches. Return False where one of them is the user's own, and is left as it is."""
     folders = [Path(os.environ[name]) for name in variables if name in os.environ]
     ours = [folder for folder in folders if folder.is_relative_to(settings.compiled)]
     for folder in ours:

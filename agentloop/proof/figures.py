@@ -31,7 +31,7 @@ class Figure:
 
     @property
     def comparable(self) -> bool:
-        """Whether the ratio of two of them says something."""
+        """Return True where the ratio of two of them says something."""
         return self.kind in ("rate", "seconds", "gib")
 
 
@@ -262,7 +262,7 @@ def model(proof: Mapping[str, Any]) -> str:
 
 
 def remarks(proof: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before the figures, one sentence each."""
+    """Return what a reader must know before the figures, one sentence each."""
     said = []
     serving, campaign = proof["serving"], proof["campaign"]
     if serving and serving["random_weights"]:
@@ -301,7 +301,7 @@ def canaries(proof: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def passed(proof: Mapping[str, Any]) -> bool:
-    """Whether every adapter was found served as it was trained."""
+    """Return True where every adapter was found served as it was trained."""
     return all(canary["passed"] for canary in canaries(proof))
 
 

@@ -49,7 +49,7 @@ class Proof:
         return self.directory / "data"
 
     def part(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What was measured, or is now."""
+        """Return what was measured, or measure it now."""
         file = self._part(name)
         if file.exists():
             return read_object(file, SettingError)

@@ -57,7 +57,7 @@ class PacedPolicy:
 
 
 def turn_lengths(max_turn_tokens: int) -> range:
-    """From an eighth to seven eighths of what a turn may have: half of it in the mean."""
+    """Return the range from an eighth to seven eighths of what a turn may have: half of it in the mean."""
     least = max(1, max_turn_tokens // 8)
     return range(least, max(least, max_turn_tokens - least) + 1)
 

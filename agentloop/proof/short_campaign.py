@@ -21,7 +21,7 @@ WHERE c.campaign = $campaign AND c.purpose = 'collect'
 
 
 def begun(settings: Settings) -> bool:
-    """Whether there is anything of it, so that its whole time is not to be had any more."""
+    """Return True where there is anything of it, so that its whole time is not to be had any more."""
     if not settings.paths.database.is_file():
         return False
     with Database.open_snapshot(settings.paths.database) as database:
@@ -61,6 +61,6 @@ def outcome(settings: Settings) -> dict[str, Any]:
 
 
 def without_rows(settings: Settings) -> dict[str, Any]:
-    """What came of a campaign whose selection left nothing to train on."""
+    """Return what came of a campaign whose selection left nothing to train on."""
     told = outcome(settings)
     return told | {"outcome": NOTHING_TO_LEARN if told["solved"] else SOLVED_NOTHING}

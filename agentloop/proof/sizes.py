@@ -13,7 +13,7 @@ CAMPAIGN = "proof"
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the parts measure; part of the proof."""
+    """Amounts that the parts measure; part of the proof."""
 
     smaller_for_the_cpu: bool
     epoch_batches: int
@@ -28,7 +28,7 @@ class Sizes:
     evaluate_samples: int
 
     def campaign_overrides(self, settings: Settings) -> dict[str, Any]:
-        """What makes a campaign of `settings` the short one."""
+        """Return the overrides that make a campaign of `settings` the short one."""
         collect, evaluate = settings.collect, settings.evaluate
         return {
             "campaign": CAMPAIGN,

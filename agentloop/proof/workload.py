@@ -46,11 +46,11 @@ class Workload:
         return train.plan(replace(campaign, settings=settings.model_copy(update=changed)), name, parent=parent)
 
     def first(self, campaign: Campaign, batches: int) -> Workload:
-        """As many of the rows as fill about so many batches."""
+        """Return as many of the rows as fill about so many batches."""
         return Workload(self.source, list(_filling(self.rows, batches * campaign.settings.training.batch_tokens)))
 
     def about(self, campaign: Campaign) -> dict[str, Any]:
-        """What was trained on, JSON values."""
+        """Return what was trained on, as JSON values."""
         lengths = [len(ids) for ids, _ in self.rows]
         sizes = batch_sizes(self.rows, campaign)
         return {

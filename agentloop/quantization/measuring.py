@@ -16,7 +16,7 @@ NEW_TOKENS = 32
 
 @dataclass(frozen=True)
 class Material:
-    """What a base is measured on."""
+    """Token rows that a base is measured on."""
 
     prompts: Sequence[Sequence[int]]
     """Token ids of opening prompts, which the base in 16 bit continues."""

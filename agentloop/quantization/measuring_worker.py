@@ -78,7 +78,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def has_room(directory: Path) -> bool:
-    """True where the linears of this model fit the card in 16 bit and NF4 beside everything else. Raises ServerError."""
+    """Return True where the linears of this model fit the card in 16 bit and NF4 beside everything else. Raises ServerError."""
     if not torch.cuda.device_count():
         return True
     shape = read_architecture(directory)

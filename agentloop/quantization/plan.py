@@ -18,7 +18,7 @@ _FUSED = (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.ga
 
 @dataclass(frozen=True)
 class Cost:
-    """What it costs and what it saves to hold a unit in NF4."""
+    """Cost and saving of a unit that is held in NF4."""
 
     unit: Unit
     kl: float

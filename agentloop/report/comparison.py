@@ -28,7 +28,7 @@ class Comparison:
 
     @property
     def never_before(self) -> list[bool]:
-        """For each task that the first policy never solved: whether the second did, in at least one sample."""
+        """Return, for each task that the first policy never solved, whether the second did, in at least one sample."""
         pairs = zip(self.before.successes, self.after.successes, strict=True)
         return [any(after) for before, after in pairs if not any(before)]
 
@@ -52,7 +52,7 @@ class Headline:
 
 
 def findings(result: Headline) -> list[str]:
-    """What the figures show and what they do not, one sentence each."""
+    """Return what the figures show and what they do not, one sentence each."""
     if result.gain is None:
         return ["The base model and a challenger have not been measured on the same tasks yet: no gain can be stated."]
     gain = result.gain

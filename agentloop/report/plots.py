@@ -213,7 +213,7 @@ def flips(changed: Sequence[tuple[int, int, int]]) -> Canvas:
 
 
 def duration(seconds: float) -> str:
-    """For people: 4.2 s, 3 min 20 s, 2 h 05 min."""
+    """Return a length of time for people: 4.2 s, 3 min 20 s, 2 h 05 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

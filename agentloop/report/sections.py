@@ -87,7 +87,7 @@ def iterations(rows: Sequence[Row]) -> str:
 
 
 def teaching(database: Database, taught: TaughtBase) -> str:
-    """What demonstrations made of a base: by family, and what a teacher has cost."""
+    """Write what demonstrations made of a base: by family, and what a teacher has cost."""
     met = {family.name: family for family in families.met(database, taught.campaign, "demonstrate")}
     before, after = (evaluations.by_family(database, each) if each else {} for each in (taught.before, taught.after))
     rows = [
@@ -118,7 +118,7 @@ def never_solved(database: Database, campaign: str) -> str:
 
 
 def judgements(database: Database, campaign: str, result: Headline) -> str:
-    """What the iterations' table leaves out: pass@k, every look of the gate with its guards, and moves made by hand."""
+    """Write what the iterations' table leaves out: pass@k, every look of the gate with its guards, and moves made by hand."""
     return _pass_at(result) + _looks(database, campaign) + _moves(database, campaign)
 
 
@@ -260,7 +260,7 @@ def _canaries(database: Database, campaign: str) -> str:
 
 
 def base(database: Database, campaign: str) -> str:
-    """What quantisation does to the base that is trained on; nothing where it is in 16 bit."""
+    """Write what quantisation does to the base that is trained on; nothing where it is in 16 bit."""
     judged = base_judgements.newest(database, campaign)
     if judged is None:
         return ""

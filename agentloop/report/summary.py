@@ -85,7 +85,7 @@ def iterations(database: Database, campaign: str, control: Comparison | None) ->
 
 
 def table(rows: Sequence[Row], title: str = "Success on held-out tasks") -> Table:
-    """For a terminal of 100 columns."""
+    """Return a table for a terminal of 100 columns."""
     shown = Table(
         title=title,
         box=SIMPLE_HEAD,
@@ -177,7 +177,7 @@ def status(database: Database, at_work: str | None, *, since: datetime | None = 
 
 
 def status_table(statuses: Sequence[CampaignStatus]) -> Table:
-    """For a terminal of 100 columns."""
+    """Return a table for a terminal of 100 columns."""
     shown = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for header in ("Campaign", "Iterations", "Champion", "Last step", "Running step"):
         shown.add_column(header, no_wrap=header == "Champion", overflow="fold")
@@ -217,7 +217,7 @@ def _interrupted(step: Step) -> Step:
 
 
 def outcome(step: Step) -> str:
-    """How a step ended, in a word, or with what error."""
+    """Return how a step ended, in a word, or with what error."""
     if step.error == INTERRUPTED:
         return step.error
     return f"failed: {step.error}" if step.error else step.status

@@ -84,7 +84,7 @@ class Canvas:
 
 
 def text_width(text: str) -> float:
-    """Of a label, roughly: there is no font to measure with."""
+    """Return the width of a label, roughly: there is no font to measure with."""
     return 6.1 * len(text)
 
 

@@ -155,7 +155,7 @@ async def run_shard(
 
 
 class FailureBudget:
-    """How many episodes of a shard may fail for good."""
+    """A count of the episodes of a shard that may fail for good."""
 
     def __init__(self, limit: float, *, of: int) -> None:
         """`limit`: below 1 a share of the `of` episodes, of which at least one may fail; from 1 on a number."""

@@ -20,7 +20,7 @@ from agentloop.worlds.toolbox import Reply, ToolDescription
 
 
 class Generation(Protocol):
-    """What a policy produced for one turn."""
+    """The tokens that a policy produced for one turn."""
 
     @property
     def token_ids(self) -> Sequence[int]:

@@ -42,7 +42,7 @@ class PromptFormat:
         return [self._bos, *self._user_turn(text)]
 
     def tool_result(self, text: str, omitted: int = 0) -> list[int]:
-        """What follows the model's turn: a user turn with the fenced result and the start of the model's next turn.
+        """Return what follows the model's turn: a user turn with the fenced result and the start of the model's next turn.
 
         `omitted`: characters of the result that `text` lacks already.
         """
@@ -53,7 +53,7 @@ class PromptFormat:
         return [*self._encode(text), self._end]
 
     def turns_spoken(self, token_ids: Sequence[int]) -> int:
-        """How many turns of the model an episode's sequence holds, which ends where the next one begins."""
+        """Return how many turns of the model an episode's sequence holds, which ends where the next one begins."""
         return (token_ids.count(self._end) - 1) // 2
 
     def conversation(self, token_ids: Sequence[int]) -> list[str]:

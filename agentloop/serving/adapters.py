@@ -31,7 +31,7 @@ def check_base(directory: Path, *, fingerprint: str | None, model: Path) -> None
 
 
 def rank(directory: Path) -> int:
-    """Of the adapter's matrices. Raises AdapterError."""
+    """Return the rank of the adapter's matrices. Raises AdapterError."""
     file = directory / CONFIG
     found = read_object(file, AdapterError).get("r")
     if type(found) is not int or found < 1:

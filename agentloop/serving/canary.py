@@ -75,7 +75,7 @@ class CanaryReport:
 
 
 async def ask(client: CompletionClient, model: str, prompts: Sequence[Sequence[int]]) -> Rows:
-    """What is served under this name."""
+    """Return the log probabilities of what is served under this name."""
     return [await client.prompt_logprobs(model, ids) for ids in prompts]
 
 

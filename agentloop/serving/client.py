@@ -47,7 +47,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the model produced."""
+    """The tokens that the model produced for one request."""
 
     token_ids: list[int]
     """The stop token included, where the model produced it."""

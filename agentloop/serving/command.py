@@ -50,7 +50,8 @@ def arguments(
     max_loras: int,
     compiled: bool = True,
 ) -> list[str]:
-    """Of vLLM's server, settings.serving.extra_arguments last: there the user may overrule what is chosen here.
+    """Return the arguments of vLLM's server, settings.serving.extra_arguments last: there the user may overrule what is chosen
+    here.
 
     `compiled`: False where this machine cannot compile, and vLLM runs the model as it is written. Raises SettingError for
     what this vLLM cannot do.
@@ -135,7 +136,7 @@ def _words(options: dict[str, object]) -> list[str]:
 def environment(
     settings: Settings, installation: Installation, *, api_key: str, compiled: bool = True
 ) -> dict[str, str | None]:
-    """What the child's environment has beyond this process's, None for what it lacks.
+    """Return what the child's environment has beyond this process's, None for what it lacks.
 
     The key is here because arguments are visible to all.
     """

@@ -84,7 +84,7 @@ class PolicyServer:
         self._next.prepare()
 
     def death(self) -> str | None:
-        """How the server ended by itself; None while it runs."""
+        """Return how the server ended by itself; None while it runs."""
         return self._server.death() if self._server is not None else None
 
     def failure(self) -> str | None:
@@ -111,7 +111,7 @@ class PolicyServer:
 
     @property
     def adapters(self) -> set[str]:
-        """Those that are loaded."""
+        """Return the adapters that are loaded."""
         return set() if self._server is None else self._server.adapters
 
     @property

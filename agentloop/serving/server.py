@@ -151,7 +151,7 @@ class ModelServer:
         return self._child is not None and self._child.poll() is None
 
     def death(self) -> str | None:
-        """How vLLM ended, with the reason that its log gives; None while it runs."""
+        """Return how vLLM ended, with the reason that its log gives; None while it runs."""
         code = self._child.poll() if self._child is not None else None
         if code is None:
             return None

@@ -88,7 +88,7 @@ class Paths(Section):
 
 
 class Agent(Section):
-    """How a task is put to the model and when an episode ends."""
+    """The agent: how a task is put to the model, and when an episode ends."""
 
     describe_tools: bool = True
     """Put the tools' descriptions into the prompt. The tiny model was taught its tools and needs none."""
@@ -157,7 +157,7 @@ class Collect(Section):
 
 
 class Selection(Section):
-    """Which trajectories are trained on. The recipes are the files in agentloop/curation/selection/."""
+    """The choice of trajectories that are trained on. The recipes are the files in agentloop/curation/selection/."""
 
     recipe: Annotated[str, AfterValidator(known_recipe)] = "rejection"
     """`rejection`, `replay`, `random`, or the path of a .sql file; a relative path is relative to the project's root."""
@@ -285,7 +285,7 @@ class Gate(Section):
 
 
 class Teach(Section):
-    """From demonstrations to a base model that the loop can improve. See docs/teaching.md."""
+    """The way from demonstrations to a base model that the loop can improve. See docs/teaching.md."""
 
     tasks: Tasks = 32
     """Tasks that the environment's experts, or a teacher, are to solve."""

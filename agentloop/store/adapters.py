@@ -52,12 +52,12 @@ def load(database: Database, adapter_id: str) -> Adapter:
 
 
 def directory(database: Database, adapter_id: str) -> Path:
-    """Where the adapter's files lie. Raises StoreError for an unknown id."""
+    """Return the folder of the adapter's files. Raises StoreError for an unknown id."""
     return database.resolve(*_row(database, adapter_id, "path"))
 
 
 def campaigns(database: Database, adapter_id: str) -> list[str]:
-    """Those that made the adapter."""
+    """Return the names of the campaigns that made the adapter."""
     rows = database.execute("SELECT campaign FROM candidates WHERE adapter = ? ORDER BY campaign", [adapter_id])
     return [campaign for (campaign,) in rows]
 

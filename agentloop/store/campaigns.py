@@ -113,18 +113,19 @@ def refuse(database: Database, settings: Settings) -> None:
 
 
 def defining_settings(settings: Settings) -> dict[str, Any]:
-    """Those that may not change while a campaign lasts: {name with dots: JSON value}."""
+    """Return the settings that may not change while a campaign lasts: {name with dots: JSON value}."""
     return {name: value for name, value in _flat(settings.model_dump(mode="json")).items() if defines(name)}
 
 
 def defines(name: str) -> bool:
-    """Whether the setting with this dotted name may not change while a campaign lasts."""
+    """Return True where the setting with this dotted name may not change while a campaign lasts."""
     return name in DEFINING_ALL_THE_SAME or not any(name == free or name.startswith(f"{free}.") for free in FREE)
 
 
 def quantization(database: Database, settings: Settings) -> str | None:
-    """What training.quantization = "auto" means for the campaign `settings.campaign` because it has begun with it; None for
-    one that is still free to choose."""
+    """Return what training.quantization = "auto" means for the campaign `settings.campaign` because it has begun with it; None
+    for one that is still free to choose.
+    """
     rows = database.execute("SELECT defining, settings FROM campaigns WHERE name = ?", [settings.campaign])
     if not rows:
         return None
@@ -192,7 +193,7 @@ def _began(defining: str, settings: str) -> dict[str, Any]:
 
 
 def has_collected(database: Database, campaign: str) -> bool:
-    """True where the campaign has anything to learn from, episodes that failed included: its settings stay then."""
+    """Return True where the campaign has anything to learn from, episodes that failed included: its settings stay then."""
     rows = database.execute(
         """
         SELECT 1 FROM shard_uses WHERE campaign = $campaign AND purpose = 'collect'

@@ -159,7 +159,7 @@ class Database:
             return pa.table({}) if relation is None else relation.to_arrow_table()
 
     def said(self, error: duckdb.Error) -> str:
-        """What is wrong with a statement, on one line that names the database and no copy of it."""
+        """Return what is wrong with a statement, on one line that names the database and no copy of it."""
         return faults.said(error, self.path, self._file)
 
     @contextmanager

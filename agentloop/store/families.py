@@ -19,7 +19,7 @@ class Family:
 
 
 def met(database: Database, campaign: str, purpose: Purpose) -> list[Family]:
-    """What became of each family over all iterations, by name. `tasks` counts one that two iterations met twice."""
+    """Return what became of each family over all iterations, by name. `tasks` counts one that two iterations met twice."""
     rows = database.execute(
         """
         SELECT environment, family, sum(tasks)::BIGINT, sum(trajectories)::BIGINT, sum(solved)::BIGINT

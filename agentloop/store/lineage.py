@@ -18,7 +18,7 @@ QUERIES = Path(__file__).parent / "lineage"
 
 
 def lineage(database: Database, adapter_id: str) -> dict[str, Any]:
-    """What made an adapter and what became of it, as nested JSON values.
+    """Return what made an adapter and what became of it, as nested JSON values.
 
     Keys: adapter, base, seed, code, settings (of training), path; uses [{campaign, iteration, role, funnel}]; dataset
     {id, recipe, parameters, rows}; sources [{policy, adapter, base, rows, tasks}], the policies that produced the rows;

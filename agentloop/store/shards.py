@@ -73,7 +73,7 @@ task's answer."""
 
 @dataclass(frozen=True)
 class Footer:
-    """What a shard says of itself without being read."""
+    """A shard's description of itself, which is read without its rows."""
 
     shard: str
     """Id: the content id of the trajectory ids in their order."""
@@ -124,7 +124,7 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def read_footer(path: Path) -> Footer:
-    """What a shard says of itself. Raises ShardError, naming the file, where it does not."""
+    """Return what a shard says of itself. Raises ShardError, naming the file, where it does not."""
     try:
         metadata = pq.read_metadata(path)
     except FileNotFoundError:
@@ -138,7 +138,7 @@ def read_footer(path: Path) -> Footer:
 
 
 def is_whole(path: Path) -> bool:
-    """True where the path holds a complete shard of this format (reads the footer only)."""
+    """Return True where the path holds a complete shard of this format (reads the footer only)."""
     try:
         read_footer(path)
     except ShardError:

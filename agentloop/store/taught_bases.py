@@ -54,12 +54,12 @@ def save(database: Database, taught: TaughtBase) -> None:
 
 
 def find(database: Database, base: str) -> TaughtBase | None:
-    """How a base was taught; None where it was not, or elsewhere."""
+    """Return how a base was taught; None where it was not, or elsewhere."""
     return _only(database, "base = ?", base)
 
 
 def of_campaign(database: Database, campaign: str) -> TaughtBase | None:
-    """What a teaching has made; None where it has made nothing yet, or is no teaching."""
+    """Return what a teaching has made; None where it has made nothing yet, or is no teaching."""
     return _only(database, "campaign = ? ORDER BY made DESC LIMIT 1", campaign)
 
 

@@ -26,7 +26,7 @@ def add(
 
 
 def total(database: Database, campaign: str) -> dict[str, float] | None:
-    """What a teaching has cost, all tries together; None where no teacher was asked."""
+    """Return what a teaching has cost, all tries together; None where no teacher was asked."""
     rows = database.arrow(
         """
         SELECT sum(requests)::BIGINT AS requests, sum(prompt_tokens)::BIGINT AS prompt_tokens,
@@ -39,7 +39,7 @@ def total(database: Database, campaign: str) -> dict[str, float] | None:
 
 
 def told(spent: Mapping[str, float]) -> str:
-    """What `total` gives, in one sentence."""
+    """Return what `total` gives as one sentence."""
     return (
         f"The teacher was sent {spent['requests']:,} requests: {spent['prompt_tokens']:,} tokens of prompts, "
         f"{spent['completion_tokens']:,} of answers, in {spent['seconds']:,.0f} s."

@@ -14,7 +14,7 @@ from agentloop.user_code import line_in
 
 
 def scripts(environment: Environment, tasks: Iterable[Task]) -> list[Script]:
-    """What the environment's expert says at these tasks; those at which it says nothing are left out.
+    """Return what the environment's expert says at these tasks; those at which it says nothing are left out.
 
     Raises SettingError where it says nothing at all, fails, or returns anything but turns.
     """

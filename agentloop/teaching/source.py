@@ -21,7 +21,7 @@ class Source:
 
     @property
     def told(self) -> dict[str, Any]:
-        """For a record that may travel: of a file its name alone."""
+        """Return the source for a record that may travel: of a file its name alone."""
         place = Path(self.place).name if self.kind == "messages" else self.place
         return {"kind": self.kind} | ({"place": place} if place else {})
 

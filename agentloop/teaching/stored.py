@@ -34,7 +34,7 @@ def choose(
 
 
 def scripts(database: Database, trajectories: Sequence[str]) -> list[Script]:
-    """What the model said in each trajectory, in this order."""
+    """Return what the model said in each trajectory, in this order."""
     rows = database.execute(
         """
         SELECT r.name, t.task, list(u.text ORDER BY u.position)

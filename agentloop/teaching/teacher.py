@@ -42,7 +42,7 @@ _HINT = f"\n\nWhen you know the answer, end your message with this line:\n{ANSWE
 
 @dataclass
 class Usage:
-    """What was asked of the endpoint. Tokens as it counts them."""
+    """The use that was made of the endpoint. Tokens as it counts them."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -77,7 +77,10 @@ class Endpoint:
         await self._http.close()
 
     async def only_model(self) -> str:
-        """What the endpoint calls the one model that it serves. Raises TeacherError where there is another number of them."""
+        """Return what the endpoint calls the one model that it serves.
+
+        Raises TeacherError where there is another number of them.
+        """
         url = f"{self.url.removesuffix('/chat/completions')}/models"
         answer = await self._asked("GET", url, None)
         try:
@@ -205,7 +208,7 @@ class Teacher:
         self._lost: TeacherError | None = None
 
     def meet(self, session: str, question: str, tools: Sequence[ToolDescription]) -> None:
-        """What an episode begins with, whatever the student's own prompt is."""
+        """Note what an episode begins with, whatever the student's own prompt is."""
         if self._teach.calls == "native":
             self._openings[session] = (question + _HINT, [_schema(tool) for tool in tools])
         else:

@@ -49,7 +49,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class BootstrapReport:
-    """What was done and what came out; written beside the weights as recipe.json."""
+    """The account of what was done and what came out; written beside the weights as recipe.json."""
 
     seed: int
     settings: WarmStart

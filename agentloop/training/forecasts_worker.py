@@ -12,7 +12,7 @@ from agentloop.training.memory import forecast
 
 
 def least_memory(request: dict[str, Any]) -> list[float]:
-    """As forecasts.least_memory returns it."""
+    """Return what forecasts.least_memory returns."""
     settings = load(request["settings"])
     held = map(Quantization.of, request["quantizations"])
     return [*(forecast(settings, each).least for each in held), AUTO_SHARE]

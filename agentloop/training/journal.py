@@ -31,7 +31,7 @@ class StepMetrics:
 
 
 class Journal:
-    """Of the steps after the first `done`; lines of later ones, which will be done again, are dropped."""
+    """A journal that goes on after the first `done` steps; lines of later ones, which will be done again, are dropped."""
 
     def __init__(self, run: TrainingRun, *, done: int) -> None:
         run.metrics.parent.mkdir(parents=True, exist_ok=True)

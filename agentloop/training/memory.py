@@ -83,7 +83,7 @@ def forecast(
 
 
 class CardMemory:
-    """What this process holds of its card while it trains; on the CPU nothing is counted."""
+    """The memory that this process holds of its card while it trains; on the CPU nothing is counted."""
 
     def __init__(self, model: Gemma) -> None:
         self._model = model

@@ -31,7 +31,7 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes and reports."""
+        """Return True where this process is the one that writes and reports."""
         return self.index == 0
 
     def add_up(self, tensor: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class Shortage(Exception):
 
 
 def ran_out(error: BaseException) -> bool:
-    """True where memory was short: torch says so, or a library that it called."""
+    """Return True where memory was short: torch says so, or a library that it called."""
     # by its name: who asks may be without torch
     own = any(each.__name__ == "OutOfMemoryError" for each in type(error).__mro__)
     return own or (isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORT))

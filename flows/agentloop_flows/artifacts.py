@@ -38,7 +38,7 @@ def interval(success: Mapping[str, float]) -> str:
 
 
 def publish_funnel(iteration: int, funnel: Sequence[tuple[str, int]]) -> None:
-    """How many trajectories each rule of the selection left."""
+    """Show how many trajectories each rule of the selection left."""
     show(
         create_table_artifact,
         table=[{"rule": rule, "trajectories left": left} for rule, left in funnel],
@@ -120,7 +120,7 @@ def publish_evaluation(campaign: str, champion: str | None, measured: Mapping[st
 
 
 def publish_teaching(result: Mapping[str, Any]) -> None:
-    """What demonstrations made of a base."""
+    """Show what demonstrations made of a base."""
     measured, demonstrations = result["measured"], result["demonstrations"]
     success = ""
     if measured:

@@ -11,7 +11,7 @@ LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def address(settings: Settings) -> str:
-    """Where the Prefect UI is."""
+    """Return the address of the Prefect UI."""
     return f"http://127.0.0.1:{settings.prefect_port}"
 
 

@@ -24,7 +24,7 @@ def load(settings: Settings) -> str:
 
 
 def credentials(settings: Settings) -> str:
-    """What Prefect calls an auth string."""
+    """Return what Prefect calls an auth string."""
     return f"{USER}:{load(settings)}"
 
 

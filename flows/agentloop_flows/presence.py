@@ -39,7 +39,7 @@ class Presence:
 
     @classmethod
     def of(cls, labels: Mapping[str, Any]) -> Presence | None:
-        """What the labels of a flow run say, None where it has not written down anything."""
+        """Read what the labels of a flow run say, None where it has not written down anything."""
         try:
             return cls(**{name: labels[LABEL + name] for name in cls.__dataclass_fields__})
         except KeyError:
@@ -50,7 +50,7 @@ class Presence:
         return {LABEL + name: value for name, value in asdict(self).items()}
 
     def is_gone(self) -> bool:
-        """True where the process has certainly ended. Of another machine, or a container with other paths, none has."""
+        """Return True where the process has certainly ended. Of another machine, or a container with other paths, none has."""
         here = self.host == socket.gethostname()
         if self.boot != boot_id():
             return here

@@ -56,7 +56,7 @@ def _worker_environment(settings: Settings) -> dict[str, str]:
 
 
 def is_up(settings: Settings) -> bool:
-    """True where a Prefect server of this project answers, and only those who have the key."""
+    """Return True where a Prefect server of this project answers, and only those who have the key."""
     return _running(settings, "server") and _healthy(settings) and _closed(settings)
 
 
@@ -220,7 +220,7 @@ def _refuse_taken_port(settings: Settings) -> None:
 
 
 def listener(port: int) -> str:
-    """Who listens on the port, as far as this user may know it."""
+    """Return who listens on the port, as far as this user may know it."""
     for process in psutil.process_iter():
         try:
             ours = any(

@@ -36,7 +36,7 @@ def bias_correction(beta: float, step: Tensor) -> Tensor:
 
 
 def clip_factor(norm: Tensor, max_norm: float, scale: float | Tensor = 1.0) -> Tensor:
-    """What to multiply the gradients by: `scale` and, if scale * norm > max_norm, the clip. fp32 [], on the device.
+    """Return what to multiply the gradients by: `scale` and, if scale * norm > max_norm, the clip. fp32 [], on the device.
 
     `scale` is what the loss was not divided by yet (1 / tokens, or the inverse of fp16's loss scale).
     """

@@ -42,7 +42,7 @@ class SegmentGroup:
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """Which query sees which keys. Made by `plan_attention`; shared by all layers of the same window."""
+    """The keys that each query sees. Made by `plan_attention`; shared by all layers of the same window."""
 
     segments: Tensor
     """int32 [segments + 1]: the first key row of each segment and the end of the last, which is the last row's."""

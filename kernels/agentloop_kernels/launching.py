@@ -33,7 +33,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def takes_kernels(x: Tensor) -> bool:
-    """Whether an operation on `x` is a Triton kernel; otherwise it is the reference."""
+    """Return True where an operation on `x` is a Triton kernel; otherwise it is the reference."""
     return x.is_cuda or x.is_meta
 
 
@@ -55,7 +55,7 @@ class Launch:
 
 
 class Timing(NamedTuple):
-    """What was compiled when, in seconds since the epoch."""
+    """The times at which something was compiled, in seconds since the epoch."""
 
     name: str
     started: float

@@ -31,7 +31,7 @@ CHUNK_ROWS = 1024
 
 @dataclass(frozen=True)
 class Observed:
-    """What else may be asked about each row's distribution, of the same pass over the logits. Both [rows]."""
+    """Figures of each row's distribution beside its loss, of the same pass over the logits. Both [rows]."""
 
     entropy: Tensor
     """fp32, in nats."""

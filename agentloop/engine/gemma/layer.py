@@ -27,7 +27,7 @@ class NormedInput:
         self.norm, self.eps = weights.input_norm, shape.eps
 
     def forward(self, streams: Tensor, normed: Tensor) -> None:
-        """As boundary.InputNorm."""
+        """Norm the input as boundary.InputNorm says."""
         rms_norm(streams[0], self.norm, self.eps, out=normed)
 
     def add_gradient(self, dstreams: Tensor, dnormed: Tensor, streams: Tensor, saved: None) -> None:

@@ -51,7 +51,7 @@ class PredictedInput:
         }
 
     def forward(self, streams: Tensor, normed: Tensor) -> Tensor:
-        """As boundary.InputNorm: returns the prediction's coefficients."""
+        """Norm the input as boundary.InputNorm says, and return the prediction's coefficients."""
         coefs, _, _ = predict(streams, **self.options, normed=normed)
         return coefs
 
