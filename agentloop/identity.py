@@ -31,7 +31,7 @@ class Identity:
         return cls(pid, int(fields[_STARTED]), boot_id())
 
     def lives(self) -> bool:
-        """True while the process runs; a later one with the same number is another."""
+        """Return True while the process runs; a later one with the same number is another."""
         return Identity.of(self.pid) == self
 
 
