@@ -102,13 +102,21 @@ def evaluate(
     _print_success(measured["champion"] or "base model", measured["success"])
 
 
-def up(overrides: Overrides = None) -> None:
-    """Start the local Prefect server and worker, so that campaigns can be run from its UI and on a schedule."""
+def up(
+    overrides: Overrides = None,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Deploy prefect.yaml as it is, also what was changed in Prefect's UI.")
+    ] = False,
+) -> None:
+    """Start the local Prefect server and worker, so that campaigns can be run from its UI and on a schedule.
+
+    Schedules and parameters that were changed in the UI stay.
+    """
     from agentloop_flows import services
 
     settings = load(None, overrides)
     settings.export()
-    for line in services.up(settings):
+    for line in services.up(settings, reset=reset):
         say(line)
 
 

@@ -26,7 +26,7 @@ from agentloop.errors import ServerError, SettingError
 from agentloop.files import atomic
 from agentloop.identity import Identity
 from agentloop.settings import Settings
-from agentloop_flows import connection, dotenv, key, reconcile
+from agentloop_flows import connection, deployments, dotenv, key, reconcile
 
 WORK_POOL = "agentloop"
 START_SECONDS = 120
@@ -60,8 +60,11 @@ def is_up(settings: Settings) -> bool:
     return _running(settings, "server") and _healthy(settings) and _closed(settings)
 
 
-def up(settings: Settings) -> list[str]:
-    """Start what is not running, deploy prefect.yaml, and return one line a thing for a person."""
+def up(settings: Settings, *, reset: bool = False) -> list[str]:
+    """Start what is not running, deploy prefect.yaml, and return one line a thing for a person.
+
+    What was changed in Prefect's UI stays, unless `reset`.
+    """
     lines = [*up_server(settings), *reconcile.run(settings)]
     lines += dotenv.write(project.root() / ".env", connection.address(settings), key.credentials(settings))
     if _running(settings, "worker"):
@@ -74,10 +77,15 @@ def up(settings: Settings) -> list[str]:
         log_begins = _start(settings, "worker", module, _worker_environment(settings))
         _wait_for_worker(settings, log_begins)
         lines.append(f"Prefect worker started in the pool {WORK_POOL}")
-    _prefect(settings, "--no-prompt", "deploy", "--all", "--prefect-file", str(project.root() / "prefect.yaml"))
+
+    def deploy(file: Path) -> None:
+        _prefect(settings, "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
+
+    deployed, kept = deployments.deploy(settings, project.root() / "prefect.yaml", deploy, reset=reset)
     return [
         *lines,
-        "Deployed: self-improve/demo, self-improve/nightly, teach/experts, evaluate/champion",
+        *kept,
+        f"Deployed: {', '.join(deployed)}",
         f"Prefect UI, opened by this link: {connection.entrance(settings)}",
     ]
 

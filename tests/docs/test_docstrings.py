@@ -8,9 +8,7 @@ from pathlib import Path
 from agentloop.project import CHECKOUT
 
 PACKAGES = ("agentloop", "flows/agentloop_flows", "vllm_plugin/agentloop_vllm", "kernels/agentloop_kernels")
-FRAGMENT = re.compile(
-    r"(Of|What|Who|Whose|Which|Whether|As|How|Where|Those|So|None|False|True|For|From|Until|In|By)\b"
-)
+FRAGMENT = re.compile(r"(Of|What|Who|Whose|Which|Whether|As|How|Where|Those|So|None|False|True|For|From|Until|In|By)\b")
 """Beginnings that answer a question which only the name has asked."""
 
 

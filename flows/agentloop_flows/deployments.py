@@ -1,0 +1,176 @@
+"""The deployments of prefect.yaml, deployed again without undoing what was changed in Prefect's UI since.
+
+`prefect deploy` alone replaces schedules and parameters by the file's. So what the file had is written down, and where the
+server has something else by the next time, somebody has changed it there, and it stays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from agentloop.errors import SettingError
+from agentloop.files import atomic
+from agentloop.reading import read_text
+from agentloop.settings import Settings
+from agentloop_flows import connection
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+_SCHEDULES = ("cron", "interval", "rrule")
+_DEFAULTS = {"active": True, "timezone": "UTC", "day_or": True}
+"""Of a schedule's fields that the file may leave out."""
+
+
+def deploy(
+    settings: Settings, file: Path, run: Callable[[Path], None], *, reset: bool = False
+) -> tuple[list[str], list[str]]:
+    """Deploy what the file has: (names as `flow/deployment`, one line for each deployment of which something stays).
+
+    `run` deploys the file that it is given. `reset`: as the file has it, whatever was changed in the UI. Raises SettingError
+    for a file that cannot be read.
+    """
+    wanted = _read(file)
+    connection.connect(settings)
+    record = settings.paths.data / "prefect" / "deployed.json"
+    had = {_key(each): {name: each.get(name) for name in ("parameters", "schedules")} for each in wanted["deployments"]}
+    before = _recorded(record)
+    there = dict(_on_the_server(settings))
+    stays = f"stay as in Prefect's UI (agentloop up --reset: as in {file.name})"
+    lines = []
+    for each in wanted["deployments"]:
+        if (found := there.get(key := _key(each))) is None:
+            continue
+        if not reset and (kept := _keep(each, found, before.get(key, had[key]))):
+            lines.append(f"{found['flow']}/{each['name']}: {' and '.join(kept)} {stays}")
+        _make_way(settings, each, found)
+    merged = record.with_name("deployed.yaml")
+    _write(merged, yaml.safe_dump(wanted, sort_keys=False))
+    run(merged)
+    _write(record, json.dumps(had, indent=1, default=str))
+    now = dict(_on_the_server(settings))
+    return [f"{now[key]['flow']}/{key.rpartition('/')[2]}" for key in had if key in now], lines
+
+
+def _keep(wanted: dict[str, Any], there: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Put into the file's deployment what was changed on the server; the fields' names, for a person."""
+    kept = []
+    given, had = wanted.get("parameters") or {}, before["parameters"] or {}
+    changed = {name: value for name, value in there["parameters"].items() if had.get(name) != value}
+    if any(given.get(name) != value for name, value in changed.items()):
+        wanted["parameters"] = {**given, **changed}
+        kept.append(f"parameters ({', '.join(changed)})")
+    schedules = there["schedules"]
+    if not _same(before["schedules"] or [], schedules) and not _same(wanted.get("schedules") or [], schedules):
+        wanted["schedules"] = schedules
+        kept.append("schedules")
+    if there["paused"]:
+        wanted["paused"] = True
+    return kept
+
+
+def _make_way(settings: Settings, wanted: dict[str, Any], there: Mapping[str, Any]) -> None:
+    """What Prefect makes of schedules that are there depends on their slugs: leave these alone, or begin with none."""
+    if _same(wanted.get("schedules") or [], there["schedules"]):
+        wanted.pop("schedules", None)
+        return
+    with _client(settings) as client:
+        for schedule in there["schedule_ids"]:
+            client.delete_deployment_schedule(there["id"], schedule)
+
+
+def _same(of_the_file: Sequence[Mapping[str, Any]], schedules: Sequence[Mapping[str, Any]]) -> bool:
+    """True where the server has these schedules; what the file leaves out of one does not count, but for the defaults."""
+
+    def normal(schedule: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: _plain(schedule.get(name, _DEFAULTS.get(name))) for name in (*names, "active")}
+
+    # the server gives them in no order
+    rest = list(schedules)
+    for each in of_the_file:
+        match = next((other for other in rest if normal(each, each) == normal(other, each)), None)
+        if match is None:
+            return False
+        rest.remove(match)
+    return not rest
+
+
+def _plain(value: Any) -> Any:
+    """A value of the file or of the server, so that equal ones compare as equal."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value or None
+
+
+def _on_the_server(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Key and what there is of every deployment: id, flow, paused, parameters, and schedules as prefect.yaml has them."""
+    with _client(settings) as client:
+        flows: dict[Any, str] = {}
+        first = 0
+        while found := client.read_deployments(limit=200, offset=first):
+            first += len(found)
+            for each in found:
+                if each.flow_id not in flows:
+                    flows[each.flow_id] = client.read_flow(each.flow_id).name
+                yield (
+                    f"{each.entrypoint}/{each.name}",
+                    {
+                        "id": each.id,
+                        "flow": flows[each.flow_id],
+                        "paused": each.paused,
+                        "parameters": each.parameters,
+                        "schedules": [_as_in_a_file(schedule.model_dump(mode="json")) for schedule in each.schedules],
+                        "schedule_ids": [schedule.id for schedule in each.schedules],
+                    },
+                )
+
+
+def _client(settings: Settings) -> SyncPrefectClient:
+    from prefect.client.orchestration import SyncPrefectClient
+
+    server = connection.environment(settings)
+    return SyncPrefectClient(server["PREFECT_API_URL"], auth_string=server["PREFECT_API_AUTH_STRING"])
+
+
+def _as_in_a_file(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """A schedule of the API as prefect.yaml has it."""
+    kind = schedule["schedule"]
+    fields = (*_SCHEDULES, "anchor_date", "timezone", "day_or")
+    told = {name: kind[name] for name in fields if kind.get(name) is not None}
+    told |= {name: schedule[name] for name in ("slug", "parameters") if schedule.get(name)}
+    return told | {"active": schedule["active"]}
+
+
+def _key(deployment: Mapping[str, Any]) -> str:
+    return f"{deployment.get('entrypoint')}/{deployment.get('name')}"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(read_text(file, SettingError))
+    except yaml.YAMLError as error:
+        raise SettingError(f"{file}: {' '.join(str(error).split())}") from None
+    deployments = content.get("deployments") if isinstance(content, dict) else None
+    if not isinstance(deployments, list) or not all(isinstance(each, dict) for each in deployments):
+        raise SettingError(f"{file}: has no list of deployments")
+    return content
+
+
+def _recorded(record: Path) -> dict[str, Any]:
+    """Empty where nothing was deployed yet, or the record cannot be read."""
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
