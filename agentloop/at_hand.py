@@ -6,8 +6,10 @@ open; in any other one, what is needed is opened there.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -19,6 +21,8 @@ class AtHand(Generic[T]):
     def __init__(self) -> None:
         self._held: dict[Hashable, list[T]] = {}
         """The newest of each last. Blocks that hold a thing under one key may overlap, and end in any order."""
+        self._shared: dict[Hashable, _Share[T]] = {}
+        self._lock = threading.RLock()
 
     def get(self, key: Hashable) -> T | None:
         """Return what is held under the key, the newest of several, or None."""
@@ -38,4 +42,29 @@ class AtHand(Generic[T]):
         try:
             yield thing
         finally:
-            held[:] = [other for other in held if other is not thing]
+            del held[max(place for place, other in enumerate(held) if other is thing)]
+
+    @contextmanager
+    def sharing(self, key: Hashable, open_it: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+        """Share the thing under the key for the block: `open_it` opens it for the first, and the last closes it."""
+        with self._lock:
+            share = self._shared.get(key)
+            if share is None:
+                closing = ExitStack()
+                share = self._shared[key] = _Share(closing.enter_context(open_it()), closing)
+            share.users += 1
+        try:
+            yield share.thing
+        finally:
+            with self._lock:
+                share.users -= 1
+                if not share.users:
+                    del self._shared[key]
+                    share.closing.close()
+
+
+@dataclass
+class _Share(Generic[T]):
+    thing: T
+    closing: ExitStack = field(repr=False)
+    users: int = 0

@@ -72,7 +72,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         settings = configuration.load([f"paths.data={root}", *given.words], profile="demo")
         campaign = Campaign.open(settings)
-        ways = {"one_after_the_other": 1, "side_by_side": collect.shards_at_once(campaign)}
+        at_once = collect.shards_at_once(campaign, planned(campaign, given.shards, seed=0))
+        ways = {"one_after_the_other": 1, "side_by_side": at_once}
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         with campaign.held(), policies(campaign) as server:
             campaign.worlds.start()

@@ -1,6 +1,6 @@
 """What a process has open: the newest under a key, whatever the order in which blocks end."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 from agentloop.at_hand import AtHand
 
@@ -26,3 +26,33 @@ def test_what_is_kept_is_covered_by_what_is_held():
     with things.holding("a", "at work"):
         assert things.get("a") == "at work"
     assert things.get("a") == "opened"
+
+
+def test_one_thing_held_twice():
+    things = AtHand()
+    with things.holding("a", "it"):
+        with things.holding("a", "it"):
+            pass
+        assert things.get("a") == "it"
+    assert things.get("a") is None
+
+
+def test_what_is_shared_is_opened_by_the_first_and_closed_by_the_last():
+    told = []
+
+    @contextmanager
+    def opened():
+        told.append("opened")
+        yield len(told)
+        told.append("closed")
+
+    things, first, second = AtHand(), ExitStack(), ExitStack()
+    assert first.enter_context(things.sharing("a", opened)) == second.enter_context(things.sharing("a", opened)) == 1
+    first.close()
+    assert told == ["opened"]
+    with things.sharing("b", opened) as other:
+        assert other == 2
+    second.close()
+    assert told == ["opened", "opened", "closed", "closed"]
+    with things.sharing("a", opened) as again:
+        assert again == 5

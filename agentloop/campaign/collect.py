@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from agentloop import environments, records
 from agentloop.at_hand import AtHand
@@ -58,12 +58,29 @@ def plan_evaluation(campaign: Campaign, adapter: str | None, suite: Suite) -> li
     ]
 
 
-@dataclass(frozen=True)
 class Actor:
-    """A policy at play: served, with the slots for its episodes in flight, which shards that are collected at once share."""
+    """A policy at play, which shards that are collected at once share: one connection, and slots for episodes in flight."""
 
-    policy: ServedPolicy
-    slots: asyncio.Semaphore
+    def __init__(self, connect: Callable[[], ServedPolicy], slots: int) -> None:
+        """`connect` makes a policy that is not connected yet; so many `slots` are there for episodes."""
+        self.slots = asyncio.Semaphore(slots)
+        self._connect = connect
+        self._policy: ServedPolicy | None = None
+        self._connecting = asyncio.Lock()
+        self._opened = AsyncExitStack()
+
+    async def __aenter__(self) -> Actor:
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._opened.aclose()
+
+    async def policy(self) -> ServedPolicy:
+        """Return the policy, connected; another one where it has given up. Raises as `PolicyServer.serve` does."""
+        async with self._connecting:
+            if self._policy is None or self._policy.given_up:
+                self._policy = await self._opened.enter_async_context(self._connect())
+            return self._policy
 
 
 _ACTORS: AtHand[Actor] = AtHand()
@@ -73,34 +90,31 @@ _ACTORS: AtHand[Actor] = AtHand()
 async def acting(
     campaign: Campaign, server: PolicyServer, shard: ShardPlan, *, adapter: str | None
 ) -> AsyncIterator[Actor]:
-    """The actor for shards like this one: that of a block around this one, as long as it has not given up, else a new one.
-
-    Raises as `PolicyServer.serve` does, WorldError and SettingError.
-    """
+    """The actor for shards like this one: that of the block around this one, or a new one. Raises WorldError, SettingError."""
     role = (shard.policy, shard.sampling)
-    actor = _ACTORS.get(role)
-    if actor is not None and not actor.policy.given_up:
+    if (actor := _ACTORS.get(role)) is not None:
         yield actor
         return
     campaign.worlds.start()
-    slots = actor.slots if actor else asyncio.Semaphore(campaign.settings.collect.concurrency)
-    async with ServedPolicy(
-        server,
-        adapter,
-        temperature=shard.sampling.temperature,
-        top_p=shard.sampling.top_p,
-        stop_token_ids=campaign.prompt.stop_token_ids,
-    ) as policy:
-        with _ACTORS.holding(role, Actor(policy, slots)) as actor:
+
+    def connect() -> ServedPolicy:
+        return ServedPolicy(
+            server,
+            adapter,
+            temperature=shard.sampling.temperature,
+            top_p=shard.sampling.top_p,
+            stop_token_ids=campaign.prompt.stop_token_ids,
+        )
+
+    async with Actor(connect, campaign.settings.collect.concurrency) as actor:
+        with _ACTORS.holding(role, actor):
             yield actor
 
 
-def shards_at_once(campaign: Campaign) -> int:
-    """Return how many shards to play at once, so that the next one has episodes for every slot that the slowest episodes of the
-    others leave.
-    """
-    collect = campaign.settings.collect
-    return 1 + math.ceil(collect.concurrency / collect.shard_episodes)
+def shards_at_once(campaign: Campaign, shards: Sequence[ShardPlan]) -> int:
+    """Return how many to play at once, so that the next one has episodes for every slot that the slowest leave."""
+    smallest = min(len(shard.episodes) for shard in shards)
+    return 1 + math.ceil(campaign.settings.collect.concurrency / smallest)
 
 
 def is_collected(campaign: Campaign, shard: ShardPlan) -> bool:
@@ -122,9 +136,10 @@ async def collect_shard(
     if is_whole(path):
         return shard.id
     async with acting(campaign, server, shard, adapter=adapter) as actor:
+        policy = await actor.policy()
         episodes = await run_shard(
             shard,
-            policy=actor.policy,
+            policy=policy,
             prompt=campaign.prompt,
             open_world=campaign.worlds.open,
             limits=campaign.settings.collect,
@@ -132,7 +147,7 @@ async def collect_shard(
             on_episode=on_episode,
         )
         write_shard(path, episodes, purpose=purpose, campaign=campaign.name, iteration=iteration)
-        actor.policy.shard_done()
+        policy.shard_done()
     return shard.id
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from agentloop.at_hand import AtHand
@@ -32,20 +31,11 @@ def prepare(campaign: Campaign) -> Path:
     return directory if directory.is_dir() else Path(work()["directory"])
 
 
-@contextmanager
-def policies(campaign: Campaign) -> Iterator[PolicyServer]:
+def policies(campaign: Campaign) -> AbstractContextManager[PolicyServer]:
     """A server for the campaign's policies: `with policies(campaign) as server`.
 
-    Where a block around this one has it, that one; else vLLM starts with the first policy that is asked for, and ends with
-    the block. Raises as `prepare` does, and SettingError.
+    Blocks that overlap in one process share it. vLLM starts with the first policy that is asked for, and ends with the last
+    of the blocks. Raises as `prepare` does, and SettingError.
     """
-    directory, serving = prepare(campaign), campaign.settings.serving.model_dump_json()
-    served = (directory, campaign.settings.paths.adapters, serving)
-    if (server := _SERVERS.get(served)) is not None:
-        yield server
-        return
-    with (
-        PolicyServer(campaign.settings, directory, base=campaign.base) as server,
-        _SERVERS.holding(served, server),
-    ):
-        yield server
+    key = (campaign.settings.model_dump_json(), campaign.base, campaign.given)
+    return _SERVERS.sharing(key, lambda: PolicyServer(campaign.settings, prepare(campaign), base=campaign.base))

@@ -76,7 +76,10 @@ class ServedPolicy:
     async def lost(self) -> str | None:
         """After a request that failed: why the policy is out of reach, None where its server answers."""
         if self._lost is None:
-            self._lose(await asyncio.to_thread(self._server.failure))
+            asked = self._client
+            reason = await asyncio.to_thread(self._server.failure)
+            if asked is self._client:  # else it is of a server that has been replaced meanwhile
+                self._lose(reason)
         return self._lost
 
     async def _mend(self, reason: str) -> None:
@@ -87,8 +90,13 @@ class ServedPolicy:
         self._restarts += 1
         self._answered = False
         print(f"vLLM is started again: {reason}")
-        await self._disconnect()
-        await self._connect()
+        try:
+            await self._disconnect()
+            await self._connect()
+        except asyncio.CancelledError:  # with the shard of who began it; it is for the next one to go on
+            self._restarts -= 1
+            self._answered = True
+            raise
 
     async def _connect(self) -> None:
         self._model = await asyncio.to_thread(self._server.serve, self._adapter)

@@ -159,7 +159,7 @@ class ModelServer:
 
     def _awaited_death(self) -> str | None:
         deadline = time.monotonic() + _DYING_SECONDS
-        while (death := self.death()) is None and time.monotonic() < deadline:
+        while (death := self.death()) is None and self._child is not None and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         return death
 

@@ -34,7 +34,7 @@ from agentloop.settings import Settings
 from agentloop.store import adapters, evaluations
 from agentloop.store.shards import Purpose
 from agentloop.training.run import TrainingRun
-from agentloop_flows import artifacts
+from agentloop_flows import artifacts, interruptible
 from agentloop_flows.progress import advance, progress
 
 step = partial(task, persist_result=False, cache_policy=NO_CACHE)
@@ -55,7 +55,7 @@ for _name in ("prefect.flow_runs", "prefect.task_runs"):
 
 def _infrastructure_failed(_: Any, __: Any, state: Any) -> bool:
     """Another attempt may succeed where a process died or hung. Prefect logs every attempt."""
-    return isinstance(state.result(raise_on_failure=False), (ServerError, TrainerError))
+    return isinstance(state.data, (ServerError, TrainerError))  # state.result() is a coroutine where the task is one
 
 
 attempts = {"retries": 2, "retry_delay_seconds": 2, "retry_condition_fn": _infrastructure_failed}
@@ -94,7 +94,7 @@ def collect(
     if not missing:
         return
     title = f"iteration {iteration}: {purpose} with {adapter or 'base'}"
-    waiting = list(missing)
+    waiting, failures = list(missing), list[Exception]()
 
     async def take_turns() -> None:
         while waiting:
@@ -104,21 +104,20 @@ def collect(
                 await run_episodes(
                     title, number, settings, shard, adapter=adapter, iteration=iteration, purpose=purpose
                 )
-            except Exception:
+            except Exception as error:
+                failures.append(error)
                 waiting.clear()  # what has begun is brought to its end, and nothing else is begun
-                raise
 
     async def side_by_side() -> None:
         with preparing.policies(campaign) as server:
             async with rollouts.acting(campaign, server, missing[0], adapter=adapter):
-                turns = [take_turns() for _ in range(rollouts.shards_at_once(campaign))]
-                ended = await asyncio.gather(*turns, return_exceptions=True)
-        for error in filter(None, ended):
-            raise error
+                await asyncio.gather(*(take_turns() for _ in range(rollouts.shards_at_once(campaign, missing))))
+        if failures:
+            raise failures[0]
 
     episodes = sum(len(shard.episodes) for shard in missing)
     with campaign.phase(purpose, iteration), progress(title, episodes):
-        asyncio.run(side_by_side())
+        interruptible.run(side_by_side())
 
 
 @step(name="ingest", task_run_name="iteration {iteration}: ingest {purpose}")

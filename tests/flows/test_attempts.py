@@ -1,5 +1,7 @@
 """Which steps are tried again, and after what: where a process died or hung, and another one may do better."""
 
+import asyncio
+
 import pytest
 from prefect.states import Failed
 
@@ -17,4 +19,10 @@ def test_steps_that_need_another_process(step):
     [(ServerError, True), (TrainerError, True), (StartError, False), (CanaryError, False), (SettingError, False)],
 )
 def test_what_another_process_may_mend(error, again):
-    assert steps._infrastructure_failed(None, None, Failed(data=error("so it ended"))) is again
+    state = Failed(data=error("so it ended"))
+    assert steps._infrastructure_failed(None, None, state) is again
+
+    async def asked() -> bool:
+        return steps._infrastructure_failed(None, None, state)
+
+    assert asyncio.run(asked()) is again, "also in a task that is a coroutine"

@@ -70,7 +70,8 @@ def test_sleep_without_a_gpu_is_one_line(checkpoint, tmp_path):
     settings = serving_settings(tmp_path, policy="sleep").model_copy(update={"model": str(checkpoint)})
     campaign = Campaign.open(settings)
     with nullcontext() if card.present() else pytest.raises(SettingError, match="serving.policy: sleep needs a GPU"):
-        policies(campaign)
+        with policies(campaign):
+            pass
 
 
 def installed(root: Path, version: str, *, on_cpu: bool) -> installation.Installation:
