@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import signal
+import threading
 
 import pytest
 from conftest import processes_of, random_prompt, serving_settings
@@ -11,8 +12,10 @@ from agentloop.campaign import collect as rollouts
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.prepare import policies
 from agentloop.errors import ServerError
+from agentloop.serving.client import CompletionClient, Endpoint
 from agentloop.serving.policy_server import PolicyServer
 from agentloop.serving.served_policy import ServedPolicy
+from agentloop.settings import Serving
 from agentloop.store.shards import read_shard
 
 
@@ -91,3 +94,66 @@ def test_shards_side_by_side_share_one_replacement(campaign, capsys):
     episodes = [each for shard in shards for each in read_shard(shard.path(own.settings.paths.shards))]
     assert len(episodes) == 32 and not any(each.status == "failed" for each in episodes)
     assert any(each.attempts for each in episodes), "those that were under way were tried again"
+
+
+class Standing:
+    """In place of a PolicyServer, where what is tried is who waits for what: it is asked, and answers when it is let."""
+
+    def __init__(self) -> None:
+        self.serves, self.tells = threading.Event(), threading.Event()
+        self.serves.set()
+        self.asked = threading.Event()
+
+    def serve(self, adapter):
+        self.asked.set()
+        assert self.serves.wait(30)
+        return "base"
+
+    def failure(self):
+        self.asked.set()
+        assert self.tells.wait(30)
+        return "vLLM ended"
+
+    def death(self):
+        return None
+
+    def client(self):
+        return CompletionClient([Endpoint("http://127.0.0.1:9", "none")], Serving())
+
+
+async def asked(server: Standing) -> None:
+    assert await asyncio.to_thread(server.asked.wait, 30)
+
+
+def test_what_was_found_out_about_a_server_that_is_replaced_does_not_count_against_the_new_one():
+    async def episodes() -> None:
+        server = Standing()
+        async with ServedPolicy(server, None) as policy:
+            server.asked.clear()
+            asking = asyncio.create_task(policy.lost())
+            await asked(server)
+            policy._lose("vLLM hangs")  # somebody else has noticed it sooner, and has it replaced
+            await policy.ready()
+            server.tells.set()
+            await asking
+            assert policy._lost is None
+
+    asyncio.run(episodes())
+
+
+def test_who_is_cancelled_while_vllm_starts_again_leaves_the_others_a_policy_that_answers():
+    async def episodes() -> None:
+        server = Standing()
+        async with ServedPolicy(server, None) as policy:
+            policy._lose("vLLM ended")
+            server.asked.clear()
+            server.serves.clear()
+            first, second = (asyncio.create_task(policy.ready()) for _ in range(2))
+            await asked(server)
+            first.cancel()
+            await asyncio.sleep(0)
+            server.serves.set()
+            await second
+            assert policy._lost is None and not policy.given_up and policy._restarts == 1
+
+    asyncio.run(episodes())
