@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from agentloop import environments, records
@@ -146,7 +147,8 @@ async def collect_shard(
             slots=actor.slots,
             on_episode=on_episode,
         )
-        write_shard(path, episodes, purpose=purpose, campaign=campaign.name, iteration=iteration)
+        write = partial(write_shard, purpose=purpose, campaign=campaign.name, iteration=iteration)
+        await asyncio.to_thread(write, path, episodes)  # other shards play on meanwhile
         policy.shard_done()
     return shard.id
 
