@@ -42,8 +42,12 @@ def test_tokens_are_stored_as_they_were_sampled(home):
 
 
 def test_shards_of_a_collection_are_played_side_by_side(home):
+    first, *_ = (
+        run for run in home.flow_runs() if run["name"] == "improve-demo"
+    )  # later ones collect what tests remove
     with home.prefect() as api:
-        runs = api.post("/task_runs/filter", json={"limit": 200}).json()
+        ours = {"limit": 200, "flow_runs": {"id": {"any_": [first["id"]]}}}
+        runs = api.post("/task_runs/filter", json=ours).json()
     shards = sorted(
         (run["start_time"], run["end_time"])
         for run in runs
