@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
+
 from agentloop import settings as configuration
 from agentloop.project import CHECKOUT
 
@@ -34,6 +36,7 @@ def schedule(home) -> dict:
     return {"active": found["active"], "cron": found["schedule"]["cron"], "timezone": found["schedule"]["timezone"]}
 
 
+@pytest.mark.slow
 def test_the_schedule_and_a_run_by_hand(project):
     home = project()
     (by_hand,) = [shlex.split(block) for block in blocks("sh") if block.startswith("prefect ")]
