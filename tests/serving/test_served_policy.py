@@ -21,7 +21,7 @@ from agentloop.store.shards import read_shard
 
 @pytest.fixture(scope="module")
 def campaign(checkpoint, tmp_path_factory) -> Campaign:
-    settings = serving_settings(tmp_path_factory.mktemp("served"), request_seconds=8)
+    settings = serving_settings(tmp_path_factory.mktemp("served"), request_seconds=20)
     return Campaign.open(settings.model_copy(update={"model": str(checkpoint)}))
 
 
