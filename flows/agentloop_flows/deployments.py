@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,9 @@ from agentloop_flows import connection
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-_SCHEDULES = ("cron", "interval", "rrule")
-_DEFAULTS = {"active": True, "timezone": "UTC", "day_or": True}
-"""Of a schedule's fields that the file may leave out."""
+_KINDS = {"cron": "CronSchedule", "interval": "IntervalSchedule", "rrule": "RRuleSchedule"}
+"""Prefect's class of a schedule, by the field that tells it."""
+_FIELDS = (*_KINDS, "anchor_date", "timezone", "day_or")
 
 
 def deploy(
@@ -86,26 +85,31 @@ def _make_way(settings: Settings, wanted: dict[str, Any], there: Mapping[str, An
 
 
 def _same(of_the_file: Sequence[Mapping[str, Any]], schedules: Sequence[Mapping[str, Any]]) -> bool:
-    """True where the server has these schedules; what the file leaves out of one does not count, but for the defaults."""
-
-    def normal(schedule: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: _plain(schedule.get(name, _DEFAULTS.get(name))) for name in (*names, "active")}
-
-    # the server gives them in no order
-    rest = list(schedules)
-    for each in of_the_file:
-        match = next((other for other in rest if normal(each, each) == normal(other, each)), None)
+    """True where the server has these schedules; what the file leaves out of one does not count, but that it is active."""
+    rest = list(map(_normal, schedules))  # the server gives them in no order
+    for each in map(_normal, of_the_file):
+        match = next((other for other in rest if all(other.get(name) == value for name, value in each.items())), None)
         if match is None:
             return False
         rest.remove(match)
     return not rest
 
 
-def _plain(value: Any) -> Any:
-    """A value of the file or of the server, so that equal ones compare as equal."""
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value or None
+def _normal(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """A schedule with its values as Prefect reads them, so that equal ones compare as equal."""
+    from prefect.client.schemas import schedules
+
+    kind = next((kind for name, kind in _KINDS.items() if name in schedule), None)
+    told = {name: schedule[name] for name in _FIELDS if schedule.get(name) is not None}
+    if kind is not None:
+        try:
+            told = getattr(schedules, kind)(**told).model_dump(mode="json", include=set(told))
+        except ValueError:  # `prefect deploy` says what is wrong with it
+            pass
+    if "rrule" in told:  # the server writes down when it was given the rule
+        told["rrule"] = [line for line in str(told["rrule"]).splitlines() if not line.startswith("DTSTART")]
+    told |= {name: schedule[name] for name in ("slug", "parameters") if schedule.get(name)}
+    return told | {"active": schedule.get("active", True)}
 
 
 def _on_the_server(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -141,8 +145,7 @@ def _client(settings: Settings) -> SyncPrefectClient:
 def _as_in_a_file(schedule: Mapping[str, Any]) -> dict[str, Any]:
     """A schedule of the API as prefect.yaml has it."""
     kind = schedule["schedule"]
-    fields = (*_SCHEDULES, "anchor_date", "timezone", "day_or")
-    told = {name: kind[name] for name in fields if kind.get(name) is not None}
+    told = {name: kind[name] for name in _FIELDS if kind.get(name) is not None}
     told |= {name: schedule[name] for name in ("slug", "parameters") if schedule.get(name)}
     return told | {"active": schedule["active"]}
 

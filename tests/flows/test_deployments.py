@@ -135,6 +135,25 @@ def test_what_only_the_file_changes_is_deployed(deploy, client, file):
     )
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"interval": 43200, "anchor_date": "2026-01-01T00:00:00+00:00", "timezone": "Europe/Berlin"},
+        {"interval": "PT12H"},
+        {"rrule": "FREQ=DAILY;BYHOUR=1", "timezone": "Europe/Berlin"},
+        {"cron": "0 1 * * *", "day_or": False, "active": False},
+    ],
+)
+def test_schedules_of_every_kind_are_known_again(deploy, client, file, schedule):
+    content, nightly = of(file, "nightly")
+    nightly["schedules"] = [{"slug": "own", **schedule}]
+    file.write_text(yaml.safe_dump(content))
+    assert deploy()[1] == []
+    (there,) = client.read_deployment_by_name(NIGHTLY).schedules
+    assert deploy()[1] == []
+    assert [each.id for each in client.read_deployment_by_name(NIGHTLY).schedules] == [there.id]
+
+
 def test_both_changed_the_same(deploy, client, file):
     """In the UI another parameter than in the file: each has its own; the same one: the UI's."""
     there = client.read_deployment_by_name(DEMO)
