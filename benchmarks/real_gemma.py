@@ -1,8 +1,8 @@
 """A pretrained Gemma 3 270M, taught and improved: what docs/real-gemma.md shows.
 
-    python benchmarks/real_gemma.py OUT --seeds 0 1 2 [--environment database] [--profile gemma-270m] [SECTION.NAME=VALUE …]
+    python benchmarks/real_gemma.py OUT --seeds 0 1 2 [--environment database] [SECTION.NAME=VALUE …]
 
-Each seed gets a data root of its own under OUT, in which `agentloop teach` and `agentloop run` run as a user runs them, and one
+Each seed gets a data root of its own under OUT, in which `agentloop demo --model gemma-3-270m` runs as a user runs it, and one
 JSON file of what the database then holds. The same command continues; `--cards 0 1` gives each seed a card.
 """
 
@@ -24,9 +24,11 @@ from typing import Any
 from agentloop.campaign import results
 from agentloop.report.comparison import Comparison
 from agentloop.settings import load, parse_overrides
-from agentloop.store import evaluations
+from agentloop.store import campaigns, evaluations
 from agentloop.store.database import Database
+from agentloop_flows import demonstration
 
+GEMMA = "gemma-3-270m"
 LIBRARIES = ("torch", "vllm", "transformers", "triton", "duckdb", "prefect")
 
 
@@ -35,7 +37,6 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--environment", default="database")
-    parser.add_argument("--profile", default="gemma-270m")
     parser.add_argument("--cards", nargs="+", default=[None], help="CUDA cards; a seed has one to itself.")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
@@ -55,9 +56,9 @@ def main() -> None:
 
 
 def measure(output: Path, seed: int, card: str | None, options: argparse.Namespace) -> None:
-    root = output / f"{options.environment}-{seed}"
+    name = f"{options.environment}-{seed}"
+    root = output / name
     root.mkdir(parents=True, exist_ok=True)
-    taught = f"gemma-3-270m-taught-{options.environment}-{seed}"
     words = [
         f"environment={options.environment}",
         f"seed={seed}",
@@ -67,42 +68,43 @@ def measure(output: Path, seed: int, card: str | None, options: argparse.Namespa
         *options.overrides,
     ]
     variables = os.environ | ({"CUDA_VISIBLE_DEVICES": card} if card else {})
-    log = root / "output.log"
 
     def agentloop(*command: str) -> float:
         started = time.monotonic()
-        with open(log, "ab") as file:
+        with open(root / "output.log", "ab") as log:
             subprocess.run(
-                [sys.executable, "-m", "agentloop", *command, "--profile", options.profile, *words],
+                [sys.executable, "-m", "agentloop", *command, *words],
                 env=variables,
-                stdout=file,
+                stdout=log,
                 stderr=subprocess.STDOUT,
                 check=True,
             )
         return time.monotonic() - started
 
-    seconds = {"teach": agentloop("teach", "--name", taught)}
-    words.append(f"model={taught}")
-    seconds["run"] = agentloop("run")
-    settings = load(parse_overrides(words), profile=options.profile)
+    seconds = agentloop("demo", "--model", GEMMA, "--accept")
+    agentloop("down")
+    settings = load(parse_overrides(words), profile=demonstration.profile(GEMMA))
     with Database.open_snapshot(settings.paths.database) as database:
         record = told(database, settings.campaign)
+        base = settings.paths.models / campaigns.settings_json(database, settings.campaign)["model"]
     record = {
         "machine": {
             "card": card_name(),
-            **{name: installed(name) for name in LIBRARIES},
+            **{library: installed(library) for library in LIBRARIES},
             "python": sys.version.split()[0],
         },
-        "command": f"python benchmarks/real_gemma.py OUT --seeds {seed} --environment {options.environment} "
-        + " ".join([f"--profile {options.profile}", *options.overrides]),
+        "command": " ".join(
+            [
+                f"python benchmarks/real_gemma.py OUT --seeds {seed} --environment {options.environment}",
+                *options.overrides,
+            ]
+        ),
         "seed": seed,
-        "taught": json.loads((settings.paths.models / taught / "agentloop_taught.json").read_text(encoding="utf-8")),
+        "taught": json.loads((base / "agentloop_taught.json").read_text(encoding="utf-8")),
         "seconds": seconds,
         **record,
     }
-    (output / f"{options.environment}-{seed}.json").write_text(
-        json.dumps(record, indent=1, default=str), encoding="utf-8"
-    )
+    (output / f"{name}.json").write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
 
 
 def told(database: Database, campaign: str) -> dict[str, Any]:

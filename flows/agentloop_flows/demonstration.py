@@ -12,14 +12,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agentloop import card
+from agentloop import settings as configuration
 from agentloop.campaign import results
-from agentloop.campaign.teaching import is_taught
+from agentloop.campaign.teaching import Lesson, Teaching, is_taught
 from agentloop.errors import RunError, SettingError
 from agentloop.report import summary
 from agentloop.serving import compiler
 from agentloop.settings import Settings
 from agentloop.store import campaigns
 from agentloop.store.database import Database
+from agentloop.teaching.source import EXPERTS, parse
 from agentloop_flows import connection
 
 TEACH, IMPROVE = "teach/experts", "self-improve/demo"
@@ -59,7 +61,7 @@ def run(settings: Settings, console: Console, *, profile: str, overrides: Mappin
     overrides = {**overrides, "paths": _paths(settings), **chosen}
     try:
         if settings.model in UNTAUGHT:
-            taught = f"{settings.model}-taught{chosen['campaign'].removeprefix(settings.campaign)}"
+            taught = _taught_name(profile, overrides)
             if not is_taught(settings.paths.models / taught):
                 lesson = {"profile": profile, "overrides": overrides, "name": taught, "measured": False}
                 _complete(console, TEACH, lesson, settings)
@@ -69,6 +71,13 @@ def run(settings: Settings, console: Console, *, profile: str, overrides: Mappin
         return 130
     _show(settings, console, overrides["campaign"], url)
     return 0
+
+
+def _taught_name(profile: str, overrides: Mapping[str, Any]) -> str:
+    """The directory that the lesson makes: named by all that determines it, for another seed's or environment's is another."""
+    settings = configuration.load(overrides, profile=profile)
+    lesson = Teaching.open(Lesson(settings, parse(EXPERTS))).campaign.name
+    return f"{settings.model}-taught-{lesson.removeprefix('teaching-')}"
 
 
 def _complete(console: Console, deployment: str, parameters: dict[str, Any], settings: Settings) -> str:
