@@ -35,7 +35,15 @@ def told(error: BaseException) -> str | None:
         return " ".join(str(error).split("\n"))
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if _no_more_processes(error):
+        return f"the machine's limit of processes and threads is reached ({error}); a lower collect.concurrency needs fewer"
     return extras.missing(error)
+
+
+def _no_more_processes(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.EAGAIN and error.filename is None
+    return isinstance(error, RuntimeError) and str(error) == "can't start new thread"
 
 
 class AgentloopError(Exception):

@@ -149,8 +149,8 @@ async def run_shard(
     try:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(episode(task, sample)) for task, sample in shard.episodes]
-    except* AgentloopError as failures:
-        raise failures.exceptions[0] from None
+    except* Exception as failures:
+        raise (failures.subgroup(AgentloopError) or failures).exceptions[0] from None
     return [task.result() for task in running]
 
 

@@ -36,6 +36,7 @@ def connect(
         "checkpoint_threshold": "1GB",
         "memory_limit": memory_limit,
         "threads": threads,
+        "async_threads": threads,  # else four for each of the machine's cores
         "preserve_insertion_order": False,
         "autoinstall_known_extensions": False,
     }

@@ -79,6 +79,7 @@ TYPES = frozenset({"BOOLEAN", "INTEGER", "INT", "BIGINT", "FLOAT", "DOUBLE", "DE
 
 _CONFIG = {
     "threads": 1,
+    "async_threads": 0,  # else four for each core of the machine, of which an episode has no use
     "memory_limit": "64MB",
     "temp_directory": "",
     "autoinstall_known_extensions": "false",

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from agentloop import environments
 from agentloop import settings as configuration
-from agentloop.errors import FailureBudgetError, ServerError
+from agentloop.errors import FailureBudgetError, ServerError, told
 from agentloop.records import Sampling
 from agentloop.rollout.collection import plan, run_shard
 from agentloop.rollout.prompt import PromptFormat
@@ -150,3 +150,16 @@ def test_an_episode_that_takes_too_long_has_failed(collect):
     trajectories, _ = collect(by_task={0: "hang()"}, limits={"episode_seconds": 8, "attempts": 1, "max_failed": 1})
     errors = [attempt.error for each in trajectories for attempt in each.attempts]
     assert errors == ["the episode took longer than collect.episode_seconds = 8"]
+
+
+def test_what_no_attempt_can_bring_is_told_in_one_line(collect, monkeypatch):
+    """At the machine's limit of threads asking after the server fails in every episode at once."""
+
+    async def lost(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Scripted, "lost", lost)
+    with pytest.raises(RuntimeError) as raised:
+        collect(by_task={3: "fail('key')", 4: "fail('key')"})
+    line = told(raised.value)
+    assert line.startswith("the machine's limit of processes and threads") and "collect.concurrency" in line

@@ -1,5 +1,7 @@
 """The SQL tool answers questions, changes nothing, reaches nothing outside, and ends."""
 
+import os
+
 import pytest
 
 from agentloop.tools import ToolError
@@ -34,6 +36,13 @@ def sql():
 def test_answers(sql, query, result):
     assert sql.call(query) == result
     assert sql.call(sql=query) == result
+
+
+def test_leaves_no_thread_behind(sql):
+    """Hundreds of episodes are in flight, and DuckDB by itself starts four threads for each core of the machine."""
+    before = len(os.listdir("/proc/self/task"))
+    sql.call("SELECT count(*) FROM pets")
+    assert len(os.listdir("/proc/self/task")) == before
 
 
 def test_shows_the_first_rows_only(sql):
