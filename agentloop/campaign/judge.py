@@ -19,6 +19,8 @@ from agentloop.serving.policy_server import PolicyServer
 from agentloop.store.shards import read_shard
 from agentloop.verification import verified
 
+MEASURED = ("kl", "episode_kl", "same_choice", "tokens")
+"""By the engine, beside bytes; see measuring_worker.py."""
 ALPHA = 0.05
 """Chance of refusing a base that loses no more than is allowed."""
 
@@ -26,7 +28,7 @@ ALPHA = 0.05
 def judge(campaign: Campaign, server: PolicyServer) -> dict[str, Any] | None:
     """Judge the base that a campaign trains on against the same base in 16 bit, and print the judgement.
 
-    Returns `{quantization, bytes, bytes_in_16bit, kl, same_choice, tokens, success}`.
+    Returns `{quantization, bytes, bytes_in_16bit, kl, episode_kl, same_choice, tokens, success}`.
 
     None where the base is in 16 bit, or there is no memory to hold it in 16 bit for the comparison. `success` is None where
     the KL divergence is negligible or no loss would be too large. Once for each base and quantisation. Raises SettingError
@@ -38,16 +40,16 @@ def judge(campaign: Campaign, server: PolicyServer) -> dict[str, Any] | None:
 
     def work() -> dict[str, Any]:
         found = measure(campaign.settings, campaign.model, material.gather(campaign), in_16bit=held.in_16bit or None)
-        own = {name: found[held.kind][name] for name in ("bytes", "kl", "same_choice", "tokens")}
+        own = {name: found[held.kind][name] for name in ("bytes", *MEASURED)}
         return {"quantization": held.kind, "bytes_in_16bit": found["none"]["bytes"], **own}
 
     try:
-        judged = campaign.step("judge", 0, [campaign.base, held], work)
+        judged = campaign.step("judge", 0, [campaign.base, held, MEASURED], work)
     except RoomError as error:
         print(f"the base is not judged, and trained on as it is: {error}")
         return None
     judged["success"] = None
-    if judged["kl"] > training.quantization_tolerance and training.max_quantization_loss < 1:
+    if judged["episode_kl"] > training.quantization_tolerance and training.max_quantization_loss < 1:
         judged["success"] = compare(campaign, server)
     print(line(judged))
     refuse(judged, training.max_quantization_loss)
@@ -109,7 +111,7 @@ def compare(campaign: Campaign, server: PolicyServer) -> dict[str, Any]:
 
 
 def side_by_side(campaign: Campaign, *, success: bool, say: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
-    """The base in 16 bit, dynamic and NF4: `{none, dynamic, nf4}`, each `{bytes, kl, same_choice, in_16bit, success}`.
+    """The base in 16 bit, dynamic and NF4: `{none, dynamic, nf4}`, each as measured (`bytes`, `kl` …), with `success`.
 
     `success` asks for what each solves of the first training tasks (an interval, with `tasks`), served by vLLM one after the
     other; nothing of it is recorded but the episodes. Raises ModelError, ServerError.

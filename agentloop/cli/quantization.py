@@ -29,16 +29,20 @@ def check(
     """Show what quantisation does to the base: bytes, KL divergence and success of 16 bit, dynamic and NF4 side by side."""
     settings = load(profile, overrides)
     from agentloop.campaign import judge
+    from agentloop.quantization.plan import most_lost
 
     with _at_hand(settings) as campaign:
         found = judge.side_by_side(campaign, success=success, say=lambda line: console.print(line, soft_wrap=True))
-    table = Table("training.quantization", "GiB", "KL, nats per token", "same choice", "solved", "in 16 bit", box=None)
+    columns = "KL, nats per token", "of an episode", "at most lost", "same choice", "solved", "in 16 bit"
+    table = Table("training.quantization", "GiB", *columns, box=None)
     for kind, each in found.items():
         solved = each["success"]
         table.add_row(
             kind,
             f"{each['bytes'] / GIB:.3f}",
             f"{each['kl']:.2g}",
+            f"{each['episode_kl']:.2g}",
+            f"{most_lost(each['episode_kl']):.1%}",
             f"{each['same_choice']:.1%}",
             f"{solved['estimate']:.1%} ({solved['low']:.1%} to {solved['high']:.1%})" if solved else "not measured",
             {"none": "all", "nf4": "none"}.get(kind, f"{len(each['in_16bit'])} linears"),
@@ -67,6 +71,7 @@ def quantize(
     settings = load(profile, [*(overrides or []), f"model={model}"])
     from agentloop.campaign import material
     from agentloop.quantization.measuring import measure
+    from agentloop.quantization.plan import most_lost
     from agentloop.records import Quantization
 
     with _at_hand(settings) as campaign:
@@ -83,8 +88,8 @@ def quantize(
         bitsandbytes.write(campaign.model, directory, Quantization.of(found), cache=settings.paths.cache)
     left = len(found.get("in_16bit", ()))
     console.print(
-        f"{directory}: {found['bytes'] / GIB:.3f} GiB, {left} linears in 16 bit, KL {found['kl']:.2g} nats per token from the "
-        f"base in 16 bit",
+        f"{directory}: {found['bytes'] / GIB:.3f} GiB, {left} linears in 16 bit; an episode's KL from the base in 16 bit is "
+        f"{found['episode_kl']:.2g} nats, so success differs by at most {most_lost(found['episode_kl']):.1%}",
         soft_wrap=True,
     )
 

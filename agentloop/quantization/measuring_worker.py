@@ -26,13 +26,17 @@ BOTH = 1.3
 """Linears in 16 bit and in NF4, as a multiple of those in 16 bit."""
 BESIDE = 2 * GIB
 """Matrices, activations, logits and CUDA's own context."""
+TURNS = 2
+"""Turns of the model that an episode has at least: a call and an answer."""
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """`{"none", "nf4", "dynamic"}`: each `{"load_in_4bit", "in_16bit", "bytes", "kl", "same_choice", "tokens"}`.
+    """`{"none", "nf4", "dynamic"}`: each `{"load_in_4bit", "in_16bit", "bytes", "kl", "same_choice", "tokens", "episode_kl"}`.
 
-    "dynamic" is `request["in_16bit"]`, or planned where `request["tolerance"]` is set. `bytes` are those of the language
-    model's weights, `prompts` are continued by the base in 16 bit, `sequences` taken as they are.
+    "dynamic" is `request["in_16bit"]`, or planned where `request["tolerance"]` is set: nats of a whole episode. `bytes` are
+    those of the language model's weights, `prompts` are continued by the base in 16 bit, `sequences` taken as they are.
+    `episode_kl` is `kl` by the model's tokens in an episode: as many as a sequence has in the mean, or, where there is none,
+    `TURNS` continuations.
     """
     directory, cache = Path(request["model"]), Path(request["cache"])
     longest = max(len(ids) for ids in [*request["prompts"], *(ids for ids, _ in request["sequences"])])
@@ -46,7 +50,9 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         offload_linears=not has_room(directory),
         cache_directory=cache,
     )
-    sequences = [*continued(model, request["prompts"], new, request["stop"]), *request["sequences"]]
+    turns = continued(model, request["prompts"], new, request["stop"])
+    sequences = [*turns, *request["sequences"]]
+    episode = _mean_tokens(request["sequences"]) if request["sequences"] else TURNS * _mean_tokens(turns)
     packed = packed_weights(model.shape, checkpoint, model.fingerprint, cache, model.device)
     comparison = Comparison(model, packed, sequences)
     _, held = headers(directory)
@@ -58,6 +64,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     def measured(quantization: Quantization) -> dict[str, Any]:
         names = [name for name in saved if quantization.in_4bit and name not in quantization.in_16bit]
         found = asdict(comparison.of(names))
+        found["episode_kl"] = found["kl"] * episode
         return quantization.settings() | {"bytes": whole - sum(saved[name] for name in names)} | found
 
     result = {"none": measured(NONE), "nf4": measured(NF4)}
@@ -71,7 +78,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
                 raise SettingError(
                     f"--bytes: {request['total_bytes'] / GIB:.3g} GiB, but in NF4 alone it takes {least:.3g}"
                 )
-        in_16bit = _planned(comparison, saved, request["tolerance"], most)
+        in_16bit = _planned(comparison, saved, request["tolerance"] / episode, most)
     if in_16bit is not None:
         result["dynamic"] = measured(Quantization(True, tuple(in_16bit)))
     return result
@@ -101,14 +108,20 @@ def _planned(
     return plan.choose(costs, joint, tolerance=tolerance, most_bytes=most_bytes)
 
 
+def _mean_tokens(sequences: list[Any]) -> float:
+    """Tokens of the model's in one of these, in the mean."""
+    return sum(sum(mask) for _, mask in sequences) / len(sequences)
+
+
 def continued(model: Any, prompts: list[list[int]], new_tokens: int, stop: list[int]) -> list[Sequence]:
-    """Prompts with what the model says next, its likeliest token each time, as (token_ids, mask)."""
+    """Prompts with what the model says next at temperature 1, as (token_ids, mask). The same each time."""
     if not prompts:
         return []
     width = max(map(len, prompts))
     rows = torch.tensor([prompt + [0] * (width - len(prompt)) for prompt in prompts])
     real = torch.tensor([[1] * len(prompt) + [0] * (width - len(prompt)) for prompt in prompts])
-    options = {"do_sample": False, "eos_token_id": stop, "pad_token_id": 0}
+    torch.manual_seed(0)
+    options = {"do_sample": True, "temperature": 1.0, "eos_token_id": stop, "pad_token_id": 0}
     sequences = []
     for prompt, row in zip(
         prompts, model.generate(rows, attention_mask=real, max_new_tokens=new_tokens, **options).tolist(), strict=True

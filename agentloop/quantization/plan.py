@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 Unit = tuple[str, ...]
 """Names of linears that are packed together or not at all."""
@@ -25,6 +26,14 @@ class Cost:
     """In nats per token, of the base with this unit alone in NF4."""
     saved: int
     """Bytes."""
+
+
+def most_lost(episode_kl: float) -> float:
+    """The most by which success can differ, as a share, where episodes differ by so many nats: Pinsker's inequality.
+
+    KL divergence of episodes is the sum of that of their tokens, for the tools' answers follow from what the model wrote.
+    """
+    return min(1.0, sqrt(episode_kl / 2))
 
 
 def units(linears: Sequence[str]) -> list[Unit]:

@@ -201,9 +201,9 @@ class Training(Section):
     """How the base is held in training: `none` (16 bit), `nf4`, or `dynamic` (NF4 but for the modules that suffer most from
     it). `auto` takes the most precise of them that fits into the memory that is free when the campaign begins, on the CPU
     16 bit. See docs/quantisation.md."""
-    quantization_tolerance: PositiveFloat = 0.01
-    """KL divergence from the base in 16 bit, in nats per token of the model, that counts as negligible. `dynamic` leaves as
-    few bytes in 16 bit as keep below it."""
+    quantization_tolerance: PositiveFloat = 0.005
+    """KL divergence of an episode from the same base in 16 bit, in nats, that counts as negligible: success cannot differ by
+    more than the root of its half (5 points at 0.005). `dynamic` leaves as few bytes in 16 bit as keep below it."""
     max_quantization_loss: Fraction = 0.05
     """Loss of success by quantisation, as a share, above which the base is not trained on. The loss counts as larger where
     the lower end of its confidence interval is."""
