@@ -47,21 +47,32 @@ def demo(
     sys.exit(demonstration.run(settings, screen, profile=profile, overrides=values, new=new))
 
 
-def run(profile: Profile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def run(
+    profile: Profile = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    more: Annotated[
+        bool,
+        typer.Option(
+            "--more", help="Add `iterations` to those that the campaign has, instead of having so many in all."
+        ),
+    ] = False,
+) -> None:
     """Run a campaign in this process, or continue it: collect, select, train, evaluate, promote, and again."""
     settings = load(profile, overrides)
-    from agentloop.campaign import outline
+    from agentloop.campaign import nights, outline
 
-    planned = outline.outline(settings)
+    aimed = nights.with_more(settings) if more else settings
+    planned = outline.outline(aimed)
     if dry_run:
-        console.print_json(settings.model_dump_json())
+        console.print_json(aimed.model_dump_json())
         say(planned)
-        say(outline.prospect(settings))
+        say(outline.prospect(aimed))
         return
     from agentloop_flows import foreground
 
     settings.export()
-    foreground.self_improve(settings, profile, overrides)
+    foreground.self_improve(settings, profile, overrides, more=more)
     _summary(settings)
 
 

@@ -14,13 +14,15 @@ from agentloop import project
 RECIPES = ("rejection", "replay", "random")
 """Built-in selections for training. `pairs` is for preference trainers: see `agentloop select`."""
 
+RANKS = (8, 16, 32, 64, 128, 256)
+"""Of adapters: vLLM accepts only these as --max-lora-rank."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def servable_rank(rank: int) -> int:
     """Return the rank. Raises ValueError where vLLM does not serve adapters of it."""
-    # vLLM accepts only these as --max-lora-rank
-    if rank not in (8, 16, 32, 64, 128, 256):
+    if rank not in RANKS:
         raise ValueError("must be 8, 16, 32, 64, 128 or 256")
     return rank
 

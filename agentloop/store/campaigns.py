@@ -160,6 +160,14 @@ def newest_iteration(database: Database, campaign: str) -> int:
     return newest
 
 
+def finished(database: Database, campaign: str) -> int:
+    """Return how many iterations of the campaign are complete; 0 for one that is not there."""
+    ((count,),) = database.execute(
+        "SELECT count(*) FROM iterations WHERE campaign = ? AND finished IS NOT NULL", [campaign]
+    )
+    return count
+
+
 def begin_iteration(database: Database, campaign: str, iteration: int, *, champion: str | None) -> None:
     """Note that an iteration begins with this champion (adapter id, None for the base), or begins again after a rollback."""
     database.execute(

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import httpx
 from prefect import get_run_logger
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from agentloop.campaign import results
+from agentloop.campaign.campaign import Campaign
+from agentloop.report.summary import DECISIONS
+from agentloop.store.database import Database
 
 SERVER_SECONDS = 5.0
 
@@ -37,17 +43,17 @@ def interval(success: Mapping[str, float]) -> str:
     return f"{percent(success['estimate'])} ({percent(success['low'])} to {percent(success['high'])})"
 
 
-def publish_funnel(iteration: int, funnel: Sequence[tuple[str, int]]) -> None:
+def publish_funnel(campaign: str, iteration: int, funnel: Sequence[tuple[str, int]]) -> None:
     """Show how many trajectories each rule of the selection left."""
     show(
         create_table_artifact,
         table=[{"rule": rule, "trajectories left": left} for rule, left in funnel],
-        key=f"iteration-{iteration}-selection",
-        description=f"Iteration {iteration}: what was selected, rule by rule",
+        key=f"{campaign}-{iteration}-selection",
+        description=f"{campaign}, iteration {iteration}: what was selected, rule by rule",
     )
 
 
-def publish_verdict(iteration: int, verdict: Mapping[str, Any]) -> None:
+def publish_verdict(campaign: str, iteration: int, verdict: Mapping[str, Any]) -> None:
     """The newest look of the gate at an iteration's challenger."""
     guards = "".join(
         f"| difference at {guard['environment']} (guard, margin {percent(guard['margin'])}) "
@@ -61,41 +67,30 @@ def publish_verdict(iteration: int, verdict: Mapping[str, Any]) -> None:
         f"| champion | {interval(verdict['champion_success'])} |\n"
         f"| challenger | {interval(verdict['challenger_success'])} |\n{guards}\n"
         f"Exact McNemar p = {verdict['mcnemar_p']:.2g}, look {verdict['look']} of {verdict['looks']}",
-        key=f"iteration-{iteration}-verdict",
-        description=f"Iteration {iteration}: {verdict['decision']}",
+        key=f"{campaign}-{iteration}-verdict",
+        description=f"{campaign}, iteration {iteration}: {verdict['decision']}",
     )
 
 
-def publish_campaign(
-    campaign: str, iterations: Sequence[Mapping[str, Any]], control: Mapping[str, Any] | None, report: str
-) -> None:
-    rows = [
-        {
-            "iteration": row["iteration"],
-            "trained on": row["dataset"]["rows"],
-            "before": interval(row["before"]["success"]),
-            "after": interval(row["after"]["success"]),
-            "verdict": row["verdict"]["decision"],
-            "adapter": row["trained"]["adapter"],
-        }
-        for row in iterations
-    ]
-    if control:
-        rows.append(
-            {
-                "iteration": "control",
-                "trained on": iterations[-1]["dataset"]["rows"],
-                "before": "",
-                "verdict": "not a candidate",
-                "after": interval(control["success"]),
-                "adapter": control["adapter"],
-            }
-        )
+def publish_campaign(campaign: Campaign, report: str) -> None:
+    """The campaign's table, every iteration and the control, and where its report is."""
+    with Database.open_snapshot(campaign.settings.paths.database) as database:
+        rows = results.iterations(database, campaign.name)
     show(
         create_table_artifact,
-        table=rows,
-        key=f"{campaign}-iterations",
-        description=f"Campaign {campaign}: success on held-out tasks. Report: {report}",
+        table=[
+            {
+                "iteration": row.name,
+                "trained on": row.rows,
+                "before": interval(asdict(row.before)) if row.before else "",
+                "after": interval(asdict(row.after)) if row.after else "",
+                "verdict": "not a candidate" if row.control else DECISIONS[row.decision],
+                "adapter": row.adapter,
+            }
+            for row in rows
+        ],
+        key=f"{campaign.name}-iterations",
+        description=f"Campaign {campaign.name}: success on held-out tasks. Report: {report}",
     )
 
 
@@ -106,7 +101,7 @@ def publish_plots(campaign: str, plots: Mapping[str, bytes]) -> None:
             create_image_artifact,
             image_url=f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}",
             key=f"{campaign}-{name}",
-            description=name.replace("-", " "),
+            description=f"{campaign}: {name.replace('-', ' ')}",
         )
 
 

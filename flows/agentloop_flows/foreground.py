@@ -46,14 +46,14 @@ def own_server(settings: Settings) -> Iterator[None]:
 
 
 def self_improve(
-    settings: Settings, profile: str | None, overrides: Sequence[str] | Mapping[str, Any] | None
+    settings: Settings, profile: str | None, overrides: Sequence[str] | Mapping[str, Any] | None, *, more: bool = False
 ) -> dict[str, Any]:
-    """`overrides`: as words of the command line, or nested as configuration.load takes them."""
+    """`overrides`: as words of the command line, or nested as configuration.load takes them. `more`: see the flow."""
     nested = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides or [])
     with _server(settings):
         from agentloop_flows.self_improve import self_improve as flow
 
-        return flow(profile=profile, overrides=dict(nested))
+        return flow(profile=profile, overrides=dict(nested), more=more)
 
 
 def evaluate(settings: Settings, profile: str | None, overrides: list[str] | None, *, unseen: bool) -> dict[str, Any]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import FlowRun
 
-FLOWS = ("self-improve", "evaluate", "teach")
+FLOWS = ("self-improve", "iteration", "control", "evaluate", "teach", "rescore")
 """Every flow of this project; whatever else the user runs on this server is left alone."""
 HEARTBEAT_SECONDS = 20.0
 GRACE_SECONDS = 60.0

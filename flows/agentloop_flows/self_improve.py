@@ -6,57 +6,128 @@ ledger and the files on disk decide what is still to do.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from prefect import flow
+from prefect import Flow, flow
+from prefect.context import FlowRunContext
+from prefect.states import Completed, Failed, State
 
-from agentloop import settings as configuration
 from agentloop.campaign import collect as rollouts
-from agentloop.campaign import gate, select, train
+from agentloop.campaign import gate, nights, prepare, select, train
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import HELDOUT, Suite
+from agentloop.errors import CanaryError, EmptySelectionError
 from agentloop.rollout.collection import ShardPlan
-from agentloop.serving.policy_server import PolicyServer
+from agentloop.settings import Settings
 from agentloop.store.evaluations import Role
 from agentloop.store.shards import Purpose
-from agentloop_flows import artifacts, presence, steps
+from agentloop_flows import artifacts, parameters, presence, steps
+from agentloop_flows.parameters import Described, Overrides, Profile
+
+More = Annotated[
+    bool,
+    Described("Add `iterations` to those that the campaign has, instead of having so many in all: for every night."),
+]
 
 
-@flow(name="self-improve", flow_run_name="improve-{profile}", log_prints=True)
-def self_improve(profile: str | None = None, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Run a campaign to its end, or continue it: `profile` and `overrides` are those of `agentloop run`."""
-    settings = configuration.load(overrides or {}, profile=profile)
+@flow(name="self-improve", flow_run_name="self-improve", log_prints=True)
+def self_improve(
+    profile: Profile = None,
+    campaign: parameters.Campaign = None,
+    model: parameters.Model = None,
+    environment: parameters.Environment = None,
+    iterations: parameters.Iterations = None,
+    more: More = False,
+    tasks: parameters.Tasks = None,
+    samples: parameters.Samples = None,
+    quantization: parameters.Quantization = None,
+    rank: parameters.Rank = None,
+    learning_rate: parameters.LearningRate = None,
+    epochs: parameters.Epochs = None,
+    seed: parameters.Seed = None,
+    overrides: Overrides = None,
+) -> dict[str, Any]:
+    """Run a campaign to its end, continue it, or add iterations to it.
+
+    What is not given is as the profile and agentloop.toml say, as for `agentloop run`.
+    """
+    given = {name: value for name, value in locals().items() if name in parameters.NAMES}
+    settings = parameters.load(profile, overrides, **given)
     flow_run = presence.announce(settings)
-    campaign = Campaign.open(settings)
-    with campaign.at_work(flow_run):
-        steps.quantize(settings)
-        with steps.policies(settings) as server:
-            steps.judge_base(settings)
-            iterations = [improve(campaign, server, iteration) for iteration in range(1, settings.iterations + 1)]
-            control = measure_control(campaign, server, iterations[-1]) if settings.gate.control else None
+    if more:
+        settings = _with_more(settings, flow_run)
+    opened = Campaign.open(settings)
+    with opened.at_work(flow_run):
+        work = nights.work(opened)
+        presence.rename(nights.title(settings, work.iterations), (settings.campaign, settings.model))
+        try:
+            done, control = _run(settings, work)
+        except EmptySelectionError as error:
+            return Failed(name="Nothing to train on", message=str(error), data=error)  # type: ignore[return-value]
+        except CanaryError as error:
+            return Failed(name="Canary failed", message=str(error), data=error)  # type: ignore[return-value]
         report = steps.report(settings)
-    artifacts.publish_campaign(campaign.name, iterations, control, report)
-    return {"campaign": campaign.name, "iterations": iterations, "control": control, "report": report}
+        artifacts.publish_campaign(opened, report)
+        ending = nights.ending(opened, work.iterations)
+    result = {"campaign": settings.campaign, "iterations": done, "control": control, "report": report}
+    return Completed(name=ending.name, message=ending.sentence, data=result)  # type: ignore[return-value]
 
 
-def improve(campaign: Campaign, server: PolicyServer, iteration: int) -> dict[str, Any]:
+def _with_more(settings: Settings, flow_run: str) -> Settings:
+    before = Campaign.open(settings)
+    with before.at_work(flow_run):
+        return settings.model_copy(update={"iterations": nights.aim(before, flow_run)})
+
+
+def _run(settings: Settings, work: nights.Work) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    if not work:
+        return [], None
+    steps.quantize(settings)
+    with steps.policies(settings):
+        steps.judge_base(settings)
+        done = [_as_a_run(iterate, nights.title(settings, (number,)), settings, number) for number in work.iterations]
+        if not work.control:
+            return done, None
+        last = settings.iterations
+        if not done:  # the steps of a finished iteration only say what came of it
+            done = [_as_a_run(iterate, nights.title(settings, (last,)), settings, last)]
+        return done, _as_a_run(measure_control, f"{settings.campaign} · control", settings, done[-1])
+
+
+def _as_a_run(part: Flow[..., Any], *arguments: Any) -> dict[str, Any]:
+    """A part of this run as a flow run of its own, below it in Prefect's UI; of a run that is tried again, as part of itself.
+
+    Prefect would take what the attempt before had run in the same place for it, which may have been another iteration.
+    """
+    if FlowRunContext.get().flow_run.run_count <= 1:
+        return part(*arguments)
+    made = part.fn(*arguments)
+    return made.data if isinstance(made, State) else made
+
+
+@flow(name="iteration", flow_run_name="{title}", log_prints=True)
+def iterate(title: str, settings: Settings, iteration: int) -> dict[str, Any]:
     """One iteration: the champion makes data, a challenger learns from it, the better one stays."""
+    presence.announce(settings)
+    campaign = Campaign.of(settings)
     champion = campaign.begin(iteration)
-    server.retire(keep=champion)
+    with prepare.policies(campaign) as server:
+        server.retire(keep=champion)
+        collect(campaign, champion, iteration)
+        dataset = steps.select(settings, iteration)
+        artifacts.publish_funnel(campaign.name, iteration, dataset["funnel"])
+        if offer := select.never_solved(campaign):
+            print(offer)
+        run = train.plan(campaign, dataset["dataset"], parent=champion)
+        server.make_room()
+        trained = steps.train(settings, iteration, run)
+        steps.canary(settings, iteration, run)
 
-    collect(campaign, champion, iteration)
-    dataset = steps.select(campaign.settings, iteration)
-    artifacts.publish_funnel(iteration, dataset["funnel"])
-    if offer := select.never_solved(campaign):
-        print(offer)
-    run = train.plan(campaign, dataset["dataset"], parent=champion)
-    server.make_room()
-    trained = steps.train(campaign.settings, iteration, run)
-    steps.canary(campaign.settings, iteration, run)
-
-    contest = hold_contest(campaign, champion, run.adapter.id, iteration)
-    campaign.finish(iteration)
-    return {"iteration": iteration, "champion": champion, "dataset": dataset, "trained": trained, **contest}
+        contest = hold_contest(campaign, champion, run.adapter.id, iteration)
+        campaign.finish(iteration)
+    result = {"iteration": iteration, "champion": champion, "dataset": dataset, "trained": trained, **contest}
+    ending = nights.ending(campaign, (iteration,))
+    return Completed(name=ending.name, message=ending.sentence, data=result)  # type: ignore[return-value]
 
 
 def hold_contest(campaign: Campaign, champion: str | None, challenger: str, iteration: int) -> dict[str, Any]:
@@ -75,7 +146,7 @@ def hold_contest(campaign: Campaign, champion: str | None, challenger: str, iter
             for guard in campaign.guards(look):
                 measured[guard.name] = tuple(each["evaluation"] for each in measure_both(guard))
         verdict = steps.decide(campaign.settings, iteration, measured, look, adapter=challenger)
-        artifacts.publish_verdict(iteration, verdict)
+        artifacts.publish_verdict(campaign.name, iteration, verdict)
         if verdict["decision"] != "needs_more_data":
             break
     return {"before": before, "after": after, "verdict": verdict}
@@ -84,7 +155,7 @@ def hold_contest(campaign: Campaign, champion: str | None, challenger: str, iter
 def collect(campaign: Campaign, adapter: str | None, iteration: int) -> None:
     """Fresh training tasks, rolled out by a policy."""
     planned = rollouts.plan_collection(campaign, iteration, adapter)
-    roll_out(campaign, planned, adapter, iteration, purpose="collect")
+    roll_out(campaign, planned, adapter, iteration, purpose="collect", what="collect")
 
 
 def evaluate(
@@ -98,7 +169,7 @@ def evaluate(
     """Success of a policy on held-out tasks, by default on those of the gate's first look."""
     suite = suite or campaign.heldout()
     planned = rollouts.plan_evaluation(campaign, adapter, suite)
-    roll_out(campaign, planned, adapter, iteration, purpose="evaluate")
+    roll_out(campaign, planned, adapter, iteration, purpose="evaluate", what=f"evaluate {role}")
     return steps.measure(campaign.settings, iteration, adapter, suite, role=role)
 
 
@@ -109,19 +180,26 @@ def roll_out(
     iteration: int,
     *,
     purpose: Purpose,
+    what: str,
 ) -> None:
-    """Run the episodes that are missing, one Prefect task a shard, and take them into the database."""
-    steps.collect(campaign.settings, iteration, planned, adapter=adapter, purpose=purpose)
+    """Run the episodes that are missing, one Prefect task a shard, and take them into the database.
+
+    `what` names them for people.
+    """
+    steps.collect(campaign.settings, iteration, planned, adapter=adapter, purpose=purpose, what=what)
     steps.ingest(campaign.settings, iteration, planned, adapter=adapter, purpose=purpose)
 
 
-def measure_control(campaign: Campaign, server: PolicyServer, last: dict[str, Any]) -> dict[str, Any]:
+@flow(name="control", flow_run_name="{title}", log_prints=True)
+def measure_control(title: str, settings: Settings, last: dict[str, Any]) -> dict[str, Any]:
     """Was it the selection? An adapter from as many randomly chosen trajectories, trained and measured the same way."""
-    iteration = last["iteration"]
-    dataset = steps.select(campaign.settings, iteration, recipe="random", size=last["dataset"]["rows"])
+    presence.announce(settings)
+    campaign, iteration = Campaign.of(settings), last["iteration"]
+    dataset = steps.select(settings, iteration, recipe="random", size=last["dataset"]["rows"])
     run = train.plan(campaign, dataset["dataset"], parent=last["champion"])
-    server.make_room()
-    steps.train(campaign.settings, iteration, run, role="control")
-    steps.canary(campaign.settings, iteration, run)
-    measured = evaluate(campaign, run.adapter.id, iteration, role="control")
+    with prepare.policies(campaign) as server:
+        server.make_room()
+        steps.train(settings, iteration, run, role="control")
+        steps.canary(settings, iteration, run)
+        measured = evaluate(campaign, run.adapter.id, iteration, role="control")
     return {"adapter": run.adapter.id, "rows": dataset["rows"], **measured}

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from agentloop.campaign import canary as canaries
@@ -61,10 +61,10 @@ def _infrastructure_failed(_: Any, __: Any, state: Any) -> bool:
 attempts = {"retries": 2, "retry_delay_seconds": 2, "retry_condition_fn": _infrastructure_failed}
 
 
-@step(name="episodes", task_run_name="{title}, shard {number}", **attempts)
+@step(name="episodes", task_run_name="{what}", **attempts)
 async def run_episodes(
     title: str,
-    number: str,
+    what: str,
     settings: Settings,
     shard: ShardPlan,
     *,
@@ -86,11 +86,16 @@ async def run_episodes(
 
 
 def collect(
-    settings: Settings, iteration: int, shards: Sequence[ShardPlan], *, adapter: str | None, purpose: Purpose
+    settings: Settings, iteration: int, shards: Sequence[ShardPlan], *, adapter: str | None, purpose: Purpose, what: str
 ) -> None:
-    """One task for each shard that is not on disk; several at once, so that none waits for another's slowest episode."""
+    """One task for each shard that is not on disk; several at once, so that none waits for another's slowest episode.
+
+    `what` names them for people.
+    """
     campaign = Campaign.of(settings)
     missing = [shard for shard in shards if not rollouts.is_collected(campaign, shard)]
+    if there := len(shards) - len(missing):
+        get_run_logger().info("%s: %d of %d shards are there already and are reused", what, there, len(shards))
     if not missing:
         return
     title = f"iteration {iteration}: {purpose} with {adapter or 'base'}"
@@ -99,7 +104,7 @@ def collect(
     async def take_turns() -> None:
         while waiting:
             shard = waiting.pop(0)
-            number = f"{shards.index(shard) + 1} of {len(shards)}"
+            number = f"{what} {shards.index(shard) + 1}/{len(shards)}"
             try:
                 await run_episodes(
                     title, number, settings, shard, adapter=adapter, iteration=iteration, purpose=purpose
@@ -120,25 +125,25 @@ def collect(
         interruptible.run(side_by_side())
 
 
-@step(name="ingest", task_run_name="iteration {iteration}: ingest {purpose}")
+@step(name="ingest", task_run_name="ingest {purpose}")
 def ingest(
     settings: Settings, iteration: int, shards: Sequence[ShardPlan], *, adapter: str | None, purpose: Purpose
 ) -> dict[str, int]:
     return rollouts.ingest_shards(Campaign.of(settings), shards, adapter=adapter, iteration=iteration, purpose=purpose)
 
 
-@step(name="select", task_run_name="iteration {iteration}: select")
+@step(name="select", task_run_name="select")
 def select(settings: Settings, iteration: int, recipe: str | None = None, size: int | None = None) -> dict[str, Any]:
     return selecting.select(Campaign.of(settings), iteration, recipe=recipe, size=size)
 
 
-@step(name="quantize", task_run_name="how the base is held", **attempts)
+@step(name="quantize", task_run_name="quantize", **attempts)
 def quantize(settings: Settings) -> dict[str, Any]:
     held = quantizing.settle(Campaign.of(settings))
     return {"kind": held.kind, "in_16bit": list(held.in_16bit)}
 
 
-@step(name="prepare", task_run_name="the base as it is served", **attempts)
+@step(name="prepare", task_run_name="prepare", **attempts)
 def prepare(settings: Settings) -> str:
     return str(preparing.prepare(Campaign.of(settings)))
 
@@ -151,14 +156,14 @@ def policies(settings: Settings) -> Iterator[PolicyServer]:
         yield server
 
 
-@step(name="judge", task_run_name="the base: 16 bit against what is trained on", **attempts)
+@step(name="judge", task_run_name="judge", **attempts)
 def judge_base(settings: Settings) -> dict[str, Any] | None:
     campaign = Campaign.of(settings)
     with preparing.policies(campaign) as server:
         return judge.judge(campaign, server)
 
 
-@step(name="train", task_run_name="iteration {iteration}: train {role}", **attempts)
+@step(name="train", task_run_name="train {role}", **attempts)
 def train(settings: Settings, iteration: int, run: TrainingRun, role: adapters.Role = "challenger") -> dict[str, Any]:
     campaign = Campaign.of(settings)
     if run.output.exists():
@@ -172,21 +177,21 @@ def train(settings: Settings, iteration: int, run: TrainingRun, role: adapters.R
         return training.train(campaign, run, iteration=iteration, role=role, on_step=on_step)
 
 
-@step(name="canary", task_run_name="iteration {iteration}: canary", **attempts)
+@step(name="canary", task_run_name="canary", **attempts)
 def canary(settings: Settings, iteration: int, run: TrainingRun) -> dict[str, Any]:
     campaign = Campaign.of(settings)
     with preparing.policies(campaign) as server:
         return canaries.check(campaign, iteration, server, run)
 
 
-@step(name="measure", task_run_name="iteration {iteration}: success of the {role}")
+@step(name="measure", task_run_name="measure {role}")
 def measure(
     settings: Settings, iteration: int, adapter: str | None, suite: Suite, role: evaluations.Role
 ) -> dict[str, Any]:
     return gate.measure(Campaign.of(settings), adapter, suite, iteration=iteration, role=role)
 
 
-@step(name="decide", task_run_name="iteration {iteration}: verdict")
+@step(name="decide", task_run_name="gate")
 def decide(
     settings: Settings, iteration: int, measured: dict[str, tuple[str, str]], look: Look, *, adapter: str
 ) -> dict[str, Any]:

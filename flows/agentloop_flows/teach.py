@@ -6,11 +6,11 @@ Reads top to bottom as what happens. Every task is a step of agentloop.campaign.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
+from prefect.states import Completed
 
-from agentloop import settings as configuration
 from agentloop.campaign import demonstrations
 from agentloop.campaign import teaching as lessons
 from agentloop.campaign.campaign import Campaign
@@ -20,28 +20,38 @@ from agentloop.rollout.collection import ShardPlan
 from agentloop.store.evaluations import Role
 from agentloop.teaching.source import EXPERTS, parse
 from agentloop.training.run import TrainingRun
-from agentloop_flows import artifacts, presence, steps
+from agentloop_flows import artifacts, parameters, presence, steps
+from agentloop_flows.parameters import Described, Overrides, Profile
 from agentloop_flows.progress import advance, progress
 from agentloop_flows.self_improve import evaluate
 
 
-@flow(name="teach", flow_run_name="teach-{profile}", log_prints=True)
+@flow(name="teach", flow_run_name="teach", log_prints=True)
 def teach(
-    profile: str | None = None,
-    overrides: dict[str, Any] | None = None,
-    source: str = EXPERTS,
-    families: Sequence[str] = (),
-    unverified: bool = False,
-    name: str | None = None,
-    measured: bool = True,
+    profile: Profile = None,
+    model: parameters.Model = None,
+    environment: parameters.Environment = None,
+    source: Annotated[
+        str, Described("Who demonstrates: experts, stored, a .jsonl file of messages, or a teacher's URL.")
+    ] = EXPERTS,
+    families: Annotated[Sequence[str], Described("Demonstrate only these families of tasks.")] = (),
+    unverified: Annotated[
+        bool, Described("From a file: teach also what answers no question of the environment.")
+    ] = False,
+    name: Annotated[
+        str | None, Described("Directory that is made, under the models' root. Default: one by its content.")
+    ] = None,
+    measured: Annotated[bool, Described("Play held-out tasks before and after.")] = True,
+    overrides: Overrides = None,
 ) -> dict[str, Any]:
     """Make a taught base, or continue: the parameters are those of `agentloop teach`.
 
     Without `measured` student and taught base are not played: the same command with it does that later.
     """
-    settings = configuration.load(overrides or {}, profile=profile)
+    settings = parameters.load(profile, overrides, model=model, environment=environment)
     flow_run = presence.announce(settings)
     teaching = Teaching.open(Lesson(settings, parse(source), tuple(families), unverified, name))
+    presence.rename(f"teach {settings.model} {settings.environment}", (settings.model,))
     with teaching.at_work(flow_run):
         judged = demonstrate(teaching)
         dataset = choose(teaching.lesson)
@@ -61,7 +71,7 @@ def teach(
         "report": report,
     }
     artifacts.publish_teaching(result)
-    return result
+    return Completed(name="Taught", message=f"{made['name']}: {dataset['rows']} demonstrations", data=result)  # type: ignore[return-value]
 
 
 def demonstrate(teaching: Teaching) -> dict[str, Any]:

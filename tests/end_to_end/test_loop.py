@@ -43,7 +43,7 @@ def test_tokens_are_stored_as_they_were_sampled(home):
 
 def test_shards_of_a_collection_are_played_side_by_side(home):
     first, *_ = (
-        run for run in home.flow_runs() if run["name"] == "improve-demo"
+        run for run in home.flow_runs() if run["name"] == "demo · iteration 1" and run["parent_task_run_id"]
     )  # later ones collect what tests remove
     with home.prefect() as api:
         ours = {"limit": 200, "flow_runs": {"id": {"any_": [first["id"]]}}}
@@ -51,7 +51,7 @@ def test_shards_of_a_collection_are_played_side_by_side(home):
     shards = sorted(
         (run["start_time"], run["end_time"])
         for run in runs
-        if run["name"].startswith("iteration 1: collect with base, shard")
+        if run["name"].startswith("collect ")
     )
     assert len(shards) == 4
     assert all(after[0] < before[1] for before, after in zip(shards, shards[1:], strict=False))
@@ -129,8 +129,11 @@ def test_the_pointer_moves_only_on_a_verdict(home):
 
 
 def test_the_run_can_be_looked_at(home):
-    first, *_ = (run for run in home.flow_runs() if run["name"] == "improve-demo")  # later ones are meant to fail
-    assert first["state"]["type"] == "COMPLETED"
+    # later ones are meant to fail
+    first, *_ = (run for run in home.flow_runs() if run["name"].startswith("demo · iteration"))
+    assert first["state"]["type"] == "COMPLETED" and {"demo", "tiny"} <= set(first["tags"])
+    assert first["state"]["name"].startswith(("Promoted +", "Kept champion", "More data needed"))
+    assert "demo: " in first["state"]["message"] and " → " in first["state"]["message"]
     report = home.root / "reports" / "demo.html"
     assert report.stat().st_size > 10_000
     status = home.run("status")
@@ -148,7 +151,7 @@ def test_the_same_command_again_has_nothing_to_do(home):
         home.rows("SELECT id FROM datasets ORDER BY id"),
     ) == before
     assert {path: path.stat().st_size for path in (home.root / "logs").glob("*vllm*")} == logs
-    assert "improve-demo" in output
+    assert "Nothing to do('demo: all " in output
 
 
 def test_evaluate_measures_the_champion(home):

@@ -16,7 +16,7 @@ def test_a_run_waits_for_the_one_at_work_and_can_be_interrupted(home):
             said.append(line)
             if "waiting for" in line:
                 break
-        assert f"Flow run 'improve-demo' - waiting for campaign other (process {os.getpid()}" in said[-1], said
+        assert f"Flow run 'self-improve' - waiting for campaign other (process {os.getpid()}" in said[-1], said
         os.killpg(run.pid, signal.SIGINT)
         output, _ = run.communicate(timeout=60)
     assert run.returncode == 130, output

@@ -51,16 +51,20 @@ def test_the_schedule_and_a_run_by_hand(project):
 
     said = prefect(home, *by_hand[1:])
     assert "finished successfully" in said
-    (run,) = [run for run in home.flow_runs() if run["state"]["type"] == "COMPLETED"]
-    assert run["name"] == "improve-demo" and run["deployment_id"]
+    (run,) = [run for run in home.flow_runs() if run["deployment_id"]]
+    assert (run["name"], run["state"]["type"]) == ("nights-tried · iteration 1", "COMPLETED")
     assert home.rows("SELECT campaign, iteration FROM iterations") == [("nights-tried", 1)]
     assert home.rows("SELECT count(*) FROM v_verdicts") == [(1,)]
     with home.prefect() as api:
-        artifacts = api.post("/artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [run["id"]]}}}).json()
-    assert {"iteration-1-selection", "iteration-1-verdict", "nights-tried-iterations"} <= {
-        artifact["key"] for artifact in artifacts
-    }
+        artifacts = {artifact["key"] for artifact in api.post("/artifacts/filter", json={}).json()}
+    assert {"nights-tried-1-selection", "nights-tried-1-verdict", "nights-tried-iterations"} <= artifacts
     assert (home.root / "reports" / "nights-tried.html").is_file()
+
+    # the next night adds the next iteration
+    assert "finished successfully" in prefect(home, *by_hand[1:])
+    assert home.rows("SELECT iteration FROM iterations WHERE finished IS NOT NULL ORDER BY 1") == [(1,), (2,)]
+    names = {run["name"] for run in home.flow_runs() if run["deployment_id"]}
+    assert names == {"nights-tried · iteration 1", "nights-tried · iteration 2"}
 
 
 def test_its_settings_are_settings(monkeypatch):

@@ -1,0 +1,57 @@
+"""Flows that keep a project in order between its nights: scores made again, dead runs ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.states import Completed
+
+from agentloop import environments
+from agentloop.campaign import lock
+from agentloop.curation import scoring
+from agentloop.store import campaigns
+from agentloop.store.database import Database
+from agentloop_flows import parameters, presence, reconcile
+from agentloop_flows.parameters import Described, Overrides, Profile
+
+
+@flow(name="rescore", flow_run_name="rescore", log_prints=True)
+def rescore(
+    profile: Profile = None,
+    campaign: Annotated[
+        str | None, Described("Only what this campaign has collected. Default: all stored trajectories.")
+    ] = None,
+    scorers: Annotated[
+        Sequence[str], Described("success, the name of a scorer or verifier, a .sql or .py file. Default: all.")
+    ] = (),
+    overrides: Overrides = None,
+) -> list[dict[str, Any]]:
+    """Score stored trajectories again, without any inference, as `agentloop rescore` does."""
+    settings = parameters.load(profile, overrides)
+    flow_run = presence.announce(settings)
+    with (
+        lock.owned(settings.paths.data, campaign=campaign, flow_run=flow_run),
+        Database.open(settings.paths.database) as database,
+    ):
+        environment = settings.environment
+        if campaign is not None:
+            environment = campaigns.settings_json(database, campaign)["environment"]
+        environments.get(environment)  # a user's own is known by name from then on
+        done = scoring.rescore(database, lambda name: environments.get(name).verify, scorers, campaign=campaign)
+    changed = sum(each.changed for each in done)
+    sentence = f"{sum(each.scored for each in done)} scores made, {changed} of them changed"
+    return Completed(name="Rescored", message=sentence, data=[asdict(each) for each in done])  # type: ignore[return-value]
+
+
+@flow(name="reconcile", flow_run_name="reconcile", log_prints=True)
+def end_dead_runs() -> list[str]:
+    """End every run whose process is gone, as `agentloop reconcile` and the server itself do."""
+    import asyncio
+
+    lines = asyncio.run(reconcile.reconcile())
+    for line in lines:
+        print(line)
+    return Completed(name="Reconciled", message=f"{len(lines)} runs ended", data=lines)  # type: ignore[return-value]
