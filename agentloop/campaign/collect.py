@@ -25,14 +25,16 @@ from agentloop.store.ingest import ingest
 from agentloop.store.shards import Purpose, is_whole, write_shard
 
 
-def plan_collection(campaign: Campaign, iteration: int, adapter: str | None) -> list[ShardPlan]:
-    """The shards of training rollouts of an iteration, by the policy with this adapter.
+def plan_collection(
+    campaign: Campaign, iteration: int, adapter: str | None, *, most: int | None = None
+) -> list[ShardPlan]:
+    """The shards of training rollouts of an iteration, by the policy with this adapter, of `most` tasks at most.
 
     Raises SettingError where the environment has too few training tasks.
     """
     collect = campaign.settings.collect
     with suites.enough("collect.tasks"):
-        tasks = campaign.training_tasks(iteration)
+        tasks = campaign.training_tasks(iteration)[:most]
     return plan(
         tasks,
         collect.samples,

@@ -14,7 +14,14 @@ from agentloop.store import champions
 from agentloop.store.database import Database
 from agentloop.store.shards import Footer, read_footer
 
-_AFTER = {"begin": "collect", "select": "train", "train": "canary", "canary": "evaluate", "measure": "evaluate"}
+_AFTER = {
+    "begin": "collect",
+    "plan": "collect",
+    "select": "train",
+    "train": "canary",
+    "canary": "evaluate",
+    "measure": "evaluate",
+}
 """What follows a step of the ledger, which knows nothing of episodes: these lie in shards."""
 ROLL_OUTS = ("collect", "evaluate")
 """Steps that are episodes; their shards name them as their purpose."""

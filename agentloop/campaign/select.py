@@ -11,10 +11,16 @@ from agentloop.settings import Selection
 from agentloop.store import families
 
 
-def select(campaign: Campaign, iteration: int, *, recipe: str | None = None, size: int | None = None) -> dict[str, Any]:
-    """Select this iteration's dataset: `{dataset, rows, funnel}`. `recipe` and `size` are those of a matched control."""
+def select(
+    campaign: Campaign, iteration: int, *, recipe: str | None = None, size: int | None = None, rows: int | None = None
+) -> dict[str, Any]:
+    """Select this iteration's dataset: `{dataset, rows, funnel}`.
+
+    `recipe` and `size` are those of a matched control; `rows`: fewer than the settings allow.
+    """
     selection = campaign.settings.selection
-    parameters: Selection = selection.model_copy(update={"recipe": recipe}) if recipe else selection
+    changed = {"recipe": recipe, "rows": rows and min(rows, selection.rows)}
+    parameters: Selection = selection.model_copy(update={name: each for name, each in changed.items() if each})
 
     def work() -> dict[str, Any]:
         with campaign.database() as database:

@@ -160,7 +160,7 @@ class Selection(Section):
     """The choice of trajectories that are trained on. The recipes are the files in agentloop/curation/selection/."""
 
     recipe: Annotated[str, AfterValidator(known_recipe)] = "rejection"
-    """`rejection`, `replay`, `random`, or the path of a .sql file; a relative path is relative to the project's root."""
+    """`rejection`, `replay`, `fresh`, `random`, or the path of a .sql file, relative to the project's root."""
     per_task: Count = 2
     """Distinct successes of one task that may be chosen."""
     min_success_rate: Fraction = 0.0
@@ -175,7 +175,11 @@ class Selection(Section):
     accumulate: bool = True
     """Choose from all iterations of the campaign; false: from the newest only."""
     replay: Annotated[float, Field(ge=0)] = 1.0
-    """With the recipe `replay`: rows of earlier iterations for each row of the newest, at most."""
+    """With the recipes `replay` and `fresh`: rows of earlier iterations for each row of the newest, at most."""
+    half_life: PositiveFloat = 4
+    """With the recipe `fresh`: iterations after which a row is half as likely to be replayed."""
+    rows: Tasks = 4000
+    """With the recipe `fresh`: rows in all, at most."""
     benchmarks: UserPath | None = None
     """A text file of benchmark prompts, one a line. The run ends with an error where a chosen task is nearly one of them."""
 
@@ -282,6 +286,14 @@ class Gate(Section):
     """Resamples of the paired bootstrap that gives the confidence intervals."""
     control: bool = True
     """Also train and evaluate, at the end, a control: an adapter on as many randomly chosen trajectories."""
+
+
+class Night(Section):
+    """The time that a run has."""
+
+    hours: PositiveFloat | None = None
+    """Hours after which a run is to end. Each iteration's tasks, and with the recipe `fresh` its rows, are cut to fit, by what
+    the campaign's iterations took before. Not set: nothing is cut."""
 
 
 class Teach(Section):

@@ -17,6 +17,7 @@ from agentloop.settings.sections import (
     Collect,
     Evaluate,
     Gate,
+    Night,
     Paths,
     Selection,
     Serving,
@@ -61,6 +62,7 @@ class Settings(BaseSettings, Strict):
     training: Training = Training()
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
+    night: Night = Night()
     teach: Teach = Teach()
 
     def model_directory(self) -> Path:

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from agentloop import project
 
-RECIPES = ("rejection", "replay", "random")
+RECIPES = ("rejection", "replay", "fresh", "random")
 """Built-in selections for training. `pairs` is for preference trainers: see `agentloop select`."""
 
 RANKS = (8, 16, 32, 64, 128, 256)

@@ -30,6 +30,7 @@ FREE = (
     "training.memory_budget",
     "training.stall_seconds",
     "gate.control",
+    "night",
     "teach",
 )
 """Settings and sections that may change while a campaign lasts: where things lie, how fast and how long it goes."""

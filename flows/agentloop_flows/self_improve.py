@@ -6,6 +6,7 @@ ledger and the files on disk decide what is still to do.
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 from prefect import Flow, flow
@@ -13,8 +14,9 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed, State
 
 from agentloop.campaign import collect as rollouts
-from agentloop.campaign import gate, nights, prepare, select, train
+from agentloop.campaign import gate, night_plan, nights, prepare, select, train
 from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.night_plan import Deadline
 from agentloop.campaign.suites import HELDOUT, Suite
 from agentloop.errors import CanaryError, EmptySelectionError
 from agentloop.rollout.collection import ShardPlan
@@ -82,10 +84,16 @@ def _with_more(settings: Settings, flow_run: str) -> Settings:
 def _run(settings: Settings, work: nights.Work) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     if not work:
         return [], None
+    hours, deadline = settings.night.hours, None
+    if hours is not None and work.iterations:
+        deadline = Deadline(time.time() + 3600 * hours, work.iterations[-1])
     steps.quantize(settings)
     with steps.policies(settings):
         steps.judge_base(settings)
-        done = [_as_a_run(iterate, nights.title(settings, (number,)), settings, number) for number in work.iterations]
+        done = [
+            _as_a_run(iterate, nights.title(settings, (number,)), settings, number, deadline)
+            for number in work.iterations
+        ]
         if not work.control:
             return done, None
         last = settings.iterations
@@ -106,15 +114,18 @@ def _as_a_run(part: Flow[..., Any], *arguments: Any) -> dict[str, Any]:
 
 
 @flow(name="iteration", flow_run_name="{title}", log_prints=True)
-def iterate(title: str, settings: Settings, iteration: int) -> dict[str, Any]:
+def iterate(title: str, settings: Settings, iteration: int, deadline: Deadline | None = None) -> dict[str, Any]:
     """One iteration: the champion makes data, a challenger learns from it, the better one stays."""
     presence.announce(settings)
     campaign = Campaign.of(settings)
     champion = campaign.begin(iteration)
     with prepare.policies(campaign) as server:
         server.retire(keep=champion)
-        collect(campaign, champion, iteration)
-        dataset = steps.select(settings, iteration)
+        planned = night_plan.plan(campaign, iteration, deadline)
+        if planned.told:
+            print(planned.told)
+        collect(campaign, champion, iteration, most=planned.tasks)
+        dataset = steps.select(settings, iteration, rows=planned.rows)
         artifacts.publish_funnel(campaign.name, iteration, dataset["funnel"])
         if offer := select.never_solved(campaign):
             print(offer)
@@ -152,9 +163,9 @@ def hold_contest(campaign: Campaign, champion: str | None, challenger: str, iter
     return {"before": before, "after": after, "verdict": verdict}
 
 
-def collect(campaign: Campaign, adapter: str | None, iteration: int) -> None:
+def collect(campaign: Campaign, adapter: str | None, iteration: int, *, most: int) -> None:
     """Fresh training tasks, rolled out by a policy."""
-    planned = rollouts.plan_collection(campaign, iteration, adapter)
+    planned = rollouts.plan_collection(campaign, iteration, adapter, most=most)
     roll_out(campaign, planned, adapter, iteration, purpose="collect", what="collect")
 
 

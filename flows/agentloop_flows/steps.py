@@ -133,8 +133,10 @@ def ingest(
 
 
 @step(name="select", task_run_name="select")
-def select(settings: Settings, iteration: int, recipe: str | None = None, size: int | None = None) -> dict[str, Any]:
-    return selecting.select(Campaign.of(settings), iteration, recipe=recipe, size=size)
+def select(
+    settings: Settings, iteration: int, recipe: str | None = None, size: int | None = None, rows: int | None = None
+) -> dict[str, Any]:
+    return selecting.select(Campaign.of(settings), iteration, recipe=recipe, size=size, rows=rows)
 
 
 @step(name="quantize", task_run_name="quantize", **attempts)

@@ -46,6 +46,4 @@ def test_what_is_left(tmp_path):
         left = nights.work(campaign)
         assert not left and nights.title(campaign.settings, left.iterations) == "demo"
         ending = nights.ending(campaign, left.iterations)
-    assert ending == nights.Ending(
-        "Nothing to do", "demo: all 5 iterations are there, the champion is the base model"
-    )
+    assert ending == nights.Ending("Nothing to do", "demo: all 5 iterations are there, the champion is the base model")

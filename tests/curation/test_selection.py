@@ -177,6 +177,45 @@ def test_replay_adds_so_many_earlier_rows_to_the_newest(database, pool, paramete
 
 
 @shared
+@given(
+    pool=pools(),
+    parameters=parameters,
+    replay=st.sampled_from([0.0, 1.0, 2.0]),
+    rows=st.integers(1, 6),
+    iteration=st.integers(1, 3),
+)
+def test_fresh_keeps_the_newest_and_stays_within_its_rows(database, pool, parameters, replay, rows, iteration):
+    parameters = parameters.model_copy(update={"replay": replay, "rows": rows, "accumulate": True})
+    with filled(database, pool):
+        left = rejection(in_scope(pool, iteration, True), parameters)[-1][1]
+        newest = {row.id for row in left if row.iteration == iteration}
+        earlier = {row.id for row in left if row.iteration < iteration}
+        replayed = min(int(replay * len(newest)), len(earlier))
+        if not newest:
+            with pytest.raises(EmptySelectionError, match="nothing is left"):
+                select(database, "fresh", "main", iteration, parameters)
+            return
+        chosen = set(select(database, "fresh", "main", iteration, parameters).dataset.trajectories)
+        assert len(chosen) == min(rows, len(newest) + replayed)
+        assert len(chosen & newest) == min(rows, len(newest)) and chosen <= newest | earlier
+
+
+def test_fresh_replays_later_iterations_more_often(database):
+    """Of iterations 1 to 4 with as many rows each, and a half-life of one iteration, each gives half of what the next gives."""
+    pool = [
+        Row(f"r{iteration}-{number}", iteration, "policy_p", f"task {iteration} {number}", 3, "act", 1.0)
+        for iteration in range(1, 6)
+        for number in range(400)
+    ]
+    parameters = Selection(replay=0.25, half_life=1, max_success_rate=1, rows=10_000)
+    with filled(database, pool):
+        chosen = select(database, "fresh", "main", 5, parameters).dataset.trajectories
+    counts = [sum(name.startswith(f"r{iteration}-") for name in chosen) for iteration in range(1, 6)]
+    assert counts[4] == 400 and sum(counts[:4]) == 100
+    assert counts[0] < counts[1] < counts[2] < counts[3] and counts[3] > 40, counts
+
+
+@shared
 @given(pool=pools(), parameters=parameters)
 def test_pairs_are_of_one_policy_at_one_task_shortest_first(database, pool, parameters):
     with filled(database, pool):

@@ -48,11 +48,7 @@ def test_shards_of_a_collection_are_played_side_by_side(home):
     with home.prefect() as api:
         ours = {"limit": 200, "flow_runs": {"id": {"any_": [first["id"]]}}}
         runs = api.post("/task_runs/filter", json=ours).json()
-    shards = sorted(
-        (run["start_time"], run["end_time"])
-        for run in runs
-        if run["name"].startswith("collect ")
-    )
+    shards = sorted((run["start_time"], run["end_time"]) for run in runs if run["name"].startswith("collect "))
     assert len(shards) == 4
     assert all(after[0] < before[1] for before, after in zip(shards, shards[1:], strict=False))
 
