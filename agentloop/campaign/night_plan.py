@@ -72,7 +72,7 @@ def _planned(campaign: Campaign, seconds: float, pace: Pace | None) -> NightPlan
     )
     told = (
         f"To end within {_hours(seconds)}: {cut.tasks} of {collect.tasks} tasks, at most {cut.rows} of some {rows} rows, by "
-        f"{pace.episode_seconds:.3g} s an episode, {pace.row_seconds:.3g} s a row and {_hours(pace.other_seconds)} for the rest."
+        f"{pace.episode_seconds:.3g} s an episode, {pace.row_seconds:.3g} s a row, {_hours(pace.other_seconds)} for the rest."
     )
     if left <= 0:
         told += " That will not be enough: set night.hours higher, or evaluate.tasks lower."
