@@ -15,7 +15,9 @@ CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 EXPORTED_VARIABLE = f"{ENV_PREFIX}EXPORTED"
 """Environment variable that lists those of the libraries' variables that this project has set; all others are the user's
 own."""
-OWN_VARIABLES = (CONFIG_VARIABLE, EXPORTED_VARIABLE, project.VARIABLE)
+PREFECT_VARIABLE = f"{ENV_PREFIX}PREFECT_URL"
+"""Environment variable that stands beside PREFECT_API_URL where this project has set that, for a server of its own."""
+OWN_VARIABLES = (CONFIG_VARIABLE, EXPORTED_VARIABLE, PREFECT_VARIABLE, project.VARIABLE)
 _GENERAL = {"TRITON_CACHE_DIR": "TRITON_HOME"}
 """Variables of libraries, each with a more general one that decides for it where the user has set that."""
 _HARMFUL_TO_PYTHON = ("PYTHONWARNINGS", "PYTHONIOENCODING", "PYTHONINSPECT", "PYTHONOPTIMIZE")

@@ -1,40 +1,71 @@
-"""How this process, and every process that it starts, finds the project's Prefect server and no other."""
+"""How this process, and every process that it starts, finds one Prefect server: the user's own, or else the project's."""
 
 from __future__ import annotations
 
 import os
 
 from agentloop.settings import Settings
-from agentloop_flows import key
+from agentloop.settings.variables import PREFECT_VARIABLE
+from agentloop_flows import key, users_server
+from agentloop_flows.users_server import UsersServer
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
-def address(settings: Settings) -> str:
-    """Return the address of the Prefect UI."""
+def users(settings: Settings) -> UsersServer | None:
+    """The server that the user has already; None where this project's own is used."""
+    return users_server.find(f"{own_address(settings)}/api")
+
+
+def own_address(settings: Settings) -> str:
+    """Return the address of the project's own server."""
     return f"http://127.0.0.1:{settings.prefect_port}"
 
 
+def address(settings: Settings) -> str:
+    """Return the address of the Prefect UI."""
+    theirs = users(settings)
+    return theirs.page if theirs else own_address(settings)
+
+
+def run_page(settings: Settings, flow_run: object) -> str:
+    """Return the address of a flow run's page in the UI, by its id."""
+    return f"{address(settings)}/runs/flow-run/{flow_run}"
+
+
 def entrance(settings: Settings) -> str:
-    """The link that opens the UI: it hands the key to the browser."""
-    return f"{address(settings)}/enter#{key.load(settings)}"
+    """The link that opens the UI: that of the project's own server hands the key to the browser."""
+    theirs = users(settings)
+    return theirs.page if theirs else f"{own_address(settings)}/enter#{key.load(settings)}"
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The whole environment of a process that is to find this server and no other, whatever the user has set for Prefect."""
+    """The whole environment of a process that is to find this server and no other.
+
+    Of the user's own server everything that the user has set for Prefect stays; else nothing of it, whatever it is.
+    """
+    theirs = users(settings)
+    url = theirs.url if theirs else f"{own_address(settings)}/api"
     return {
-        **{name: value for name, value in os.environ.items() if not _foreign(name)},
+        **{name: value for name, value in os.environ.items() if theirs or not _foreign(name)},
         **settings.child_environment(),
-        **dict.fromkeys(("NO_PROXY", "no_proxy"), _without_proxy()),
-        "PREFECT_API_URL": f"{address(settings)}/api",
-        "PREFECT_API_AUTH_STRING": key.credentials(settings),
+        **(theirs.variables if theirs else _own(settings)),
+        users_server.URL: url,
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "agentloop",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-        # in memory, a restart of the server would lose them, and end the runs that hold a slot
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_LOCAL_STORAGE_PATH": str(settings.paths.data / "prefect" / "results"),
         "PREFECT_MEMO_STORE_PATH": str(settings.paths.data / "prefect" / "memo_store.toml"),
+    }
+
+
+def _own(settings: Settings) -> dict[str, str]:
+    return {
+        **dict.fromkeys(("NO_PROXY", "no_proxy"), _without_proxy()),
+        PREFECT_VARIABLE: f"{own_address(settings)}/api",
+        "PREFECT_API_AUTH_STRING": key.credentials(settings),
+        # in memory, a restart of the server would lose them, and end the runs that hold a slot
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
 
 

@@ -68,7 +68,7 @@ def test_a_shard_is_collected_by_any_process(home, tmp_path):
     own = home.settings(f"paths.data={tmp_path}")
     arguments = {
         "title": "elsewhere",
-        "number": "1 of 1",
+        "what": "collect 1/1",
         "settings": own,
         "shard": shard,
         "adapter": None,
