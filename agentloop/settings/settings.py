@@ -17,6 +17,7 @@ from agentloop.settings.sections import (
     Collect,
     Evaluate,
     Gate,
+    Notify,
     Paths,
     Selection,
     Serving,
@@ -62,6 +63,7 @@ class Settings(BaseSettings, Strict):
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
     teach: Teach = Teach()
+    notify: Notify = Notify()
 
     def model_directory(self) -> Path:
         """Return the path of the base model's directory. Raises SettingError where there is none with a config.json."""

@@ -15,6 +15,11 @@ def address(settings: Settings) -> str:
     return f"http://127.0.0.1:{settings.prefect_port}"
 
 
+def run_page(settings: Settings, flow_run: object) -> str:
+    """Return the address of a flow run's page in the UI, by its id."""
+    return f"{address(settings)}/runs/flow-run/{flow_run}"
+
+
 def entrance(settings: Settings) -> str:
     """The link that opens the UI: it hands the key to the browser."""
     return f"{address(settings)}/enter#{key.load(settings)}"

@@ -8,11 +8,11 @@ from prefect import flow
 
 from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
-from agentloop_flows import artifacts, presence, steps
+from agentloop_flows import artifacts, presence, steps, telling
 from agentloop_flows.self_improve import evaluate as measure_policy
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{profile}", log_prints=True)
+@flow(name="evaluate", flow_run_name="evaluate-{profile}", log_prints=True, **telling.HOOKS)
 def evaluate(
     profile: str | None = None, overrides: dict[str, Any] | None = None, unseen: bool = False
 ) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from agentloop.settings import Settings
-from agentloop_flows import connection
+from agentloop_flows import connection, telling
 from agentloop_flows.presence import Presence
 
 if TYPE_CHECKING:
@@ -81,6 +81,9 @@ async def _end(client: PrefectClient, flow_run: FlowRun, reason: str) -> str:
     answer = await client.set_flow_run_state(flow_run.id, state)
     if answer.state is None or not answer.state.is_final():
         return f"{flow_run.name}: {reason}, but the server refuses to end it ({answer.details.reason})"
+    if answer.state.is_crashed():
+        for line in await asyncio.to_thread(telling.told_of_the_gone, flow_run, answer.state):
+            logging.getLogger(__name__).warning(line)
     return f"{flow_run.name} ({flow_run.id}): {answer.state.name}, {reason}"
 
 

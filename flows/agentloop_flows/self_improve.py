@@ -19,10 +19,10 @@ from agentloop.rollout.collection import ShardPlan
 from agentloop.serving.policy_server import PolicyServer
 from agentloop.store.evaluations import Role
 from agentloop.store.shards import Purpose
-from agentloop_flows import artifacts, presence, steps
+from agentloop_flows import artifacts, presence, steps, telling
 
 
-@flow(name="self-improve", flow_run_name="improve-{profile}", log_prints=True)
+@flow(name="self-improve", flow_run_name="improve-{profile}", log_prints=True, **telling.HOOKS)
 def self_improve(profile: str | None = None, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
     """Run a campaign to its end, or continue it: `profile` and `overrides` are those of `agentloop run`."""
     settings = configuration.load(overrides or {}, profile=profile)

@@ -26,7 +26,7 @@ from agentloop.errors import ServerError, SettingError
 from agentloop.files import atomic
 from agentloop.identity import Identity
 from agentloop.settings import Settings
-from agentloop_flows import connection, deployments, dotenv, key, reconcile
+from agentloop_flows import automations, connection, deployments, dotenv, key, reconcile
 
 WORK_POOL = "agentloop"
 START_SECONDS = 120
@@ -85,6 +85,7 @@ def up(settings: Settings, *, reset: bool = False) -> list[str]:
     return [
         *lines,
         *kept,
+        *automations.settle(settings, work_pool=WORK_POOL, reset=reset),
         f"Deployed: {', '.join(deployed)}",
         f"Prefect UI, opened by this link: {connection.entrance(settings)}",
     ]
