@@ -48,8 +48,7 @@ def of_run(
     """
     campaign = settings.campaign
     with database.transaction():
-        told = notices.newest_verdict(database, campaign)
-        judged, newest = _judged(database, campaign, told, since)
+        judged = _judged(database, campaign, notices.newest_verdict(database, campaign), since)
         promoted = any(each.promoted for each in judged)
         events: list[str] = [ending, *(["promoted"] if promoted else [])]
         line = _line(campaign, judged, said) if ending == "done" else _failed(database, campaign, judged, said)
@@ -58,29 +57,25 @@ def of_run(
             if nights % settings.notify.nights == 0:
                 events.append("stalled")
                 line += f"; nothing promoted in {nights} nights"
-        newest = max(told, newest)
-        if not notices.claim(
-            database, key, campaign=campaign, events=events, line=line, verdict=newest, judged=bool(judged)
-        ):
+        if not notices.claim(database, key, campaign=campaign, events=events, line=line, judged=bool(judged)):
             return None
     report = settings.paths.reports / f"{campaign}.html"
     return Notice(tuple(events), line, campaign, link, str(report) if report.is_file() else None)
 
 
-def _judged(database: Database, campaign: str, told: int, since: datetime) -> tuple[list[_Judged], int]:
-    """The challengers judged since, the last look at each, and the number of the newest verdict, 0 where there is none."""
+def _judged(database: Database, campaign: str, told: int | None, since: datetime) -> list[_Judged]:
+    """The challengers judged after the verdict with the number `told`, without one `since`; the last look at each."""
     rows = database.execute(
         """
-        SELECT iteration, decision = 'promote', champion_success.estimate, challenger_success.estimate, difference.estimate,
-               number
+        SELECT iteration, decision = 'promote', champion_success.estimate, challenger_success.estimate, difference.estimate
         FROM verdicts
-        WHERE campaign = $campaign AND number > $told AND ($told > 0 OR judged >= $since) AND decision <> 'needs_more_data'
+        WHERE campaign = $campaign AND coalesce(number > $told, judged >= $since) AND decision <> 'needs_more_data'
         QUALIFY row_number() OVER (PARTITION BY iteration, adapter ORDER BY number DESC) = 1
         ORDER BY number
         """,
         {"campaign": campaign, "told": told, "since": since},
     )
-    return [_Judged(*row[:-1]) for row in rows], max((row[-1] for row in rows), default=0)
+    return [_Judged(*row) for row in rows]
 
 
 def _line(campaign: str, judged: list[_Judged], said: str) -> str:
@@ -102,12 +97,13 @@ def _verdicts(judged: list[_Judged]) -> str:
 def _failed(database: Database, campaign: str, judged: list[_Judged], said: str) -> str:
     rows = database.execute(
         """
-        SELECT name, iteration FROM steps
-        WHERE campaign = ? AND status <> 'done'
-          AND greatest(begun, ended) = (SELECT max(greatest(begun, ended)) FROM steps WHERE campaign = steps.campaign)
+        SELECT if(status = 'done', NULL, name), iteration FROM steps WHERE campaign = ?
+        ORDER BY greatest(begun, ended) DESC LIMIT 1
         """,
         [campaign],
     )
-    where = "".join(f" in {name}{f' of iteration {iteration}' if iteration else ''}" for name, iteration in rows[:1])
+    where = "".join(
+        f" in {name}{f' of iteration {iteration}' if iteration else ''}" for name, iteration in rows if name
+    )
     before = f" (before that, {_verdicts(judged)})" if judged else ""
     return f"{campaign}: failed{where}: {said}{before}"

@@ -14,7 +14,7 @@ from rich.text import Text
 from agentloop.cli.common import AsJson, Overrides, Profile, console, load, say, say_json, user_path
 from agentloop.errors import SettingError
 
-STYLES = {"ok": "green", "missing": "red", "slower": "yellow"}
+STYLES = {"ok": "green", "missing": "red", "slower": "yellow", "fragile": "yellow"}
 """Of what the doctor says of a thing."""
 
 

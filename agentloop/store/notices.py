@@ -25,14 +25,17 @@ class Told:
     """Ways on which it did not, each with the reason."""
 
 
-def claim(
-    database: Database, key: str, *, campaign: str, events: Sequence[str], line: str, verdict: int, judged: bool
-) -> bool:
-    """Write the notice down; False where somebody has made one with this key already."""
+def claim(database: Database, key: str, *, campaign: str, events: Sequence[str], line: str, judged: bool) -> bool:
+    """Write the notice down; False where somebody has made one with this key already.
+
+    It covers every verdict on the campaign up to now; `judged` says that an earlier one does not cover them all.
+    """
     inserted = database.execute(
         """
         INSERT INTO notices
-        SELECT coalesce(max(number), 0) + 1, $key, $campaign, $events, $line, $verdict, $judged, $now, NULL, NULL FROM notices
+        SELECT coalesce(max(number), 0) + 1, $key, $campaign, $events, $line,
+               (SELECT coalesce(max(number), 0) FROM verdicts WHERE campaign = $campaign), $judged, $now, NULL, NULL
+        FROM notices
         ON CONFLICT DO NOTHING
         RETURNING key
         """,
@@ -41,7 +44,6 @@ def claim(
             "campaign": campaign,
             "events": list(events),
             "line": line,
-            "verdict": verdict,
             "judged": judged,
             "now": now(),
         },
@@ -54,9 +56,9 @@ def sent(database: Database, key: str, *, arrived: Sequence[str], failed: Sequen
     database.execute("UPDATE notices SET arrived = ?, failed = ? WHERE key = ?", [list(arrived), list(failed), key])
 
 
-def newest_verdict(database: Database, campaign: str) -> int:
-    """Number of the newest verdict that was told; 0 where none was."""
-    ((number,),) = database.execute("SELECT coalesce(max(verdict), 0) FROM notices WHERE campaign = ?", [campaign])
+def newest_verdict(database: Database, campaign: str) -> int | None:
+    """Number of the newest verdict that the campaign's notices cover, 0 where there was none; None without a notice."""
+    ((number,),) = database.execute("SELECT max(verdict) FROM notices WHERE campaign = ?", [campaign])
     return number
 
 

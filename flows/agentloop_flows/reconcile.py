@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -39,16 +40,22 @@ def run(settings: Settings) -> list[str]:
     return asyncio.run(reconcile())
 
 
-async def heartbeat(client: PrefectClient | None = None, *, seconds: float = HEARTBEAT_SECONDS) -> None:
-    """Reconcile again and again until cancelled. Faults are logged; they end nothing."""
+async def heartbeat(
+    client: PrefectClient | None = None,
+    *,
+    seconds: float = HEARTBEAT_SECONDS,
+    also: Sequence[Callable[[], Awaitable[list[str]]]] = (),
+) -> None:
+    """Reconcile, and do what is to be done `also`, again and again until cancelled. Faults are logged; they end nothing."""
     log = logging.getLogger(__name__)
     while True:
         await asyncio.sleep(seconds)
-        try:
-            for line in await reconcile(client):
-                log.warning(line)
-        except Exception as error:
-            log.warning("reconcile: %s: %s", type(error).__name__, error)
+        for work in (partial(reconcile, client), *also):
+            try:
+                for line in await work():
+                    log.warning(line)
+            except Exception as error:
+                log.warning("heartbeat: %s: %s", type(error).__name__, error)
 
 
 async def reconcile(client: PrefectClient | None = None) -> list[str]:

@@ -7,6 +7,7 @@ wrong here is one line in the log and changes nothing about the run.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import shutil
@@ -102,6 +103,11 @@ def disk(settings: Settings) -> list[str]:
         return []
     with _server() as client:
         return _faults(send(client, notice, settings))
+
+
+async def disk_of_the_project() -> list[str]:
+    """Do for the project's own settings, on the present server, what `disk` does."""
+    return await asyncio.to_thread(lambda: disk(configuration.load()))
 
 
 def send(client: SyncPrefectClient | None, notice: Notice, settings: Settings, flow_run: Any = None) -> list[Outcome]:

@@ -42,7 +42,9 @@ def test_a_command_gets_it_in_its_environment_and_as_json(tmp_path, monkeypatch)
     variables, body = json.loads(out.read_text())
     assert body == NOTICE.body and "PREFECT_API_AUTH_STRING" not in variables
     assert variables["NOTICE_EVENT"] == "promoted" and variables["NOTICE_LINE"] == NOTICE.line
-    assert variables["NOTICE_TEXT"] == f"agentloop: promoted\n{NOTICE.line}\nRun: {NOTICE.link}\nReport: {NOTICE.report}"
+    assert (
+        variables["NOTICE_TEXT"] == f"agentloop: promoted\n{NOTICE.line}\nRun: {NOTICE.link}\nReport: {NOTICE.report}"
+    )
 
 
 @pytest.mark.parametrize(
