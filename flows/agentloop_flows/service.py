@@ -1,7 +1,8 @@
-"""One of the two services in the foreground: `python -m agentloop_flows.service server|worker [--listen ADDRESS] [WORD …]`.
+"""One of the two services in the foreground: `python -m agentloop_flows.service server|worker [OPTION …] [WORD …]`.
 
 It is what a systemd unit and a container start. It resolves the settings as `agentloop up` does, waits for what it needs,
-writes itself down so that `agentloop down`, `status` and `doctor` know it, and becomes Prefect's server or worker.
+writes itself down so that `agentloop down`, `status` and `doctor` know it, and becomes Prefect's server or worker. With
+`--check` it only says, by its exit code, whether that one is at work.
 """
 
 from __future__ import annotations
@@ -28,15 +29,20 @@ def main() -> None:
     parser.add_argument(
         "--listen", default="127.0.0.1", metavar="ADDRESS", help="Of the server; in a container 0.0.0.0."
     )
+    parser.add_argument("--deploy", action="store_true", help="The worker: deploy prefect.yaml before it starts.")
+    parser.add_argument("--check", action="store_true", help="Instead: exit code 0 where it is at work, else 1.")
     parser.add_argument("words", nargs="*", metavar="SECTION.NAME=VALUE", help="Settings.")
     given = parser.parse_args()
     try:
-        become(configuration.load(given.words), given.name, listen=given.listen)
+        settings = configuration.load(given.words)
+        if given.check:
+            sys.exit(0 if services.is_running(settings, given.name) and services.answers(settings) else 1)
+        become(settings, given.name, listen=given.listen, deploy=given.deploy)
     except (AgentloopError, OSError) as error:
         sys.exit(f"error: {told(error) or error}")
 
 
-def become(settings: Settings, name: str, *, listen: str = "127.0.0.1") -> None:
+def become(settings: Settings, name: str, *, listen: str = "127.0.0.1", deploy: bool = False) -> None:
     """Replace this process by the service. Raises ServerError where it runs already, or the worker's server does not come."""
     os.umask(0o077)
     settings.fix_environment()
@@ -45,7 +51,7 @@ def become(settings: Settings, name: str, *, listen: str = "127.0.0.1") -> None:
         raise ServerError(f"the Prefect {name} of {settings.paths.data} is running already")
     if name == "worker":
         _wait_for_server(settings)
-        for line in services.prepare(settings):
+        for line in [*services.prepare(settings), *(services.deploy(settings) if deploy else [])]:
             print(line, flush=True)
     module, environment = services.program(settings, name, listen=listen)
     services.write_down(settings, name, os.getpid())

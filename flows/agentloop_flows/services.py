@@ -101,17 +101,18 @@ def up(settings: Settings, *, reset: bool = False) -> list[str]:
         _wait_for_worker(settings, log_begins)
         lines.append(f"Prefect worker started in the pool {WORK_POOL}{_by(settings)}")
 
-    def deploy(file: Path) -> None:
+    return [*lines, *deploy(settings, reset=reset), f"Prefect UI, opened by this link: {connection.entrance(settings)}"]
+
+
+def deploy(settings: Settings, *, reset: bool = False) -> list[str]:
+    """Deploy prefect.yaml and the automations to the server, which is up; lines for a person."""
+
+    def run(file: Path) -> None:
         _prefect(settings, "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
 
-    deployed, kept = deployments.deploy(settings, project.root() / "prefect.yaml", deploy, reset=reset)
-    return [
-        *lines,
-        *kept,
-        *automations.settle(settings, work_pool=WORK_POOL, reset=reset),
-        f"Deployed: {', '.join(deployed)}",
-        f"Prefect UI, opened by this link: {connection.entrance(settings)}",
-    ]
+    deployed, kept = deployments.deploy(settings, project.root() / "prefect.yaml", run, reset=reset)
+    told = automations.settle(settings, work_pool=WORK_POOL, reset=reset)
+    return [*kept, *told, f"Deployed: {', '.join(deployed)}"]
 
 
 def up_server(settings: Settings) -> list[str]:
