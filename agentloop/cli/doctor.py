@@ -56,8 +56,6 @@ class Check:
 
 def examine(settings: Settings) -> list[Check]:
     """Every check, in the order a person would fix them."""
-    from agentloop.cli import schedule_checks
-
     return [
         _python(),
         *_packages(),
@@ -71,7 +69,6 @@ def examine(settings: Settings) -> list[Check]:
         *_base(settings),
         *_paths(settings),
         _port(settings),
-        *schedule_checks.examine(settings),
     ]
 
 

@@ -56,8 +56,9 @@ def doctor(
             forecast_table.report(settings, tokens, supervised, budget, console)
         return
     from agentloop.cli import doctor as checks
+    from agentloop.cli import schedule_checks
 
-    results = checks.examine(settings)
+    results = [*checks.examine(settings), *schedule_checks.examine(settings)]
     well = all(check.ok or not check.needed for check in results)
     if as_json:
         found = [

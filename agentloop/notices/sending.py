@@ -27,7 +27,7 @@ _TALKATIVE = ("httpx", "httpcore", "apprise")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a notice on one of its ways."""
+    """The fate of a notice on one of its ways."""
 
     way: str
     """`command`, or the address as far as it may be said."""

@@ -36,7 +36,7 @@ _SECONDS = 60
 
 @dataclass(frozen=True)
 class Standing:
-    """How far the machine starts the services by itself."""
+    """The extent to which the machine starts the services by itself."""
 
     installed: bool
     enabled: bool
