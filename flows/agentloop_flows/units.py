@@ -210,7 +210,7 @@ def without_systemd(words: Sequence[str]) -> list[str]:
         "With cron, which starts them once after each reboot; `crontab -e`, and this line:",
         f"  @reboot {command.replace('%', chr(92) + '%')}",
         "On macOS, a launchd agent with RunAtLoad whose ProgramArguments are the words of that line after @reboot.",
-        "In a container, docker/compose.yaml: its services have restart: unless-stopped.",
+        "In containers, docker/compose.yaml of the checkout: its services start again with Docker.",
     ]
 
 

@@ -9,7 +9,7 @@ from prefect.states import Crashed, Pending, Running
 
 from agentloop import settings as configuration
 from agentloop.notices.notice import Notice
-from agentloop_flows import automations, connection, rehearsal, services, telling
+from agentloop_flows import automations, rehearsal, services, telling
 
 BLOCK = "custom-webhook/mine"
 EVERY = {"notices", "a run failed", "a run is late", "no worker"}
@@ -39,12 +39,12 @@ def client(project):
 
 
 @pytest.fixture
-def settings(project, client, listener):
+def settings(project, client, listener, connected):
     """The project, with the block and no automation of ours."""
-    connection.connect(project)
     content = {"title": "{{subject}}", "body": "{{body}}"}
     block = CustomWebhookNotificationBlock(name="mine", url=listener.address(), json_data=content)
-    block.save("mine", overwrite=True, _sync=True)
+    with connected(project):
+        block.save("mine", overwrite=True, _sync=True)
     for each in client.read_automations():
         client.delete_automation(each.id)
     (project.paths.data / "prefect" / "automations.json").unlink(missing_ok=True)

@@ -21,7 +21,6 @@ def settings(tmp_path_factory, free_port):
     settings = configuration.load({"prefect_port": free_port, "paths": paths})
     settings.export()
     services.up_server(settings)
-    connection.connect(settings)
     yield settings
     services.down(settings)
 
@@ -78,7 +77,7 @@ def test_of_missed_runs_the_newest_makes_up_for_all(settings):
 
     deployment, elsewhere, by_hand, again = on_server(settings, miss)
     before = datetime.now(UTC)
-    schedules.catch_up(settings)
+    on_server(settings, schedules.one_overdue)
 
     async def look(client):
         return await waiting(client, deployment, 0), await waiting(client, elsewhere, 0)

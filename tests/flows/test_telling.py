@@ -36,12 +36,11 @@ def project(data, free_port):
 
 
 @pytest.fixture
-def listener(monkeypatch, project):
-    with listening() as listener:
+def listener(monkeypatch, project, connected):
+    with listening() as listener, connected(project):
         monkeypatch.setenv("NOTIFY_WEBHOOK", listener.address())
         monkeypatch.setenv("AGENTLOOP_PREFECT_PORT", str(project.prefect_port))
         monkeypatch.setenv("AGENTLOOP_NOTIFY__DISK_GIB", "0")
-        connection.connect(project)
         yield listener
 
 
