@@ -12,6 +12,8 @@ from home import SMALL, Home, free_port
 from listener import listening
 from user_manager import Machine
 
+from agentloop.files import is_locked
+
 pytestmark = pytest.mark.slow
 EVERY = 40
 """Seconds of the schedule: a run takes longer, so that some are overdue at any time."""
@@ -78,6 +80,13 @@ def wait(what, seconds=120):
     return found
 
 
+def at_work(home):
+    """What the runs that are at work say of themselves."""
+    return [
+        json.loads(each.read_text()) for each in (home.root / "services" / "runs").glob("*.json") if is_locked(each)
+    ]
+
+
 def answers(home):
     try:
         with home.prefect() as api:
@@ -136,8 +145,12 @@ def test_after_a_loss_of_power_the_schedule_fires_and_the_run_ends(machine, home
     found = checks(machine, home)
     assert "self-improve/demo: every 0:00:40, next " in found["schedule"]["found"]
     assert found["reboot"]["state"] == "fragile" and "enable-linger" in found["reboot"]["remedy"]
-    running = wait(lambda: [each for each in home.flow_runs() if each["state"]["type"] == "RUNNING"])
-    wait(lambda: list((home.root / "services" / "runs").glob("*.json")))  # it has said who it is
+    (first,) = wait(lambda: at_work(home))
+    machine.run("kill", "-9", str(first["pid"]))
+    assert listener.wait(1)[0]["line"].startswith("demo: failed")  # as its worker says
+    (second,) = wait(lambda: [each for each in at_work(home) if each["pid"] != first["pid"]])
+    running = [each for each in home.flow_runs() if each["state"]["type"] == "RUNNING"]
+    assert len(running) == 1
     machine.lose_power()
     assert not answers(home)
     time.sleep(2 * EVERY)
@@ -149,9 +162,8 @@ def test_after_a_loss_of_power_the_schedule_fires_and_the_run_ends(machine, home
     missed = [each for each in home.flow_runs() if each["state"]["name"] == "Skipped"]
     assert missed and all("makes up for it" in each["state"]["message"] for each in missed)
     assert done[0]["auto_scheduled"]
-    events = [body["event"] for body in listener.wait(2)]
-    assert events.count("failed") == 1 and events[0] == "failed"
-    assert "is gone" in listener.bodies[0]["line"] and listener.bodies[1]["line"].startswith("demo, iteration 1: ")
+    assert [body["event"] for body in listener.wait(3)][:2] == ["failed", "failed"]
+    assert "is gone" in listener.bodies[1]["line"] and listener.bodies[2]["line"].startswith("demo, iteration 1: ")
     assert home.rows("SELECT count(*) FROM iterations WHERE finished IS NOT NULL") == [(1,)]
 
 

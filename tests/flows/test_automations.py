@@ -5,6 +5,7 @@ from listener import listening
 from prefect import flow
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.events.schemas.automations import AutomationCore
 from prefect.states import Crashed, Pending, Running
 
 from agentloop import settings as configuration
@@ -107,7 +108,7 @@ def test_what_only_the_settings_change_is_brought_about(settings, client):
 def test_automations_of_ones_own_are_left_alone(settings, client):
     settle(settings)
     own = there(client)["no worker"].model_copy(update={"name": "mine"})
-    client.create_automation(type(own).__mro__[1].model_validate(own.model_dump(exclude={"id", "created", "updated"})))
+    client.create_automation(AutomationCore.model_validate(own.model_dump(exclude={"id", "created", "updated"})))
     settle(changed(settings, block=None))
     assert [each.name for each in client.read_automations()] == ["mine"]
 
@@ -158,6 +159,6 @@ def test_a_rehearsal_says_what_arrived(settings, client, listener):
         (outcome,) = rehearsal.notices(settings)
     finally:
         listener.status = 200
-    assert outcome.fault.startswith("failed")
+    assert outcome.fault == "Prefect could not send it; its Event Feed says why"
     (outcome,) = rehearsal.notices(changed(settings, block="slack-webhook/gone"))
     assert outcome.fault == "Prefect has no block slack-webhook/gone; make it in the UI, then agentloop up"
