@@ -91,6 +91,8 @@ def text(settings: Settings, service: str, words: Sequence[str] = ()) -> str:
             f"StandardError=append:{_value(str(log))}",
             "Restart=always",
             "RestartSec=10",
+            # first the main process alone: to the others it would be Ctrl-C, and a run would end as one that nobody wanted
+            "KillMode=mixed",
             "KillSignal=SIGINT",
             "TimeoutStopSec=30",
             *memory,

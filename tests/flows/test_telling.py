@@ -47,7 +47,7 @@ def listener(monkeypatch, project, connected):
 @pytest.fixture
 def settings(project):
     return project.model_copy(
-        update={"campaign": "units", "notify": project.notify.model_copy(update={"disk_gib": 0.0})}
+        update={"campaign": "units", "notify": project.notify.model_copy(update={"disk_gib": 0.0, "seconds": 1.0})}
     )
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -114,12 +115,26 @@ def test_an_address_is_never_said(listener, monkeypatch, caplog, capfd):
     ]
     monkeypatch.setenv("NOTIFY_WEBHOOK", " ".join(urls))
     caplog.set_level(logging.DEBUG)
-    outcomes = send(NOTICE, notify())
+    outcomes = send(NOTICE, notify(seconds=1))
     assert len(outcomes) == len(urls) and all(each.fault for each in outcomes)
     assert outcomes[0] == Outcome("http://127.0.0.1", "answered 404")
     assert outcomes[1] == Outcome("http://127.0.0.1", "not reached (ConnectError)")
     said = [*map(str, outcomes), caplog.text, *capfd.readouterr()]
     assert not [text for text in said if SECRET in text]
+
+
+def test_what_is_not_reached_at_once_is_tried_again(monkeypatch):
+    """As after a reboot, when the network comes later than the services."""
+    with listening() as listener:
+        monkeypatch.setenv("NOTIFY_WEBHOOK", listener.address())
+        listener.status = 503
+        mending = threading.Timer(2, lambda: setattr(listener, "status", 200))
+        mending.start()
+        assert send(NOTICE, notify(seconds=60)) == [Outcome("http://127.0.0.1")]
+        mending.join()
+        assert len(listener.bodies) >= 2
+        listener.status = 503
+        assert send(NOTICE, notify(seconds=1)) == [Outcome("http://127.0.0.1", "answered 503")]
 
 
 def test_an_address_among_the_settings_is_refused_without_being_said():
