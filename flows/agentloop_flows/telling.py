@@ -11,8 +11,8 @@ import asyncio
 import logging
 import re
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -42,6 +42,7 @@ _SAYS_NOTHING = ("", "All states completed.")
 _RECOVERED = 1.2
 """Times notify.disk_gib must be free before a disk that was low can be low once more."""
 GIB = 2**30
+SERVER_SECONDS = 10.0
 
 
 class _Hooks(TypedDict):
@@ -56,12 +57,10 @@ def tell(flow: Any, flow_run: FlowRun, state: State) -> None:
     if _interrupted(state):
         return  # whoever pressed Ctrl-C knows
     try:
-        from prefect.client.orchestration import get_client
-
-        with get_client(sync_client=True) as client:
-            flow_run = client.read_flow_run(flow_run.id)  # with its labels
-            for line in _tell(client, flow_run, state):
-                log.warning(line)
+        with _server() as client:
+            lines = _tell(client, _with_labels(client, flow_run), state)
+        for line in lines:
+            log.warning(line)
     except Exception as error:
         log.warning("not told: %s", _one_line(error))
 
@@ -137,13 +136,23 @@ def emit(client: SyncPrefectClient, notice: Notice, flow_run: Any = None) -> Non
     client.request("POST", "/events", json=[event.model_dump(mode="json")]).raise_for_status()
 
 
-def _tell(client: SyncPrefectClient, flow_run: FlowRun, state: State) -> list[str]:
+def _with_labels(client: SyncPrefectClient | None, flow_run: FlowRun) -> FlowRun:
+    """The run as the server knows it now; as it was given where the server is away."""
+    try:
+        return flow_run if client is None else client.read_flow_run(flow_run.id)
+    except Exception:
+        return flow_run
+
+
+def _tell(client: SyncPrefectClient | None, flow_run: FlowRun, state: State) -> list[str]:
     settings, announced = _settings(flow_run)
-    link = connection.run_page(settings, flow_run.id)
+    link = _page(settings, flow_run)
     ending: Literal["done", "failed"] = "done" if state.is_completed() else "failed"
     said = _said(state)
+    notice: Notice | None
     if not announced:  # it ended before anything was known of its campaign
-        return _faults(send(client, Notice((ending,), f"{flow_run.name}: {ending}: {said}", None, link), settings))
+        notice = Notice((ending,), f"{flow_run.name}: {ending}: {said}", None, link)
+        return _faults(send(client, notice, settings, flow_run.id)) if notice.wanted(settings.notify.on) else []
     key = f"{flow_run.id}/{flow_run.run_count}"
     since = (flow_run.start_time or datetime.now(UTC)).astimezone(UTC).replace(tzinfo=None)
     unkept = []
@@ -176,6 +185,13 @@ def _settings(flow_run: FlowRun) -> tuple[Settings, bool]:
     return settings.model_copy(update={"campaign": str(campaign), "paths": paths}), True
 
 
+def _page(settings: Settings, flow_run: FlowRun) -> str:
+    """The run's page on the server that it is on."""
+    from prefect.utilities.urls import url_for
+
+    return url_for("flow-run", obj_id=flow_run.id, url_type="ui") or connection.run_page(settings, flow_run.id)
+
+
 def _said(state: State) -> str:
     """The one line about a run's end, as the command line would say it."""
     error = state.data if isinstance(state.data, BaseException) else getattr(state.data, "result", None)
@@ -197,12 +213,23 @@ def _one_line(error: BaseException) -> str:
     return told(error) or " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _server() -> Any:
-    """A client of the server that Prefect's own settings name; without one, nothing."""
+@contextmanager
+def _server() -> Iterator[SyncPrefectClient | None]:
+    """A client of the server that Prefect's own settings name, which is not waited for; without one, None."""
     from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import (
+        PREFECT_API_REQUEST_TIMEOUT,
+        PREFECT_API_URL,
+        PREFECT_CLIENT_MAX_RETRIES,
+        temporary_settings,
+    )
 
-    return get_client(sync_client=True) if PREFECT_API_URL.value() else nullcontext()
+    if not PREFECT_API_URL.value():
+        yield None
+        return
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: SERVER_SECONDS}):
+        with get_client(sync_client=True) as client:
+            yield client
 
 
 def _logger(flow_run: FlowRun) -> Any:
