@@ -1,5 +1,8 @@
 """Automations on a real Prefect server, with a real notification block that posts to a real web server."""
 
+import uuid
+from datetime import UTC, datetime
+
 import pytest
 from listener import listening
 from prefect import flow
@@ -162,3 +165,53 @@ def test_a_rehearsal_says_what_arrived(settings, client, listener):
     assert outcome.fault == "Prefect could not send it; its Event Feed says why"
     (outcome,) = rehearsal.notices(changed(settings, block="slack-webhook/gone"))
     assert outcome.fault == "Prefect has no block slack-webhook/gone; make it in the UI, then agentloop up"
+
+
+FAILED, LATE, NO_WORKER, NOTICES = "a run failed", "a run is late", "no worker", "notices"
+
+
+@pytest.mark.parametrize(
+    ("event", "state", "flow_name", "told"),
+    [
+        ("prefect.flow-run.Crashed", "CRASHED", "evaluate", FAILED),
+        ("prefect.flow-run.Canary failed", "FAILED", "self-improve", FAILED),  # a state with a name of its own
+        ("prefect.flow-run.Crashed", "CRASHED", "somebody-elses", None),
+        ("prefect.flow-run.Completed", "COMPLETED", "evaluate", None),
+        ("prefect.flow-run.Late", "SCHEDULED", "teach", LATE),
+        ("prefect.flow-run.Late", "SCHEDULED", "somebody-elses", None),
+        ("prefect.work-pool.not-ready", None, services.WORK_POOL, NO_WORKER),
+        ("prefect.work-pool.not-ready", None, "another pool", None),
+        ("agentloop.notice.stalled", None, None, NOTICES),
+        ("agentloop.notice.failed", None, None, None),  # Prefect tells of it, whoever is left to do so
+    ],
+)
+def test_which_of_them_an_event_sets_off(event, state, flow_name, told):
+    """As Prefect's server decides it: lateness takes a quarter of an hour to be seen."""
+    from prefect.server.events.schemas.automations import AutomationCreate
+    from prefect.server.events.schemas.events import ReceivedEvent
+
+    kind = "prefect.work-pool" if "work-pool" in event else "prefect.flow-run" if state else "agentloop.campaign"
+    now, id = datetime.now(UTC).isoformat(), str(uuid.uuid4())
+    resource = {
+        "prefect.resource.id": f"{kind}.{id}",
+        "prefect.resource.name": str(flow_name),
+        "prefect.state-type": state or "",
+    }
+    of = {
+        "prefect.resource.id": "prefect.flow.1",
+        "prefect.resource.role": "flow",
+        "prefect.resource.name": str(flow_name),
+    }
+    happened = ReceivedEvent.model_validate(
+        {"event": event, "resource": resource, "related": [of], "id": id, "occurred": now, "received": now}
+    )
+    settings = configuration.load({"notify": {"block": BLOCK}})
+    made = automations._automations(settings, uuid.uuid4(), services.WORK_POOL)
+    triggers = {each.name: AutomationCreate.model_validate(each.model_dump(mode="json")).trigger for each in made}
+    set_off = [
+        name.removeprefix(automations.PREFIX)
+        for name, trigger in triggers.items()
+        if trigger.covers(happened)
+        and (trigger.starts_after(event) if trigger.posture.value == "Proactive" else trigger.expects(event))
+    ]
+    assert set_off == ([told] if told else [])
