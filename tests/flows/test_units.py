@@ -158,3 +158,48 @@ def test_the_manager_starts_exactly_this_program_with_these_words_and_variables(
     given, folder, variables = json.loads((root / "out").read_text())
     assert given == words[3:] and folder == str(root)
     assert {name: variables[name] for name in session} == session and variables[project.VARIABLE] == str(root)
+
+
+STANDING = """
+import sys
+from pathlib import Path
+from agentloop import settings as configuration
+from agentloop_flows import units
+settings = configuration.load()
+settings.export()
+if sys.argv[1:]:
+    print(*getattr(units, sys.argv[1])(settings, *([[]] if sys.argv[1] == "install" else [])), sep="\\n")
+print(units.standing(settings), units.standing(settings).survives)
+"""
+
+
+def test_they_are_installed_enabled_and_removed(machine, tmp_path):
+    """Without being started."""
+    (tmp_path / project.FILE).touch()
+
+    def units_of(*words):
+        done = machine.run(
+            sys.executable,
+            "-c",
+            STANDING,
+            *words,
+            cwd=tmp_path,
+            PYTHONPATH=os.pathsep.join(sys.path),
+            **{project.VARIABLE: str(tmp_path)},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    assert units_of() == ["Standing(installed=False, enabled=False, lingers=False) False"]
+    said = units_of("install")
+    assert said[0].startswith("Installed in ") and said[1].startswith("Lingering is off")
+    assert said[2] == "  loginctl enable-linger root"
+    assert said[-1] == "Standing(installed=True, enabled=True, lingers=False) False"
+    machine.run("touch", "/var/lib/systemd/linger/root")
+    assert units_of("install")[-1] == "Standing(installed=True, enabled=True, lingers=True) True"
+    listed = machine.run("systemctl", "--user", "list-dependencies", "--plain", "default.target").stdout
+    assert listed.count(f"agentloop-{tmp_path.name.rstrip('_')[:40]}") == 2, listed
+    assert units_of("uninstall")[0].startswith("Removed from ")
+    assert units_of() == ["Standing(installed=False, enabled=False, lingers=True) False"]
+    assert units_of("uninstall")[0] == "No units of this project are installed"
+    assert not list((machine.home / ".config" / "systemd").rglob(f"*{tmp_path.name}*"))
