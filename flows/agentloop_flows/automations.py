@@ -156,7 +156,8 @@ def _bring_about(
         if found is None:
             client.create_automation(wanted[name])
         elif had is None or changed or had["asked"] != asked:
-            client.update_automation(found.id, wanted[name])
+            # an update sends what was set, and the server wants the defaults as well
+            client.update_automation(found.id, type(wanted[name]).model_validate(wanted[name].model_dump()))
         (now,) = client.read_automations_by_name(name)
         made[name] = {"asked": asked, "made": _normal(now)}
     stays = "stay as in Prefect's UI (agentloop up --reset: made again)"

@@ -41,4 +41,6 @@ def _through_prefect(settings: Settings, notice: Notice) -> Outcome:
             if found is not None:
                 return Outcome(way, None if found else "Prefect could not send it; its Event Feed says why")
             time.sleep(0.5)
-    return Outcome(way, f"Prefect has not sent it within {_LONGEST:.0f} s; is the automation switched off in its UI?")
+    return Outcome(
+        way, f"Prefect has not sent it within {_LONGEST:.0f} s; is the automation on, and what do its events say?"
+    )
