@@ -30,8 +30,9 @@ def examine(settings: Settings) -> Iterator[Check]:
     if not active:
         yield Check("schedules", "none is switched on (Deployments in the UI)")
     for each in active:
-        when = f"next {_local(each.next)}" if each.next else "no next run yet"
-        yield Check("schedule", f"{each.deployment}: {each.told}, {when}")
+        when = f"next {_local(each.next)}" if each.next else "but no run of it is planned"
+        remedy = "look again in a minute; else data/logs/prefect-server.log says what ails its scheduler"
+        yield Check("schedule", f"{each.deployment}: {each.told}, {when}", each.next is not None, remedy)
     yield _reboot(standing, bool(active))
     yield _clock(bool(active))
 
