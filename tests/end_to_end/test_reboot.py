@@ -142,6 +142,7 @@ def test_after_a_loss_of_power_the_schedule_fires_and_the_run_ends(machine, home
         path = f"/deployments/{deployment['id']}/schedules/{schedule['id']}"
         assert api.patch(path, json={"active": True}).status_code == 204
     agentloop(machine, home, "up")  # a redeploy leaves it on
+    wait(lambda: checks(machine, home)["schedule"]["state"] == "ok")
     found = checks(machine, home)
     assert "self-improve/demo: every 0:00:40, next " in found["schedule"]["found"]
     assert found["reboot"]["state"] == "fragile" and "enable-linger" in found["reboot"]["remedy"]
