@@ -156,8 +156,9 @@ def _bring_about(
         if found is None:
             client.create_automation(wanted[name])
         elif had is None or changed or had["asked"] != asked:
-            # an update sends what was set, and the server wants the defaults as well
-            client.update_automation(found.id, type(wanted[name]).model_validate(wanted[name].model_dump()))
+            # an update sends what was set: the server wants the defaults as well, and refuses an owner
+            whole = wanted[name].model_dump(exclude={"owner_resource"})
+            client.update_automation(found.id, type(wanted[name]).model_validate(whole))
         (now,) = client.read_automations_by_name(name)
         made[name] = {"asked": asked, "made": _normal(now)}
     stays = "stay as in Prefect's UI (agentloop up --reset: made again)"
