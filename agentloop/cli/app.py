@@ -23,6 +23,7 @@ from agentloop.cli import (
     inspection,
     machine,
     models,
+    notices,
     projects,
     proof,
     quantization,
@@ -95,6 +96,7 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
         ("up", _continues(running.up)),
         ("down", running.down),
         ("reconcile", running.reconcile),
+        ("notify", notices.notify),
     ),
 }
 """Every command, as the help shows them."""

@@ -39,12 +39,14 @@ class Check:
     ok: bool = True
     remedy: str | None = None
     needed: bool = True
-    """False for what only makes things quicker."""
+    """False for what works without it as well."""
+    otherwise: str = "slower"
+    """How things are without what is not needed."""
 
     @property
     def state(self) -> str:
-        """ok, missing or slower"""
-        return "ok" if self.ok else "missing" if self.needed else "slower"
+        """ok, missing, slower or fragile"""
+        return "ok" if self.ok else "missing" if self.needed else self.otherwise
 
     @property
     def told_remedy(self) -> str | None:

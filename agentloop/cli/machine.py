@@ -14,7 +14,7 @@ from rich.text import Text
 from agentloop.cli.common import AsJson, Overrides, Profile, console, load, say, say_json, user_path
 from agentloop.errors import SettingError
 
-STYLES = {"ok": "green", "missing": "red", "slower": "yellow"}
+STYLES = {"ok": "green", "missing": "red", "slower": "yellow", "fragile": "yellow"}
 """Of what the doctor says of a thing."""
 
 
@@ -56,8 +56,9 @@ def doctor(
             forecast_table.report(settings, tokens, supervised, budget, console)
         return
     from agentloop.cli import doctor as checks
+    from agentloop.cli import schedule_checks
 
-    results = checks.examine(settings)
+    results = [*checks.examine(settings), *schedule_checks.examine(settings)]
     well = all(check.ok or not check.needed for check in results)
     if as_json:
         found = [

@@ -118,15 +118,35 @@ def up(
     reset: Annotated[
         bool, typer.Option("--reset", help="Deploy prefect.yaml as it is, also what was changed in Prefect's UI.")
     ] = False,
+    install: Annotated[
+        bool, typer.Option("--install", help="And have them started after every reboot, by systemd units of this user.")
+    ] = False,
+    uninstall: Annotated[
+        bool, typer.Option("--uninstall", help="Instead: end them, and remove the units that --install has written.")
+    ] = False,
 ) -> None:
     """Start the local Prefect server and worker, so that campaigns can be run from its UI and on a schedule.
 
-    Schedules and parameters that were changed in the UI stay.
+    Schedules and parameters that were changed in the UI stay. With --install, exit code 1 where there is no systemd; how to do
+    without it is said.
     """
-    from agentloop_flows import services
+    from agentloop_flows import services, units
 
+    if install and uninstall:
+        raise SettingError("--install: and --uninstall as well; say one of them")
     settings = load(None, overrides)
+    if uninstall:
+        for line in [*services.down(settings), *units.uninstall(settings)]:
+            say(line)
+        return
     settings.export()
+    if install and not units.manager_answers():
+        for line in units.without_systemd(overrides or []):
+            say(line)
+        sys.exit(1)
+    if install:
+        for line in [*services.down(settings), *units.install(settings, overrides or [])]:
+            say(line)
     for line in services.up(settings, reset=reset):
         say(line)
 

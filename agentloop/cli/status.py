@@ -23,11 +23,13 @@ def status(
     settings = load(profile, overrides)
     from agentloop.campaign import lock, standing
     from agentloop.report import summary
-    from agentloop_flows import connection, services
+    from agentloop_flows import connection, services, units
 
     link = connection.entrance(settings) if services.is_up(settings) else None
     if link and not as_json:  # also where there is no database yet
         print(f"Prefect UI, opened by this link: {link}", flush=True)
+    elif not as_json and units.installed(settings):
+        say("The Prefect server is down, though its systemd unit is installed; agentloop up starts it")
     owner = lock.owner(settings.paths.data)
     with reading(settings) as database:
         everything = standing.overview(database, owner)

@@ -23,10 +23,12 @@ from agentloop.settings.words import parse_overrides
 
 PROFILES = Path(__file__).resolve().parents[1] / "profiles"
 
-_RENAMED = {
-    "training.load_in_4bit": 'is called training.quantization now: "nf4" where it was true, "none" where it was false'
+_INSTEAD = {
+    "training.load_in_4bit": 'is called training.quantization now: "nf4" where it was true, "none" where it was false',
+    "notify.webhook": "an address is a secret: put it into the environment variable NOTIFY_WEBHOOK (notify.webhook_variable), "
+    "or into a file of mode 600 (notify.webhook_file)",
 }
-"""Settings of earlier versions, with what became of them."""
+"""Settings that are not there, with what there is instead."""
 
 
 def prepare_libraries() -> None:
@@ -123,7 +125,7 @@ def _validated(layers: type[Settings], values: Mapping[str, Any], root: Path) ->
         name = ".".join(map(str, first["loc"])) or "settings"
         unknown = first["type"] == "extra_forbidden"
         wrong = f"{_complaint(first['msg'])} (got {shown(first['input'])})"
-        fault = _RENAMED.get(name, "unknown setting") if unknown else wrong
+        fault = _INSTEAD.get(name, "unknown setting") if unknown else wrong
         raise SettingError(f"{one_line(name)}: {fault}") from None
     except SettingsError as error:
         raise SettingError(one_line(str(error))) from None

@@ -296,6 +296,33 @@ class Night(Section):
     the campaign's iterations took before. Not set: nothing is cut."""
 
 
+Event = Literal["done", "failed", "promoted", "stalled", "disk_low"]
+
+
+class Notify(Section):
+    """Being told: which events, and on which ways. See docs/notices.md."""
+
+    on: tuple[Event, ...] = ("done", "failed", "promoted", "stalled", "disk_low")
+    """Events that are told: `done`, `failed` and `promoted` when a run ends, `stalled` after `nights` without a promotion,
+    `disk_low`."""
+    nights: Count = 7
+    """Runs to the end without a promotion that count as stalled."""
+    disk_gib: Annotated[float, Field(ge=0)] = 10.0
+    """Free GiB at `paths.data` below which the disk counts as low; 0: never."""
+    command: tuple[str, ...] = ()
+    """A program and its arguments, started without a shell: the notice is in its environment (`NOTICE_TITLE`, `NOTICE_TEXT`,
+    …) and, as JSON, on its standard input."""
+    webhook_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "NOTIFY_WEBHOOK"
+    """Name of the environment variable that holds addresses, with spaces between them. An `https://` address gets JSON, any
+    other is one of Apprise's (`mailto://`, `tgram://`, `ntfys://`, …)."""
+    webhook_file: UserPath | None = None
+    """A file with such addresses, one a line, that nobody else can read; a relative path is relative to the project's root."""
+    block: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*/[^/]+$")] | None = None
+    """A notification block of Prefect's, as `slack-webhook/mine`: `agentloop up` makes automations that use it."""
+    seconds: Annotated[float, Field(gt=0, le=600)] = 20
+    """Seconds that one way may take over a notice."""
+
+
 class Teach(Section):
     """The way from demonstrations to a base model that the loop can improve. See docs/teaching.md."""
 

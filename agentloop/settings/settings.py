@@ -18,6 +18,7 @@ from agentloop.settings.sections import (
     Evaluate,
     Gate,
     Night,
+    Notify,
     Paths,
     Selection,
     Serving,
@@ -64,6 +65,7 @@ class Settings(BaseSettings, Strict):
     gate: Gate = Gate()
     night: Night = Night()
     teach: Teach = Teach()
+    notify: Notify = Notify()
 
     def model_directory(self) -> Path:
         """Return the path of the base model's directory. Raises SettingError where there is none with a config.json."""

@@ -32,6 +32,7 @@ FREE = (
     "gate.control",
     "night",
     "teach",
+    "notify",
 )
 """Settings and sections that may change while a campaign lasts: where things lie, how fast and how long it goes."""
 
@@ -62,7 +63,8 @@ def register(database: Database, settings: Settings, *, quantization: str | None
     of iterations and what only affects speed may change. A campaign that has collected nothing yet begins anew with the
     new settings: what was measured under the others stays in the database, and is no longer part of the campaign.
     """
-    resolved, defining = settings.model_dump(mode="json"), defining_settings(settings)
+    # what is told to whom is a matter of the machine, and may be a secret
+    resolved, defining = settings.model_dump(mode="json", exclude={"notify"}), defining_settings(settings)
     if quantization is not None:
         defining[QUANTIZATION] = quantization
     with database.transaction():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +21,7 @@ from agentloop.settings import Settings
 from agentloop.store import campaigns
 from agentloop.store.database import Database
 from agentloop.teaching.source import EXPERTS, parse
-from agentloop_flows import connection
+from agentloop_flows import connection, telling
 
 TEACH, IMPROVE = "teach/experts", "self-improve/demo"
 """Deployments."""
@@ -31,7 +30,6 @@ PROFILES = {"tiny": ("demo", "demo"), "gemma-3-270m": ("gemma-270m", "gemma-270m
 UNTAUGHT = ("gemma-3-270m",)
 """Models that know nothing of tools yet, and are taught first."""
 POLL_SECONDS = 1.0
-_WHAT_PREFECT_ADDS = re.compile(r"^Flow run encountered an exception: (\w+Error: )?")
 QUEUED = ("Late", "AwaitingConcurrencySlot")
 """Names of the states of a run that could have begun."""
 
@@ -87,7 +85,7 @@ def _complete(console: Console, deployment: str, parameters: dict[str, Any], set
     with get_client(sync_client=True) as client:
         found = client.read_deployment_by_name(deployment)
         flow_run = client.create_flow_run_from_deployment(found.id, parameters=parameters)
-        url = f"{connection.address(settings)}/runs/flow-run/{flow_run.id}"
+        url = connection.run_page(settings, flow_run.id)
         console.print(f"Flow run [bold]{flow_run.name}[/bold]: {url}")
         try:
             state = _watch(client, flow_run.id, console)
@@ -96,7 +94,7 @@ def _complete(console: Console, deployment: str, parameters: dict[str, Any], set
             raise
     if not state.is_completed():
         console.print(f"The same command continues. Logs: {url}")
-        raise RunError(_WHAT_PREFECT_ADDS.sub("", state.message or f"the run ended in state {state.name}"))
+        raise RunError(telling.plain(state.message) or f"the run ended in state {state.name}")
     return url
 
 

@@ -8,12 +8,12 @@ from prefect import flow
 from prefect.states import Completed
 
 from agentloop.campaign.campaign import Campaign
-from agentloop_flows import artifacts, parameters, presence, steps
+from agentloop_flows import artifacts, parameters, presence, steps, telling
 from agentloop_flows.parameters import Described, Overrides, Profile
 from agentloop_flows.self_improve import evaluate as measure_policy
 
 
-@flow(name="evaluate", flow_run_name="evaluate", log_prints=True)
+@flow(name="evaluate", flow_run_name="evaluate", log_prints=True, **telling.HOOKS)
 def evaluate(
     profile: Profile = None,
     campaign: parameters.Campaign = None,

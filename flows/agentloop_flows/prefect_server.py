@@ -1,4 +1,4 @@
-"""Prefect's server behind a door: `python -m agentloop_flows.prefect_server PORT` instead of `prefect server start`.
+"""Prefect's server behind a door: `python -m agentloop_flows.prefect_server PORT [ADDRESS]` instead of `prefect server start`.
 
 Prefect asks for its key in the API alone and takes any Host; the door asks for it wherever something other than the files
 of the UI is answered, on WebSockets too, and keeps foreign pages out. `/enter#KEY` hands the key to the UI in the browser.
@@ -20,7 +20,7 @@ from prefect.settings import get_current_settings
 from starlette.responses import FileResponse
 from starlette.routing import Mount, Route
 
-from agentloop_flows import key, reconcile
+from agentloop_flows import key, reconcile, schedules, telling
 from agentloop_vllm.door import Door
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
@@ -45,12 +45,14 @@ def application() -> Door:
 
 
 def _with_heartbeat(lifespan: Lifespan) -> Lifespan:
-    """Prefect's own start and end, and between them a task that ends the runs whose process is gone."""
+    """Prefect's own start and end, and between them the task of reconcile.py."""
 
     @asynccontextmanager
     async def extended(app: FastAPI) -> AsyncIterator[Any]:
         async with lifespan(app) as state:
-            beating = asyncio.create_task(reconcile.heartbeat())
+            beating = asyncio.create_task(
+                reconcile.heartbeat(also=(schedules.one_overdue, telling.disk_of_the_project))
+            )
             try:
                 yield state
             finally:
@@ -73,12 +75,13 @@ def _outside_of(closed: tuple[str, ...]) -> Callable[[str], bool]:
     return public
 
 
-def main(port: int) -> None:
+def main(port: int, address: str = "127.0.0.1") -> None:
+    """Serve until a signal ends it. `address`: what to listen on; whatever it is, the door takes only a loopback Host."""
     api = get_current_settings().server.api
     # as `prefect server start` does
     uvicorn.run(
         application(),
-        host="127.0.0.1",
+        host=address,
         port=port,
         timeout_keep_alive=api.keepalive_timeout,
         ws_ping_interval=api.websocket_ping_interval,
@@ -90,4 +93,4 @@ def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -22,6 +22,10 @@ from agentloop.identity import boot_id
 from agentloop.settings import Settings
 
 LABEL = "agentloop."
+CAMPAIGN = f"{LABEL}campaign"
+"""Label with the campaign of a run."""
+_SETTINGS: dict[str, Settings] = {}
+"""The settings of the runs that this process has announced, by the flow run's id."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,9 @@ def announce(settings: Settings) -> str:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.write(descriptor, json.dumps(asdict(presence)).encode())
     atexit.register(file.unlink, missing_ok=True)
+    _SETTINGS[str(run.id)] = settings
     with get_client(sync_client=True) as client:
-        client.update_flow_run_labels(run.id, presence.labels)
+        client.update_flow_run_labels(run.id, presence.labels | {CAMPAIGN: settings.campaign})
     return str(run.id)
 
 
@@ -89,6 +94,11 @@ def rename(name: str, tags: Iterable[str]) -> None:
     run.name = name  # for the lines of its log
     with get_client(sync_client=True) as client:
         client.update_flow_run(run.id, name=name, tags=sorted({*run.tags, *tags}))
+
+
+def settings_of(flow_run: str) -> Settings | None:
+    """Return the settings of a run that this process has announced, by its id; None of any other."""
+    return _SETTINGS.get(flow_run)
 
 
 def _sweep(directory: Path) -> None:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from agentloop.settings import Settings
-from agentloop_flows import connection
+from agentloop_flows import connection, telling
 from agentloop_flows.presence import Presence
 
 if TYPE_CHECKING:
@@ -39,16 +40,22 @@ def run(settings: Settings) -> list[str]:
     return asyncio.run(reconcile())
 
 
-async def heartbeat(client: PrefectClient | None = None, *, seconds: float = HEARTBEAT_SECONDS) -> None:
-    """Reconcile again and again until cancelled. Faults are logged; they end nothing."""
+async def heartbeat(
+    client: PrefectClient | None = None,
+    *,
+    seconds: float = HEARTBEAT_SECONDS,
+    also: Sequence[Callable[[], Awaitable[list[str]]]] = (),
+) -> None:
+    """Reconcile, and do what is to be done `also`, again and again until cancelled. Faults are logged; they end nothing."""
     log = logging.getLogger(__name__)
     while True:
         await asyncio.sleep(seconds)
-        try:
-            for line in await reconcile(client):
-                log.warning(line)
-        except Exception as error:
-            log.warning("reconcile: %s: %s", type(error).__name__, error)
+        for work in (partial(reconcile, client), *also):
+            try:
+                for line in await work():
+                    log.warning(line)
+            except Exception as error:
+                log.warning("heartbeat: %s: %s", type(error).__name__, error)
 
 
 async def reconcile(client: PrefectClient | None = None) -> list[str]:
@@ -81,6 +88,9 @@ async def _end(client: PrefectClient, flow_run: FlowRun, reason: str) -> str:
     answer = await client.set_flow_run_state(flow_run.id, state)
     if answer.state is None or not answer.state.is_final():
         return f"{flow_run.name}: {reason}, but the server refuses to end it ({answer.details.reason})"
+    if answer.state.is_crashed() and flow_run.parent_task_run_id is None:  # a part of a run is told with the whole
+        for line in await asyncio.to_thread(telling.told_of_the_gone, flow_run, answer.state):
+            logging.getLogger(__name__).warning(line)
     return f"{flow_run.name} ({flow_run.id}): {answer.state.name}, {reason}"
 
 

@@ -23,7 +23,7 @@ from agentloop.rollout.collection import ShardPlan
 from agentloop.settings import Settings
 from agentloop.store.evaluations import Role
 from agentloop.store.shards import Purpose
-from agentloop_flows import artifacts, parameters, presence, steps
+from agentloop_flows import artifacts, parameters, presence, steps, telling
 from agentloop_flows.parameters import Described, Overrides, Profile
 
 More = Annotated[
@@ -32,7 +32,7 @@ More = Annotated[
 ]
 
 
-@flow(name="self-improve", flow_run_name="self-improve", log_prints=True)
+@flow(name="self-improve", flow_run_name="self-improve", log_prints=True, **telling.HOOKS)
 def self_improve(
     profile: Profile = None,
     campaign: parameters.Campaign = None,

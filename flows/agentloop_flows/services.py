@@ -26,8 +26,9 @@ from agentloop.errors import ServerError, SettingError
 from agentloop.files import atomic
 from agentloop.identity import Identity
 from agentloop.settings import Settings
-from agentloop_flows import connection, deployments, dotenv, key, reconcile
+from agentloop_flows import automations, connection, deployments, dotenv, key, reconcile, schedules, units
 
+NAMES = ("server", "worker")
 WORK_POOL = "agentloop"
 START_SECONDS = 120
 WORKER_SECONDS = 60
@@ -57,7 +58,32 @@ def _worker_environment(settings: Settings) -> dict[str, str]:
 
 def is_up(settings: Settings) -> bool:
     """Return True where a Prefect server of this project answers, and only those who have the key."""
-    return _running(settings, "server") and _healthy(settings) and _closed(settings)
+    return is_running(settings, "server") and answers(settings)
+
+
+def answers(settings: Settings) -> bool:
+    """Return True where something on the port knows this project's key, and answers only those who have it."""
+    return _healthy(settings) and _closed(settings)
+
+
+def is_running(settings: Settings, name: str) -> bool:
+    """Return True while the process lives that was written down as the server or the worker."""
+    return _recorded(settings, name) is not None
+
+
+def program(settings: Settings, name: str, *, listen: str = "127.0.0.1") -> tuple[list[str], dict[str, str]]:
+    """Return what the server or worker is: the words after `python -m`, and its whole environment."""
+    if name == "server":
+        return ["agentloop_flows.prefect_server", str(settings.prefect_port), listen], _server_environment(settings)
+    worker = ["prefect", "worker", "start", "--pool", WORK_POOL, "--name", f"agentloop-{os.getpid()}"]
+    return worker, _worker_environment(settings)
+
+
+def prepare(settings: Settings) -> list[str]:
+    """Do what comes before a worker begins its first run, on a server that is up; one line a thing for a person."""
+    _prefect(settings, "work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
+    _prefect(settings, "work-pool", "update", WORK_POOL, "--concurrency-limit", "1")
+    return [*reconcile.run(settings), *schedules.catch_up(settings)]
 
 
 def up(settings: Settings, *, reset: bool = False) -> list[str]:
@@ -67,27 +93,26 @@ def up(settings: Settings, *, reset: bool = False) -> list[str]:
     """
     lines = [*up_server(settings), *reconcile.run(settings)]
     lines += dotenv.write(project.root() / ".env", connection.address(settings), key.credentials(settings))
-    if _running(settings, "worker"):
+    if is_running(settings, "worker"):
         lines.append("Prefect worker is already up")
     else:
-        _prefect(settings, "work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
-        _prefect(settings, "work-pool", "update", WORK_POOL, "--concurrency-limit", "1")
-        name = f"agentloop-{os.getpid()}"
-        module = ["prefect", "worker", "start", "--pool", WORK_POOL, "--name", name]
-        log_begins = _start(settings, "worker", module, _worker_environment(settings))
+        lines += prepare(settings)
+        log_begins = _start(settings, "worker")
         _wait_for_worker(settings, log_begins)
-        lines.append(f"Prefect worker started in the pool {WORK_POOL}")
+        lines.append(f"Prefect worker started in the pool {WORK_POOL}{_by(settings)}")
 
-    def deploy(file: Path) -> None:
+    return [*lines, *deploy(settings, reset=reset), f"Prefect UI, opened by this link: {connection.entrance(settings)}"]
+
+
+def deploy(settings: Settings, *, reset: bool = False) -> list[str]:
+    """Deploy prefect.yaml and the automations to the server, which is up; lines for a person."""
+
+    def run(file: Path) -> None:
         _prefect(settings, "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
 
-    deployed, kept = deployments.deploy(settings, project.root() / "prefect.yaml", deploy, reset=reset)
-    return [
-        *lines,
-        *kept,
-        f"Deployed: {', '.join(deployed)}",
-        f"Prefect UI, opened by this link: {connection.entrance(settings)}",
-    ]
+    deployed, kept = deployments.deploy(settings, project.root() / "prefect.yaml", run, reset=reset)
+    told = automations.settle(settings, work_pool=WORK_POOL, reset=reset)
+    return [*kept, *told, f"Deployed: {', '.join(deployed)}"]
 
 
 def up_server(settings: Settings) -> list[str]:
@@ -95,21 +120,25 @@ def up_server(settings: Settings) -> list[str]:
     if is_up(settings):
         return [f"Prefect server is already up at {connection.address(settings)}"]
     lines = []
-    if _running(settings, "server"):
+    if is_running(settings, "server"):
         # an older version's, or one whose key was lost; the worker has to learn the key as well
         lines += ["Prefect server is up without this project's key, and is started again", *down(settings)]
     _refuse_taken_port(settings)
-    module = ["agentloop_flows.prefect_server", str(settings.prefect_port)]
-    log_begins = _start(settings, "server", module, _server_environment(settings))
+    log_begins = _start(settings, "server")
     _wait_for_server(settings, log_begins)
-    return [*lines, f"Prefect server started at {connection.address(settings)}"]
+    return [*lines, f"Prefect server started at {connection.address(settings)}{_by(settings)}"]
+
+
+def _by(settings: Settings) -> str:
+    return " by systemd" if units.installed(settings) else ""
 
 
 def down(settings: Settings) -> list[str]:
-    """End exactly the processes that `up` started; return one line for each."""
+    """End exactly the processes that `up` or their units started; return one line for each. Units stay installed."""
     lines = []
-    for name in ("worker", "server"):
+    for name in reversed(NAMES):
         process = _recorded(settings, name)
+        units.stop(settings, name)  # else it would be started again
         if process is None:
             lines.append(f"Prefect {name} is not running")
         else:
@@ -132,11 +161,17 @@ def _end(pid: int) -> None:
     psutil.wait_procs(alive, timeout=5)
 
 
-def _start(settings: Settings, name: str, module: list[str], environment: dict[str, str]) -> int:
-    """Start the process and write it down. Returns where in its log its own lines begin."""
-    with open(_log_file(settings, name), "ab") as output:
+def _start(settings: Settings, name: str) -> int:
+    """Start the process, by its unit where that is installed, and write it down. Returns where in its log its lines begin."""
+    log = _log_file(settings, name)
+    if units.installed(settings):
+        begins = log.stat().st_size if log.exists() else 0
+        units.start(settings, name)
+        return begins
+    module, environment = program(settings, name)
+    with open(log, "ab") as output:
         begins = output.tell()
-        process = subprocess.Popen(
+        started = subprocess.Popen(
             [sys.executable, "-m", *module],
             cwd=project.root(),
             env=environment,
@@ -146,11 +181,20 @@ def _start(settings: Settings, name: str, module: list[str], environment: dict[s
             start_new_session=True,
             umask=0o077,
         )
+    write_down(settings, name, started.pid)
+    return begins
+
+
+def write_down(settings: Settings, name: str, pid: int) -> None:
+    """Note which process the server or the worker is."""
     # the identity of one that has ended already is never met again
-    found = Identity.of(process.pid) or Identity(process.pid, 0, "")
+    found = Identity.of(pid) or Identity(pid, 0, "")
     with atomic(_record_file(settings, name)) as temporary:
         temporary.write_text(json.dumps({"name": name, **asdict(found)}), encoding="utf-8")
-    return begins
+
+
+def _lives(settings: Settings, name: str) -> bool:
+    return is_running(settings, name) or units.is_active(settings, name)
 
 
 def _prefect(settings: Settings, *arguments: str) -> None:
@@ -173,7 +217,7 @@ def _wait_for_server(settings: Settings, log_begins: int) -> None:
     while time.monotonic() < deadline:
         if _healthy(settings):
             return
-        if not _running(settings, "server"):
+        if not _lives(settings, "server"):
             break
         time.sleep(0.3)
     raise _failed_start(settings, "server", log_begins)
@@ -183,7 +227,7 @@ def _wait_for_worker(settings: Settings, log_begins: int) -> None:
     """Until the worker says that it has started; one that says nothing and lives is believed after a while."""
     deadline = time.monotonic() + WORKER_SECONDS
     while time.monotonic() < deadline:
-        if not _running(settings, "worker"):
+        if not _lives(settings, "worker"):
             raise _failed_start(settings, "worker", log_begins)
         if "started!" in _log_text(settings, "worker", log_begins):
             return
@@ -262,7 +306,3 @@ def _recorded(settings: Settings, name: str) -> Identity | None:
     except (FileNotFoundError, ValueError, TypeError, KeyError, psutil.NoSuchProcess):
         return None
     return process if process.lives() else None
-
-
-def _running(settings: Settings, name: str) -> bool:
-    return _recorded(settings, name) is not None

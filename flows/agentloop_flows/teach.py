@@ -20,13 +20,13 @@ from agentloop.rollout.collection import ShardPlan
 from agentloop.store.evaluations import Role
 from agentloop.teaching.source import EXPERTS, parse
 from agentloop.training.run import TrainingRun
-from agentloop_flows import artifacts, parameters, presence, steps
+from agentloop_flows import artifacts, parameters, presence, steps, telling
 from agentloop_flows.parameters import Described, Overrides, Profile
 from agentloop_flows.progress import advance, progress
 from agentloop_flows.self_improve import evaluate
 
 
-@flow(name="teach", flow_run_name="teach", log_prints=True)
+@flow(name="teach", flow_run_name="teach", log_prints=True, **telling.HOOKS)
 def teach(
     profile: Profile = None,
     model: parameters.Model = None,

@@ -30,10 +30,10 @@ def test_a_worker_that_dies_is_noticed_and_the_next_up_mends_it(home):
     log = settings.paths.logs / "prefect-worker.log"
     assert told.splitlines()[-1].startswith("error: the Prefect worker did not start: [Errno 20] Not a directory: ")
     assert told.endswith(f"(log: {log})\n")
-    assert services._running(settings, "server") and not services._running(settings, "worker")
+    assert services.is_running(settings, "server") and not services._running(settings, "worker")
     in_the_way.unlink()
     assert "Prefect worker started in the pool agentloop" in home.run("up")
-    assert services._running(settings, "worker")
+    assert services.is_running(settings, "worker")
 
 
 def test_a_worker_has_a_temporary_folder_of_its_own_whatever_the_data_roots_name(home, tmp_path):

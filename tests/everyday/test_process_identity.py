@@ -50,7 +50,7 @@ def test_a_service_is_known_after_the_clock_was_set(settings, process, monkeypat
     monkeypatch.setattr(psutil._pslinux, "boot_time", lambda *args, **options: real() + 7200)
     monkeypatch.setattr(psutil._pslinux, "BOOT_TIME", real() + 7200, raising=False)
     assert abs(psutil.Process(process.pid).create_time() - before) > 3600
-    assert services._running(settings, "worker")
+    assert services.is_running(settings, "worker")
     assert services.down(settings)[0] == "Prefect worker ended"
     assert process.wait(10) is not None and not record.exists()
 
@@ -67,9 +67,9 @@ def test_a_record_of_an_older_version_is_understood(settings, process):
     record = settings.paths.services / "worker.json"
     began = psutil.Process(process.pid).create_time()
     record.write_text(json.dumps({"name": "worker", "pid": process.pid, "created": began - 60}))
-    assert not services._running(settings, "worker")
+    assert not services.is_running(settings, "worker")
     record.write_text(json.dumps({"name": "worker", "pid": process.pid, "created": began}))
-    assert services._running(settings, "worker")
+    assert services.is_running(settings, "worker")
 
 
 def test_whose_server_has_the_port_is_said(tmp_path):
