@@ -212,6 +212,11 @@ def _port(settings: Settings) -> Check:
 
     if services.is_up(settings):
         return Check("Prefect", f"up at {connection.address(settings)}")
+    if theirs := connection.users(settings):
+        reason = services.why_unreachable(theirs)
+        return Check(
+            "Prefect", f"{theirs.url} {reason}", False, "set PREFECT_API_URL or the Prefect profile right, or neither"
+        )
     with socket.socket() as probe:
         taken = probe.connect_ex(("127.0.0.1", settings.prefect_port)) == 0
     return Check(

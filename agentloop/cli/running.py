@@ -130,7 +130,7 @@ def up(
     Schedules and parameters that were changed in the UI stay. With --install, exit code 1 where there is no systemd; how to do
     without it is said.
     """
-    from agentloop_flows import services, units
+    from agentloop_flows import connection, services, units
 
     if install and uninstall:
         raise SettingError("--install: and --uninstall as well; say one of them")
@@ -140,6 +140,10 @@ def up(
             say(line)
         return
     settings.export()
+    if install and (theirs := connection.users(settings)):
+        raise SettingError(
+            f"--install: the units start this project's own server, but PREFECT_API_URL or a Prefect profile names {theirs.url}"
+        )
     if install and not units.manager_answers():
         for line in units.without_systemd(overrides or []):
             say(line)

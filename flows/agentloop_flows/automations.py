@@ -190,8 +190,7 @@ def client_of(settings: Settings) -> SyncPrefectClient:
     """Return a client of the project's server."""
     from prefect.client.orchestration import SyncPrefectClient
 
-    server = connection.environment(settings)
-    return SyncPrefectClient(server["PREFECT_API_URL"], auth_string=server["PREFECT_API_AUTH_STRING"])
+    return SyncPrefectClient(**connection.client_arguments(settings))
 
 
 def _recorded(record: Path) -> dict[str, Any]:

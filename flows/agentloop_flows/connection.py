@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from agentloop.settings import Settings
 from agentloop.settings.variables import PREFECT_VARIABLE
@@ -66,6 +67,16 @@ def _own(settings: Settings) -> dict[str, str]:
         "PREFECT_API_AUTH_STRING": key.credentials(settings),
         # in memory, a restart of the server would lose them, and end the runs that hold a slot
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    }
+
+
+def client_arguments(settings: Settings) -> dict[str, Any]:
+    """Return how a client of Prefect's finds the server and gets in: `PrefectClient(**client_arguments(settings))`."""
+    variables = environment(settings)
+    return {
+        "api": variables[users_server.URL],
+        "auth_string": variables.get("PREFECT_API_AUTH_STRING"),
+        "api_key": variables.get("PREFECT_API_KEY"),
     }
 
 

@@ -138,8 +138,7 @@ def _on_the_server(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
 def _client(settings: Settings) -> SyncPrefectClient:
     from prefect.client.orchestration import SyncPrefectClient
 
-    server = connection.environment(settings)
-    return SyncPrefectClient(server["PREFECT_API_URL"], auth_string=server["PREFECT_API_AUTH_STRING"])
+    return SyncPrefectClient(**connection.client_arguments(settings))
 
 
 def _as_in_a_file(schedule: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ processes and never one that happens to have got the same process id, whatever h
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from agentloop.files import atomic
 from agentloop.identity import Identity
 from agentloop.settings import Settings
 from agentloop_flows import automations, connection, deployments, dotenv, key, reconcile, schedules, units
+from agentloop_flows.users_server import UsersServer
 
 NAMES = ("server", "worker")
 WORK_POOL = "agentloop"
@@ -38,7 +40,7 @@ def _server_environment(settings: Settings) -> dict[str, str]:
     return connection.environment(settings) | {
         "PREFECT_SERVER_API_AUTH_STRING": key.credentials(settings),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": connection.address(settings),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": connection.own_address(settings),
         # a path, so that the UI finds its API by whatever name and port the browser has reached it
         "PREFECT_UI_API_URL": "/api",
         # it writes its address into the UI's files, which in the package another user may own
@@ -57,7 +59,9 @@ def _worker_environment(settings: Settings) -> dict[str, str]:
 
 
 def is_up(settings: Settings) -> bool:
-    """Return True where a Prefect server of this project answers, and only those who have the key."""
+    """Return True where the Prefect server answers: the user's own, or this project's, and only those who have the key."""
+    if theirs := connection.users(settings):
+        return why_unreachable(theirs) is None
     return is_running(settings, "server") and answers(settings)
 
 
@@ -92,7 +96,8 @@ def up(settings: Settings, *, reset: bool = False) -> list[str]:
     What was changed in Prefect's UI stays, unless `reset`.
     """
     lines = [*up_server(settings), *reconcile.run(settings)]
-    lines += dotenv.write(project.root() / ".env", connection.address(settings), key.credentials(settings))
+    if connection.users(settings) is None:
+        lines += dotenv.write(project.root() / ".env", connection.address(settings), key.credentials(settings))
     if is_running(settings, "worker"):
         lines.append("Prefect worker is already up")
     else:
@@ -116,7 +121,17 @@ def deploy(settings: Settings, *, reset: bool = False) -> list[str]:
 
 
 def up_server(settings: Settings) -> list[str]:
-    """Start the Prefect server where it is not running; lines for a person."""
+    """Start the Prefect server where it is not running; lines for a person.
+
+    One that the user has already is only asked whether it answers. Raises ServerError where it does not.
+    """
+    if theirs := connection.users(settings):
+        if reason := why_unreachable(theirs):
+            raise ServerError(
+                f"PREFECT_API_URL: {theirs.url} {reason}; where neither it nor a Prefect profile names a server, one of this "
+                "project starts"
+            )
+        return [f"Your Prefect server is used: {theirs.page}"]
     if is_up(settings):
         return [f"Prefect server is already up at {connection.address(settings)}"]
     lines = []
@@ -255,9 +270,27 @@ def _closed(settings: Settings) -> bool:
     return _status(settings, "/api/version") == 401 and _status(settings, "/api/version", proof) == 200
 
 
+def why_unreachable(server: UsersServer) -> str | None:
+    """Why a server of the user's cannot be worked with; None where it can."""
+    headers = {}
+    if proof := server.variables.get("PREFECT_API_AUTH_STRING"):
+        headers["Authorization"] = f"Basic {base64.b64encode(proof.encode()).decode()}"
+    elif token := server.variables.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        code = httpx.get(f"{server.url}/version", headers=headers, timeout=10).status_code
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, ImportError) as error:  # ImportError: a SOCKS proxy
+        return f"cannot be reached ({type(error).__name__})"
+    if code in (401, 403):
+        return "does not accept PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
+    return f"answers {code}" if code >= 500 else None  # Prefect Cloud has no such page, and says so with 404
+
+
 def _status(settings: Settings, path: str, headers: Mapping[str, str] | None = None) -> int | None:
     try:
-        return httpx.get(connection.address(settings) + path, headers=headers, timeout=5, trust_env=False).status_code
+        return httpx.get(
+            connection.own_address(settings) + path, headers=headers, timeout=5, trust_env=False
+        ).status_code
     except httpx.TransportError:
         return None
 

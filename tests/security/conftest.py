@@ -29,7 +29,6 @@ def home(open_folder):
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{open_folder}/theirs.db",
         "PREFECT_SERVER_API_AUTH_STRING": "known:to-everybody",
         "PREFECT_SERVER_API_BASE_PATH": "/elsewhere",
-        "PREFECT_API_URL": "http://127.0.0.1:1/api",
         "PREFECT_API_KEY": "theirs",
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "false",
         "PREFECT_UI_SERVE_BASE": "/elsewhere",
