@@ -16,8 +16,8 @@ from agentloop.campaign.suites import UNSEEN
 from agentloop.errors import AdapterError, ModelError, SettingError, ShardError, StoreError
 from agentloop.fetching import hub
 from agentloop.files import atomic
-from agentloop.gguf.importing import RECORD as GGUF_RECORD
 from agentloop.model_directory import chat_template
+from agentloop.model_directory.files import GGUF_RECORD
 from agentloop.reading import read_object
 from agentloop.records import Adapter, Quantization
 from agentloop.report import model_card, query
@@ -69,7 +69,7 @@ def export(campaign: Campaign, adapter: str, directory: Path, *, merged: bool, b
         if record.base != campaign.base:
             raise ModelError(f"{campaign.model}: is {campaign.base} now, but {adapter} was trained on {record.base}")
         adapter_files.check_base(weights, fingerprint=campaign.base, model=campaign.model)
-        origin = _origin(database, campaign, record, base or hub.origin(campaign.model))
+        origin = origin_of(database, campaign, record, base or hub.origin(campaign.model))
     card = model_card.text(origin, merged=merged)
     if merged:
         _write_merged(campaign, record, directory, card)
@@ -114,7 +114,8 @@ def _served(campaign: Campaign) -> Any:
     return "dequantised" if campaign.serves_dequantised else "bf16"
 
 
-def _origin(database: Database, campaign: Campaign, adapter: Adapter, repository: str | None) -> Origin:
+def origin_of(database: Database, campaign: Campaign, adapter: Adapter, repository: str | None) -> Origin:
+    """Return everything that the card tells. `repository`: the base's, on the hub; None where it is on none."""
     settings, name = campaign.settings, adapter.id
     gain = results.compare(database, campaign.name, None, name)
     made = query.rows(database, "candidates", campaign=campaign.name)

@@ -114,3 +114,20 @@ def test_a_socket_that_does_not_is_closed_unheard(first):
 
 def test_nothing_is_told_before_the_proof():
     assert said(path="/hasty") == ["websocket.accept", "websocket.close"]
+
+
+def test_a_server_that_others_reach_has_any_name_but_still_a_key_and_no_page():
+    def status(*headers):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "path": "/v1/models", "method": "GET", "headers": list(headers)}
+        asyncio.run(Door(application, "Bearer secret", hosts=None)(scope, None, send))
+        return sent[0]["status"]
+
+    elsewhere = (b"host", b"machine.example:8000")
+    assert status(elsewhere, PROOF) == 200
+    assert status(elsewhere) == 401
+    assert status(elsewhere, PROOF, (b"origin", b"http://page.example")) == 403
