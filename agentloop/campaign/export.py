@@ -38,7 +38,7 @@ _OWN_WEIGHTS = "recipe.json"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """An export as it was written."""
 
     adapter: str
     directory: Path

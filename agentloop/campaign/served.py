@@ -27,7 +27,7 @@ LOCK_FILE = "served.lock"
 
 @dataclass(frozen=True)
 class Served:
-    """What is served, by whom."""
+    """A command that serves policies from a data root."""
 
     by: str
     """The command."""
