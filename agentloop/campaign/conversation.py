@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from agentloop.campaign.campaign import Campaign
 from agentloop.records import Task, Trajectory
 from agentloop.rollout.episode import World, run_episode
-from agentloop.rollout.grammar import GrammarError, parse
+from agentloop.rollout.grammar import CALL_FENCE, FENCE, GrammarError, parse
 from agentloop.serving.client import Completion, CompletionClient
 from agentloop.worlds.toolbox import Reply, ToolDescription
 
@@ -20,11 +20,11 @@ from agentloop.worlds.toolbox import Reply, ToolDescription
 class Watcher(Protocol):
     """Told of an episode's turns as they end."""
 
-    def said(self, text: str) -> None:
-        """Take a turn of the model's."""
+    def said(self, words: str, call: str | None) -> None:
+        """Take a turn of the model's, and the call that it ends with."""
 
-    def replied(self, reply: Reply) -> None:
-        """Take a tool's answer to the call that the turn ended with."""
+    def replied(self, text: str, complaint: bool) -> None:
+        """Take a tool's answer to the call, or its complaint about it."""
 
     def refused(self, complaint: str) -> None:
         """Take what the model is told of a turn that is neither a call nor an answer."""
@@ -87,7 +87,8 @@ class _Watched:
             stop_token_ids=self._prompt.stop_token_ids,
         )
         text = self._prompt.decode(completion.token_ids)
-        self._watcher.said(text)
+        words, fence, call = text.strip().partition(CALL_FENCE)
+        self._watcher.said(words.strip(), call.removesuffix(FENCE).strip() if fence else None)
         try:
             parse(text)
         except GrammarError as error:
@@ -107,5 +108,5 @@ class _WatchedWorld:
 
     async def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Reply:
         reply = await self._world.call(name, args, kwargs)
-        self._watcher.replied(reply)
+        self._watcher.replied(reply.text, reply.complaint)
         return reply

@@ -14,7 +14,6 @@ from agentloop.campaign import results
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import UNSEEN
 from agentloop.errors import AdapterError, ModelError, SettingError, ShardError, StoreError
-from agentloop.fetching import hub
 from agentloop.files import atomic
 from agentloop.model_directory import chat_template
 from agentloop.model_directory.files import GGUF_RECORD
@@ -55,7 +54,7 @@ def refuse(directory: Path) -> None:
 
 
 def export(campaign: Campaign, adapter: str, directory: Path, *, merged: bool, base: str | None) -> Exported:
-    """Write `directory`, whole or not at all. `base`: the repository that the base is said to be, as ORG/NAME.
+    """Write `directory`, whole or not at all. `base`: the repository that the base came from, as ORG/NAME.
 
     Raises SettingError where the directory exists, AdapterError where the weights are gone or of another base, ModelError
     where the campaign's model is another one by now, StoreError, DiskError, RoomError, TrainerError.
@@ -69,7 +68,7 @@ def export(campaign: Campaign, adapter: str, directory: Path, *, merged: bool, b
         if record.base != campaign.base:
             raise ModelError(f"{campaign.model}: is {campaign.base} now, but {adapter} was trained on {record.base}")
         adapter_files.check_base(weights, fingerprint=campaign.base, model=campaign.model)
-        origin = origin_of(database, campaign, record, base or hub.origin(campaign.model))
+        origin = origin_of(database, campaign, record, base)
     card = model_card.text(origin, merged=merged)
     if merged:
         _write_merged(campaign, record, directory, card)

@@ -62,7 +62,8 @@ def export(
     settings = load(profile, overrides)
     with reading(settings) as database:
         owner, adapter = _chosen(database, settings, named[:-1], profile, overrides, campaign)
-    made = exporting.export(as_it_was_run(profile, overrides, owner), adapter, directory, merged=merged, base=base)
+    opened = as_it_was_run(profile, overrides, owner)
+    made = exporting.export(opened, adapter, directory, merged=merged, base=base or hub.origin(opened.model))
     kind = "a whole model" if merged else "an adapter for PEFT"
     say(f"{made.directory}: {made.adapter} as {kind}, with its card in README.md")
     if not merged and not made.on_hub:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from agentloop.campaign.campaign import Campaign
     from agentloop.records import Task, Trajectory
     from agentloop.serving.client import Endpoint
-    from agentloop.worlds.toolbox import Reply
 
 _CHAMPION, _BASE = "champion", "base"
 _LOOK_SECONDS = 1.0
@@ -136,17 +135,14 @@ class _Questions:
 class _Screen:
     """Shows the turns of an episode as they end."""
 
-    def said(self, text: str) -> None:
-        from agentloop.rollout.grammar import CALL_FENCE, FENCE
+    def said(self, words: str, call: str | None) -> None:
+        if words:
+            _show(words)
+        if call is not None:
+            _show(call, indent="  → ", style="cyan")
 
-        words, fence, call = text.strip().partition(CALL_FENCE)
-        if words.strip():
-            _show(words.strip())
-        if fence:
-            _show(call.removesuffix(FENCE).strip(), indent="  → ", style="cyan")
-
-    def replied(self, reply: Reply) -> None:
-        _show(reply.text, indent="  ← ", style="red" if reply.complaint else "green")
+    def replied(self, text: str, complaint: bool) -> None:
+        _show(text, indent="  ← ", style="red" if complaint else "green")
 
     def refused(self, complaint: str) -> None:
         _show(complaint, indent="  ← ", style="red")
