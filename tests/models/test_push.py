@@ -70,7 +70,7 @@ def test_everything_is_sent_to_a_private_repository(there, directory):
     assert address == f"{there.address}/me/mine" and constants.HF_HUB_OFFLINE
     assert {proof for _, proof, _ in there.asked} == {"Bearer hf_secret"}
     [made] = [json.loads(body) for path, _, body in there.asked if path == "/api/repos/create"]
-    assert made["private"] is True and made["name"] == "mine"
+    assert (made.get("private") is True or made.get("visibility") == "private") and made["name"] == "mine", made
     [commit] = [body for path, _, body in there.asked if path == "/api/models/me/mine/commit/main"]
     files = {
         line["value"]["path"]: base64.b64decode(line["value"]["content"])
