@@ -22,6 +22,7 @@ from agentloop.quantization.dequantised import dequantised
 from agentloop.serving.client import Endpoint
 from agentloop.serving.command import Front
 from agentloop.serving.policy_server import PolicyServer
+from agentloop.serving.server import free_port
 from agentloop.store import champions
 from agentloop.store.database import Database
 
@@ -76,7 +77,10 @@ class ChampionEndpoint:
         gives_way: bool | None = None,
     ) -> None:
         """`gives_way`: whether a run that begins gets the card meanwhile; by default where there is one."""
-        self._campaign = campaign
+        serving = campaign.settings.serving
+        if serving.port == 0:  # another vLLM, after this one, has to have the same
+            serving = serving.model_copy(update={"port": free_port(front.host, 0)})
+        self._campaign = campaign.served_by(serving)
         self._front = dataclasses.replace(front, aliases=True)
         self._say = say
         self._gives_way = card.present() if gives_way is None else gives_way
@@ -84,6 +88,8 @@ class ChampionEndpoint:
         self._refused: str | None = None
         """A champion that vLLM did not take."""
         self._unreadable = False
+        self._waiting = False
+        """For a run's end, of which `say` was told."""
         self._next_look = 0.0
         self.champion: str | None = None
         """Adapter that the name stands for; None: the base model."""
@@ -119,6 +125,7 @@ class ChampionEndpoint:
         while not self.stop.wait(_LOOK_SECONDS):
             if run := self._wanted(data):
                 self._say(f"{run} gets the card; the champion is served again when that has ended")
+                self._waiting = True
                 server.end()
                 return
             if (death := server.death()) is not None:
@@ -127,6 +134,7 @@ class ChampionEndpoint:
                     raise ServerError(f"{death}, {_QUICK_DEATHS} times in a row within a minute of its start")
                 self._say(f"{death}; it is started again")
                 self._serve(server)
+                self._say(f"{self.champion or 'the base model'} is served again")
                 started = time.monotonic()
             self._look(server)
 
@@ -164,9 +172,9 @@ class ChampionEndpoint:
         return served.wanted_by(data) if self._gives_way else None
 
     def _await_card(self, data: Path) -> None:
-        told = False
         while (run := served.wanted_by(data)) and not self.stop.is_set():
-            if not told:
+            if not self._waiting:
                 self._say(f"{run} has the card; the champion is served when that has ended")
-                told = True
+            self._waiting = True
             self.stop.wait(_LOOK_SECONDS)
+        self._waiting = False

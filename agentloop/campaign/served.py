@@ -65,7 +65,7 @@ def held(data: Path, what: Served) -> Iterator[Callable[[Served], None]]:
     """Hold the lock meanwhile. Gives what writes down what is served by now. Raises StoreError where another holds it."""
     with _opened(data / LOCK_FILE) as file:
         if not try_lock(file.fileno(), fcntl.LOCK_EX, data / LOCK_FILE):
-            raise StoreError(f"{data}: served from by {now(data) or 'another process'} already; end it first")
+            raise StoreError(f"{data}: {now(data) or 'another process'} serves from it already; end that first")
         _write(file.fileno(), what)
         try:
             yield lambda later: _write(file.fileno(), later)

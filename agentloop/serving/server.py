@@ -104,7 +104,7 @@ class ModelServer:
         if fault:
             print(f"{compiler.UNCOMPILED}: {fault}")
         self._compiled = fault is None
-        self.port = _claim(self.front.host, self.settings.serving.port)
+        self.port = free_port(self.front.host, self.settings.serving.port)
         self.log = self.settings.paths.logs / f"vllm-{time.strftime('%Y%m%d-%H%M%S')}-{self.port}.log"
         self._child = ChildProcess(
             [str(self._installation.python), "-m", "agentloop_vllm.standby", str(self._orders)],
@@ -296,8 +296,8 @@ class ModelServer:
             ) from None
 
 
-def _claim(host: str, port: int) -> int:
-    """The port if it is free, any free one for 0. Raises SettingError."""
+def free_port(host: str, port: int) -> int:
+    """Return the port if it is free, any free one for 0. Raises SettingError."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -48,7 +48,7 @@ def test_one_serves_at_a_time_and_is_named(tmp_path, elsewhere):
     present = served.now(tmp_path)
     assert (present.campaign, present.url) == ("mine", WHAT.url) and present.pid
     with pytest.raises(
-        StoreError, match=rf"agentloop serve \(campaign mine, process {present.pid}\) already; end it first"
+        StoreError, match=rf"agentloop serve \(campaign mine, process {present.pid}\) serves from it already"
     ):
         with served.held(tmp_path, WHAT):
             pass
