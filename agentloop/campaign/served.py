@@ -74,9 +74,9 @@ def held(data: Path, what: Served) -> Iterator[Callable[[Served], None]]:
 
 
 def wanted_by(data: Path) -> lock.Owner | None:
-    """Return the run that owns the data root and so gets the card; None where none does."""
+    """Return the run that owns the data root and so gets the card; None where none does, or a command that needs no card."""
     found = lock.owner(data)
-    return found if found is not None and (found.campaign is not None or not found.pid) else None
+    return found if found is not None and found.campaign is not None else None
 
 
 def wait_for_the_card(data: Path, tell: Callable[[str], None]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -247,7 +247,8 @@ def _ended_by_runs(campaign: Campaign) -> Iterator[None]:
         while not over.wait(_LOOK_SECONDS):
             if run := served.wanted_by(campaign.settings.paths.data):
                 found.append(run)
-                _thread.interrupt_main()
+                # a signal, for what it waits for may be a line from the keyboard
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
 
     watching = threading.Thread(target=watch, daemon=True)

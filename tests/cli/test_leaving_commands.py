@@ -1,11 +1,17 @@
 """serve, chat and export where they cannot do what is asked: one line, exit code 2, and nothing is written or started."""
 
 import json
+import os
+import threading
+from types import SimpleNamespace
 
 import pytest
 from recorded_campaign import CAMPAIGN
 
+from agentloop.campaign import lock
 from agentloop.campaign.rollback import BASE, roll_back
+from agentloop.cli import talking
+from agentloop.errors import StoreError
 from agentloop.store.database import Database
 
 
@@ -70,3 +76,29 @@ def test_talking_with_nobody(agentloop, on_recorded):
     ):
         code, _, error = agentloop("chat", *words, "training.quantization=nf4")
         assert code == 2 and expected in last(error), json.dumps(error)
+
+
+def test_a_run_ends_a_chat_that_has_the_card(tmp_path):
+    campaign = SimpleNamespace(settings=SimpleNamespace(paths=SimpleNamespace(data=tmp_path)))
+    over, (keyboard, nobody) = threading.Event(), os.pipe()
+
+    def night():
+        with lock.owned(tmp_path, campaign="night"):
+            over.wait(60)
+
+    run = threading.Thread(target=night)
+    try:
+        with pytest.raises(StoreError, match=r"^campaign night \(process .* gets the card: the chat has ended$"):
+            with talking._ended_by_runs(campaign):
+                run.start()
+                os.read(keyboard, 1)
+        with pytest.raises(KeyboardInterrupt):
+            with talking._ended_by_runs(
+                SimpleNamespace(settings=SimpleNamespace(paths=SimpleNamespace(data=tmp_path / "other")))
+            ):
+                raise KeyboardInterrupt
+    finally:
+        over.set()
+        run.join()
+        os.close(keyboard)
+        os.close(nobody)
