@@ -130,6 +130,9 @@ class _Questions:
             except EOFError:
                 print()
                 return
+            except KeyboardInterrupt:
+                print()  # what comes last has a line of its own
+                raise
 
 
 class _Screen:
