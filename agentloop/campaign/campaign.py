@@ -13,7 +13,7 @@ from typing import Any
 
 from agentloop import environments, errors, scratch
 from agentloop.at_hand import AtHand
-from agentloop.campaign import fitting, suites
+from agentloop.campaign import fitting, served, suites
 from agentloop.campaign.lock import owned
 from agentloop.campaign.suites import Suite
 from agentloop.environments import Environment
@@ -25,7 +25,7 @@ from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.naming import content_id
 from agentloop.records import NF4, NONE, Policy, Quantization, Sampling, Task
 from agentloop.rollout.prompt import PromptFormat
-from agentloop.settings import Settings
+from agentloop.settings import Serving, Settings
 from agentloop.store import campaigns, champions, gpu_phases
 from agentloop.store.database import Database
 from agentloop.store.ledger import INTERRUPTED, Ledger
@@ -89,15 +89,25 @@ class Campaign:
         if self.given:
             return self.given
         with self.database() as database:
-            recorded = Ledger(database).done(self.key("quantize", 0, self.quantize_inputs))
+            recorded = self.settled(database)
         if recorded is not None:
-            return Quantization.of(recorded)
+            return recorded
         kind = fitting.kind(self.settings)
         if kind == "dynamic":
             raise LookupError(
                 "training.quantization: what stays in 16 bit is not planned yet (campaign.quantize.settle)"
             )
         return NF4 if kind == "nf4" else NONE
+
+    def settled(self, database: Database) -> Quantization | None:
+        """Return how the base is held in training, as far as it is settled; None where the step `quantize` is still to come."""
+        recorded = Ledger(database).done(self.key("quantize", 0, self.quantize_inputs))
+        if recorded is not None:
+            return Quantization.of(recorded)
+        chosen: str | None = self.settings.training.quantization
+        if chosen == "auto":
+            chosen = campaigns.quantization(database, self.settings)
+        return {"none": NONE, "nf4": NF4}.get(chosen or "")
 
     @property
     def quantize_inputs(self) -> list[Any]:
@@ -112,6 +122,10 @@ class Campaign:
         # one tokenizer takes seconds to load, and the worlds end with this campaign's work
         other.__dict__.update({name: getattr(self, name) for name in ("tokenizer", "prompt", "worlds")})
         return other
+
+    def served_by(self, serving: Serving) -> Campaign:
+        """The same campaign with other settings for vLLM."""
+        return replace(self, settings=self.settings.model_copy(update={"serving": serving}))
 
     @property
     def serves_dequantised(self) -> bool:
@@ -207,6 +221,7 @@ class Campaign:
         `flow_run`: Prefect's id of this run, for those who wait.
         """
         with owned(self.settings.paths.data, campaign=self.name, flow_run=flow_run):
+            served.wait_for_the_card(self.settings.paths.data, print)
             kind = fitting.kind(self.settings)
             with self.database() as database:
                 campaigns.register(database, self.settings, quantization=kind)

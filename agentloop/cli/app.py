@@ -20,6 +20,7 @@ from agentloop.cli import (
     champions,
     data,
     ending,
+    exporting,
     inspection,
     machine,
     models,
@@ -30,6 +31,7 @@ from agentloop.cli import (
     running,
     serving,
     status,
+    talking,
     teaching,
 )
 from agentloop.errors import told
@@ -82,6 +84,11 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
         ("forget", data.forget),
         ("reproduce", champions.reproduce),
         ("canary", serving.canary),
+    ),
+    "Use the champion": (
+        ("serve", serving.serve),
+        ("chat", talking.chat),
+        ("export", exporting.export),
     ),
     "Machine and models": (
         ("init", projects.init),

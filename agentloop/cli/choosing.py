@@ -55,10 +55,11 @@ def of_a_campaign(
     return settings.model_copy(update={_FIELD: chosen})
 
 
-def as_it_was_run(database: Database, campaign: str) -> list[str]:
+def as_it_was_run(database: Database, campaign: str, *, also: str | None = None) -> list[str]:
     """The settings that define a campaign, and its name, as words of the command line: with them it can be measured.
 
-    Those that may change while it lasts are left to the present settings. Raises StoreError for an unknown campaign.
+    Those that may change while it lasts are left to the present settings, but for the section `also`. Raises StoreError for an
+    unknown campaign.
     """
     from agentloop.store import campaigns
 
@@ -68,7 +69,7 @@ def as_it_was_run(database: Database, campaign: str) -> list[str]:
         for place, each in value.items() if in_a_section else [(None, value)]:
             setting = f"{name}.{place}" if in_a_section else name
             # None is a default that no word can say; a setting of an older version has another name by now
-            if each is not None and campaigns.defines(setting) and _is_setting(setting):
+            if each is not None and (campaigns.defines(setting) or name == also) and _is_setting(setting):
                 words.append(f"{setting}={each if isinstance(each, str) else _toml(each)}")
     return words
 

@@ -21,7 +21,7 @@ def status(
 ) -> None:
     """Show what is at work and how far it is, what a campaign has reached, and the link that opens Prefect's UI."""
     settings = load(profile, overrides)
-    from agentloop.campaign import lock, standing
+    from agentloop.campaign import lock, served, standing
     from agentloop.report import summary
     from agentloop_flows import connection, services, units
 
@@ -31,6 +31,7 @@ def status(
     elif not as_json and units.installed(settings):
         say("The Prefect server is down, though its systemd unit is installed; agentloop up starts it")
     owner = lock.owner(settings.paths.data)
+    serving = served.now(settings.paths.data)
     with reading(settings) as database:
         everything = standing.overview(database, owner)
         looked_at = None
@@ -46,6 +47,8 @@ def status(
             {
                 "ui": link,
                 "owner": owner and _owner(owner),
+                "served": serving
+                and {"by": serving.by, "campaign": serving.campaign, "process": serving.pid, "url": serving.url},
                 "campaign": looked_at and _standing(looked_at),
                 "campaigns": [_campaign(each) for each in everything],
             }
@@ -53,6 +56,8 @@ def status(
         return
     if owner is not None:
         say(f"At work on {settings.paths.data}: {owner}")
+    if serving is not None:
+        say(f"Served by {serving}{f' at {serving.url}/v1' if serving.url else ''}")
     console.print(summary.status_table(everything))
     if looked_at is not None:
         say(f"\nCampaign {looked_at.status.name}")

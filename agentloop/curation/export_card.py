@@ -12,9 +12,9 @@ import pyarrow as pa
 from agentloop.curation.contamination import SHARE
 from agentloop.curation.recipes import Recipe
 from agentloop.curation.selection import Funnel, Selected
+from agentloop.markdown import listed, table
 from agentloop.naming import canonical_json
 from agentloop.store.database import Database
-from agentloop.text import one_line_of
 
 QUERIES = Path(__file__).with_name("export_dataset")
 
@@ -152,10 +152,10 @@ def _body(made: Made, splits: Sequence[Split], schema: pa.Schema) -> str:
     what = "demonstrations" if made.recipe.purpose == "demonstrate" else f"what {base} and its adapters did"
     parts = [
         f"# {made.campaign}, iteration {made.iteration}: {made.recipe.name}\n",
-        f"{rows:,} {kind} of an agent with tools, at tasks of {_listed(made.environments)}: chosen by agentloop from "
+        f"{rows:,} {kind} of an agent with tools, at tasks of {listed(made.environments)}: chosen by agentloop from "
         f"{what}.\n",
         "## How it was made\n",
-        _table(
+        table(
             ("", ""),
             [
                 ("dataset", f"`{made.dataset}`"),
@@ -166,9 +166,9 @@ def _body(made: Made, splits: Sequence[Split], schema: pa.Schema) -> str:
             ],
         ),
         "The recipe's rules, and what each left:\n",
-        _table(("rule", "left"), [(rule, f"{left:,}") for rule, left in made.funnel]),
+        table(("rule", "left"), [(rule, f"{left:,}") for rule, left in made.funnel]),
         "Who acted:\n",
-        _table(
+        table(
             ("policy", "base model", "adapter", "prompt format", "episodes"),
             [
                 (f"`{policy}`", base or "unknown", adapter or "none", prompt or "unknown", f"{count:,}")
@@ -176,12 +176,12 @@ def _body(made: Made, splits: Sequence[Split], schema: pa.Schema) -> str:
             ],
         ),
         "## Columns\n",
-        _table(
+        table(
             ("column", "type", "meaning"),
             [(f"`{each.name}`", _type(each.type), _meaning(each.name)) for each in schema],
         ),
         "Scorers, and how many of the episodes each version has scored:\n",
-        _table(
+        table(
             ("scorer", "version", "episodes"), [(f"`{name}`", str(n), f"{count:,}") for name, n, count in made.scorers]
         ),
         "## Contamination\n",
@@ -225,16 +225,6 @@ def _type(kind: pa.DataType) -> str:
     if pa.types.is_struct(kind):
         return "{" + ", ".join(field.name for field in kind) + "}"
     return {"string": "text", "double": "float64", "float": "float32"}.get(str(kind), str(kind))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    cells = [[one_line_of(cell, most=2000).replace("|", "\\|") for cell in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def _query(name: str) -> str:

@@ -27,6 +27,8 @@ from agentloop.records import NF4, Quantization
 from agentloop_kernels.precision import wide
 
 Base = Literal["bf16", "dequantised"]
+_RECORDS = "agentloop_"
+"""Files that tell where the base came from begin with it: of the merged model it would not be true."""
 ONTO = {"bf16": "original weights", "dequantised": "dequantised NF4 weights"}
 
 
@@ -59,7 +61,7 @@ def write_merged(
         for file in source.iterdir():
             if file.suffix == ".safetensors":
                 _merge_file(file, temporary / file.name, lora, slots, {"merged_onto": base, "base": fingerprint})
-            elif file.is_file():
+            elif file.is_file() and not file.name.startswith(_RECORDS):
                 shutil.copy(file, temporary / file.name)
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         (temporary / "config.json").write_text(

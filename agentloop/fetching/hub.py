@@ -1,7 +1,12 @@
-"""A model of the hub, as a directory under the models' root: the one thing here that a hub is asked for."""
+"""The hub: a model of it as a directory under the models' root, and a directory of ours as a repository there.
+
+Nothing else here talks to a hub, and both only when somebody asks for it by name.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,9 +16,12 @@ from pathlib import Path
 from agentloop.errors import ModelError, SettingError
 from agentloop.files import atomic
 from agentloop.model_directory import files
+from agentloop.reading import read_object
 from agentloop.text import one_line_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+RECORD = "agentloop_hub.json"
+"""In a fetched model's directory: the repository that it came from."""
 _FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*", "README.md")
 
 
@@ -23,8 +31,7 @@ def fetch(name: str, models: Path, cache: Path, *, say: Callable[[str], None]) -
     Files lie in the cache until all are there, so an interrupted download goes on. `say` is told what is being done. Raises
     SettingError for what is no such name, ModelError where the hub refuses or cannot be reached, DiskError.
     """
-    if not _NAME.fullmatch(name) or ".." in name:
-        raise SettingError(f"{name!r:.80}: is not ORG/NAME as the hub has it")
+    check_name(name)
     directory = models / name.partition("/")[2]
     if directory.exists():
         say(f"{directory} is there already, and is left as it is")
@@ -36,7 +43,55 @@ def fetch(name: str, models: Path, cache: Path, *, say: Callable[[str], None]) -
     with atomic(directory) as temporary:
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub's own notes
         shutil.move(folder, temporary)
+        (temporary / RECORD).write_text(json.dumps({"repository": name}), encoding="utf-8")
     return directory
+
+
+def check_name(name: str) -> None:
+    """Raise SettingError for what cannot be the name of a repository."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise SettingError(f"{name!r:.80}: is not ORG/NAME as the hub has it")
+
+
+def origin(directory: Path) -> str | None:
+    """Return the repository that a model's directory was fetched from; None where it came from elsewhere."""
+    record = directory / RECORD
+    return read_object(record, ModelError).get("repository") if record.is_file() else None
+
+
+def token() -> str:
+    """Return the user's key of the hub. Raises SettingError where there is none."""
+    from huggingface_hub import get_token
+
+    found = os.environ.get("HF_TOKEN") or get_token() or _logged_in()
+    if not found:
+        raise SettingError(
+            "--push: the hub asks who you are; set HF_TOKEN to a token that may write (huggingface.co/settings/tokens)"
+        )
+    return found
+
+
+def push(directory: Path, name: str, key: str) -> str:
+    """Upload everything in `directory` to the repository `name`, which is made, private, where it is not there.
+
+    Returns its address. Raises ModelError where the hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi  # takes a second
+
+    try:
+        with _online():
+            api = HfApi(token=key)
+            address = api.create_repo(name, private=True, exist_ok=True)
+            api.upload_folder(repo_id=name, folder_path=directory, commit_message="agentloop export")
+    except Exception as error:  # HTTP's, the hub's and the disk's, of many classes
+        raise ModelError(f"{name}: the hub did not take it: {one_line_of(error)}") from error
+    return str(address)
+
+
+def _logged_in() -> str | None:
+    """The token that `hf auth login` has left in the user's own cache, which is not the one that this project uses."""
+    file = Path(os.path.expanduser("~/.cache/huggingface/token"))
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
 
 def _download(name: str, folder: Path) -> None:

@@ -10,12 +10,11 @@ from agentloop.errors import ModelError, SettingError
 from agentloop.files import atomic, require_space
 from agentloop.gguf.file import GgufFile, open_gguf
 from agentloop.gguf.hyperparameters import read_hyperparameters
+from agentloop.model_directory.files import GGUF_RECORD as RECORD
 from agentloop.model_directory.fingerprint import file_digests
 from agentloop.naming import content_id
 from agentloop.reading import read_object
 
-RECORD = "agentloop_gguf.json"
-"""In a directory: the file that it was made from."""
 _FORMAT = 1
 """Counts changes to what is made of a file, each of which gives it another name."""
 _SPARE_BYTES = 100 << 20

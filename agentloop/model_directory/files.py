@@ -18,6 +18,8 @@ TURN_TOKENS = ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>")
 """What agentloop/rollout/prompt.py writes Gemma's turns with."""
 VOCABULARIES = ("tokenizer.json", "tokenizer.model")
 """One of them is there where a tokenizer is."""
+GGUF_RECORD = "agentloop_gguf.json"
+"""In a directory that was made from a GGUF file: from which one."""
 INDEX = "model.safetensors.index.json"
 _OBJECTS = ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json")
 _LENGTH_BYTES = 8

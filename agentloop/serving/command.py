@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.version import Version
@@ -24,6 +26,8 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` accepts."""
 PLUGIN = "agentloop_gemma3n"
 """The name of this project's entry point (pyproject.toml)."""
+LOOPBACK = "127.0.0.1"
+_EVERYWHERE = "0.0.0.0"
 _NOT_THE_USERS = (
     # where it listens, what with, and what it says of itself
     "VLLM_PORT", "VLLM_RPC_BASE_PATH", "VLLM_USE_RUST_FRONTEND", "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH",
@@ -40,6 +44,46 @@ _SCALE_OUT_BY_REQUEST = Version("0.30")
 """Earlier versions have these endpoints without being asked."""
 
 
+@dataclass(frozen=True)
+class Front:
+    """The side that vLLM turns to its clients."""
+
+    host: str = LOOPBACK
+    """An IPv4 address of this machine, or a name that has one; 0.0.0.0 for all of them."""
+    key: str | None = field(default=None, repr=False)
+    """The key that requests have to prove; None: a random one for each start."""
+    aliases: bool = False
+    """Take `ModelServer.alias`."""
+
+    @property
+    def on_loopback(self) -> bool:
+        """Return True where no other machine gets to it. Raises SettingError for what is no address of this machine."""
+        try:
+            address = socket.gethostbyname(self.host)
+            with socket.socket() as probe:
+                probe.bind((address, 0))
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise SettingError(f"--host: {self.host!r} is no IPv4 address of this machine ({reason})") from None
+        return address.startswith("127.")
+
+    @property
+    def middlewares(self) -> tuple[str, ...]:
+        """Return what stands before vLLM's application, the outermost last."""
+        door = "ServingDoor" if self.on_loopback else "OpenServingDoor"
+        alias = ("agentloop_vllm.alias.Alias",) if self.aliases else ()
+        return (*alias, f"agentloop_vllm.serving_door.{door}")
+
+    @property
+    def reached_at(self) -> str:
+        """Return the address that this machine reaches it at."""
+        return LOOPBACK if self.host == _EVERYWHERE else self.host
+
+
+LOOPBACK_ONLY = Front()
+"""The front of a vLLM that only agentloop itself asks."""
+
+
 def arguments(
     settings: Settings,
     installation: Installation,
@@ -49,6 +93,7 @@ def arguments(
     max_lora_rank: int,
     max_loras: int,
     compiled: bool = True,
+    front: Front = LOOPBACK_ONLY,
 ) -> list[str]:
     """Return the arguments of vLLM's server, settings.serving.extra_arguments last: there the user may overrule what is chosen
     here.
@@ -60,7 +105,7 @@ def arguments(
     options: dict[str, object] = {
         "--model": model,
         "--served-model-name": BASE_NAME,
-        "--host": "127.0.0.1",
+        "--host": front.host,
         "--port": port,
         "--dtype": serving.dtype,
         "--max-model-len": serving.max_model_len,
@@ -76,7 +121,6 @@ def arguments(
         "--language-model-only": True,
         "--disable-uvicorn-access-log": True,
         "--disable-fastapi-docs": True,
-        "--middleware": "agentloop_vllm.serving_door.ServingDoor",
     }
     if Version(installation.version) >= _SCALE_OUT_BY_REQUEST:
         # Among what it switches on is the endpoint that takes and gives tokens.
@@ -106,7 +150,8 @@ def arguments(
         }
         if serving.policy == "sleep":
             options |= {"--enable-sleep-mode": True}
-    return [*_words(options), *serving.extra_arguments]
+    doors = [word for middleware in front.middlewares for word in ("--middleware", middleware)]
+    return [*_words(options), *doors, *serving.extra_arguments]
 
 
 def graph_sizes(sequences: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 from agentloop import card
 from agentloop.errors import ServerError, SettingError, StartError
 from agentloop.serving.client import CompletionClient, Endpoint
+from agentloop.serving.command import LOOPBACK_ONLY, Front
 from agentloop.serving.server import ModelServer
 from agentloop.settings import Settings
 
@@ -20,12 +21,12 @@ class PolicyServer:
     rest of the run as soon as something about it goes wrong.
     """
 
-    def __init__(self, settings: Settings, model: Path, *, base: str) -> None:
+    def __init__(self, settings: Settings, model: Path, *, base: str, front: Front = LOOPBACK_ONLY) -> None:
         """`model`: the directory that is served; `base`: the fingerprint by which adapters name theirs.
 
         Raises SettingError where this machine cannot do what serving.policy says.
         """
-        self._settings, self._model, self._base = settings, model, base
+        self._settings, self._model, self._base, self._front = settings, model, base, front
         self._server: ModelServer | None = None
         self._next: ModelServer | None = None
         """Prepared for when the trainer has ended."""
@@ -109,6 +110,10 @@ class PolicyServer:
             for adapter in self._server.adapters - {keep}:
                 self._server.unload_adapter(adapter)
 
+    def alias(self, name: str, model: str) -> None:
+        """Let `name` stand for a policy that is served, as `ModelServer.alias` does."""
+        self._server.alias(name, model)
+
     @property
     def adapters(self) -> set[str]:
         """Return the adapters that are loaded."""
@@ -138,7 +143,7 @@ class PolicyServer:
             raise StartError(f"{error}, the second time in a row") from None
 
     def _new_server(self) -> ModelServer:
-        return ModelServer(self._settings, self._model, base=self._base)
+        return ModelServer(self._settings, self._model, base=self._base, front=self._front)
 
     def _wake(self) -> None:
         try:

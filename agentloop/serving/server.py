@@ -23,7 +23,7 @@ from agentloop.errors import AdapterError, ServerError, SettingError
 from agentloop.files import atomic
 from agentloop.serving import adapters, compiler
 from agentloop.serving.client import Endpoint
-from agentloop.serving.command import BASE_NAME, arguments, environment
+from agentloop.serving.command import BASE_NAME, LOOPBACK_ONLY, Front, arguments, environment
 from agentloop.serving.installation import Installation
 from agentloop.settings import Settings
 
@@ -43,7 +43,7 @@ LEFT_ASLEEP = _LEFT_BY_THE_DEAD + (5 << 29)
 
 
 class ModelServer:
-    """A vLLM that serves one base model and adapters on it, on loopback, behind a random key."""
+    """A vLLM that serves one base model and adapters on it, behind a key, on loopback unless `front` says otherwise."""
 
     model_name = BASE_NAME
     """The name by which requests call the base model; an adapter's is its id."""
@@ -56,6 +56,7 @@ class ModelServer:
         base: str | None = None,
         max_lora_rank: int | None = None,
         max_loras: int = 4,
+        front: Front = LOOPBACK_ONLY,
     ) -> None:
         """`base`: the fingerprint of `model` (`base_…`), which adapters that name theirs are checked against.
 
@@ -67,7 +68,8 @@ class ModelServer:
         self.base = base
         self.max_lora_rank = max_lora_rank or settings.training.rank
         self.max_loras = max_loras
-        self.api_key = secrets.token_urlsafe(24)
+        self.front = front
+        self.api_key = front.key or secrets.token_urlsafe(24)
         self.port = 0
         self.log: Path | None = None
         self._installation: Installation | None = None
@@ -81,7 +83,7 @@ class ModelServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.front.reached_at}:{self.port}"
 
     @property
     def endpoint(self) -> Endpoint:
@@ -102,7 +104,7 @@ class ModelServer:
         if fault:
             print(f"{compiler.UNCOMPILED}: {fault}")
         self._compiled = fault is None
-        self.port = _claim(self.settings.serving.port)
+        self.port = free_port(self.front.host, self.settings.serving.port)
         self.log = self.settings.paths.logs / f"vllm-{time.strftime('%Y%m%d-%H%M%S')}-{self.port}.log"
         self._child = ChildProcess(
             [str(self._installation.python), "-m", "agentloop_vllm.standby", str(self._orders)],
@@ -124,6 +126,7 @@ class ModelServer:
                 max_lora_rank=self.max_lora_rank,
                 max_loras=self.max_loras,
                 compiled=self._compiled,
+                front=self.front,
             )
             before = () if self._installation.on_cpu else card.free_bytes()
             with atomic(self._orders) as temporary:
@@ -237,6 +240,13 @@ class ModelServer:
             raise AdapterError(f"{adapter}: {child_log.complaint(refusal)}")
         self._loaded.discard(adapter)
 
+    def alias(self, name: str, model: str) -> None:
+        """Let `name` stand for what is served as `model`, in requests that arrive from now on. Needs `front.aliases`.
+
+        Raises ServerError.
+        """
+        self._command("/v1/alias", {"name": name, "model": model})
+
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + self.settings.serving.start_seconds
         with httpx.Client(base_url=self.url, timeout=5, trust_env=False) as client:
@@ -258,9 +268,9 @@ class ModelServer:
     def _log_text(self) -> str:
         return self.log.read_text(errors="replace", encoding="utf-8")
 
-    def _command(self, path: str) -> None:
-        """One of vLLM's commands for developers, which it has where serving.policy is "sleep"."""
-        answer = self._send(path, None, _SLEEP_SECONDS)
+    def _command(self, path: str, body: dict[str, str] | None = None) -> None:
+        """A command that is expected to work. Those of vLLM's for developers it has where serving.policy is "sleep"."""
+        answer = self._send(path, body, _SLEEP_SECONDS)
         if not answer.is_success:
             raise ServerError(
                 f"{self.url}{path}: {answer.status_code} {' '.join(answer.text.split())} (log: {self.log})"
@@ -286,12 +296,12 @@ class ModelServer:
             ) from None
 
 
-def _claim(port: int) -> int:
-    """The port if it is free, any free one for 0. Raises SettingError."""
+def free_port(host: str, port: int) -> int:
+    """Return the port if it is free, any free one for 0. Raises SettingError."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError as error:
             raise SettingError(f"serving.port: {port} cannot be used: {error.strerror}") from None
         return probe.getsockname()[1]

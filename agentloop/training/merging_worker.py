@@ -24,7 +24,7 @@ def merge(request: dict[str, Any]) -> None:
     write_merged(
         model.lora,
         Path(request["directory"]),
-        base="bf16",
+        base=request["onto"],
         model=run.model,
         cache=run.cache,
         fingerprint=run.adapter.base,

@@ -1,6 +1,7 @@
 """--json: one document on standard output, the keys that docs/cli.md names, the exit code as without it."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from transformers import Gemma3TextConfig
 from typed import mistake
 
+from agentloop.campaign import served
+from agentloop.campaign.served import Served
 from agentloop.project import CHECKOUT
 from agentloop.records import Interval
 from agentloop.store import campaigns, champions
@@ -126,6 +129,17 @@ def test_status_tells_success_from_the_stored_evaluations(agentloop, on_recorded
         assert interval.low < interval.estimate < interval.high
 
 
+def test_status_tells_what_is_served(agentloop, on_recorded):
+    assert document(agentloop("status", "--json"))["served"] is None
+    what = Served("agentloop serve", "recorded", url="http://127.0.0.1:8000")
+    with served.held(on_recorded, what):
+        found = document(agentloop("status", "--json"))["served"]
+        plain = agentloop("status")[1]
+    assert found == {"by": what.by, "campaign": "recorded", "process": os.getpid(), "url": what.url}
+    expected = f"Served by agentloop serve (campaign recorded, process {os.getpid()}) at http://127.0.0.1:8000/v1\n"
+    assert expected in plain
+
+
 @pytest.mark.parametrize("command", ["status", "champion", "select"])
 def test_a_mistake_leaves_standard_output_empty(agentloop, data, command):
     assert "no database here yet" in mistake(agentloop(command, "--json"))
@@ -143,13 +157,14 @@ def test_what_is_documented_is_there(agentloop, on_recorded, tmp_path):
         ["doctor"],
         ["doctor", "--train", str(tmp_path)],
     ):
-        seen |= keys(json.loads(agentloop(*words, "--json")[1]))
+        with served.held(on_recorded, Served("agentloop serve", "recorded")):
+            seen |= keys(json.loads(agentloop(*words, "--json")[1]))
     named = set()
     text = (CHECKOUT / "docs" / "cli.md").read_text().partition("## JSON")[2].partition("## How a command")[0]
     for paragraph in text.split("\n\n"):
         if paragraph.startswith("**"):
             named |= set(re.findall(r"`([a-z_0-9]+)`", paragraph))
-    of_a_run_at_work = {"process", "since", "step", "control", "done", "of", "unit", "seconds_left", "like"}
+    of_a_run_at_work = {"since", "step", "control", "done", "of", "unit", "seconds_left", "like"}
     of_a_near_duplicate = {"trajectory", "earlier"}
     assert named - seen <= of_a_run_at_work | of_a_near_duplicate | {"error", "status", "started", "finished"}
 

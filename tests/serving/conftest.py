@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM
 
 from agentloop import settings as agentloop_settings
 from agentloop.serving.client import CompletionClient
-from agentloop.serving.command import LORA_TARGETS
+from agentloop.serving.command import LORA_TARGETS, Front
 from agentloop.serving.server import ModelServer
 from agentloop.tiny.architecture import random_checkpoint
 
@@ -182,7 +182,11 @@ def server(settings, checkpoint):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_SERVER_DEV_MODE", "1")  # as with serving.policy "sleep", which needs a GPU
         started = ModelServer(
-            settings.model_copy(update={"serving": serving}), checkpoint, base="base_0123456789abcdef", max_loras=4
+            settings.model_copy(update={"serving": serving}),
+            checkpoint,
+            base="base_0123456789abcdef",
+            max_loras=4,
+            front=Front(aliases=True),
         )
         started.prepare()
     group = started._child.pid

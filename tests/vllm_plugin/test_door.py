@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from agentloop_vllm.door import Door
+from agentloop_vllm.serving_door import OpenServingDoor, ServingDoor
 
 PROOF = (b"authorization", b"Bearer secret")
 HOME = (b"host", b"127.0.0.1:4200")
@@ -114,3 +115,24 @@ def test_a_socket_that_does_not_is_closed_unheard(first):
 
 def test_nothing_is_told_before_the_proof():
     assert said(path="/hasty") == ["websocket.accept", "websocket.close"]
+
+
+def test_a_server_that_others_reach_has_any_name_but_still_a_key_and_no_page(monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+
+    def status(door, *headers):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "path": "/v1/models", "method": "GET", "headers": list(headers)}
+        asyncio.run(door(application)(scope, None, send))
+        return sent[0]["status"]
+
+    elsewhere = (b"host", b"machine.example:8000")
+    assert status(OpenServingDoor, elsewhere, PROOF) == 200
+    assert status(OpenServingDoor, elsewhere) == 401
+    assert status(OpenServingDoor, elsewhere, PROOF, (b"origin", b"http://page.example")) == 403
+    assert status(ServingDoor, elsewhere, PROOF) == 403
+    assert status(ServingDoor, HOME, PROOF) == 200

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Container, MutableMapping
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -43,8 +43,10 @@ class Door:
         *,
         public: Callable[[str], bool] = lambda path: path == "/health",
         token: str | None = None,
+        hosts: Container[bytes] | None = HOSTS,
     ) -> None:
-        """`authorization` is the whole header that proves the key; `public` says which paths may be read without it.
+        """`authorization` is the whole header that proves the key; `public` says which paths may be read without it; `hosts`
+        are the names that requests may call the server by, None for any.
 
         A WebSocket without that header is refused, or, where there is a `token`, has to send it first of all, as
         {"type": "auth", "token": …}: browsers cannot give a WebSocket headers.
@@ -53,6 +55,7 @@ class Door:
         self._authorization = authorization.encode()
         self._public = public
         self._token = token
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -64,7 +67,7 @@ class Door:
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        if not _own(headers):
+        if not self._own(headers):
             await _answer(send, 403, "Not from this host or page.")
         elif self._has_key(headers):
             await self._app(scope, receive, send)
@@ -75,14 +78,20 @@ class Door:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        if _own(headers) and self._has_key(headers):
+        if self._own(headers) and self._has_key(headers):
             await self._app(scope, receive, send)
-        elif _own(headers) and self._token:
+        elif self._own(headers) and self._token:
             channel = _Unproven(receive, send, self._token)
             await self._app(scope, channel.receive, channel.send)
         else:
             await receive()
             await send({"type": "websocket.close", "code": _VIOLATION})
+
+    def _own(self, headers: dict[bytes, bytes]) -> bool:
+        """True where the request calls this server by one of its names and comes from no page, or from its own."""
+        host = headers.get(b"host", b"")
+        known = self._hosts is None or host.partition(b":")[0] in self._hosts
+        return known and headers.get(b"origin", b"http://" + host) == b"http://" + host
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
         return hmac.compare_digest(headers.get(b"authorization", b""), self._authorization)
@@ -110,12 +119,6 @@ class _Unproven:
         if message["type"] == "websocket.send" and not self._proven:
             message = {"type": "websocket.close", "code": _VIOLATION}
         await self._send(message)
-
-
-def _own(headers: dict[bytes, bytes]) -> bool:
-    """True where the request calls this server by a name of loopback and comes from no page, or from its own."""
-    host = headers.get(b"host", b"")
-    return host.partition(b":")[0] in HOSTS and headers.get(b"origin", b"http://" + host) == b"http://" + host
 
 
 def _proves(text: str, token: str) -> bool:

@@ -6,7 +6,9 @@ Everything but GET /health needs the key, WebSockets too. vLLM's own check guard
 
 from __future__ import annotations
 
-from agentloop_vllm.door import App, Door, Receive, Scope, Send
+from collections.abc import Container
+
+from agentloop_vllm.door import HOSTS, App, Door, Receive, Scope, Send
 
 _NO_KEY = (
     "agentloop_vllm.serving_door: VLLM_API_KEY is not set, so nobody could come in (--api-key is of no use here: "
@@ -17,12 +19,14 @@ _NO_KEY = (
 class ServingDoor(Door):
     """Lets in who sends the key of VLLM_API_KEY as a bearer token. A server without that key does not start."""
 
+    _hosts_here: Container[bytes] | None = HOSTS
+
     def __init__(self, app: App) -> None:
         # vLLM is asked, not the environment: standby.py takes the key out of there.
         from vllm import envs
 
         self._closed = not envs.VLLM_API_KEY
-        super().__init__(app, f"Bearer {envs.VLLM_API_KEY}")
+        super().__init__(app, f"Bearer {envs.VLLM_API_KEY}", hosts=self._hosts_here)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._closed:
@@ -33,3 +37,9 @@ class ServingDoor(Door):
             await send({"type": "lifespan.startup.failed", "message": _NO_KEY})
         else:
             raise RuntimeError(_NO_KEY)
+
+
+class OpenServingDoor(ServingDoor):
+    """The same door for a server that other machines reach, by whatever name they call it."""
+
+    _hosts_here = None

@@ -1,0 +1,180 @@
+"""An adapter made ready for others: as PEFT has it, or merged into its base, with a card that says what it is."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentloop import __version__
+from agentloop.campaign import results
+from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.suites import UNSEEN
+from agentloop.errors import AdapterError, ModelError, SettingError, ShardError, StoreError
+from agentloop.files import atomic
+from agentloop.model_directory import chat_template
+from agentloop.model_directory.files import GGUF_RECORD
+from agentloop.reading import read_object
+from agentloop.records import Adapter, Quantization
+from agentloop.report import model_card, query
+from agentloop.report.model_card import Origin
+from agentloop.serving import adapters as adapter_files
+from agentloop.settings import Settings
+from agentloop.store import adapters, campaigns, champions, datasets, evaluations, lineage, tasks, verdicts
+from agentloop.store.database import Database
+from agentloop.training.merging import merge
+from agentloop.training.run import TrainingRun
+
+CARD = "README.md"
+_LICENCES = ("LICENSE*", "NOTICE*", "USE_POLICY*", "*_TERMS*")
+"""Files of a base that have to go with what is made of it."""
+_OWN_WEIGHTS = "recipe.json"
+"""In the directory of a model that was made here and not by Google."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export as it was written."""
+
+    adapter: str
+    directory: Path
+    base: str
+    """The base as the configuration names it."""
+    on_hub: bool
+    """A stranger finds the base under that name."""
+
+
+def refuse(directory: Path) -> None:
+    """Raise SettingError where something is there already."""
+    if directory.exists() or directory.is_symlink():
+        raise SettingError(f"{directory}: exists already; an export is written to a directory of its own")
+
+
+def export(campaign: Campaign, adapter: str, directory: Path, *, merged: bool, base: str | None) -> Exported:
+    """Write `directory`, whole or not at all. `base`: the repository that the base came from, as ORG/NAME.
+
+    Raises SettingError where the directory exists, AdapterError where the weights are gone or of another base, ModelError
+    where the campaign's model is another one by now, StoreError, DiskError, RoomError, TrainerError.
+    """
+    refuse(directory)
+    with Database.open_snapshot(campaign.settings.paths.database) as database:
+        record = adapters.load(database, adapter)
+        weights = adapters.directory(database, adapter)
+        if not weights.is_dir():
+            raise AdapterError(f"{weights}: the weights of {adapter} are gone")
+        if record.base != campaign.base:
+            raise ModelError(f"{campaign.model}: is {campaign.base} now, but {adapter} was trained on {record.base}")
+        adapter_files.check_base(weights, fingerprint=campaign.base, model=campaign.model)
+        origin = origin_of(database, campaign, record, base)
+    card = model_card.text(origin, merged=merged)
+    if merged:
+        _write_merged(campaign, record, directory, card)
+    else:
+        _write_peft(campaign, weights, directory, card, origin)
+    return Exported(adapter, directory, origin.hub or origin.model, origin.hub is not None)
+
+
+def _write_peft(campaign: Campaign, weights: Path, directory: Path, card: str, origin: Origin) -> None:
+    config = read_object(weights / adapter_files.CONFIG, AdapterError)
+    config |= {"base_model_name_or_path": origin.hub or origin.model}
+    with atomic(directory) as temporary:
+        temporary.mkdir()
+        shutil.copy(weights / adapter_files.WEIGHTS, temporary / adapter_files.WEIGHTS)
+        (temporary / adapter_files.CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
+        if (weights / adapter_files.RECORD).is_file():
+            shutil.copy(weights / adapter_files.RECORD, temporary / adapter_files.RECORD)
+        for file in {each for pattern in _LICENCES for each in campaign.model.glob(pattern)}:
+            shutil.copy(file, temporary / file.name)
+        (temporary / CARD).write_text(card, encoding="utf-8")
+
+
+def _write_merged(campaign: Campaign, record: Adapter, directory: Path, card: str) -> None:
+    settings = campaign.settings
+    settings.export()
+    run = TrainingRun(
+        record,
+        campaign.model,
+        rows=settings.paths.data / "datasets",
+        adapters=settings.paths.adapters,
+        checkpoints=settings.paths.checkpoints,
+        tensorboard=settings.paths.data / "tensorboard",
+        cache=settings.paths.cache,
+    )
+    beside = {CARD: card}
+    if not campaign.tokenizer.chat_template:
+        beside["chat_template.jinja"] = chat_template.GEMMA
+    merge(run, directory.absolute(), settings, onto=_served(campaign), beside=beside)
+
+
+def _served(campaign: Campaign) -> Any:
+    return "dequantised" if campaign.serves_dequantised else "bf16"
+
+
+def origin_of(database: Database, campaign: Campaign, adapter: Adapter, repository: str | None) -> Origin:
+    """Return everything that the card tells. `repository`: the base's, on the hub; None where it is on none."""
+    settings, name = campaign.settings, adapter.id
+    gain = results.compare(database, campaign.name, None, name)
+    made = query.rows(database, "candidates", campaign=campaign.name)
+    control = query.rows(database, "control", campaign=campaign.name)
+    matched = control[0] if control and control[0]["challenger"] == name else None
+    story = lineage.lineage(database, name)
+    return Origin(
+        adapter=name,
+        campaign=campaign.name,
+        role=next(each["role"] for each in made if each["adapter"] == name),
+        champion=champions.champion(database, campaign.name) == name,
+        lineage=story,
+        environment=campaign.environment.name,
+        gain=gain,
+        families=_families(database, gain),
+        unseen=results.compare(database, campaign.name, None, name, suite=UNSEEN),
+        over_control=results.compare(database, campaign.name, matched["adapter"], name) if matched else None,
+        guards=tuple(
+            (guard.environment, guard.difference, guard.margin)
+            for each in story["verdicts"][-1:]
+            for guard in verdicts.load(database, each["id"]).guards
+        ),
+        model=campaign.model.name,
+        hub=repository,
+        from_gguf=(campaign.model / GGUF_RECORD).is_file(),
+        gemma=not (campaign.model / _OWN_WEIGHTS).is_file(),
+        served="dequantised" if campaign.serves_dequantised and Quantization.of(adapter.training).in_4bit else "bf16",
+        describes_tools=settings.agent.describe_tools,
+        opening=_opening(database, campaign, adapter) if settings.agent.describe_tools else None,
+        sampling=campaign.sampling(settings.evaluate.temperature),
+        settings=tuple(_words(settings)),
+        version=__version__,
+    )
+
+
+def _families(database: Database, gain: results.Comparison | None) -> tuple[tuple[str, float, float], ...]:
+    if gain is None:
+        return ()
+    before, after = (evaluations.by_family(database, each.id) for each in (gain.before, gain.after))
+    return tuple((family, share, after[family]) for family, share in before.items() if family in after)
+
+
+def _opening(database: Database, campaign: Campaign, adapter: Adapter) -> str | None:
+    """The first turn of the first row as the model read it, without its question; None where the row's shard is gone."""
+    try:
+        row = next(iter(datasets.rows(database, adapter.dataset)))
+    except (ShardError, StoreError, OSError):
+        return None
+    ((task,),) = database.execute("SELECT task FROM trajectories WHERE id = ?", [row.trajectory])
+    question = tasks.load(database, task).question
+    first = campaign.prompt.conversation(row.token_ids.tolist())[0]
+    return first.removesuffix(question) + "{question}" if first.endswith(question) else None
+
+
+def _words(settings: Settings) -> list[str]:
+    """Settings that define the campaign, where they differ from their defaults; of files only the name."""
+    default = campaigns.defining_settings(Settings.model_construct())
+    words = [f"campaign={settings.campaign}", f"iterations={settings.iterations}"]
+    for name, value in campaigns.defining_settings(settings).items():
+        if value != default.get(name) and value is not None:
+            told = Path(value).name if isinstance(value, str) and "/" in value else value
+            words.append(shlex.quote(f"{name}={told if isinstance(told, str) else json.dumps(told)}"))
+    return words
