@@ -7,6 +7,7 @@ that `told` has no line for is a bug and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import os
 
 from agentloop import extras
 
@@ -27,6 +28,17 @@ _OF_THE_DISK = frozenset(
     }
 )
 """What a system call answers where a disk, its permissions or its space are at fault and not the program."""
+
+
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "StorageFull")
+"""What libraries that raise no OSError, as safetensors, say of a disk that is full."""
+
+
+def lacks_space(error: BaseException) -> bool:
+    """Return True where a write failed for want of free bytes, whichever library did it."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(words in str(error) for words in _FULL)
 
 
 def told(error: BaseException) -> str | None:
@@ -108,3 +120,7 @@ class RunError(AgentloopError):
 
 class DiskError(AgentloopError):
     """A file could not be written, most often because the disk is full."""
+
+
+class NoSpaceError(DiskError):
+    """A disk has fewer free bytes than something needs, or a write has ended because there were none left."""

@@ -76,15 +76,17 @@ def _register(
     campaign: Campaign, run: TrainingRun, iteration: int, *, role: Role, seconds: float, resumed: bool
 ) -> dict[str, Any]:
     """Make the adapter and its curves known to the store."""
-    adapter, metrics = run.adapter, read_metrics(run)
+    adapter = run.adapter
     with campaign.database() as database:
+        # of an adapter that another campaign made, the trainer's own journal may be gone
+        metrics = read_metrics(run) or training_runs.metrics(database, adapter.id)
         adapters.save(database, adapter, path=run.output, campaign=campaign.name, iteration=iteration, role=role)
         training_runs.log(database, adapter.id, metrics)
         training_runs.finish(
             database,
             adapter.id,
             seconds=seconds,
-            tokens=sum(step["tokens"] for step in metrics),
+            tokens=int(sum(step["tokens"] for step in metrics)),
             resumed=int(resumed),
         )
     return {

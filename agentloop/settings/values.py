@@ -15,6 +15,7 @@ RECIPES = ("rejection", "replay", "random")
 """Built-in selections for training. `pairs` is for preference trainers: see `agentloop select`."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Days = Annotated[float, Field(ge=0)]
 
 
 def servable_rank(rank: int) -> int:

@@ -88,9 +88,9 @@ async def run_episodes(
 def collect(
     settings: Settings, iteration: int, shards: Sequence[ShardPlan], *, adapter: str | None, purpose: Purpose
 ) -> None:
-    """One task for each shard that is not on disk; several at once, so that none waits for another's slowest episode."""
+    """One task for each shard that is still to be played; several at once, so that none waits for another's slowest episode."""
     campaign = Campaign.of(settings)
-    missing = [shard for shard in shards if not rollouts.is_collected(campaign, shard)]
+    missing = rollouts.missing(campaign, shards, iteration=iteration, purpose=purpose)
     if not missing:
         return
     title = f"iteration {iteration}: {purpose} with {adapter or 'base'}"
