@@ -35,7 +35,9 @@ _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "StorageFull")
 
 
 def lacks_space(error: BaseException) -> bool:
-    """Return True where a write failed for want of free bytes, whichever library did it."""
+    """Return True where something failed for want of free bytes on a disk, whichever library did it."""
+    if isinstance(error, NoSpaceError):
+        return True
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return any(words in str(error) for words in _FULL)
@@ -45,6 +47,8 @@ def told(error: BaseException) -> str | None:
     """The one line about a fault that the user can act on; None for a bug, which needs its traceback."""
     if isinstance(error, AgentloopError):
         return " ".join(str(error).split("\n"))
+    if isinstance(error, OSError) and lacks_space(error):
+        return told(NoSpaceError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror))
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return extras.missing(error)
@@ -124,3 +128,14 @@ class DiskError(AgentloopError):
 
 class NoSpaceError(DiskError):
     """A disk has fewer free bytes than something needs, or a write has ended because there were none left."""
+
+    remedy: str | None = None
+    """The command that makes room, and how much."""
+
+    @property
+    def fault(self) -> str:
+        """Return the line without the remedy."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return f"{self.fault}; {self.remedy or '`agentloop prune` shows what can go'}"

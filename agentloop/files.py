@@ -36,7 +36,7 @@ def atomic(path: Path) -> Iterator[Path]:
     path and free bytes, where the disk is full, DiskError where the system refuses for another reason; nothing half-written
     is left under either name.
     """
-    temporary = path.with_name(f".{path.name}{_MARK}.{os.getpid()}.tmp")
+    temporary = path.with_name(temporary_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
@@ -65,6 +65,17 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # what went wrong above is what is told
             _remove(temporary)
+
+
+def temporary_name(name: str) -> str:
+    """Return the hidden name that something of this name has while this process makes it, or removes it."""
+    return f".{name}{_MARK}.{os.getpid()}.tmp"
+
+
+def is_abandoned(name: str) -> bool:
+    """Return True for a temporary name whose process is gone. Only for the data root, whose only user is known."""
+    written_by = _TEMPORARY.search(name) if name.startswith(".") else None
+    return written_by is not None and not Path("/proc", written_by[1]).exists()
 
 
 def is_locked(file: Path) -> bool:
@@ -98,10 +109,8 @@ def sweep(root: Path, *, skip: Path) -> None:
     """Remove what killed processes have left under temporary names below `root`, though not below `skip`."""
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if Path(folder, name) != skip]
-        for name in [name for name in folders + files if name.startswith(".")]:
-            written_by = _TEMPORARY.search(name)
-            if written_by and not Path("/proc", written_by[1]).exists():
-                _remove(Path(folder, name))
+        for name in filter(is_abandoned, folders + files):
+            _remove(Path(folder, name))
 
 
 def _sweep_beside(folder: Path) -> None:

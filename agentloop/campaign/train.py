@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from agentloop.campaign import needs
 from agentloop.campaign.campaign import Campaign
 from agentloop.store import adapters, datasets, training_runs
 from agentloop.store.adapters import Role
@@ -53,7 +54,11 @@ def _write_rows(campaign: Campaign, run: TrainingRun, iteration: int) -> None:
     """Note that the run begins, and write what it trains on as a file: the trainer opens no database."""
     adapter = run.adapter
     with campaign.database() as database:
-        rows.write(run.rows, ((row.token_ids, row.mask) for row in datasets.rows(database, adapter.dataset)))
+        stored = list(datasets.rows(database, adapter.dataset))
+    if not run.output.exists():
+        needs.training(campaign, run, tokens=sum(len(row.token_ids) for row in stored))
+    rows.write(run.rows, ((row.token_ids, row.mask) for row in stored))
+    with campaign.database() as database:
         training_runs.begin(
             database,
             adapter.id,

@@ -18,8 +18,10 @@ import typer
 from agentloop import __version__, interpreter, project
 from agentloop.cli import (
     champions,
+    common,
     data,
     ending,
+    housekeeping,
     inspection,
     machine,
     models,
@@ -31,7 +33,7 @@ from agentloop.cli import (
     status,
     teaching,
 )
-from agentloop.errors import told
+from agentloop.errors import lacks_space, told
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -90,6 +92,7 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
         ("check", quantization.check),
         ("quantize", quantization.quantize),
         ("bootstrap", machine.bootstrap),
+        ("prune", housekeeping.prune),
     ),
     "Prefect": (
         ("up", _continues(running.up)),
@@ -154,7 +157,7 @@ def run() -> tuple[int, str | None]:
     except BrokenPipeError:  # `agentloop sql … | head`
         return 1, None
     except Exception as error:
-        line = told(error)
+        line = told(common.remedied(error) if lacks_space(error) else error)
         if line is None:
             traceback.print_exc()
             return 1, None

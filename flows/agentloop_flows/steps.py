@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 
 from agentloop.campaign import canary as canaries
 from agentloop.campaign import collect as rollouts
-from agentloop.campaign import gate, judge
+from agentloop.campaign import gate, judge, needs
 from agentloop.campaign import prepare as preparing
 from agentloop.campaign import quantize as quantizing
 from agentloop.campaign import report as reporting
@@ -93,6 +93,7 @@ def collect(
     missing = rollouts.missing(campaign, shards, iteration=iteration, purpose=purpose)
     if not missing:
         return
+    needs.episodes(campaign, missing)
     title = f"iteration {iteration}: {purpose} with {adapter or 'base'}"
     waiting, failures = list(missing), list[Exception]()
 
