@@ -68,7 +68,7 @@ def reproduce(
         adapter = adapters.load(database, adapter_id)
         gone = pruned.adapters(database).get(adapter_id)
         directory = adapters.directory(database, adapter_id)
-        stored = None if gone else _weights(directory)
+        stored = {} if gone else _weights(directory)
         parent = adapter.parent and adapters.weights(database, adapter.parent)
         token_rows = [(row.token_ids, row.mask) for row in datasets.rows(database, adapter.dataset)]
         model = _base_directory(settings, database, adapter)
@@ -90,7 +90,7 @@ def reproduce(
             (run.adapters / adapter.parent).symlink_to(parent)
         launch(run, settings, on_step=on_step)
         made = _weights(run.output)
-        if stored is None and gone:
+        if gone:
             return _put_back(settings, run, len(token_rows), made, gone, directory)
     return compare(adapter, len(token_rows), stored, made)
 

@@ -22,6 +22,7 @@ def status(
     """Show what is at work and how far it is, what a campaign has reached, and the link that opens Prefect's UI."""
     settings = load(profile, overrides)
     from agentloop.campaign import lock, standing
+    from agentloop.housekeeping import usage
     from agentloop.report import summary
     from agentloop_flows import connection, services
 
@@ -39,10 +40,12 @@ def status(
                 database, settings, campaign, profile=profile, words=overrides, otherwise=at_work, begun=False
             )
             looked_at = standing.stand(database, chosen.campaign, settings.paths, owner)
+    disk = usage.of(settings)
     if as_json:
         say_json(
             {
                 "ui": link,
+                "disk": asdict(disk),
                 "owner": owner and _owner(owner),
                 "campaign": looked_at and _standing(looked_at),
                 "campaigns": [_campaign(each) for each in everything],
@@ -52,6 +55,7 @@ def status(
     if owner is not None:
         say(f"At work on {settings.paths.data}: {owner}")
     console.print(summary.status_table(everything))
+    say(f"\nDisk: {usage.told(disk)}")
     if looked_at is not None:
         say(f"\nCampaign {looked_at.status.name}")
         for name, text in _told(looked_at):

@@ -30,7 +30,7 @@ _LOG = re.compile(
 )
 _SNAPSHOT = re.compile(r"\.agentloop-[\d-]+\.snapshot")
 _REPRODUCED = re.compile(r"reproduce-[a-z0-9_]{8}")
-_DERIVED = re.compile(rf"(base_{_ID})-.+")
+_DERIVED = re.compile(rf"base_{_ID}-.+")
 _REPORT = re.compile(r".+\.html")
 
 _ROOT_NAMES = frozenset(
@@ -113,9 +113,9 @@ class Plan:
         return sum(kind.files for kind in self.kinds)
 
 
-def make(settings: Settings, known: Facts, *, shards: ShardChoice | None = None, at: float | None = None) -> Plan:
-    """Decide what goes. `shards`: those that somebody asks for. `at`: the time in seconds since 1970, by default now."""
-    now = time.time() if at is None else at
+def make(settings: Settings, known: Facts, *, shards: ShardChoice | None = None) -> Plan:
+    """Decide what goes. `shards`: those that somebody asks for."""
+    now = time.time()
     used = place.in_use()
     look = _Look(settings, known, now, datetime.fromtimestamp(now, UTC).replace(tzinfo=None), used)
     parts: Sequence[Callable[[], Kind]] = (
@@ -224,7 +224,7 @@ class _Look:
         ]
         if derived:
             present = _bases(self.settings)
-            derived = [each for each in derived if _DERIVED.fullmatch(each.name)[1] not in present]
+            derived = [each for each in derived if each.name.partition("-")[0] not in present]
         compiled = [
             each
             for folder in (("inductor",), ("triton",), ("vllm", "torch_compile_cache"))

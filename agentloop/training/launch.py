@@ -31,9 +31,9 @@ def launch(
     Where a step finds less memory on the card than was planned for it, the next process goes on from the newest checkpoint
     with a leaner plan, and a line says so.
 
-    Raises ModelError with the trainer's own line where it refused its input, NoSpaceError where the disk was full, and TrainerError where it died, or gave no
-    sign of life for training.stall_seconds; nothing of it is left running. A second call continues from the newest
-    checkpoint.
+    Raises ModelError with the trainer's own line where it refused its input, NoSpaceError where the disk was full, and
+    TrainerError where it died, or gave no sign of life for training.stall_seconds; nothing of it is left running. A second
+    call continues from the newest checkpoint.
     """
     file = run.checkpoints / f"{run.adapter.id}.json"
     with atomic(file) as temporary:
