@@ -19,8 +19,10 @@ from agentloop.store.database import Database
 from agentloop.training.run import TrainingRun
 
 _EPISODE_TOKEN = 16
-"""Bytes for a token of the longest episode, until something was collected: ids, log probabilities, text, in shard and database,
-before they are compressed."""
+"""Bytes for a token of the longest episode, in shard and database, until there are enough episodes to measure: ids, log
+probabilities and text before they are compressed."""
+_ENOUGH = 5_000
+"""Trajectories from which on the database's size tells that of one: DuckDB takes some 10 MiB for the first rows of all tables."""
 _NEWEST = 50
 """Shards that the size of an episode is read from."""
 _MARGIN = 1.5
@@ -69,17 +71,17 @@ def _require(settings: Settings, path: Path, needed: int) -> None:
 
 
 def _bytes_of_an_episode(database: Database, settings: Settings) -> float:
-    """From the newest shards, with the database's own share; from the longest episode where there are none."""
+    """From the newest shards, with the database's share; from the longest episode where there are few yet."""
+    ((everything,),) = database.execute("SELECT count(*) FROM trajectories")
+    if everything < _ENOUGH:
+        return settings.agent.max_tokens * _EPISODE_TOKEN
     ((size, count),) = database.execute(
         f"""
         SELECT sum(bytes), sum(trajectories) FROM (
             SELECT bytes, trajectories FROM shards WHERE trajectories > 0 ORDER BY number DESC LIMIT {_NEWEST})
         """
     )
-    ((everything,),) = database.execute("SELECT count(*) FROM trajectories")
-    if not count:
-        return settings.agent.max_tokens * _EPISODE_TOKEN
-    return size / count + database.path.stat().st_size / max(everything, 1)
+    return size / count + database.path.stat().st_size / everything
 
 
 def _adapter_parameters(model: Path, rank: int, targets: Sequence[str]) -> int:
