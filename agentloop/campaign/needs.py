@@ -22,7 +22,7 @@ _EPISODE_TOKEN = 16
 """Bytes for a token of the longest episode, in shard and database, until there are enough episodes to measure: ids, log
 probabilities and text before they are compressed."""
 _ENOUGH = 5_000
-"""Trajectories from which on the database's size tells that of one: DuckDB takes some 10 MiB for the first rows of all tables."""
+"""Trajectories from which on the database's size tells that of one: the first rows of all tables take some 10 MiB."""
 _NEWEST = 50
 """Shards that the size of an episode is read from."""
 _MARGIN = 1.5

@@ -12,6 +12,7 @@ from agentloop.cli.common import AsJson, Named, Overrides, Profile, console, loa
 if TYPE_CHECKING:
     from agentloop.campaign.lock import Owner
     from agentloop.campaign.standing import Standing, Work
+    from agentloop.housekeeping.usage import Usage
     from agentloop.report.comparison import Comparison
     from agentloop.report.summary import CampaignStatus, Step
 
@@ -45,7 +46,7 @@ def status(
         say_json(
             {
                 "ui": link,
-                "disk": asdict(disk),
+                "disk": _disk(disk),
                 "owner": owner and _owner(owner),
                 "campaign": looked_at and _standing(looked_at),
                 "campaigns": [_campaign(each) for each in everything],
@@ -117,6 +118,11 @@ def _ended(step: Step) -> str:
 def _duration(seconds: float) -> str:
     minutes, hours = round(seconds / 60), round(seconds / 3600, 1)
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{hours:g} h"
+
+
+def _disk(found: Usage) -> dict[str, Any]:
+    kinds = [{"kind": kind, "bytes": size} for kind, size in found.kinds.items()]
+    return {"free": found.free, "reserve": found.reserve, "kinds": kinds, "night": found.night, "nights": found.nights}
 
 
 def _owner(owner: Owner) -> dict[str, Any]:

@@ -298,7 +298,7 @@ class _Look:
 
 
 def look(settings: Settings, *, shards: ShardChoice | None = None) -> Plan:
-    """What would go now, also while a run is writing. Raises StoreError, SettingError for a campaign that there is not."""
+    """Return what would go now, also while a run is writing. Raises StoreError, SettingError for an unknown campaign."""
     known = facts.look(settings.paths.database)
     if shards and shards.campaign is not None and shards.campaign not in known.campaigns:
         there = ", ".join(sorted(known.campaigns)) or "none"

@@ -287,7 +287,7 @@ class Gate(Section):
 
 
 class Retention(Section):
-    """What `agentloop prune` leaves on the disk, and how much of the disk stays free. See docs/housekeeping.md."""
+    """The policy of `agentloop prune`, and how much of the disk stays free. See docs/housekeeping.md."""
 
     adapter_days: Days = 14
     """Days that the weights of an adapter stay which is no champion's ancestor, and never was champion."""

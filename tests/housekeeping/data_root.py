@@ -94,7 +94,9 @@ class Nights:
         """Let so many days pass: everything becomes older."""
         with self.database() as database:
             for table, column in (("adapters", "made"), ("shards", "seen")):
-                database.execute(f"UPDATE {table} SET {column} = {column} - to_seconds($seconds)", {"seconds": days * DAY})
+                database.execute(
+                    f"UPDATE {table} SET {column} = {column} - to_seconds($seconds)", {"seconds": days * DAY}
+                )
         for folder, folders, files in os.walk(self.data):
             for each in (*folders, *files):
                 path = Path(folder, each)

@@ -93,7 +93,9 @@ def test_needed_and_free_are_named(disk):
     space.require(root / "there" / "not yet", MIB)
     with pytest.raises(NoSpaceError, match=r"2.0 MiB are needed there; 1.0 MiB are free"):
         space.require(root / "new", 2 * MIB)
-    with pytest.raises(NoSpaceError, match=r"512.0 KiB are needed there, and 1.0 MiB stay free .retention.reserve_gib."):
+    with pytest.raises(
+        NoSpaceError, match=r"512.0 KiB are needed there, and 1.0 MiB stay free .retention.reserve_gib."
+    ):
         space.require(root / "new", MIB // 2, reserve=MIB)
 
 
@@ -162,7 +164,12 @@ def test_every_large_step_asks_first(on_a_small_disk, what, tmp_path):
 
     nights = on_a_small_disk
     paths = nights.settings.paths
-    words = [f"paths.data={paths.data}", f"paths.cache={paths.data / 'cache'}", "campaign=nights", "retention.reserve_gib=0"]
+    words = [
+        f"paths.data={paths.data}",
+        f"paths.cache={paths.data / 'cache'}",
+        "campaign=nights",
+        "retention.reserve_gib=0",
+    ]
     opened = Campaign.open(configuration.load(words, profile="demo"))
     with opened.worlds:
         run = train.plan(opened, "data_1")

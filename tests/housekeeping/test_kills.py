@@ -37,10 +37,16 @@ prune(settings, shards=ShardChoice(campaign="nights"))
 
 def state(campaign) -> tuple:
     """Files, and what the database says of them, without what is shared by readers and when it was pruned."""
-    files = {name: size for name, size in campaign.files().items() if not name.startswith((".", "agentloop.duckdb", "run.lock"))}
+    files = {
+        name: size
+        for name, size in campaign.files().items()
+        if not name.startswith((".", "agentloop.duckdb", "run.lock"))
+    }
     with Database.open_snapshot(campaign.settings.paths.database) as database:
         shards = database.execute("SELECT id, path, status, trajectories FROM shards ORDER BY id")
-        places = database.execute("SELECT t.id, h.id, t.position FROM trajectories t JOIN shards h ON h.number = t.shard ORDER BY 1")
+        places = database.execute(
+            "SELECT t.id, h.id, t.position FROM trajectories t JOIN shards h ON h.number = t.shard ORDER BY 1"
+        )
         gone = {name: (each.bytes, each.digest) for name, each in pruned.adapters(database).items()}
     return files, shards, places, gone
 

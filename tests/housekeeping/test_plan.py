@@ -36,7 +36,9 @@ def test_adapters_go_that_no_champion_descends_from(campaign):
     with campaign.database() as database:
         database.execute("UPDATE iterations SET finished = NULL WHERE iteration = 3")
     assert going(campaign, "adapters") == set()
-    assert {champion.id, *(each.id for each in later)} <= {each.name for each in campaign.settings.paths.adapters.iterdir()}
+    assert {champion.id, *(each.id for each in later)} <= {
+        each.name for each in campaign.settings.paths.adapters.iterdir()
+    }
 
 
 def test_a_producer_of_a_champions_rows_stays(campaign):
@@ -60,7 +62,9 @@ def test_files_of_a_training_go_when_it_is_recorded(campaign):
     assert going(campaign, "training") == {*own, rows}
     with campaign.database() as database:
         # another adapter is being trained on the same rows
-        training_runs.begin(database, "adapter_0123456789abcdef", campaign="nights", iteration=2, dataset=adapter.dataset)
+        training_runs.begin(
+            database, "adapter_0123456789abcdef", campaign="nights", iteration=2, dataset=adapter.dataset
+        )
     assert going(campaign, "training") == own
     with campaign.database() as database:
         database.execute("UPDATE training_runs SET finished = NULL")
@@ -72,7 +76,9 @@ def test_logs_go_by_age_and_by_size(campaign):
         campaign.pass_one()
         campaign.age(2)
     logs = going(campaign, "logs")
-    assert len(logs) == 4 and all("000001" in each or "adapter_" in each for each in logs)  # of the first night, 6 days ago
+    assert len(logs) == 4 and all(
+        "000001" in each or "adapter_" in each for each in logs
+    )  # of the first night, 6 days ago
     retention = campaign.settings.retention.model_copy(update={"log_days": 100, "log_gib": 60_000 / 2**30})
     campaign.settings = campaign.settings.model_copy(update={"retention": retention})
     assert len(going(campaign, "logs")) > len(logs)
@@ -230,7 +236,10 @@ def test_while_a_run_is_at_work_nothing_is_removed(campaign):
 
     adapter = campaign.pass_one()
     before = campaign.files()
-    with owned(campaign.data, campaign="nights"), pytest.raises(StoreError, match="owned by another run, campaign nights"):
+    with (
+        owned(campaign.data, campaign="nights"),
+        pytest.raises(StoreError, match="owned by another run, campaign nights"),
+    ):
         prune(campaign.settings, wait=False)
     assert before.keys() <= campaign.files().keys()
     assert f"checkpoints/{adapter.id}.json" in going(campaign, "training")  # to look is always possible
@@ -263,13 +272,19 @@ def test_thirty_nights_are_bounded(campaign):
         campaign.age(1)
         campaign.pass_one()
         prune(campaign.settings)
-        others = {name: size for name, size in campaign.files().items() if not name.startswith(("shards/", "agentloop.duckdb"))}
+        others = {
+            name: size
+            for name, size in campaign.files().items()
+            if not name.startswith(("shards/", "agentloop.duckdb"))
+        }
         others = {name: size for name, size in others.items() if not name.endswith(".snapshot")}
         seen.append((len(others), sum(others.values())))
     assert seen[-1][0] == seen[12][0] and seen[-1][1] == seen[12][1]
     names = campaign.files()
     assert len([name for name in names if name.endswith(".snapshot")]) <= 2
-    assert sum(name.endswith("adapter_model.safetensors") for name in names) == 6  # 5 of the last days, and the champion
+    assert (
+        sum(name.endswith("adapter_model.safetensors") for name in names) == 6
+    )  # 5 of the last days, and the champion
     with campaign.database() as database:
         assert database.execute("SELECT count(*) FROM adapters") == [(30,)]
         assert len(pruned.adapters(database)) == 24

@@ -17,7 +17,15 @@ LOSER = AdapterFacts(
     "adapter_1", Path("a"), NOW - timedelta(days=15), champion=False, ancestor=False, open=False, newer=3, pruned=False
 )
 SHARD = ShardFacts(
-    "shard_1", Path("s"), NOW - timedelta(days=15), 512, frozenset({"a"}), chosen=0, measured=False, open=False, pruned=False
+    "shard_1",
+    Path("s"),
+    NOW - timedelta(days=15),
+    512,
+    frozenset({"a"}),
+    chosen=0,
+    measured=False,
+    open=False,
+    pruned=False,
 )
 
 
