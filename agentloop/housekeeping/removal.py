@@ -34,36 +34,38 @@ def carry_out(settings: Settings, *, shards: ShardChoice | None = None) -> list[
     decided = plan.look(settings, shards=shards)
     removed = []
     for kind in decided.kinds:
-        if kind.going and kind.name in ("adapters", "shards"):
+        kept = 0
+        if kind.going and kind.name == "adapters":
             with Database.open(settings.paths.database) as database:
-                _mark(database, kind, shards)
-        removed.append(_remove(kind))
+                _mark_adapters(database, kind)
+        if kind.going and kind.name == "shards":
+            with Database.open(settings.paths.database) as database:
+                kept = _mark_shards(database, kind, shards)
+        removed.append(_remove(kind, kept))
     return removed
 
 
-def _mark(database: Database, kind: Kind, choice: ShardChoice | None) -> None:
-    if kind.name == "shards":
-        _mark_shards(database, kind, choice)
-        return
+def _mark_adapters(database: Database, kind: Kind) -> None:
     with database.transaction():
         for each in kind.going:
             pruned.mark_adapter(database, each.name, size=each.bytes, digest=weights_digest(each.path))
 
 
-def _mark_shards(database: Database, kind: Kind, choice: ShardChoice | None) -> None:
-    reason = f"agentloop prune --shards {choice or ''}".strip()
+def _mark_shards(database: Database, kind: Kind, choice: ShardChoice | None) -> int:
+    """Returns the bytes of the rows that datasets hold, which are in shards of their own now."""
+    reason, kept = f"agentloop prune --shards {choice or ''}".strip(), 0
     for each in kind.going:
         shard = each.path.stem
-        thinning.thin(database, each.path, shard)
+        thinned = thinning.thin(database, each.path, shard)
         pruned.mark_shards(database, [shard], reason=reason)
+        kept += thinned.stat().st_blocks * 512 if thinned else 0
+    return kept
 
 
-def _remove(kind: Kind) -> Removed:
+def _remove(kind: Kind, kept: int) -> Removed:
     gone = [each for each in kind.going if place.remove(each)]
-    cut = sum(_cut(each) for each in kind.cut)
-    return Removed(
-        kind.name, kind.rule, len(gone), sum(each.files for each in gone), sum(each.bytes for each in gone) + cut
-    )
+    size = sum(each.bytes for each in gone) + sum(map(_cut, kind.cut)) - kept
+    return Removed(kind.name, kind.rule, len(gone), sum(each.files for each in gone), size)
 
 
 def _cut(log: Entry) -> int:
