@@ -200,12 +200,16 @@ class _Look:
         everything = sorted([*logs, *boards], key=lambda each: each.modified, reverse=True)
         going, total = [], 0
         for each in everything:
-            total += each.bytes
+            running = not self.used.isdisjoint(each.identity)
+            total += 0 if running else each.bytes
             old = rules.aged(each.modified, retention.log_days, self.now)
-            if old or total > retention.log_gib * sizes.GIB:
+            if not running and (old or total > retention.log_gib * sizes.GIB):
                 going.append(each)
+        # vLLM's and the trainer's are read by whoever started them, from where they began
         live = [
-            each for each in logs if each.ours and not self.used.isdisjoint(each.identity) and each.bytes > _LIVE_LOG
+            each
+            for each in logs
+            if each.name.startswith("prefect-") and each.ours and each.bytes > _LIVE_LOG and each not in going
         ]
         rule = (
             f"logs and TensorBoard's files older than {retention.log_days:g} days (retention.log_days), and the oldest beyond "

@@ -21,9 +21,16 @@ from agentloop.campaign.prune import prune
 from agentloop.errors import NoSpaceError, told
 from agentloop.files import atomic
 from agentloop.housekeeping import plan, remedied
+from agentloop.model_directory.fingerprint import base_fingerprint
+from agentloop.records import NONE
+from agentloop.serving.adapters import weights_digest
+from agentloop.settings import Settings
 from agentloop.store.database import Database
 from agentloop.store.ingest import ingest
 from agentloop.store.shards import read_shard, write_shard
+from agentloop.training import rows
+from agentloop.training.launch import launch, read_metrics
+from agentloop.training.run import TrainingRun
 
 MIB = 1 << 20
 
@@ -193,3 +200,42 @@ def test_the_command_line_says_it_in_one_line(on_a_small_disk):
     assert done.returncode == 2, done.stdout + done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ") and "are needed there" in last and "`agentloop prune --yes` frees" in last
+
+
+def test_a_trainer_that_fills_the_disk_goes_on_from_its_checkpoint(disk, tmp_path):
+    def planned(data: Path) -> tuple[TrainingRun, Settings]:
+        words = [f"paths.data={data}", f"paths.cache={tmp_path / 'cache'}", "training.rank=32", "training.epochs=2"]
+        words += ["training.batch_tokens=256", "training.checkpoint_steps=1", "training.quantization=none"]
+        settings = configuration.load(words, profile="demo")
+        settings.export()
+        draw = np.random.default_rng(0)
+        file = data / "datasets" / "data_1.safetensors"
+        rows.write(file, [(draw.integers(10, 200, 40), np.arange(40) >= 20) for _ in range(24)])
+        model = settings.model_directory()
+        return (
+            TrainingRun.plan(
+                base=base_fingerprint(model, settings.paths.cache),
+                dataset="data_1",
+                rows=file,
+                model=model,
+                training=settings.training,
+                quantization=NONE,
+                seed=0,
+                paths=settings.paths,
+            ),
+            settings,
+        )
+
+    run, settings = planned(disk(64))
+    steps: list[int] = []
+    ballast = fill(settings.paths.data, leave=6 * MIB)  # room for one checkpoint, and none for the next beside it
+    with pytest.raises(NoSpaceError, match=r"checkpoints/adapter_.*No space left on device"):
+        launch(run, settings, on_step=lambda metrics: steps.append(metrics["step"]))
+    assert run.checkpoint.is_file() and not run.output.exists()
+    assert not [each for each in run.checkpoints.iterdir() if each.name.startswith(".")]
+    ballast.unlink()
+    launch(run, settings, on_step=lambda metrics: steps.append(metrics["step"]))
+    undisturbed, elsewhere = planned(tmp_path / "elsewhere")
+    launch(undisturbed, elsewhere)
+    assert weights_digest(run.output) == weights_digest(undisturbed.output) is not None
+    assert len(read_metrics(run)) == len(read_metrics(undisturbed)) == max(steps)
