@@ -24,6 +24,10 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+NO_SPACE = "no space: "
+"""What the last line of a child of this project begins with that found the disk full."""
+
+
 class ChildProcess:
     """A command under supervision. Standard error goes to `log`; standard output there too unless `read_stdout`.
 

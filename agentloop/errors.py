@@ -7,6 +7,7 @@ that `told` has no line for is a bug and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import os
 
 from agentloop import extras
 
@@ -29,10 +30,25 @@ _OF_THE_DISK = frozenset(
 """What a system call answers where a disk, its permissions or its space are at fault and not the program."""
 
 
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "StorageFull")
+"""What libraries that raise no OSError, as safetensors, say of a disk that is full."""
+
+
+def lacks_space(error: BaseException) -> bool:
+    """Return True where something failed for want of free bytes on a disk, whichever library did it."""
+    if isinstance(error, NoSpaceError):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(words in str(error) for words in _FULL)
+
+
 def told(error: BaseException) -> str | None:
     """The one line about a fault that the user can act on; None for a bug, which needs its traceback."""
     if isinstance(error, AgentloopError):
         return " ".join(str(error).split("\n"))
+    if isinstance(error, OSError) and lacks_space(error):
+        return told(NoSpaceError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror))
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if _no_more_processes(error):
@@ -116,3 +132,18 @@ class RunError(AgentloopError):
 
 class DiskError(AgentloopError):
     """A file could not be written, most often because the disk is full."""
+
+
+class NoSpaceError(DiskError):
+    """A disk has fewer free bytes than something needs, or a write has ended because there were none left."""
+
+    remedy: str | None = None
+    """The command that makes room, and how much."""
+
+    @property
+    def fault(self) -> str:
+        """Return the line without the remedy."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return f"{self.fault}; {self.remedy or '`agentloop prune` shows what can go'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agentloop.errors import DiskError
+from agentloop import sizes, space
+from agentloop.errors import AgentloopError, DiskError, NoSpaceError, lacks_space
 
 _TEMPORARY = re.compile(r"\.(\d+)(-\d+)?\.tmp")
 """In a temporary name: the process that writes it."""
@@ -30,10 +32,11 @@ _swept: set[Path] = set()
 def atomic(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path` to write a file or a directory to; on leaving, it takes the name `path`.
 
-    A directory that is there already stays (its name says what is in it), a file is replaced. Raises DiskError, naming the
-    path, where the system refuses, most often because the disk is full; nothing half-written is left under either name.
+    A directory that is there already stays (its name says what is in it), a file is replaced. Raises NoSpaceError, naming
+    path and free bytes, where the disk is full, DiskError where the system refuses for another reason; nothing half-written
+    is left under either name.
     """
-    temporary = path.with_name(f".{path.name}{_MARK}.{os.getpid()}.tmp")
+    temporary = path.with_name(temporary_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
@@ -49,19 +52,30 @@ def atomic(path: Path) -> Iterator[Path]:
             _fsync(path.parent)
     except FileExistsError as error:
         raise DiskError(f"{path}: {error.filename} is there and is no folder") from error
-    except OSError as error:
-        raise DiskError(f"{path}: {error.strerror or error}") from error
+    except AgentloopError:
+        raise
+    except Exception as error:
+        if lacks_space(error):
+            raise NoSpaceError(
+                f"{path}: {os.strerror(errno.ENOSPC)} ({sizes.said(space.free(path))} are free)"
+            ) from error
+        if isinstance(error, OSError):
+            raise DiskError(f"{path}: {error.strerror or error}") from error
+        raise
     finally:
         with suppress(OSError):  # what went wrong above is what is told
             _remove(temporary)
 
 
-def require_space(folder: Path, needed: int) -> None:
-    """Raises DiskError where the disk of `folder`, which need not be there yet, has fewer free bytes than `needed`."""
-    existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise DiskError(f"{folder}: {needed / 1e9:.1f} GB are needed there, {free / 1e9:.1f} GB are free")
+def temporary_name(name: str) -> str:
+    """Return the hidden name that something of this name has while this process makes it, or removes it."""
+    return f".{name}{_MARK}.{os.getpid()}.tmp"
+
+
+def is_abandoned(name: str) -> bool:
+    """Return True for a temporary name whose process is gone. Only for the data root, whose only user is known."""
+    written_by = _TEMPORARY.search(name) if name.startswith(".") else None
+    return written_by is not None and not Path("/proc", written_by[1]).exists()
 
 
 def is_locked(file: Path) -> bool:
@@ -95,10 +109,8 @@ def sweep(root: Path, *, skip: Path) -> None:
     """Remove what killed processes have left under temporary names below `root`, though not below `skip`."""
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if Path(folder, name) != skip]
-        for name in [name for name in folders + files if name.startswith(".")]:
-            written_by = _TEMPORARY.search(name)
-            if written_by and not Path("/proc", written_by[1]).exists():
-                _remove(Path(folder, name))
+        for name in filter(is_abandoned, folders + files):
+            _remove(Path(folder, name))
 
 
 def _sweep_beside(folder: Path) -> None:

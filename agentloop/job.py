@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from agentloop import child_log
-from agentloop.child import ChildProcess
-from agentloop.errors import AgentloopError, ModelError, RoomError, TrainerError
+from agentloop.child import NO_SPACE, ChildProcess
+from agentloop.errors import AgentloopError, ModelError, NoSpaceError, RoomError, TrainerError, lacks_space
 from agentloop.files import atomic
 from agentloop.naming import content_id
 from agentloop.settings import Settings
@@ -29,7 +29,8 @@ def run(module: str, request: Mapping[str, Any], settings: Settings, *, name: st
     """Return what the module's work returns for the request.
 
     `name` begins the names of the request's file and of the log; `what` says in an error what was being done. Raises
-    ModelError with the child's own line where it refused, RoomError where it ran out of memory, TrainerError where it died.
+    ModelError with the child's own line where it refused, RoomError where it ran out of memory, NoSpaceError where the disk was
+    full, TrainerError where it died.
     """
     own = content_id(name, request)
     file, log = settings.paths.checkpoints / f"{own}.json", settings.paths.logs / f"{own}.log"
@@ -42,6 +43,8 @@ def run(module: str, request: Mapping[str, Any], settings: Settings, *, name: st
     file.unlink(missing_ok=True)
     if code == 0:
         return json.loads(output)
+    if line := child.told(NO_SPACE):
+        raise NoSpaceError(line)
     if line := child.told(_NO_ROOM):
         raise RoomError(f"{line} (log: {log})")
     if line := child.told(_ERROR):
@@ -60,7 +63,12 @@ def main(work: Callable[[dict[str, Any]], Any]) -> None:
 def _answer(work: Callable[[dict[str, Any]], Any]) -> int:
     try:
         result = work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    except AgentloopError as error:
+    except (AgentloopError, OSError) as error:
+        if lacks_space(error):
+            print(f"{NO_SPACE}{error.fault if isinstance(error, NoSpaceError) else error}", file=sys.stderr)
+            return 2
+        if isinstance(error, OSError):
+            raise
         print(f"{_ERROR}{error}", file=sys.stderr)
         return 2
     except RuntimeError as error:

@@ -57,15 +57,22 @@ def _parent() -> Path:
 
 def sweep() -> None:
     """Remove the folders of processes that are gone."""
-    for path in _parent().glob(f"{PREFIX}*"):
+    for path in abandoned():
+        _remove(path)
+
+
+def abandoned(*parents: Path) -> Iterator[Path]:
+    """The folders of processes that are gone, each locked while it is looked at. `parents`: where they may lie besides."""
+    for path in (path for parent in dict.fromkeys((_parent(), *parents)) for path in parent.glob(f"{PREFIX}*")):
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:
             continue
         try:
-            if os.fstat(lock).st_uid == os.getuid():
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(path)
+            if os.fstat(lock).st_uid != os.getuid():
+                continue
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield path
         except OSError:
             pass  # in use
         finally:

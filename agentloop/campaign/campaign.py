@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentloop import environments, errors, scratch
+from agentloop import environments, errors, housekeeping, scratch
 from agentloop.at_hand import AtHand
 from agentloop.campaign import fitting, served, suites
 from agentloop.campaign.lock import owned
@@ -228,7 +228,7 @@ class Campaign:
                 Ledger(database).interrupt()
             sweep(self.settings.paths.data, skip=self.settings.paths.cache)
             scratch.sweep()
-            with self.held():
+            with self.held(), housekeeping.remedied(self.settings):
                 yield
 
     def key(self, name: str, iteration: int, inputs: Any) -> str:

@@ -20,8 +20,8 @@ from agentloop.records import Trajectory
 from agentloop.rollout.collection import ShardPlan, plan, run_shard
 from agentloop.serving.policy_server import PolicyServer
 from agentloop.serving.served_policy import ServedPolicy
-from agentloop.store import policies
-from agentloop.store.ingest import ingest
+from agentloop.store import policies, pruned
+from agentloop.store.ingest import ingest, taken
 from agentloop.store.shards import Purpose, is_whole, write_shard
 
 
@@ -118,6 +118,17 @@ def shards_at_once(campaign: Campaign, shards: Sequence[ShardPlan]) -> int:
     """Return how many to play at once, so that the next one has episodes for every slot that the slowest leave."""
     smallest = min(len(shard.episodes) for shard in shards)
     return 1 + math.ceil(campaign.settings.collect.concurrency / smallest)
+
+
+def missing(campaign: Campaign, shards: Sequence[ShardPlan], *, iteration: int, purpose: Purpose) -> list[ShardPlan]:
+    """Return the shards that are still to be played: those that are not there, and were not pruned after they had been used."""
+    absent = [shard for shard in shards if not is_collected(campaign, shard)]
+    if not absent:
+        return []
+    with campaign.database() as database:
+        gone = pruned.shards(database)
+        used = taken(database, [shard.id for shard in absent if shard.id in gone], campaign.name, iteration, purpose)
+    return [shard for shard in absent if shard.id not in used]
 
 
 def is_collected(campaign: Campaign, shard: ShardPlan) -> bool:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from agentloop.errors import StoreError
+from agentloop.errors import StoreError, lacks_space
 from agentloop.files import is_locked, try_lock
 
 LOCK_FILE = "run.lock"
@@ -90,7 +90,11 @@ def _print(line: str) -> None:
 
 def _write(lock: int, text: str) -> None:
     os.ftruncate(lock, 0)
-    os.write(lock, text.encode())
+    try:
+        os.write(lock, text.encode())
+    except OSError as error:  # who prunes a full disk holds the lock all the same, and only cannot say so
+        if not lacks_space(error):
+            raise
 
 
 def _read(data: Path) -> Owner:

@@ -73,7 +73,7 @@ def find(database: Database, campaign: str, *, iterations: int, control: bool) -
 def waiting_shards(database: Database, shards: Path) -> list[tuple[Path, Footer]]:
     """Shards that are whole and have not been taken into the database: the episodes of what is being played."""
     taken = {
-        database.resolve(path).name for (path,) in database.execute("SELECT path FROM shards WHERE status = 'ingested'")
+        database.resolve(path).name for (path,) in database.execute("SELECT path FROM shards WHERE status <> 'damaged'")
     }
     found = []
     for file in sorted(shards.glob("*.parquet")):

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from agentloop.at_hand import AtHand
+from agentloop.campaign import needs
 from agentloop.campaign.campaign import Campaign
 from agentloop.quantization.dequantised import dequantised
 from agentloop.serving.policy_server import PolicyServer
@@ -22,6 +23,7 @@ def prepare(campaign: Campaign) -> Path:
         return campaign.model
 
     def work() -> dict[str, str]:
+        needs.dequantised(campaign)
         with campaign.phase("prepare", 0):
             return {"directory": str(dequantised(campaign.settings, campaign.model, campaign.quantization))}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agentloop.campaign import results
+from agentloop.campaign import needs, results
 from agentloop.campaign.campaign import Campaign
 from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.report import page
@@ -20,6 +20,8 @@ def write(settings: Settings, output: Path | None = None) -> Path:
     """
     paths = settings.paths
     model = settings.model_directory()
+    page_file = output or paths.reports / f"{settings.campaign}.html"
+    needs.report(settings, page_file)
     with Database.open_snapshot(paths.database) as database:
         tokenizer = load_tokenizer(model)
         return page.write(
@@ -27,7 +29,7 @@ def write(settings: Settings, output: Path | None = None) -> Path:
             settings.campaign,
             results.headline(database, settings.campaign),
             paths.shards,
-            output or paths.reports / f"{settings.campaign}.html",
+            page_file,
             decode=lambda token: tokenizer.decode([token]),
         )
 

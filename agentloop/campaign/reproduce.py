@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,16 +13,20 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from agentloop.errors import AdapterError, ModelError
+from agentloop.files import atomic
 from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.records import Adapter
+from agentloop.serving import adapters as adapter_files
 from agentloop.settings import Settings
-from agentloop.store import adapters, campaigns, datasets
+from agentloop.store import adapters, campaigns, datasets, pruned
 from agentloop.store.database import Database
 from agentloop.training import CODE_VERSION, rows
 from agentloop.training.launch import launch
 from agentloop.training.run import TrainingRun
 
 WEIGHTS = "adapter_model.safetensors"
+PREFIX = "reproduce-"
+"""Of the folders in the data root that adapters are made again in."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,13 @@ class Reproduction:
     """Trained on."""
     tensors: int
     different: tuple[str, ...]
-    """Tensors that are not the same bit for bit."""
-    largest: float
-    """Absolute difference of two weights."""
+    """Tensors that are not the same bit for bit; all of them where only the digest of what was pruned is known."""
+    largest: float | None
+    """Absolute difference of two weights; None where those of before were pruned."""
     scale: float
     """Absolute value of the largest weight."""
+    put_back: Path | None = None
+    """Where the weights now lie that had been pruned."""
 
     @property
     def same(self) -> bool:
@@ -52,19 +59,22 @@ def reproduce(
 ) -> Reproduction:
     """Train the adapter again, from the dataset's rows in the shards and the stored settings, in a directory of its own.
 
-    Of `settings` only the paths, the model, the devices and the memory budget count. Nothing is stored. Raises ModelError
-    where no model is the adapter's base, StoreError for an unknown adapter, ShardError where a row is gone, AdapterError
-    where the adapter's own weights are.
+    Of `settings` only the paths, the model, the devices and the memory budget count. Nothing is stored, but that weights
+    which were pruned are put back where they are the same again. Raises ModelError where no model is the adapter's base,
+    StoreError for an unknown adapter, ShardError where a row is gone, AdapterError where the adapter's own weights are, or
+    those that training started from.
     """
     with Database.open_snapshot(settings.paths.database) as database:
         adapter = adapters.load(database, adapter_id)
-        stored = _weights(adapters.directory(database, adapter_id))
-        parent = adapter.parent and adapters.directory(database, adapter.parent)
+        gone = pruned.adapters(database).get(adapter_id)
+        directory = adapters.directory(database, adapter_id)
+        stored = {} if gone else _weights(directory)
+        parent = adapter.parent and adapters.weights(database, adapter.parent)
         token_rows = [(row.token_ids, row.mask) for row in datasets.rows(database, adapter.dataset)]
         model = _base_directory(settings, database, adapter)
     settings.export()
-    with tempfile.TemporaryDirectory(prefix="reproduce-", dir=settings.paths.data) as directory:
-        scratch = Path(directory)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=settings.paths.data) as folder:
+        scratch = Path(folder)
         run = TrainingRun(
             adapter,
             model,
@@ -80,7 +90,30 @@ def reproduce(
             (run.adapters / adapter.parent).symlink_to(parent)
         launch(run, settings, on_step=on_step)
         made = _weights(run.output)
+        if gone:
+            return _put_back(settings, run, len(token_rows), made, gone, directory)
     return compare(adapter, len(token_rows), stored, made)
+
+
+def _put_back(
+    settings: Settings,
+    run: TrainingRun,
+    trained_on: int,
+    made: dict[str, np.ndarray],
+    gone: pruned.Pruned,
+    directory: Path,
+) -> Reproduction:
+    """Told by their digest. Other weights are not put back: what is stored was measured with those of before."""
+    same = adapter_files.weights_digest(run.output) == gone.digest
+    scale = max(float(np.abs(tensor).max()) for tensor in made.values())
+    if not same:
+        return Reproduction(run.adapter, trained_on, len(made), tuple(made), None, scale)
+    with Database.open(settings.paths.database) as database:
+        # the mark last: weights that are there in spite of it are removed again, and nothing is missing without one
+        with atomic(directory) as temporary:
+            shutil.copytree(run.output, temporary)
+        pruned.clear_adapter(database, run.adapter.id)
+    return Reproduction(run.adapter, trained_on, len(made), (), 0.0, scale, put_back=directory)
 
 
 def _base_directory(settings: Settings, database: Database, adapter: Adapter) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from agentloop.errors import AdapterError
 from agentloop.store import adapters, campaigns, champions
 from agentloop.store.database import Database
 
@@ -24,6 +23,6 @@ def roll_back(database: Database, campaign: str, target: str | None, *, reason: 
         after = None if target == BASE else target
     with database.transaction():
         champions.rollback(database, campaign, after, reason=reason)
-        if after and not (directory := adapters.directory(database, after)).is_dir():
-            raise AdapterError(f"{directory}: the weights of {after} are gone")
+        if after:
+            adapters.weights(database, after)
     return before, after

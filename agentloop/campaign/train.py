@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from agentloop.campaign import needs
 from agentloop.campaign.campaign import Campaign
 from agentloop.store import adapters, datasets, training_runs
 from agentloop.store.adapters import Role
@@ -53,7 +54,11 @@ def _write_rows(campaign: Campaign, run: TrainingRun, iteration: int) -> None:
     """Note that the run begins, and write what it trains on as a file: the trainer opens no database."""
     adapter = run.adapter
     with campaign.database() as database:
-        rows.write(run.rows, ((row.token_ids, row.mask) for row in datasets.rows(database, adapter.dataset)))
+        stored = list(datasets.rows(database, adapter.dataset))
+    if not run.output.exists():
+        needs.training(campaign, run, tokens=sum(len(row.token_ids) for row in stored))
+    rows.write(run.rows, ((row.token_ids, row.mask) for row in stored))
+    with campaign.database() as database:
         training_runs.begin(
             database,
             adapter.id,
@@ -76,15 +81,17 @@ def _register(
     campaign: Campaign, run: TrainingRun, iteration: int, *, role: Role, seconds: float, resumed: bool
 ) -> dict[str, Any]:
     """Make the adapter and its curves known to the store."""
-    adapter, metrics = run.adapter, read_metrics(run)
+    adapter = run.adapter
     with campaign.database() as database:
+        # of an adapter that another campaign made, the trainer's own journal may be gone
+        metrics = read_metrics(run) or training_runs.metrics(database, adapter.id)
         adapters.save(database, adapter, path=run.output, campaign=campaign.name, iteration=iteration, role=role)
         training_runs.log(database, adapter.id, metrics)
         training_runs.finish(
             database,
             adapter.id,
             seconds=seconds,
-            tokens=sum(step["tokens"] for step in metrics),
+            tokens=int(sum(step["tokens"] for step in metrics)),
             resumed=int(resumed),
         )
     return {

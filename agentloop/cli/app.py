@@ -18,9 +18,11 @@ import typer
 from agentloop import __version__, interpreter, project
 from agentloop.cli import (
     champions,
+    common,
     data,
     ending,
     exporting,
+    housekeeping,
     inspection,
     machine,
     models,
@@ -34,7 +36,7 @@ from agentloop.cli import (
     talking,
     teaching,
 )
-from agentloop.errors import told
+from agentloop.errors import lacks_space, told
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -98,6 +100,7 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
         ("check", quantization.check),
         ("quantize", quantization.quantize),
         ("bootstrap", machine.bootstrap),
+        ("prune", housekeeping.prune),
     ),
     "Prefect": (
         ("up", _continues(running.up)),
@@ -163,7 +166,7 @@ def run() -> tuple[int, str | None]:
     except BrokenPipeError:  # `agentloop sql … | head`
         return 1, None
     except Exception as error:
-        line = told(error)
+        line = told(common.remedied(error) if lacks_space(error) else error)
         if line is None:
             traceback.print_exc()
             return 1, None

@@ -100,7 +100,10 @@ def reproduce(
     profile: Profile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train an adapter again from its stored rows and settings: are the weights the same? Exit code 1 where they are not."""
+    """Train an adapter again from its stored rows and settings: are the weights the same? Exit code 1 where they are not.
+
+    Weights that were pruned are put back.
+    """
     settings = load(profile, overrides)
     with reading(settings) as database:
         adapter = ids.whole(database, "adapter", adapter)
@@ -117,9 +120,15 @@ def reproduce(
         f"{adapter}: trained again on {made.rows:,} rows of {made.adapter.dataset}, seed {made.adapter.seed}, "
         f"code {made.adapter.code}{' (this is other code)' if made.other_code else ''}"
     )
+    if made.same and made.put_back:
+        console.print(f"The same weights, bit for bit, as those that were pruned; they are in {made.put_back} again.")
+        return
     if made.same:
         console.print(f"The same weights, bit for bit: {made.tensors} tensors, the largest weight {made.scale:.3g}.")
         return
+    if made.largest is None:
+        console.print("Other weights than those that were pruned, and so not put back.")
+        sys.exit(1)
     console.print(
         f"Other weights: {len(made.different)} of {made.tensors} tensors differ, by {made.largest:.3g} at most, "
         f"where the largest weight is {made.scale:.3g}."

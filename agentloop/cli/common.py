@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 # Tables are made for 100 columns; where the output is no terminal there is no narrower one to respect. What is printed is
 # somebody's text more often than not: square brackets and colons in it are no markup.
 console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
+
+
+_loaded: list[Settings] = []
+"""The settings that this process's command has loaded."""
 
 
 def profiles() -> list[str]:
@@ -65,7 +69,19 @@ def load(profile: str | None, overrides: list[str] | None) -> Settings:
     """
     settings = configuration.load(overrides or [], profile=profile)
     settings.fix_environment()
+    _loaded.append(settings)
     return settings
+
+
+def remedied(error: Exception) -> Exception:
+    """The error, with the command that makes room and how much, where a disk is full and the command's settings are known."""
+    from agentloop import housekeeping
+
+    try:
+        with housekeeping.remedied(_loaded[-1]) if _loaded else nullcontext():
+            raise error
+    except Exception as told:
+        return told
 
 
 def user_path(word: str | Path) -> Path:

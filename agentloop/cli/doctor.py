@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import shutil
 import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentloop import card, limits
+from agentloop import card, limits, space
 from agentloop.errors import ModelError, SettingError
 from agentloop.project import CHECKOUT
 from agentloop.reading import read_object
@@ -147,14 +146,12 @@ def _memory() -> Check:
 
 
 def _disk(settings: Settings) -> Check:
-    there = next(folder for folder in (settings.paths.data, *settings.paths.data.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    return Check(
-        "disk",
-        f"{free / GIB:.1f} GiB free at {settings.paths.data}",
-        free >= MIN_FREE_DISK,
-        "free some space, or set paths.data to a larger disk",
-    )
+    from agentloop.housekeeping import plan, usage
+
+    free = space.free(settings.paths.data)
+    enough = free >= MIN_FREE_DISK + settings.retention.reserve
+    remedy = None if enough else f"{plan.remedy(settings)}; or set paths.data to a larger disk"
+    return Check("disk", f"{settings.paths.data}: {usage.told(usage.of(settings))}", enough, remedy)
 
 
 def _model(settings: Settings) -> Check:

@@ -172,6 +172,13 @@ def _directory(settings: Settings, adapter: str) -> Path:
     there = [each.name for each in settings.paths.adapters.glob("*") if each.is_dir()]
     if found := ids.only("adapter", adapter, there):
         return (settings.paths.adapters / found).resolve()
+    if adapter and settings.paths.database.is_file():
+        from agentloop.store import adapters, pruned
+
+        with reading(settings) as database:
+            gone = pruned.adapters(database)
+        if found := ids.only("adapter", adapter, list(gone)):
+            raise AdapterError(adapters.gone(found, gone[found]))
     raise AdapterError(f"{adapter}: neither an adapter in {settings.paths.adapters} nor a directory")
 
 

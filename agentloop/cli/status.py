@@ -12,6 +12,7 @@ from agentloop.cli.common import AsJson, Named, Overrides, Profile, console, loa
 if TYPE_CHECKING:
     from agentloop.campaign.lock import Owner
     from agentloop.campaign.standing import Standing, Work
+    from agentloop.housekeeping.usage import Usage
     from agentloop.report.comparison import Comparison
     from agentloop.report.summary import CampaignStatus, Step
 
@@ -22,6 +23,7 @@ def status(
     """Show what is at work and how far it is, what a campaign has reached, and the link that opens Prefect's UI."""
     settings = load(profile, overrides)
     from agentloop.campaign import lock, served, standing
+    from agentloop.housekeeping import usage
     from agentloop.report import summary
     from agentloop_flows import connection, services, units
 
@@ -42,10 +44,12 @@ def status(
                 database, settings, campaign, profile=profile, words=overrides, otherwise=at_work, begun=False
             )
             looked_at = standing.stand(database, chosen.campaign, settings.paths, owner)
+    disk = usage.of(settings)
     if as_json:
         say_json(
             {
                 "ui": link,
+                "disk": _disk(disk),
                 "owner": owner and _owner(owner),
                 "served": serving
                 and {"by": serving.by, "campaign": serving.campaign, "process": serving.pid, "url": serving.url},
@@ -59,6 +63,7 @@ def status(
     if serving is not None:
         say(f"Served by {serving}{f' at {serving.url}/v1' if serving.url else ''}")
     console.print(summary.status_table(everything))
+    say(f"\nDisk: {usage.told(disk)}")
     if looked_at is not None:
         say(f"\nCampaign {looked_at.status.name}")
         for name, text in _told(looked_at):
@@ -120,6 +125,11 @@ def _ended(step: Step) -> str:
 def _duration(seconds: float) -> str:
     minutes, hours = round(seconds / 60), round(seconds / 3600, 1)
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{hours:g} h"
+
+
+def _disk(found: Usage) -> dict[str, Any]:
+    kinds = [{"kind": kind, "bytes": size} for kind, size in found.kinds.items()]
+    return {"free": found.free, "reserve": found.reserve, "kinds": kinds, "night": found.night, "nights": found.nights}
 
 
 def _owner(owner: Owner) -> dict[str, Any]:

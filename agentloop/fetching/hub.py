@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentloop.errors import ModelError, SettingError
+from agentloop import space
+from agentloop.errors import ModelError, NoSpaceError, SettingError, lacks_space
 from agentloop.files import atomic
 from agentloop.model_directory import files
 from agentloop.reading import read_object
@@ -23,6 +24,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 RECORD = "agentloop_hub.json"
 """In a fetched model's directory: the repository that it came from."""
 _FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*", "README.md")
+
+_SPARE_BYTES = 100 << 20
+"""So that the disk is not full to the last byte."""
 
 
 def fetch(name: str, models: Path, cache: Path, *, say: Callable[[str], None]) -> Path:
@@ -99,10 +103,26 @@ def _download(name: str, folder: Path) -> None:
 
     try:
         with _online():
+            space.require(folder, _bytes_to_come(name, folder) + _SPARE_BYTES)
             snapshot_download(name, local_dir=folder, allow_patterns=list(_FILES))
     except Exception as error:  # HTTP's, the hub's and the disk's, of many classes
+        if lacks_space(error):
+            raise (
+                error if isinstance(error, NoSpaceError) else NoSpaceError(f"{folder}: {one_line_of(error)}")
+            ) from error
         reason = one_line_of(error)
         raise ModelError(f"{name}: the hub did not give it: {reason}") from error
+
+
+def _bytes_to_come(name: str, folder: Path) -> int:
+    """Bytes that are still to be downloaded; none where the hub does not tell: then the download says why."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        wanted = snapshot_download(name, local_dir=folder, allow_patterns=list(_FILES), dry_run=True)
+    except Exception:
+        return 0
+    return sum(each.file_size or 0 for each in wanted if each.will_download)
 
 
 @contextmanager

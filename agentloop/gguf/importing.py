@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from agentloop import space
 from agentloop.errors import ModelError, SettingError
-from agentloop.files import atomic, require_space
+from agentloop.files import atomic
 from agentloop.gguf.file import GgufFile, open_gguf
 from agentloop.gguf.hyperparameters import read_hyperparameters
 from agentloop.model_directory.files import GGUF_RECORD as RECORD
@@ -68,7 +69,7 @@ def _write(file: GgufFile, directory: Path, made_from: dict, beside: Mapping[str
     sizes = read_hyperparameters(file)
     tensors = targets(file, sizes)
     weights.check_types(tensors)
-    require_space(directory.parent, weights.bytes_of(tensors) + _SPARE_BYTES)
+    space.require(directory.parent, weights.bytes_of(tensors) + _SPARE_BYTES)
     tokenizer = read_tokenizer(file)
     with atomic(directory) as temporary:
         temporary.mkdir()

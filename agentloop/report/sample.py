@@ -97,7 +97,7 @@ def _tokens(database: Database, rows: list[dict[str, Any]], shards_root: Path) -
     for stored, wanted in by_shard.items():
         places = (database.resolve(stored), shards_root / Path(stored).name)
         path = next((place for place in places if place.is_file()), None)
-        if path is None:
+        if path is None:  # pruned, or lost
             continue
         columns = read_columns(path, ["token_ids", "mask", "logprobs"]).take([row["position"] for row in wanted])
         for row, values in zip(wanted, columns.to_pylist(), strict=True):

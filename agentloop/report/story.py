@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
+from agentloop import sizes
 from agentloop.report.comparison import percent
 
 BASE = "base model"
@@ -42,6 +43,9 @@ def facts(story: Mapping[str, Any], actors: Mapping[str, str]) -> list[tuple[str
         told.append(("Evaluation", f"{share}{suite}, as {_as(measured)} ({measured['id']})"))
     told += [("Verdict", each["reason"]) for each in story["verdicts"]]
     told += [("Champion", f"since {each['moved']}, iteration {each['iteration']}") for each in story["champion"]]
+    if gone := story["pruned"]:
+        again = f"`agentloop reproduce {story['adapter']}` makes them again"
+        return [*told, ("Files", f"pruned on {gone['pruned'][:10]} ({sizes.said(gone['bytes'])}); {again}")]
     return [*told, ("Files", story["path"])]
 
 

@@ -48,6 +48,15 @@ def digest(directory: Path) -> str:
     return total.hexdigest()
 
 
+def weights_digest(directory: Path) -> str | None:
+    """SHA-256 of the weights alone; None where there are none."""
+    try:
+        with open(directory / WEIGHTS, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
 def _base_named(directory: Path) -> str | None:
     """A fingerprint, or the last part of a path or repository, or None where the adapter names no base."""
     record = directory / RECORD

@@ -19,6 +19,7 @@ from pydantic import (
 
 from agentloop.settings.values import (
     Count,
+    Days,
     Fraction,
     Tasks,
     UserPath,
@@ -27,6 +28,7 @@ from agentloop.settings.values import (
     known_recipe,
     servable_rank,
 )
+from agentloop.sizes import GIB
 
 
 class Strict(BaseModel):
@@ -321,6 +323,30 @@ class Notify(Section):
     """A notification block of Prefect's, as `slack-webhook/mine`: `agentloop up` makes automations that use it."""
     seconds: Annotated[float, Field(gt=0, le=600)] = 20
     """Seconds that one way may take over a notice."""
+
+
+class Retention(Section):
+    """The policy of `agentloop prune`, and how much of the disk stays free. See docs/housekeeping.md."""
+
+    adapter_days: Days = 14
+    """Days that the weights of an adapter stay which is no champion's ancestor, and never was champion."""
+    adapter_iterations: Count = 3
+    """Newest iterations of each campaign whose adapters stay, however old they are."""
+    log_days: Days = 30
+    """Days that logs and TensorBoard's files stay."""
+    log_gib: PositiveFloat = 1.0
+    """GiB that logs and TensorBoard's files may take together; beyond that the oldest go."""
+    cache_days: Days = 30
+    """Days after their last use that compiled code stays, and what was derived from a base that no model directory has."""
+    flow_run_days: Annotated[float, Field(ge=1)] = 90
+    """Days that the Prefect server which agentloop started keeps flow runs, with their logs and artifacts, and results."""
+    reserve_gib: Annotated[float, Field(ge=0)] = 1.0
+    """GiB of the disk that stay free: what would take more of it is refused before it begins."""
+
+    @property
+    def reserve(self) -> int:
+        """Return `reserve_gib` in bytes."""
+        return int(self.reserve_gib * GIB)
 
 
 class Teach(Section):

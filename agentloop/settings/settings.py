@@ -20,6 +20,7 @@ from agentloop.settings.sections import (
     Night,
     Notify,
     Paths,
+    Retention,
     Selection,
     Serving,
     Strict,
@@ -66,6 +67,7 @@ class Settings(BaseSettings, Strict):
     night: Night = Night()
     teach: Teach = Teach()
     notify: Notify = Notify()
+    retention: Retention = Retention()
 
     def model_directory(self) -> Path:
         """Return the path of the base model's directory. Raises SettingError where there is none with a config.json."""

@@ -18,6 +18,7 @@ RANKS = (8, 16, 32, 64, 128, 256)
 """Of adapters: vLLM accepts only these as --max-lora-rank."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Days = Annotated[float, Field(ge=0)]
 
 
 def servable_rank(rank: int) -> int:

@@ -33,6 +33,7 @@ FREE = (
     "night",
     "teach",
     "notify",
+    "retention",
 )
 """Settings and sections that may change while a campaign lasts: where things lie, how fast and how long it goes."""
 

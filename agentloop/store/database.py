@@ -16,6 +16,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from agentloop.errors import NoSpaceError
 from agentloop.roots import writable
 from agentloop.store import faults, locks
 from agentloop.store.connection import as_store_errors, connect
@@ -89,15 +90,17 @@ class Database:
     def open_snapshot(cls, path: Path, *, wait_seconds: float = WAIT_SECONDS) -> Database:
         """The present state for a reader that takes its time, while writers go on. Raises StoreError as `open` does.
 
-        Works too where nothing can be written beside the database: the copy then lies in the temporary folder and ends
-        with the reader.
+        Works too where nothing can be written beside the database, or its disk is full: the copy then lies in the temporary
+        folder and ends with the reader.
         """
         path = Path(path).absolute()
         folder = None
         try:
+            copy = None
             if writable(path.parent):
-                copy = snapshot(path, wait_seconds=wait_seconds)
-            else:
+                with suppress(NoSpaceError):
+                    copy = snapshot(path, wait_seconds=wait_seconds)
+            if copy is None:
                 folder = tempfile.TemporaryDirectory(prefix="agentloop-snapshot-")
                 copy = Path(folder.name) / path.name
                 with at_rest(path, wait_seconds) as files:

@@ -73,12 +73,12 @@ def rows(database: Database, dataset_id: str) -> Iterator[TokenRow]:
 def tokens(database: Database, trajectories: Sequence[str]) -> Iterator[TokenRow]:
     """The tokens of trajectories, in their order.
 
-    Raises StoreError for one that was never ingested, ShardError naming the file where a shard is missing, damaged or
-    holds other rows.
+    Raises StoreError for one that was never ingested, ShardError naming the file where a shard is missing, damaged, pruned
+    or holds other rows.
     """
     places = database.execute(
         """
-        SELECT r.trajectory, h.path, t.position
+        SELECT r.trajectory, h.path, t.position, h.status
         FROM (SELECT unnest($names) AS trajectory, generate_subscripts($names, 1) AS place) r
         LEFT JOIN trajectories t ON t.id = r.trajectory
         LEFT JOIN shards h ON h.number = t.shard
@@ -86,10 +86,12 @@ def tokens(database: Database, trajectories: Sequence[str]) -> Iterator[TokenRow
         """,
         {"names": list(trajectories)},
     )
-    for trajectory, path, _ in places:
+    for trajectory, path, _, status in places:
         if path is None:
             raise StoreError(f"{database.path}: {trajectory} is not in the database")
-    return _read([(trajectory, database.resolve(path), position) for trajectory, path, position in places])
+        if status == "pruned":
+            raise ShardError(f"{database.resolve(path)}: the file was pruned, and with it the tokens of {trajectory}")
+    return _read([(trajectory, database.resolve(path), position) for trajectory, path, position, _ in places])
 
 
 def _read(places: list[tuple[str, Path, int]]) -> Iterator[TokenRow]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import duckdb
 
-from agentloop.errors import AgentloopError, DiskError, ShardError, StoreError
+from agentloop.errors import AgentloopError, DiskError, NoSpaceError, ShardError, StoreError, lacks_space
 from agentloop.store.shards import read_columns
 
 _OF_THE_FILE = (
@@ -33,7 +31,9 @@ def of_a_file(
 ) -> AgentloopError | None:
     """The error that names the file at fault; None where the statement is. `shards`: the files that statements may read."""
     text = said(error, path, file)
-    if "Could not write file" in text or os.strerror(errno.ENOSPC) in text:
+    if lacks_space(error):
+        return NoSpaceError(f"{path}: {text}")
+    if "Could not write file" in text:
         return DiskError(f"{path}: {text}")
     if type(error) is duckdb.Error or isinstance(error, duckdb.IOException | duckdb.InvalidInputException):
         damaged = _damaged(error, text, shards)

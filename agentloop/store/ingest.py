@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from agentloop.errors import ShardError, StoreError
+from agentloop.store import pruned
 from agentloop.store.clock import now
 from agentloop.store.database import Database
 from agentloop.store.shards import Footer, Purpose, read_columns, read_footer
@@ -70,9 +71,11 @@ def ingest(
 
     The trajectories are counted to the campaign, iteration and purpose given here, by default to those in the shard: a
     shard is named by its trajectories alone, so another campaign may have written it first. A shard that cannot be read
-    is set aside and the others go on. Raises StoreError naming the file where one does not exist.
+    is set aside and the others go on; one that was pruned has been taken already, unless it is wanted for something else.
+    Raises StoreError naming the file where one does not exist.
     """
     known, counts = 0, [(0, 0, 0, 0)]
+    gone = pruned.shards(database)
     damaged: list[str] = []
     batch: dict[str, Incoming] = {}
     rows = size = 0
@@ -85,6 +88,13 @@ def ingest(
         rows = size = 0
 
     for path in map(Path, shards):
+        if (
+            path.stem in gone
+            and not path.exists()
+            and path.stem in taken(database, [path.stem], campaign, iteration, purpose)
+        ):
+            known += 1
+            continue
         try:
             footer = read_footer(path)
         except ShardError as error:
@@ -184,13 +194,29 @@ def _count_to(database: Database, use: tuple[str, int, str], numbers: list[int])
 
 def _number(database: Database, path: Path, shard: str) -> int | None:
     """Of a shard that was ingested. Where its file has moved, the database follows."""
-    rows = database.execute("SELECT number, path FROM shards WHERE id = ? AND status = 'ingested'", [shard])
+    rows = database.execute("SELECT number, path FROM shards WHERE id = ? AND status <> 'damaged'", [shard])
     if not rows:
         return None
     number, stored = rows[0]
+    pruned.clear_shard(database, shard)  # it was collected again
     if not database.resolve(stored).is_file():
         database.execute("UPDATE shards SET path = ? WHERE number = ?", [database.relative(path), number])
     return number
+
+
+def taken(
+    database: Database, shards: Sequence[str], campaign: str | None, iteration: int | None, purpose: Purpose | None
+) -> set[str]:
+    """Return those of the shards (ids) that were taken in for this use."""
+    rows = database.execute(
+        """
+        SELECT DISTINCT h.id FROM shards h JOIN shard_uses u ON u.shard = h.number
+        WHERE h.id IN (SELECT unnest($shards)) AND u.campaign = $campaign AND u.iteration = $iteration
+          AND u.purpose = $purpose
+        """,
+        {"shards": list(shards), "campaign": campaign, "iteration": iteration, "purpose": purpose},
+    )
+    return {name for (name,) in rows}
 
 
 def _has_use(database: Database, number: int, use: tuple[str, int, str]) -> bool:

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agentloop.store import adapters, datasets, evaluations, taught_bases
+from agentloop.store import adapters, datasets, evaluations, pruned, taught_bases
 from agentloop.store.database import Database
 
 QUERIES = Path(__file__).parent / "lineage"
@@ -20,7 +20,8 @@ QUERIES = Path(__file__).parent / "lineage"
 def lineage(database: Database, adapter_id: str) -> dict[str, Any]:
     """Return what made an adapter and what became of it, as nested JSON values.
 
-    Keys: adapter, base, seed, code, settings (of training), path; uses [{campaign, iteration, role, funnel}]; dataset
+    Keys: adapter, base, seed, code, settings (of training), path; pruned {pruned, bytes, digest}, where its files were removed,
+    else None; uses [{campaign, iteration, role, funnel}]; dataset
     {id, recipe, parameters, rows}; sources [{policy, adapter, base, rows, tasks}], the policies that produced the rows;
     training (the run), evaluations, verdicts, champion (each a list); taught [{name, base, student, source, dataset, rows,
     adapter, campaign, before, after}], how demonstrations made the base of another one, that one of a third and so on; parent,
@@ -53,6 +54,7 @@ def _story(database: Database, adapter_id: str) -> dict[str, Any]:
         "code": adapter.code,
         "settings": adapter.training,
         "path": str(adapters.directory(database, adapter_id)),
+        "pruned": _pruned(pruned.adapters(database).get(adapter_id)),
         "uses": [use | {"funnel": json.loads(use["funnel"] or "[]")} for use in _records(database, "uses", adapter_id)],
         "dataset": {
             "id": adapter.dataset,
@@ -67,6 +69,10 @@ def _story(database: Database, adapter_id: str) -> dict[str, Any]:
         "champion": [_readable(reign) for reign in _records(database, "reigns", adapter_id)],
         "taught": _taught(database, adapter.base),
     }
+
+
+def _pruned(mark: pruned.Pruned | None) -> dict[str, Any] | None:
+    return None if mark is None else _readable(asdict(mark))
 
 
 def _taught(database: Database, base: str) -> list[dict[str, Any]]:

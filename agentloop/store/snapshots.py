@@ -9,12 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentloop.errors import DiskError, StoreError
+from agentloop import space
+from agentloop.errors import DiskError, NoSpaceError, StoreError, lacks_space
 from agentloop.store import schema
 from agentloop.store.connection import connect
 from agentloop.store.locks import POLL_SECONDS, InUseError, foreign_writer, in_use, let_go, lock
 
 WAIT_SECONDS = 30.0
+_ROOM = 1 << 20
+"""For a schema that is brought up to date."""
 SNAPSHOT_SECONDS = 10.0
 """That a copy is kept for who was told of it and has not opened it yet."""
 
@@ -65,8 +68,15 @@ def at_rest(path: Path, wait_seconds: float) -> Iterator[list[Path]]:
         let_go(held)
 
 
+def needed(files: Sequence[Path]) -> int:
+    """Bytes that a copy of these files takes at most: the log is folded in, and read anew before the old blocks are free."""
+    sizes = [file.stat().st_size for file in files]
+    return sum(sizes) + sum(sizes[1:]) + _ROOM
+
+
 def copy_of(path: Path, files: Sequence[Path], copy: Path) -> None:
-    """Copy the files at rest, with their log folded in and the schema brought up to date. Raises DiskError."""
+    """Copy the files at rest, with their log folded in and the schema brought up to date. Raises NoSpaceError, DiskError."""
+    space.require(copy.parent, needed(files))
     temporary = Path(f"{copy}.{os.getpid()}-{time.monotonic_ns()}.tmp")
     try:
         for file, suffix in zip(files, ("", ".wal"), strict=False):
@@ -75,7 +85,8 @@ def copy_of(path: Path, files: Sequence[Path], copy: Path) -> None:
         connect(path, temporary, read_only=False).close()
         os.replace(temporary, copy)
     except OSError as error:
-        raise DiskError(f"{path}: no copy for reading can be written to {copy.parent} ({error.strerror})") from None
+        kind = NoSpaceError if lacks_space(error) else DiskError
+        raise kind(f"{path}: no copy for reading can be written to {copy.parent} ({error.strerror})") from None
     finally:
         for suffix in ("", ".wal"):
             Path(f"{temporary}{suffix}").unlink(missing_ok=True)

@@ -48,6 +48,18 @@ def log(database: Database, adapter_id: str, metrics: Sequence[Mapping[str, floa
     database.connection.unregister("logged")
 
 
+def metrics(database: Database, adapter_id: str) -> list[dict[str, float]]:
+    """Return what `log` was given, one mapping for a step, in order."""
+    rows = database.execute(
+        """
+        SELECT step, map_from_entries(list((name, value)))
+        FROM training_metrics WHERE adapter = ? GROUP BY step ORDER BY step
+        """,
+        [adapter_id],
+    )
+    return [{"step": step, **values} for step, values in rows]
+
+
 def finish(database: Database, adapter_id: str, *, seconds: float, tokens: int, resumed: int = 0) -> None:
     """Note that the run is complete; `resumed` counts how often it continued from a checkpoint."""
     database.execute(

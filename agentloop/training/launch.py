@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentloop import child_log
-from agentloop.child import ChildProcess
-from agentloop.errors import ModelError, TrainerError
+from agentloop.child import NO_SPACE, ChildProcess
+from agentloop.errors import ModelError, NoSpaceError, TrainerError
 from agentloop.files import atomic
 from agentloop.settings import Settings
 from agentloop.training.run import TrainingRun
@@ -31,9 +31,9 @@ def launch(
     Where a step finds less memory on the card than was planned for it, the next process goes on from the newest checkpoint
     with a leaner plan, and a line says so.
 
-    Raises ModelError with the trainer's own line where it refused its input, and TrainerError where it died, or gave no
-    sign of life for training.stall_seconds; nothing of it is left running. A second call continues from the newest
-    checkpoint.
+    Raises ModelError with the trainer's own line where it refused its input, NoSpaceError where the disk was full, and
+    TrainerError where it died, or gave no sign of life for training.stall_seconds; nothing of it is left running. A second
+    call continues from the newest checkpoint.
     """
     file = run.checkpoints / f"{run.adapter.id}.json"
     with atomic(file) as temporary:
@@ -73,6 +73,8 @@ def _attempt(
         return None
     if short := child.told(PREFIX):
         return Shortage.parse(short)
+    if full := child.told(NO_SPACE):
+        raise NoSpaceError(full)
     if refusal := child.told("error: "):
         raise ModelError(f"{refusal} (log: {log})")
     raise TrainerError(f"the trainer {child_log.failure(code, child.said())} (log: {log})")

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from agentloop import job
-from agentloop.files import require_space
+from agentloop import job, space
 from agentloop.settings import Settings
 from agentloop.training.run import TrainingRun
 
@@ -28,7 +27,7 @@ def merge(
     `onto`: the base's original weights, or what NF4 made of them. Raises ModelError with the process's own line where it
     refused, RoomError where it ran out of memory, TrainerError where it died, DiskError.
     """
-    require_space(directory.parent, sum(file.stat().st_size for file in run.model.iterdir()) + _SPARE_BYTES)
+    space.require(directory.parent, sum(file.stat().st_size for file in run.model.iterdir()) + _SPARE_BYTES)
     request = {"run": run.to_json(), "directory": str(directory), "beside": dict(beside), "onto": onto}
     what = f"merging {run.adapter.id}"
     job.run("agentloop.training.merging_worker", request, settings, name="merge", what=what)

@@ -12,7 +12,8 @@ import sys
 from dataclasses import asdict
 from typing import Literal
 
-from agentloop.errors import AgentloopError
+from agentloop.child import NO_SPACE
+from agentloop.errors import AgentloopError, NoSpaceError, lacks_space
 from agentloop.training.journal import StepMetrics
 from agentloop.training.ranks import joined
 from agentloop.training.run import TrainingRun
@@ -30,7 +31,12 @@ def main(run_file: str, checkpoint_steps: str, memory_budget: str = "auto") -> i
         budget: float | Literal["auto"] = "auto" if memory_budget == "auto" else float(memory_budget)
         with joined() as ranks:
             train(run, checkpoint_steps=int(checkpoint_steps), memory_budget=budget, on_step=report, ranks=ranks)
-    except AgentloopError as error:
+    except (AgentloopError, OSError) as error:
+        if lacks_space(error):
+            print(f"{NO_SPACE}{error.fault if isinstance(error, NoSpaceError) else error}", file=sys.stderr)
+            return 2
+        if isinstance(error, OSError):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Shortage as shortage:

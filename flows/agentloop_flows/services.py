@@ -38,6 +38,9 @@ WORKER_SECONDS = 60
 
 def _server_environment(settings: Settings) -> dict[str, str]:
     return connection.environment(settings) | {
+        # the server itself removes old runs, hour by hour, with all that hangs on them; events it keeps for a week anyway
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(round(settings.retention.flow_run_days * 86_400)),
         "PREFECT_SERVER_API_AUTH_STRING": key.credentials(settings),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": connection.own_address(settings),

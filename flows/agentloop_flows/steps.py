@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 
 from agentloop.campaign import canary as canaries
 from agentloop.campaign import collect as rollouts
-from agentloop.campaign import gate, judge
+from agentloop.campaign import gate, judge, needs
 from agentloop.campaign import prepare as preparing
 from agentloop.campaign import quantize as quantizing
 from agentloop.campaign import report as reporting
@@ -88,16 +88,17 @@ async def run_episodes(
 def collect(
     settings: Settings, iteration: int, shards: Sequence[ShardPlan], *, adapter: str | None, purpose: Purpose, what: str
 ) -> None:
-    """One task for each shard that is not on disk; several at once, so that none waits for another's slowest episode.
+    """One task for each shard that is still to be played; several at once, so that none waits for another's slowest episode.
 
     `what` names them for people.
     """
     campaign = Campaign.of(settings)
-    missing = [shard for shard in shards if not rollouts.is_collected(campaign, shard)]
+    missing = rollouts.missing(campaign, shards, iteration=iteration, purpose=purpose)
     if there := len(shards) - len(missing):
         get_run_logger().info("%s: %d of %d shards are there already and are reused", what, there, len(shards))
     if not missing:
         return
+    needs.episodes(campaign, missing)
     title = f"iteration {iteration}: {purpose} with {adapter or 'base'}"
     waiting, failures = list(missing), list[Exception]()
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from prefect import flow
 from prefect.states import Completed
 
-from agentloop.campaign import demonstrations
+from agentloop.campaign import demonstrations, needs
 from agentloop.campaign import teaching as lessons
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.demonstrations import Demonstrations
@@ -79,6 +79,7 @@ def demonstrate(teaching: Teaching) -> dict[str, Any]:
     planned = demonstrations.plan(teaching)
     missing = [shard for shard in planned.shards if not demonstrations.is_played(teaching, shard)]
     if missing:
+        needs.episodes(teaching.campaign, missing)
         episodes = sum(len(shard.episodes) for shard in missing)
         title = f"demonstrations from {teaching.source}"
         with teaching.campaign.phase("demonstrate", TAUGHT), progress(title, episodes):

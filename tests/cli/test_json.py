@@ -38,7 +38,7 @@ def document(result: tuple[int, str, str]) -> dict:
 
 
 @pytest.mark.parametrize(
-    "words", [["status"], ["champion"], ["select", "--dry-run"], ["select"], ["doctor"]], ids=" ".join
+    "words", [["status"], ["champion"], ["select", "--dry-run"], ["select"], ["doctor"], ["prune"]], ids=" ".join
 )
 def test_the_exit_code_is_the_same_and_all_keys_are_documented(agentloop, on_recorded, words):
     plain = agentloop(*words)
@@ -148,6 +148,7 @@ def test_a_mistake_leaves_standard_output_empty(agentloop, data, command):
 def test_what_is_documented_is_there(agentloop, on_recorded, tmp_path):
     """The other way round: no key is named that nothing prints."""
     Gemma3TextConfig(num_hidden_layers=4, vocab_size=1000, layer_types=["full_attention"] * 4).save_pretrained(tmp_path)
+    (on_recorded / "notes.txt").write_text("left alone by prune")
     seen = set()
     for words in (
         ["status"],
@@ -156,6 +157,8 @@ def test_what_is_documented_is_there(agentloop, on_recorded, tmp_path):
         ["select", "--dry-run", "--recipe", "pairs", "--export", str(tmp_path / "pairs.jsonl")],
         ["doctor"],
         ["doctor", "--train", str(tmp_path)],
+        ["prune"],
+        ["prune", "--yes"],
     ):
         with served.held(on_recorded, Served("agentloop serve", "recorded")):
             seen |= keys(json.loads(agentloop(*words, "--json")[1]))

@@ -151,7 +151,7 @@ def test_another_model_of_that_name(registry, fetch):
 
 def test_no_space(registry, fetch, monkeypatch):
     monkeypatch.setattr(gemma, "BYTES", 1 << 60)
-    with pytest.raises(DiskError, match="GB are needed there"):
+    with pytest.raises(DiskError, match="are needed there"):
         fetch()
     assert fetch.said == [] and fetch.left() == set()
 

@@ -1,5 +1,5 @@
 -- What a recipe chooses from: one row for each trajectory that the campaign collected, or was demonstrated, and that is not
--- forgotten, nor its task.
+-- forgotten, nor its task, and whose tokens were not pruned.
 -- success: newest score; rate: mean success of the samples that the same policy took at the same task
 -- $campaign, $purpose, $first, $last: iterations
 CREATE OR REPLACE TEMP TABLE pool AS
@@ -8,6 +8,8 @@ WITH gathered AS (
     FROM collected
     WHERE campaign = $campaign AND purpose = $purpose AND iteration BETWEEN $first AND $last
       AND trajectory NOT IN (SELECT trajectory FROM forgotten)
+      AND trajectory NOT IN (
+          SELECT t.id FROM shards h JOIN trajectories t ON t.shard = h.number WHERE h.status = 'pruned')
     GROUP BY trajectory
 ),
 scored AS (
