@@ -62,7 +62,7 @@ def export(campaign: Campaign, adapter: str, directory: Path, *, merged: bool, b
     refuse(directory)
     with Database.open_snapshot(campaign.settings.paths.database) as database:
         record = adapters.load(database, adapter)
-        weights = adapters.directory(database, adapter)
+        weights = adapters.weights(database, adapter)
         if not weights.is_dir():
             raise AdapterError(f"{weights}: the weights of {adapter} are gone")
         if record.base != campaign.base:

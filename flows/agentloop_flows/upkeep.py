@@ -1,4 +1,4 @@
-"""Flows that keep a project in order between its nights: scores made again, dead runs ended."""
+"""Flows that keep a project in order between its nights: scores made again, disks cleared, dead runs ended."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from prefect.states import Completed
 
 from agentloop import environments
 from agentloop.campaign import lock
+from agentloop.campaign import prune as housekeeping
+from agentloop.card import GIB
 from agentloop.curation import scoring
 from agentloop.store import campaigns
 from agentloop.store.database import Database
@@ -44,6 +46,17 @@ def rescore(
     changed = sum(each.changed for each in done)
     sentence = f"{sum(each.scored for each in done)} scores made, {changed} of them changed"
     return Completed(name="Rescored", message=sentence, data=[asdict(each) for each in done])  # type: ignore[return-value]
+
+
+@flow(name="prune", flow_run_name="prune", log_prints=True)
+def prune(profile: Profile = None, overrides: Overrides = None) -> dict[str, Any]:
+    """Remove what the policy in `retention` says, as `agentloop prune --yes` does; shards stay."""
+    settings = parameters.load(profile, overrides)
+    removed = housekeeping.prune(settings, flow_run=presence.announce(settings))
+    for each in removed["kinds"]:
+        print(f"{each['kind']}: {each['entries']} removed, {each['bytes'] / GIB:.2f} GiB ({each['rule']})")
+    sentence = f"{removed['bytes'] / GIB:.2f} GiB removed, {removed['free'] / GIB:.1f} GiB are free"
+    return Completed(name="Pruned", message=sentence, data=removed)  # type: ignore[return-value]
 
 
 @flow(name="reconcile", flow_run_name="reconcile", log_prints=True)

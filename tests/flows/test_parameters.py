@@ -17,6 +17,7 @@ FLOWS = {
     "evaluate": evaluate.evaluate,
     "teach": teach.teach,
     "rescore": upkeep.rescore,
+    "prune": upkeep.prune,
 }
 
 
