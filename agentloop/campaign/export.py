@@ -63,8 +63,6 @@ def export(campaign: Campaign, adapter: str, directory: Path, *, merged: bool, b
     with Database.open_snapshot(campaign.settings.paths.database) as database:
         record = adapters.load(database, adapter)
         weights = adapters.weights(database, adapter)
-        if not weights.is_dir():
-            raise AdapterError(f"{weights}: the weights of {adapter} are gone")
         if record.base != campaign.base:
             raise ModelError(f"{campaign.model}: is {campaign.base} now, but {adapter} was trained on {record.base}")
         adapter_files.check_base(weights, fingerprint=campaign.base, model=campaign.model)

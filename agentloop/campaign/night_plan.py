@@ -15,7 +15,7 @@ FEWEST = 8
 
 @dataclass(frozen=True)
 class NightPlan:
-    """What an iteration is to do."""
+    """The work of one iteration, cut to the time that there is."""
 
     tasks: int
     """Training tasks to collect from."""

@@ -31,7 +31,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Ending:
-    """What came of a run, for people."""
+    """The end of a run, for people."""
 
     name: str
     """In two or three words."""
@@ -63,7 +63,7 @@ def with_more(settings: Settings) -> Settings:
 
 
 def work(campaign: Campaign) -> Work:
-    """What is left of the campaign's iterations and its control."""
+    """Find what is left of the campaign's iterations and its control."""
     settings = campaign.settings
     with campaign.database() as database:
         done = campaigns.finished(database, campaign.name)
@@ -80,7 +80,7 @@ def title(settings: Settings, iterations: Sequence[int]) -> str:
 
 
 def ending(campaign: Campaign, iterations: Sequence[int]) -> Ending:
-    """What came of these iterations."""
+    """Tell what came of these iterations."""
     with campaign.database() as database:
         rows = [
             row

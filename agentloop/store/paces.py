@@ -25,7 +25,7 @@ class Pace:
 
 
 def of(database: Database, campaign: str) -> Pace | None:
-    """None where no iteration was timed from its beginning to its end."""
+    """Return the paces; None where no iteration was timed from its beginning to its end."""
     rows = database.execute(
         """
         WITH phases AS (

@@ -274,7 +274,7 @@ def _closed(settings: Settings) -> bool:
 
 
 def why_unreachable(server: UsersServer) -> str | None:
-    """Why a server of the user's cannot be worked with; None where it can."""
+    """Return why a server of the user's cannot be worked with; None where it can."""
     headers = {}
     if proof := server.variables.get("PREFECT_API_AUTH_STRING"):
         headers["Authorization"] = f"Basic {base64.b64encode(proof.encode()).decode()}"

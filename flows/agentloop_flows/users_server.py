@@ -19,7 +19,7 @@ _CLOUD = "https://api.prefect.cloud/api/"
 
 @dataclass(frozen=True)
 class UsersServer:
-    """Where it is, and what Prefect needs to be let in."""
+    """The server's address, and what Prefect needs to be let in."""
 
     url: str
     """Of the API."""
