@@ -43,7 +43,7 @@ def outline(settings: Settings) -> str:
         f"{'from the champion' if training.continue_adapter else 'from the base'}\n"
         f"  evaluate  {evaluate.tasks} held-out tasks x {evaluate.samples} episodes, champion and challenger"
         f"{f', up to {evaluate.tasks * last.scale} where it is not clear' if last.scale > 1 else ''}\n"
-        f"  promote   on McNemar p < {last.share(gate.alpha):.2g}"
+        f"  promote   on evidence, wrongly in the whole life of the campaign with a probability of {gate.alpha:g} at most"
         f"{f', if no worse at {guards}' if guards else ''}\n"
         f"  control   {'as many random trajectories, at the end' if gate.control else 'none'}"
     )

@@ -1,14 +1,15 @@
 """Guards: what a challenger must not lose elsewhere for what it gained here.
 
-A test of non-inferiority turns the burden of proof round: not to have been seen worse is not enough, the data must rule
-out that the challenger is worse by the margin. Too few tasks therefore never pass a guard.
+A test of non-inferiority turns the burden of proof round: not to have been seen worse is not enough, there must be evidence
+against its being worse by the margin. Too few tasks therefore never pass a guard.
 """
 
 from __future__ import annotations
 
+from agentloop.evaluation import betting
 from agentloop.evaluation.contrast import refuse_unpaired
-from agentloop.evaluation.looks import Look
-from agentloop.evaluation.statistics import lower_bound, paired_bootstrap
+from agentloop.evaluation.level import Standing
+from agentloop.evaluation.statistics import differences, paired_bootstrap
 from agentloop.records import Evaluation, GuardResult
 from agentloop.settings import Guard
 
@@ -19,18 +20,25 @@ def examine(
     challenger: Evaluation,
     guard: Guard,
     *,
-    look: Look,
+    standing: Standing,
     resamples: int,
     seed: int = 0,
 ) -> GuardResult:
-    """Passed where the difference surely exceeds `-guard.margin`. Raises ValueError where the two cannot be paired."""
+    """Passed where the difference surely exceeds `-guard.margin`. Raises ValueError where the two cannot be paired.
+
+    `standing`: among the times that this guard was asked.
+    """
     refuse_unpaired(champion, challenger)
     outcomes = champion.successes, challenger.successes
+    needed = standing.needed(guard.alpha)
+    seen = differences(*outcomes)
     return GuardResult(
         environment,
         champion.id,
         challenger.id,
         paired_bootstrap(*outcomes, resamples=resamples, seed=seed),
-        lower_bound(*outcomes, alpha=look.share(guard.alpha), resamples=resamples, seed=seed),
+        betting.surely_exceeds(seen, needed),
         guard.margin,
+        betting.evidence(seen, -guard.margin),
+        needed,
     )

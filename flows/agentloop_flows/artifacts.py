@@ -11,6 +11,8 @@ from prefect import get_run_logger
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from agentloop.text import odds
+
 SERVER_SECONDS = 5.0
 
 
@@ -54,13 +56,15 @@ def publish_verdict(iteration: int, verdict: Mapping[str, Any]) -> None:
         f"| {interval(guard['difference'])} |\n"
         for guard in verdict["guards"]
     )
+    known = verdict.get("evidence") is not None  # not from before the gate went by e-values
+    evidence = f"Evidence e = {odds(verdict['evidence'])}, {odds(verdict['needed'])} needed; " if known else ""
     show(
         create_markdown_artifact,
         markdown=f"## {verdict['decision']}\n\n{verdict['reason']}\n\n"
         f"| | success on held-out tasks |\n|---|---|\n"
         f"| champion | {interval(verdict['champion_success'])} |\n"
         f"| challenger | {interval(verdict['challenger_success'])} |\n{guards}\n"
-        f"Exact McNemar p = {verdict['mcnemar_p']:.2g}, look {verdict['look']} of {verdict['looks']}",
+        f"{evidence}exact McNemar p = {verdict['mcnemar_p']:.2g}, look {verdict['look']} of {verdict['looks']}",
         key=f"iteration-{iteration}-verdict",
         description=f"Iteration {iteration}: {verdict['decision']}",
     )

@@ -12,9 +12,11 @@ from prefect import flow
 
 from agentloop import settings as configuration
 from agentloop.campaign import collect as rollouts
-from agentloop.campaign import gate, select, train
+from agentloop.campaign import contest as contests
+from agentloop.campaign import gate, meeting, select, train
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import HELDOUT, Suite
+from agentloop.evaluation.level import Standing
 from agentloop.rollout.collection import ShardPlan
 from agentloop.serving.policy_server import PolicyServer
 from agentloop.store.evaluations import Role
@@ -41,6 +43,8 @@ def self_improve(profile: str | None = None, overrides: dict[str, Any] | None = 
 
 def improve(campaign: Campaign, server: PolicyServer, iteration: int) -> dict[str, Any]:
     """One iteration: the champion makes data, a challenger learns from it, the better one stays."""
+    contests.make_known(campaign)
+    meet(campaign, iteration)
     champion = campaign.begin(iteration)
     server.retire(keep=champion)
 
@@ -68,17 +72,45 @@ def hold_contest(campaign: Campaign, champion: str | None, challenger: str, iter
             evaluate(campaign, challenger, iteration, role="challenger", suite=suite),
         )
 
+    standing = contests.begin(campaign, iteration, challenger)
     for look in campaign.looks:
-        before, after = measure_both(campaign.heldout(look))
+        before, after = measure_both(campaign.heldout(look, standing.block))
         measured = {HELDOUT: (before["evaluation"], after["evaluation"])}
-        if gate.would_promote(campaign, look, champion=before["evaluation"], challenger=after["evaluation"]):
-            for guard in campaign.guards(look):
+        if gate.would_promote(campaign, look, standing, measured, adapter=challenger, iteration=iteration):
+            for guard in campaign.guards(look, standing.block):
                 measured[guard.name] = tuple(each["evaluation"] for each in measure_both(guard))
         verdict = steps.decide(campaign.settings, iteration, measured, look, adapter=challenger)
         artifacts.publish_verdict(iteration, verdict)
         if verdict["decision"] != "needs_more_data":
             break
+    meet_itself(campaign, champion, standing, iteration)
     return {"before": before, "after": after, "verdict": verdict}
+
+
+def meet(campaign: Campaign, iteration: int) -> None:
+    """The champion meets the base and the best earlier champion where a new block of held-out tasks begins."""
+    opponents = meeting.due(campaign, iteration)
+    if not opponents:
+        return
+    champion = evaluate(campaign, campaign.champion(), iteration, role="champion", suite=opponents[0].suite)
+    others = {
+        each.kind: evaluate(campaign, each.adapter, iteration, role=each.role, suite=each.suite)["evaluation"]
+        for each in opponents
+    }
+    for held in meeting.hold(campaign, iteration, champion["evaluation"], others, opponents):
+        print(held.reason)
+
+
+def meet_itself(campaign: Campaign, champion: str | None, standing: Standing, iteration: int) -> None:
+    """Now and then the champion meets itself, which tells how often the gate is wrong."""
+    suite = meeting.itself_due(campaign, standing)
+    if suite is None:
+        return
+    first, second = (
+        evaluate(campaign, champion, iteration, role="champion", suite=each)["evaluation"]
+        for each in (suite, meeting.other_seed(campaign, suite))
+    )
+    print(meeting.hold_itself(campaign, iteration, standing, first, second).reason)
 
 
 def collect(campaign: Campaign, adapter: str | None, iteration: int) -> None:

@@ -7,10 +7,11 @@ import pytest
 
 from agentloop import environments
 from agentloop import settings as configuration
-from agentloop.campaign import collect, gate, results, suites
+from agentloop.campaign import collect, contest, gate, results, suites
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import HELDOUT, Suite
 from agentloop.errors import SettingError, StoreError
+from agentloop.evaluation.level import CHALLENGERS, Standing
 from agentloop.evaluation.looks import Look
 from agentloop.records import Attempt, Trajectory, Turn
 from agentloop.rollout.collection import unfinished
@@ -139,7 +140,8 @@ def test_more_tasks_settle_what_the_first_look_could_not(campaign):
         steps = database.execute("SELECT status, count(*) FROM steps WHERE name = 'decide' GROUP BY status")
         standing = database.execute("SELECT look FROM v_verdicts")
         assert verdicts.load(database, decisions[1]["verdict"]).guards[0].passed
-    assert looks == [(1, 2, 0.025, "needs_more_data"), (2, 2, 0.025, "promote")]
+    level = Standing().level(CHALLENGERS * 0.05)  # of the first challenger, the same at both looks
+    assert looks == [(1, 2, pytest.approx(level), "needs_more_data"), (2, 2, pytest.approx(level), "promote")]
     assert steps == [("done", 2)] and standing == [(2,)]
 
     # what a run that was killed and begun again does
@@ -151,8 +153,9 @@ def test_more_tasks_settle_what_the_first_look_could_not(campaign):
 def test_a_guard_that_is_not_passed_keeps_the_champion(campaign):
     look = campaign.looks[1]
     champion, challenger = measured(campaign, campaign.heldout(look), never, sometimes)
-    assert gate.would_promote(campaign, look, champion=champion, challenger=challenger)
     pair = {HELDOUT: (champion, challenger)}
+    standing = contest.begin(campaign, 1, CHALLENGER)
+    assert gate.would_promote(campaign, look, standing, pair, adapter=CHALLENGER, iteration=1)
     pair["database"] = measured(campaign, campaign.guards(look)[0], always, never)
     verdict = gate.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1)
     assert verdict["decision"] == "keep" and "the guard database is not passed: -100.0 points" in verdict["reason"]
@@ -238,7 +241,8 @@ def test_episodes_that_failed_are_held_against_nobody(campaign):
     verdict = gate.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1)
     assert verdict["decision"] == "keep" and verdict["difference"]["estimate"] == 0.0
     assert verdict["reason"].endswith(" 4 tasks are left out: episodes failed.")
-    assert not gate.would_promote(campaign, look, champion=pair[HELDOUT][0], challenger=pair[HELDOUT][1])
+    standing = contest.begin(campaign, 1, CHALLENGER)
+    assert not gate.would_promote(campaign, look, standing, pair, adapter=CHALLENGER, iteration=1)
     with campaign.database() as database:
         shared = [evaluations.load(database, verdict[which]) for which in ("champion", "challenger")]
         assert shared[0].tasks == shared[1].tasks and len(shared[0].tasks) == 12

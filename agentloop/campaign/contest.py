@@ -1,0 +1,63 @@
+"""Contests: on which held-out tasks a challenger meets the champion, and how much evidence it needs."""
+
+from __future__ import annotations
+
+from agentloop.campaign import suites
+from agentloop.campaign.campaign import Campaign
+from agentloop.evaluation.level import Standing
+from agentloop.store import champions, contests, meetings, tasks
+from agentloop.store.contests import Contest
+from agentloop.store.database import Database
+
+
+def begin(campaign: Campaign, iteration: int, challenger: str) -> Standing:
+    """Return where the challenger stands; noted once, so that a run that was killed makes the same plan again."""
+    with campaign.database() as database:
+        return contests.note(database, campaign.name, iteration, challenger, lambda: upcoming(campaign, database))
+
+
+def upcoming(campaign: Campaign, database: Database) -> Standing:
+    """Return where the next challenger will stand.
+
+    A block of held-out tasks is renewed when `gate.block_challengers` have met on it, and after a rollback, which somebody
+    may have decided on by what was seen on it. Where the environment has no further tasks the last block is used further.
+    """
+    known = contests.all_of(database, campaign.name)
+    if not known:
+        return Standing()
+    last = known[-1].standing
+    since = known[-last.place]
+    rolled_back = any(
+        move.verdict is None and move.number > since.moves for move in champions.moves(database, campaign.name)
+    )
+    due = last.place >= campaign.settings.gate.block_challengers or rolled_back
+    # where the champion lost a meeting on a block, that block has decided something already
+    lost = [each.block for each in meetings.all_of(database, campaign.name) if each.better and each.kind != "itself"]
+    following = max(last.block, *lost, 0) + 1
+    if due and suites.has_block(campaign.settings, campaign.looks[-1], following):
+        return Standing(last.number + 1, following)
+    promotions = last.promotions + known[-1].promoted
+    return Standing(last.number + 1, last.block, last.place + 1, promotions, due)
+
+
+def guard_standing(campaign: Campaign, database: Database, guard: str, standing: Standing) -> Standing:
+    """Return where a guard's question about the challenger at `standing` stands among those that it was asked before."""
+    before = [
+        each
+        for each in contests.all_of(database, campaign.name)
+        if each.standing.number < standing.number and guard in each.guards
+    ]
+    block = _guard_block(campaign, guard, standing)
+    same: list[Contest] = [each for each in before if _guard_block(campaign, guard, each.standing) == block]
+    return Standing(len(before) + 1, block, len(same) + 1, sum(each.promoted for each in same))
+
+
+def make_known(campaign: Campaign) -> None:
+    """Note the held-out tasks of all blocks up to the next one, used or not, so that selection refuses them."""
+    with campaign.database() as database:
+        block = upcoming(campaign, database).block
+        tasks.save(database, suites.reserve(campaign.settings, campaign.looks[-1], block))
+
+
+def _guard_block(campaign: Campaign, guard: str, standing: Standing) -> int:
+    return suites.guard_block(campaign.settings, guard, campaign.looks[-1], standing.block)

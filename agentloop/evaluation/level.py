@@ -1,0 +1,74 @@
+"""The level of each challenger: how the chance of ever being wrong, `alpha`, is spent over the life of a campaign.
+
+`share(1) + share(2) + …` is 1, so that challengers without end spend no more than `alpha` together.
+
+That holds as it is where each challenger meets tasks of its own. In a sealed block several challengers meet the same tasks,
+and what was promoted on them decides what comes later. But that is all that it decides: nothing of the tasks, their answers
+or anybody's success on them is learnt from. Given what was promoted within the block, and when, the next challenger and its
+champion are fixed by things that are independent of the block. So each such history, known to begin with, gets a share of
+the challenger's level (`of_history`); these are at most 1 together as well, and the union over all histories is a union
+over policies that are independent of the tasks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import comb, sqrt
+
+EARLY = 3
+"""The larger, the more of the level is left for later challengers."""
+
+ANOTHER = 1 / 3
+"""Share of the level for histories of a block with one promotion more."""
+
+CHALLENGERS = 0.9
+"""Share of `alpha` for challengers; the rest is for meetings with earlier champions, which may replace the champion too."""
+
+
+def share(number: int) -> float:
+    """Return the share of a level that the challenger with this number, from 1, may spend."""
+    return left(number - 1) - left(number)
+
+
+def left(number: int) -> float:
+    """Return the share of a level that is left after so many challengers."""
+    return sqrt(EARLY / (EARLY + number))
+
+
+def of_history(place: int, promotions: int) -> float:
+    """Return the share for one history of a block: so many promotions by the challengers before this place, from 1.
+
+    There are `comb(place - 1, promotions)` such histories. The shares of all histories before a place are 1 together.
+    """
+    most = place - 1
+    weight = ANOTHER**promotions * (1 if promotions == most else 1 - ANOTHER)
+    return weight / comb(most, promotions)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a challenger stands in the life of its campaign, which gives it its level and its tasks."""
+
+    number: int = 1
+    """Number among the challengers of the campaign, or among the times that a guard was asked, from 1."""
+    block: int = 1
+    """Number of the block of held-out tasks, from 1."""
+    place: int = 1
+    """Number among the challengers that the block is used for, from 1."""
+    promotions: int = 0
+    """Promotions by the challengers before it on the same block."""
+    used_up: bool = False
+    """True where the block should have been renewed and the environment has no further held-out tasks."""
+
+    def level(self, alpha: float) -> float:
+        """Return the level of this challenger, of `alpha` for all that a campaign ever has."""
+        return alpha * share(self.number) * of_history(self.place, self.promotions)
+
+    def needed(self, alpha: float) -> float:
+        """Return the evidence that this challenger needs."""
+        return 1 / self.level(alpha)
+
+
+def meeting(number: int, references: int, alpha: float) -> float:
+    """Return the level at which the champion may lose to one of so many `references` at the meeting with this number."""
+    return alpha * (1 - CHALLENGERS) * share(number) / references
