@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from agentloop.campaign import suites
 from agentloop.campaign.campaign import Campaign
+from agentloop.curation import contamination
+from agentloop.curation.forget import forget
 from agentloop.evaluation.level import Standing
 from agentloop.store import champions, contests, meetings, tasks
 from agentloop.store.contests import Contest
@@ -12,8 +14,16 @@ from agentloop.store.database import Database
 
 def begin(campaign: Campaign, iteration: int, challenger: str) -> Standing:
     """Return where the challenger stands; noted once, so that a run that was killed makes the same plan again."""
+
+    def plan() -> Standing:
+        standing = upcoming(campaign, database)
+        if standing.used_up:
+            environment = campaign.environment.name
+            print(f"block {standing.block} of the held-out tasks is used further: {environment} has no more of them")
+        return standing
+
     with campaign.database() as database:
-        return contests.note(database, campaign.name, iteration, challenger, lambda: upcoming(campaign, database))
+        return contests.note(database, campaign.name, iteration, challenger, plan)
 
 
 def upcoming(campaign: Campaign, database: Database) -> Standing:
@@ -53,10 +63,18 @@ def guard_standing(campaign: Campaign, database: Database, guard: str, standing:
 
 
 def make_known(campaign: Campaign) -> None:
-    """Note the held-out tasks of all blocks up to the next one, used or not, so that selection refuses them."""
+    """Note the held-out tasks of all blocks up to the next one, used or not, so that selection refuses them.
+
+    What was collected before and nearly is one of them is forgotten, which is said.
+    """
     with campaign.database() as database:
         block = upcoming(campaign, database).block
-        tasks.save(database, suites.reserve(campaign.settings, campaign.looks[-1], block))
+        new = tasks.save(database, suites.reserve(campaign.settings, campaign.looks[-1], block))
+        near = contamination.near_heldout(database) if new else {}
+        for task, name in near.items():
+            forget(database, tasks=[task], reason=f"nearly {name}, which is held out now")
+    for task, name in near.items():
+        print(f"{task} is nearly {name}, which is held out from now on: it is forgotten, and not learnt from any more")
 
 
 def _guard_block(campaign: Campaign, guard: str, standing: Standing) -> int:

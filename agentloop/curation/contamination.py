@@ -33,11 +33,7 @@ def refuse(database: Database, benchmarks: Path | None = None) -> None:
     rows = database.execute(_query("heldout"))
     if rows:
         raise ContaminationError(_message("of held-out tasks", [f"{trajectory} ({task})" for trajectory, task in rows]))
-    prompts = _prompts(benchmarks) if benchmarks else {}
-    database.execute(_query("protected"), {"names": list(prompts), "prompts": list(prompts.values())})
-    database.execute(_query("asked"))
-    wording.prepare(database, "SELECT text FROM asked UNION ALL SELECT text FROM protected")
-    rows = database.execute(_query("overlaps"), {"share": SHARE})
+    rows = _overlaps(database, _prompts(benchmarks) if benchmarks else {})
     if rows:
         raise ContaminationError(
             _message(
@@ -45,6 +41,19 @@ def refuse(database: Database, benchmarks: Path | None = None) -> None:
                 [f"{trajectory} ({task} is nearly {name})" for trajectory, task, name in rows],
             )
         )
+
+
+def near_heldout(database: Database) -> dict[str, str]:
+    """Return the training tasks with trajectories that are not forgotten and nearly are a held-out task: {task: which one}."""
+    database.execute(_query("collected"))
+    return {task: name for _, task, name in _overlaps(database, {})}
+
+
+def _overlaps(database: Database, prompts: dict[str, str]) -> list[tuple[str, str, str]]:
+    database.execute(_query("protected"), {"names": list(prompts), "prompts": list(prompts.values())})
+    database.execute(_query("asked"))
+    wording.prepare(database, "SELECT text FROM asked UNION ALL SELECT text FROM protected")
+    return database.execute(_query("overlaps"), {"share": SHARE})
 
 
 def _prompts(file: Path) -> dict[str, str]:
