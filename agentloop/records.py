@@ -279,6 +279,22 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One challenger's entry in the life of its campaign, which gives it its level and its held-out tasks."""
+
+    number: int = 1
+    """Number among the challengers of the campaign, or among the times that a guard was asked, from 1."""
+    block: int = 1
+    """Number of the block of held-out tasks, from 1."""
+    place: int = 1
+    """Number among the challengers that the block is used for, from 1."""
+    promotions: int = 0
+    """Promotions by the challengers before it on the same block."""
+    used_up: bool = False
+    """True where the block should have been renewed and the environment has no further held-out tasks."""
+
+
+@dataclass(frozen=True)
 class GuardResult:
     """Champion against challenger on held-out tasks of another environment, at which it must not be worse."""
 

@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from agentloop.evaluation import betting
-from agentloop.evaluation.level import CHALLENGERS, Standing
+from agentloop.evaluation import betting, level
 from agentloop.evaluation.statistics import lower_bound
 from agentloop.evaluation.verdict import MORE
+from agentloop.records import Entry
 from agentloop.report.svg import Canvas, Scale
 from agentloop.settings import Gate
 
@@ -49,14 +49,14 @@ CHUNK = 500
 """Campaigns at a time."""
 
 
-def standing(night: int) -> Standing:
+def entry(night: int) -> Entry:
     """Where the challenger of a night stands when nothing was promoted before."""
     place = (night - 1) % GATE.block_challengers
-    return Standing(night, 1 + (night - 1) // GATE.block_challengers, 1 + place)
+    return Entry(night, 1 + (night - 1) // GATE.block_challengers, 1 + place)
 
 
 def needed(night: int) -> float:
-    return log(standing(night).needed(CHALLENGERS * GATE.alpha))
+    return log(level.needed(entry(night), level.CHALLENGERS * GATE.alpha))
 
 
 def courses(outcomes: np.ndarray) -> np.ndarray:
@@ -71,27 +71,27 @@ def courses(outcomes: np.ndarray) -> np.ndarray:
     return found
 
 
-def promising(outcomes: np.ndarray, level: float) -> np.ndarray:
-    """Trials whose evidence may have reached `level`: log(1 + x) <= x - x²/6 for |x| <= 1 bounds it by their sums."""
+def promising(outcomes: np.ndarray, least: float) -> np.ndarray:
+    """Trials whose evidence may have reached `least`: log(1 + x) <= x - x²/6 for |x| <= 1 bounds it by their sums."""
     differences = (outcomes - SAMPLES).astype(np.int16)
     total, squares = np.cumsum(differences, 1, dtype=np.int32), np.cumsum(differences**2, 1, dtype=np.int32)
-    return (1.5 * np.square(total, dtype=np.float64) * (total > 0) >= level * squares).any(1) & (total > 0).any(1)
+    return (1.5 * np.square(total, dtype=np.float64) * (total > 0) >= least * squares).any(1) & (total > 0).any(1)
 
 
-def reached(outcomes: np.ndarray, level: float) -> np.ndarray:
+def reached(outcomes: np.ndarray, least: float) -> np.ndarray:
     found = np.zeros(len(outcomes), bool)
-    rows = np.flatnonzero(promising(outcomes, level))
+    rows = np.flatnonzero(promising(outcomes, least))
     if len(rows):
         highest = courses(outcomes[rows])[:, -1]
-        found[rows] = (highest >= level) & (outcomes[rows].mean(1) > SAMPLES)
+        found[rows] = (highest >= least) & (outcomes[rows].mean(1) > SAMPLES)
     return found
 
 
-def asks_for_more(outcomes: np.ndarray, level: float) -> np.ndarray:
+def asks_for_more(outcomes: np.ndarray, least: float) -> np.ndarray:
     """As `betting.tasks_needed` decides."""
     shares = np.stack([(outcomes == value).mean(1) for value in range(len(VALUES))], 1)
     growth = (shares @ GROWTH).max(1)
-    return growth * MORE * outcomes.shape[1] >= level + betting.MIXTURE
+    return growth * MORE * outcomes.shape[1] >= least + betting.MIXTURE
 
 
 # the rule before
@@ -143,18 +143,18 @@ def null_campaigns(rng: np.random.Generator, campaigns: int, *, before: bool) ->
     looked = 0
     alpha = GATE.alpha / len(LOOKS)
     for night in range(1, NIGHTS + 1):
-        if night == 1 or (not before and standing(night).place == 1):
+        if night == 1 or (not before and entry(night).place == 1):
             tasks = Tasks(rng, campaigns, LOOKS[-1])
-        level = needed(night)
+        least = needed(night)
         rows = np.arange(campaigns)  # a campaign that has promoted goes on: what counts is its first time
         outcomes = np.empty((campaigns, 0), np.int8)
         start = 0
         for look in LOOKS:
             outcomes = np.concatenate([outcomes, tasks.outcomes(rng, rows, start, look)], 1)
             looked += len(rows) * (look - start)
-            promoted = reached_before(outcomes, alpha) if before else reached(outcomes, level)
+            promoted = reached_before(outcomes, alpha) if before else reached(outcomes, least)
             first[rows[promoted & (first[rows] == 0)]] = night
-            again = asks_for_more_before(outcomes, alpha) if before else asks_for_more(outcomes, level)
+            again = asks_for_more_before(outcomes, alpha) if before else asks_for_more(outcomes, least)
             again &= ~promoted
             rows, outcomes, start = rows[again], outcomes[again], look
             if not len(rows):
@@ -201,16 +201,16 @@ def power(gain: float, trials: int) -> dict[str, Any]:
     ahead = np.cumsum(outcomes - SAMPLES, 1) > 0
     nights = {}
     for night in SHOWN:
-        level = needed(night)
-        found = (highest >= level) & ahead
+        least = needed(night)
+        found = (highest >= least) & ahead
         open_, tasks = np.ones(trials, bool), np.zeros(trials)
         promoted = np.zeros(trials, bool)
         for look in (200, 400, 800):
             tasks[open_] = look
             promoted |= open_ & found[:, look - 1]
-            open_ &= ~promoted & asks_for_more(outcomes[:, :look], level)
+            open_ &= ~promoted & asks_for_more(outcomes[:, :look], least)
         nights[str(night)] = {
-            "evidence_needed": float(np.exp(level)),
+            "evidence_needed": float(np.exp(least)),
             "promoted": {str(tasks): float(found[:, tasks - 1].mean()) for tasks in TASKS},
             "growing_from_200_to_800": {"promoted": float(promoted.mean()), "tasks_in_the_mean": float(tasks.mean())},
             "tasks_for_80_percent": enough(found),

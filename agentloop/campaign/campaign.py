@@ -150,7 +150,7 @@ class Campaign:
         """Return the number of the sealed block of held-out tasks that the newest challenger met on."""
         with self.database() as database:
             known = contests.all_of(database, self.name)
-        return known[-1].standing.block if known else 1
+        return known[-1].entry.block if known else 1
 
     def heldout(self, look: Look | None = None, block: int | None = None) -> Suite:
         """The same tasks for both: champion and challenger are compared task by task."""

@@ -6,27 +6,27 @@ from agentloop.campaign import suites
 from agentloop.campaign.campaign import Campaign
 from agentloop.curation import contamination
 from agentloop.curation.forget import forget
-from agentloop.evaluation.level import Standing
+from agentloop.records import Entry
 from agentloop.store import champions, contests, meetings, tasks
 from agentloop.store.contests import Contest
 from agentloop.store.database import Database
 
 
-def begin(campaign: Campaign, iteration: int, challenger: str) -> Standing:
+def begin(campaign: Campaign, iteration: int, challenger: str) -> Entry:
     """Return where the challenger stands; noted once, so that a run that was killed makes the same plan again."""
 
-    def plan() -> Standing:
-        standing = upcoming(campaign, database)
-        if standing.used_up:
+    def plan() -> Entry:
+        entry = upcoming(campaign, database)
+        if entry.used_up:
             environment = campaign.environment.name
-            print(f"block {standing.block} of the held-out tasks is used further: {environment} has no more of them")
-        return standing
+            print(f"block {entry.block} of the held-out tasks is used further: {environment} has no more of them")
+        return entry
 
     with campaign.database() as database:
         return contests.note(database, campaign.name, iteration, challenger, plan)
 
 
-def upcoming(campaign: Campaign, database: Database) -> Standing:
+def upcoming(campaign: Campaign, database: Database) -> Entry:
     """Return where the next challenger will stand.
 
     A block of held-out tasks is renewed when `gate.block_challengers` have met on it, and after a rollback, which somebody
@@ -34,8 +34,8 @@ def upcoming(campaign: Campaign, database: Database) -> Standing:
     """
     known = contests.all_of(database, campaign.name)
     if not known:
-        return Standing()
-    last = known[-1].standing
+        return Entry()
+    last = known[-1].entry
     since = known[-last.place]
     rolled_back = any(
         move.verdict is None and move.number > since.moves for move in champions.moves(database, campaign.name)
@@ -45,21 +45,21 @@ def upcoming(campaign: Campaign, database: Database) -> Standing:
     lost = [each.block for each in meetings.all_of(database, campaign.name) if each.better and each.kind != "itself"]
     following = max(last.block, *lost, 0) + 1
     if due and suites.has_block(campaign.settings, campaign.looks[-1], following):
-        return Standing(last.number + 1, following)
+        return Entry(last.number + 1, following)
     promotions = last.promotions + known[-1].promoted
-    return Standing(last.number + 1, last.block, last.place + 1, promotions, due)
+    return Entry(last.number + 1, last.block, last.place + 1, promotions, due)
 
 
-def guard_standing(campaign: Campaign, database: Database, guard: str, standing: Standing) -> Standing:
-    """Return where a guard's question about the challenger at `standing` stands among those that it was asked before."""
+def guard_entry(campaign: Campaign, database: Database, guard: str, entry: Entry) -> Entry:
+    """Return where a guard's question about the challenger at `entry` stands among those that it was asked before."""
     before = [
         each
         for each in contests.all_of(database, campaign.name)
-        if each.standing.number < standing.number and guard in each.guards
+        if each.entry.number < entry.number and guard in each.guards
     ]
-    block = _guard_block(campaign, guard, standing)
-    same: list[Contest] = [each for each in before if _guard_block(campaign, guard, each.standing) == block]
-    return Standing(len(before) + 1, block, len(same) + 1, sum(each.promoted for each in same))
+    block = _guard_block(campaign, guard, entry)
+    same: list[Contest] = [each for each in before if _guard_block(campaign, guard, each.entry) == block]
+    return Entry(len(before) + 1, block, len(same) + 1, sum(each.promoted for each in same))
 
 
 def make_known(campaign: Campaign) -> None:
@@ -77,5 +77,5 @@ def make_known(campaign: Campaign) -> None:
         print(f"{task} is nearly {name}, which is held out from now on: it is forgotten, and not learnt from any more")
 
 
-def _guard_block(campaign: Campaign, guard: str, standing: Standing) -> int:
-    return suites.guard_block(campaign.settings, guard, campaign.looks[-1], standing.block)
+def _guard_block(campaign: Campaign, guard: str, entry: Entry) -> int:
+    return suites.guard_block(campaign.settings, guard, campaign.looks[-1], entry.block)

@@ -10,11 +10,10 @@ from agentloop.campaign import contest
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import HELDOUT, Suite
 from agentloop.evaluation import guard
-from agentloop.evaluation.level import Standing
 from agentloop.evaluation.looks import Look
 from agentloop.evaluation.statistics import clustered_interval
 from agentloop.evaluation.verdict import judge
-from agentloop.records import Evaluation, GuardResult, Verdict
+from agentloop.records import Entry, Evaluation, GuardResult, Verdict
 from agentloop.store import champions, evaluations, verdicts
 from agentloop.store.database import Database
 from agentloop.store.evaluations import Role
@@ -52,7 +51,7 @@ def measure(campaign: Campaign, adapter: str | None, suite: Suite, *, iteration:
 def would_promote(
     campaign: Campaign,
     look: Look,
-    standing: Standing,
+    entry: Entry,
     measured: Mapping[str, tuple[str, str]],
     *,
     adapter: str,
@@ -63,7 +62,7 @@ def would_promote(
         if earlier := verdicts.before_evidence(database, campaign.name, iteration, adapter, look.number):
             return bool(earlier[1].guards)
         pair = evaluations.pair(*(evaluations.load(database, each) for each in measured[HELDOUT]))
-    return judge(*pair, campaign.settings.gate, look=look, standing=standing).decision == "promote"
+    return judge(*pair, campaign.settings.gate, look=look, entry=entry).decision == "promote"
 
 
 def decide(
@@ -75,7 +74,7 @@ def decide(
     before the gate went by e-values stands.
     """
     gate, evaluate = campaign.settings.gate, campaign.settings.evaluate
-    standing = contest.begin(campaign, iteration, adapter)
+    entry = contest.begin(campaign, iteration, adapter)
     with campaign.database() as database:
         if earlier := verdicts.before_evidence(database, campaign.name, iteration, adapter, look.number):
             return _told(*earlier)
@@ -87,8 +86,8 @@ def decide(
                     suite: _paired(campaign, database, each, suite=suite, iteration=iteration)
                     for suite, each in measured.items()
                 }
-                guards = _guards(campaign, database, pairs, standing)
-                verdict = judge(*pairs[HELDOUT], gate, look=look, standing=standing, guards=guards)
+                guards = _guards(campaign, database, pairs, entry)
+                verdict = judge(*pairs[HELDOUT], gate, look=look, entry=entry, guards=guards)
                 left_out = evaluate.tasks * look.scale - len(pairs[HELDOUT][0].tasks)
                 if left_out:
                     verdict = replace(
@@ -101,7 +100,7 @@ def decide(
                     champions.promote(database, campaign.name, adapter, iteration=iteration, verdict=verdict_id)
         return _told(verdict_id, verdict)
 
-    inputs = [sorted(measured.items()), adapter, gate, look, standing]
+    inputs = [sorted(measured.items()), adapter, gate, look, entry]
     return campaign.step("decide", iteration, inputs, work)
 
 
@@ -123,7 +122,7 @@ def _paired(
 
 
 def _guards(
-    campaign: Campaign, database: Database, pairs: Mapping[str, tuple[Evaluation, Evaluation]], standing: Standing
+    campaign: Campaign, database: Database, pairs: Mapping[str, tuple[Evaluation, Evaluation]], entry: Entry
 ) -> list[GuardResult]:
     gate = campaign.settings.gate
     return [
@@ -131,7 +130,7 @@ def _guards(
             name,
             *pairs[name],
             gate.guards[name],
-            standing=contest.guard_standing(campaign, database, name, standing),
+            entry=contest.guard_entry(campaign, database, name, entry),
             resamples=gate.resamples,
         )
         for name in gate.guards

@@ -14,8 +14,8 @@ from agentloop.campaign import contest
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import Suite
 from agentloop.evaluation import betting, level
-from agentloop.evaluation.level import Standing
 from agentloop.evaluation.statistics import differences, paired_bootstrap
+from agentloop.records import Entry
 from agentloop.store import campaigns, champions, evaluations, meetings
 from agentloop.store.database import Database
 from agentloop.store.evaluations import Role
@@ -83,21 +83,21 @@ def hold(
     return held
 
 
-def itself_due(campaign: Campaign, standing: Standing) -> Suite | None:
-    """Return the suite on which the champion is to meet itself after the challenger at `standing`, the first time with the
+def itself_due(campaign: Campaign, entry: Entry) -> Suite | None:
+    """Return the suite on which the champion is to meet itself after the challenger at `entry`, the first time with the
     campaign's seed; None where it is not to.
     """
     every = campaign.settings.gate.itself_every
-    if not every or standing.number % every:
+    if not every or entry.number % every:
         return None
-    return replace(campaign.heldout(campaign.looks[0], standing.block), name=ITSELF)
+    return replace(campaign.heldout(campaign.looks[0], entry.block), name=ITSELF)
 
 
 def other_seed(campaign: Campaign, suite: Suite) -> Suite:
     return replace(suite, seed=campaign.settings.seed + OTHER_SEED)
 
 
-def hold_itself(campaign: Campaign, iteration: int, standing: Standing, first: str, second: str) -> Meeting:
+def hold_itself(campaign: Campaign, iteration: int, entry: Entry, first: str, second: str) -> Meeting:
     """Compare the champion with itself, at the whole of `gate.alpha`, and note what the gate would have said."""
     with campaign.database() as database, database.transaction():
         known = [each for each in meetings.all_of(database, campaign.name) if each.kind == "itself"]
@@ -105,7 +105,7 @@ def hold_itself(campaign: Campaign, iteration: int, standing: Standing, first: s
             if each.iteration == iteration:
                 return each
         needed = 1 / campaign.settings.gate.alpha
-        held = _compare(campaign, database, iteration, "itself", standing.block, first, second, needed)
+        held = _compare(campaign, database, iteration, "itself", entry.block, first, second, needed)
         meetings.save(database, campaign.name, held)
     return held
 

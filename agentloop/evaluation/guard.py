@@ -6,11 +6,10 @@ against its being worse by the margin. Too few tasks therefore never pass a guar
 
 from __future__ import annotations
 
-from agentloop.evaluation import betting
+from agentloop.evaluation import betting, level
 from agentloop.evaluation.contrast import refuse_unpaired
-from agentloop.evaluation.level import Standing
 from agentloop.evaluation.statistics import differences, paired_bootstrap
-from agentloop.records import Evaluation, GuardResult
+from agentloop.records import Entry, Evaluation, GuardResult
 from agentloop.settings import Guard
 
 
@@ -20,17 +19,17 @@ def examine(
     challenger: Evaluation,
     guard: Guard,
     *,
-    standing: Standing,
+    entry: Entry,
     resamples: int,
     seed: int = 0,
 ) -> GuardResult:
     """Passed where the difference surely exceeds `-guard.margin`. Raises ValueError where the two cannot be paired.
 
-    `standing`: among the times that this guard was asked.
+    `entry`: this time among those that the guard was asked.
     """
     refuse_unpaired(champion, challenger)
     outcomes = champion.successes, challenger.successes
-    needed = standing.needed(guard.alpha)
+    needed = level.needed(entry, guard.alpha)
     seen = differences(*outcomes)
     return GuardResult(
         environment,

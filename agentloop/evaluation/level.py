@@ -12,8 +12,9 @@ over policies that are independent of the tasks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import comb, sqrt
+
+from agentloop.records import Entry
 
 EARLY = 3
 """The larger, the more of the level is left for later challengers."""
@@ -45,28 +46,14 @@ def of_history(place: int, promotions: int) -> float:
     return weight / comb(most, promotions)
 
 
-@dataclass(frozen=True)
-class Standing:
-    """Where a challenger stands in the life of its campaign, which gives it its level and its tasks."""
+def of_entry(entry: Entry, alpha: float) -> float:
+    """Return the level of a challenger, of `alpha` for all that a campaign ever has."""
+    return alpha * share(entry.number) * of_history(entry.place, entry.promotions)
 
-    number: int = 1
-    """Number among the challengers of the campaign, or among the times that a guard was asked, from 1."""
-    block: int = 1
-    """Number of the block of held-out tasks, from 1."""
-    place: int = 1
-    """Number among the challengers that the block is used for, from 1."""
-    promotions: int = 0
-    """Promotions by the challengers before it on the same block."""
-    used_up: bool = False
-    """True where the block should have been renewed and the environment has no further held-out tasks."""
 
-    def level(self, alpha: float) -> float:
-        """Return the level of this challenger, of `alpha` for all that a campaign ever has."""
-        return alpha * share(self.number) * of_history(self.place, self.promotions)
-
-    def needed(self, alpha: float) -> float:
-        """Return the evidence that this challenger needs."""
-        return 1 / self.level(alpha)
+def needed(entry: Entry, alpha: float) -> float:
+    """Return the evidence that a challenger needs."""
+    return 1 / of_entry(entry, alpha)
 
 
 def meeting(number: int, references: int, alpha: float) -> float:

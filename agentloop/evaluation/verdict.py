@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import log
 
-from agentloop.evaluation import betting
+from agentloop.evaluation import betting, level
 from agentloop.evaluation.contrast import Contrast, contrast
-from agentloop.evaluation.level import CHALLENGERS, Standing
 from agentloop.evaluation.looks import Look
 from agentloop.evaluation.statistics import differences
-from agentloop.records import Decision, Evaluation, GuardResult, Verdict
+from agentloop.records import Decision, Entry, Evaluation, GuardResult, Verdict
 from agentloop.settings import Gate
 from agentloop.text import odds
 
@@ -24,7 +23,7 @@ def judge(
     gate: Gate,
     *,
     look: Look,
-    standing: Standing,
+    entry: Entry,
     guards: Sequence[GuardResult] = (),
     seed: int = 0,
 ) -> Verdict:
@@ -36,7 +35,7 @@ def judge(
     """
     seen = contrast(champion, challenger, resamples=gate.resamples, seed=seed)
     by_task = differences(champion.successes, challenger.successes)
-    needed = standing.needed(CHALLENGERS * gate.alpha)
+    needed = level.needed(entry, level.CHALLENGERS * gate.alpha)
     evidence = betting.evidence(by_task, gate.min_gain)
     tasks = len(champion.tasks)
     more = betting.tasks_needed(by_task, needed, gate.min_gain)
@@ -61,8 +60,8 @@ def judge(
     reasons.append(f"{seen.test.gained} tasks gained and {seen.test.lost} lost (McNemar p = {seen.test.p:.2g})")
     if look.of > 1:
         reasons.append(f"look {look.number} of {look.of}")
-    if standing.used_up:
-        reasons.append(f"block {standing.block} is used further, there are no more held-out tasks")
+    if entry.used_up:
+        reasons.append(f"block {entry.block} is used further, there are no more held-out tasks")
     return Verdict(
         decision,
         champion.id,

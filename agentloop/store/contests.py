@@ -1,11 +1,11 @@
-"""Contests: where each challenger stands in the life of its campaign, noted before it is measured."""
+"""Contests: each challenger's entry in the life of its campaign, noted before it is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agentloop.evaluation.level import Standing
+from agentloop.records import Entry
 from agentloop.store.database import Database
 
 
@@ -13,7 +13,7 @@ from agentloop.store.database import Database
 class Contest:
     """A challenger that was noted."""
 
-    standing: Standing
+    entry: Entry
     iteration: int
     adapter: str
     moves: int
@@ -40,18 +40,18 @@ def all_of(database: Database, campaign: str) -> list[Contest]:
         [campaign],
     )
     return [
-        Contest(Standing(*standing), iteration, adapter, moves, promoted, tuple(sorted(guards)))
-        for *standing, iteration, adapter, moves, promoted, guards in rows
+        Contest(Entry(*entry), iteration, adapter, moves, promoted, tuple(sorted(guards)))
+        for *entry, iteration, adapter, moves, promoted, guards in rows
     ]
 
 
-def note(database: Database, campaign: str, iteration: int, adapter: str, plan: Callable[[], Standing]) -> Standing:
+def note(database: Database, campaign: str, iteration: int, adapter: str, plan: Callable[[], Entry]) -> Entry:
     """Return where the challenger stands; what `plan()` says is noted the first time."""
     with database.transaction():
         known = [each for each in all_of(database, campaign) if (each.iteration, each.adapter) == (iteration, adapter)]
         if known:
-            return known[0].standing
-        standing = plan()
+            return known[0].entry
+        entry = plan()
         database.execute(
             """
             INSERT INTO contests
@@ -59,14 +59,14 @@ def note(database: Database, campaign: str, iteration: int, adapter: str, plan: 
             """,
             [
                 campaign,
-                standing.number,
+                entry.number,
                 iteration,
                 adapter,
-                standing.block,
-                standing.place,
-                standing.promotions,
-                standing.used_up,
+                entry.block,
+                entry.place,
+                entry.promotions,
+                entry.used_up,
                 campaign,
             ],
         )
-    return standing
+    return entry

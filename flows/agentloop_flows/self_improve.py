@@ -16,7 +16,7 @@ from agentloop.campaign import contest as contests
 from agentloop.campaign import gate, meeting, select, train
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import HELDOUT, Suite
-from agentloop.evaluation.level import Standing
+from agentloop.records import Entry
 from agentloop.rollout.collection import ShardPlan
 from agentloop.serving.policy_server import PolicyServer
 from agentloop.store.evaluations import Role
@@ -72,18 +72,18 @@ def hold_contest(campaign: Campaign, champion: str | None, challenger: str, iter
             evaluate(campaign, challenger, iteration, role="challenger", suite=suite),
         )
 
-    standing = contests.begin(campaign, iteration, challenger)
+    entry = contests.begin(campaign, iteration, challenger)
     for look in campaign.looks:
-        before, after = measure_both(campaign.heldout(look, standing.block))
+        before, after = measure_both(campaign.heldout(look, entry.block))
         measured = {HELDOUT: (before["evaluation"], after["evaluation"])}
-        if gate.would_promote(campaign, look, standing, measured, adapter=challenger, iteration=iteration):
-            for guard in campaign.guards(look, standing.block):
+        if gate.would_promote(campaign, look, entry, measured, adapter=challenger, iteration=iteration):
+            for guard in campaign.guards(look, entry.block):
                 measured[guard.name] = tuple(each["evaluation"] for each in measure_both(guard))
         verdict = steps.decide(campaign.settings, iteration, measured, look, adapter=challenger)
         artifacts.publish_verdict(iteration, verdict)
         if verdict["decision"] != "needs_more_data":
             break
-    meet_itself(campaign, champion, standing, iteration)
+    meet_itself(campaign, champion, entry, iteration)
     return {"before": before, "after": after, "verdict": verdict}
 
 
@@ -101,16 +101,16 @@ def meet(campaign: Campaign, iteration: int) -> None:
         print(held.reason)
 
 
-def meet_itself(campaign: Campaign, champion: str | None, standing: Standing, iteration: int) -> None:
+def meet_itself(campaign: Campaign, champion: str | None, entry: Entry, iteration: int) -> None:
     """Now and then the champion meets itself, which tells how often the gate is wrong."""
-    suite = meeting.itself_due(campaign, standing)
+    suite = meeting.itself_due(campaign, entry)
     if suite is None:
         return
     first, second = (
         evaluate(campaign, champion, iteration, role="champion", suite=each)["evaluation"]
         for each in (suite, meeting.other_seed(campaign, suite))
     )
-    print(meeting.hold_itself(campaign, iteration, standing, first, second).reason)
+    print(meeting.hold_itself(campaign, iteration, entry, first, second).reason)
 
 
 def collect(campaign: Campaign, adapter: str | None, iteration: int) -> None:

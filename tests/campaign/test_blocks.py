@@ -9,8 +9,8 @@ from agentloop.campaign import contest, gate, meeting, suites
 from agentloop.campaign.suites import HELDOUT
 from agentloop.curation import contamination
 from agentloop.errors import ContaminationError
-from agentloop.evaluation.level import CHALLENGERS, Standing
-from agentloop.records import Adapter, Interval, Task, Verdict
+from agentloop.evaluation import level
+from agentloop.records import Adapter, Entry, Interval, Task, Verdict
 from agentloop.store import adapters, campaigns, champions, meetings, verdicts
 from agentloop.store.ingest import ingest
 from agentloop.store.shards import write_shard
@@ -44,7 +44,7 @@ def judged(campaign, iteration: int, decision: str = "keep") -> str:
     return adapter.id
 
 
-def upcoming(campaign) -> Standing:
+def upcoming(campaign) -> Entry:
     with campaign.database() as database:
         return contest.upcoming(campaign, database)
 
@@ -69,28 +69,28 @@ def test_a_block_serves_so_many_challengers_and_is_renewed_and_a_killed_run_plan
     with again.database() as database:
         known = database.execute("SELECT number, block, place, promotions, used_up FROM contests ORDER BY number")
     assert known == [(1, 1, 1, 0, False), (2, 1, 2, 0, False), (3, 2, 1, 0, False), (4, 2, 2, 1, False)]
-    assert contest.begin(again, 2, Adapter("base_1", "data_2", {}, 0, "1").id) == Standing(2, 1, 2, 0)
-    assert upcoming(again) == Standing(5, 3) and again.block == 2
+    assert contest.begin(again, 2, Adapter("base_1", "data_2", {}, 0, "1").id) == Entry(2, 1, 2, 0)
+    assert upcoming(again) == Entry(5, 3) and again.block == 2
 
 
 def test_a_rollback_renews_the_block(campaign):
     judged(campaign, 1, "promote")
-    assert upcoming(campaign) == Standing(2, 1, 2, 1)
+    assert upcoming(campaign) == Entry(2, 1, 2, 1)
     with campaign.database() as database:
         champions.rollback(database, campaign.name, None, reason="regret")
-    assert upcoming(campaign) == Standing(2, 2)
+    assert upcoming(campaign) == Entry(2, 2)
 
 
 def test_a_file_whose_heldout_tasks_are_used_up_says_so_and_uses_the_last_block_further(campaign, capsys):
     for iteration in range(1, 10):
         judged(campaign, iteration, "promote" if iteration == 8 else "keep")
-    assert upcoming(campaign) == Standing(10, 4, 4, 1, True)
+    assert upcoming(campaign) == Entry(10, 4, 4, 1, True)
     assert "block 4 of the held-out tasks is used further: few has no more of them" in capsys.readouterr().out
     suite = campaign.heldout(campaign.looks[0], 4)
     pair = {HELDOUT: measured(campaign, suite, never, sometimes)}
     verdict = gate.decide(campaign, pair, campaign.looks[0], adapter=CHALLENGER, iteration=10)
     assert verdict["reason"].endswith("block 4 is used further, there are no more held-out tasks.")
-    assert verdict["needed"] == pytest.approx(Standing(10, 4, 4, 1).needed(CHALLENGERS * 0.05))
+    assert verdict["needed"] == pytest.approx(level.needed(Entry(10, 4, 4, 1), level.CHALLENGERS * 0.05))
     assert meeting.due(campaign, 11) == []  # nothing is fresh
 
 
@@ -170,7 +170,7 @@ def test_where_a_block_begins_the_champion_meets_the_base_and_the_best_earlier_c
         ("earlier", False, -0.625),
     ]
     assert held[0].reason.startswith("The base against the champion: -100.0 points") and living.champion() == champion
-    assert meeting.due(living, 3) == [] and upcoming(living) == Standing(3, 2)  # once for a block
+    assert meeting.due(living, 3) == [] and upcoming(living) == Entry(3, 2)  # once for a block
     judged(living, 3)
     assert meeting.due(living, 3) == meeting.due(living, 4) == []
 
@@ -187,7 +187,7 @@ def test_a_champion_that_is_worse_than_an_earlier_one_makes_room_for_it_and_the_
         "The best earlier champion is better than the champion and replaces it: +100.0 points"
     )
     assert line == [("base", False), ("earlier", True)]
-    assert upcoming(living) == Standing(3, 3)  # the second block has decided something
+    assert upcoming(living) == Entry(3, 3)  # the second block has decided something
     assert living.begin(3) == living.champion()
 
 
@@ -201,9 +201,9 @@ def test_the_champion_meets_itself_now_and_then_and_nothing_is_promoted(tmp_path
     campaign = opened(tmp_path, "gate.itself_every=2")
     with campaign.database() as database:
         campaigns.register(database, campaign.settings)
-    assert meeting.itself_due(campaign, Standing(1)) is None
-    standing = Standing(2, 1, 2)
-    first = meeting.itself_due(campaign, standing)
+    assert meeting.itself_due(campaign, Entry(1)) is None
+    entry = Entry(2, 1, 2)
+    first = meeting.itself_due(campaign, entry)
     second = meeting.other_seed(campaign, first)
     assert first.tasks == campaign.heldout(campaign.looks[0], 1).tasks == second.tasks
     names = []
@@ -211,13 +211,13 @@ def test_the_champion_meets_itself_now_and_then_and_nothing_is_promoted(tmp_path
         roll_out(campaign, None, suite, solved)
         names.append(gate.measure(campaign, None, suite, iteration=2, role="champion")["evaluation"])
     assert names[0] != names[1]
-    held = meeting.hold_itself(campaign, 2, standing, *names)
+    held = meeting.hold_itself(campaign, 2, entry, *names)
     assert held.better and held.needed == pytest.approx(20) and "a false alarm" in held.reason
-    assert meeting.hold_itself(campaign, 2, standing, *names) == held
+    assert meeting.hold_itself(campaign, 2, entry, *names) == held
     assert campaign.champion() is None
     with campaign.database() as database:
         assert database.execute("FROM v_false_promotions") == [(campaign.name, 1, 1, 1.0)]
-    assert meeting.itself_due(opened(tmp_path, "gate.itself_every=0"), standing) is None
+    assert meeting.itself_due(opened(tmp_path, "gate.itself_every=0"), entry) is None
 
 
 def test_a_guard_counts_how_often_it_was_asked(tmp_path):
@@ -227,9 +227,9 @@ def test_a_guard_counts_how_often_it_was_asked(tmp_path):
     look = campaign.looks[-1]
     for iteration, gained in ((1, sometimes), (2, never), (3, sometimes)):
         adapter = f"{CHALLENGER}_{iteration}"
-        standing = contest.begin(campaign, iteration, adapter)
+        entry = contest.begin(campaign, iteration, adapter)
         pair = {HELDOUT: measured(campaign, campaign.heldout(look), never, gained, adapter=adapter)}
-        if gate.would_promote(campaign, look, standing, pair, adapter=adapter, iteration=iteration):
+        if gate.would_promote(campaign, look, entry, pair, adapter=adapter, iteration=iteration):
             guard = campaign.guards(look)[0]
             pair["database"] = measured(campaign, guard, always, never, adapter=adapter)
         gate.decide(campaign, pair, look, adapter=adapter, iteration=iteration)
@@ -238,8 +238,8 @@ def test_a_guard_counts_how_often_it_was_asked(tmp_path):
             "SELECT v.iteration, g.needed FROM verdict_guards g JOIN verdicts v ON v.id = g.verdict ORDER BY 1"
         )
     assert needed == [
-        (1, pytest.approx(Standing(1).needed(0.05))),
-        (3, pytest.approx(Standing(2, 1, 2).needed(0.05))),
+        (1, pytest.approx(level.needed(Entry(1), 0.05))),
+        (3, pytest.approx(level.needed(Entry(2, 1, 2), 0.05))),
     ]
 
 
@@ -249,8 +249,8 @@ def test_a_verdict_from_before_the_gate_went_by_evidence_stands(campaign):
         name = verdicts.save(database, old, campaign=campaign.name, iteration=1, adapter=CHALLENGER)
     look = campaign.looks[0]
     pair = {HELDOUT: measured(campaign, campaign.heldout(look), always, never)}
-    standing = contest.begin(campaign, 1, CHALLENGER)
-    assert not gate.would_promote(campaign, look, standing, pair, adapter=CHALLENGER, iteration=1)
+    entry = contest.begin(campaign, 1, CHALLENGER)
+    assert not gate.would_promote(campaign, look, entry, pair, adapter=CHALLENGER, iteration=1)
     told = gate.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1)
     assert (told["verdict"], told["reason"], told["evidence"]) == (name, "so it was", None)
     with campaign.database() as database:

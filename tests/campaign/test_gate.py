@@ -8,8 +8,9 @@ from agentloop.campaign import collect, contest, gate, results, suites
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import HELDOUT
 from agentloop.errors import SettingError, StoreError
-from agentloop.evaluation.level import CHALLENGERS, Standing
+from agentloop.evaluation import level
 from agentloop.evaluation.looks import Look
+from agentloop.records import Entry
 from agentloop.store import campaigns, evaluations, verdicts
 
 
@@ -52,11 +53,11 @@ def test_more_tasks_settle_what_the_first_look_could_not(campaign):
     with campaign.database() as database:
         looks = database.execute("SELECT look, looks, alpha, decision FROM verdicts ORDER BY look")
         steps = database.execute("SELECT status, count(*) FROM steps WHERE name = 'decide' GROUP BY status")
-        standing = database.execute("SELECT look FROM v_verdicts")
+        entry = database.execute("SELECT look FROM v_verdicts")
         assert verdicts.load(database, decisions[1]["verdict"]).guards[0].passed
-    level = Standing().level(CHALLENGERS * 0.05)  # of the first challenger, the same at both looks
-    assert looks == [(1, 2, pytest.approx(level), "needs_more_data"), (2, 2, pytest.approx(level), "promote")]
-    assert steps == [("done", 2)] and standing == [(2,)]
+    first = level.of_entry(Entry(), level.CHALLENGERS * 0.05)  # of the first challenger, the same at both looks
+    assert looks == [(1, 2, pytest.approx(first), "needs_more_data"), (2, 2, pytest.approx(first), "promote")]
+    assert steps == [("done", 2)] and entry == [(2,)]
 
     # what a run that was killed and begun again does
     assert gate.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1) == decisions[1]
@@ -68,8 +69,8 @@ def test_a_guard_that_is_not_passed_keeps_the_champion(campaign):
     look = campaign.looks[1]
     champion, challenger = measured(campaign, campaign.heldout(look), never, sometimes)
     pair = {HELDOUT: (champion, challenger)}
-    standing = contest.begin(campaign, 1, CHALLENGER)
-    assert gate.would_promote(campaign, look, standing, pair, adapter=CHALLENGER, iteration=1)
+    entry = contest.begin(campaign, 1, CHALLENGER)
+    assert gate.would_promote(campaign, look, entry, pair, adapter=CHALLENGER, iteration=1)
     pair["database"] = measured(campaign, campaign.guards(look)[0], always, never)
     verdict = gate.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1)
     assert verdict["decision"] == "keep" and "the guard database is not passed: -100.0 points" in verdict["reason"]
@@ -127,8 +128,8 @@ def test_episodes_that_failed_are_held_against_nobody(campaign):
     verdict = gate.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1)
     assert verdict["decision"] == "keep" and verdict["difference"]["estimate"] == 0.0
     assert verdict["reason"].endswith(" 4 tasks are left out: episodes failed.")
-    standing = contest.begin(campaign, 1, CHALLENGER)
-    assert not gate.would_promote(campaign, look, standing, pair, adapter=CHALLENGER, iteration=1)
+    entry = contest.begin(campaign, 1, CHALLENGER)
+    assert not gate.would_promote(campaign, look, entry, pair, adapter=CHALLENGER, iteration=1)
     with campaign.database() as database:
         shared = [evaluations.load(database, verdict[which]) for which in ("champion", "challenger")]
         assert shared[0].tasks == shared[1].tasks and len(shared[0].tasks) == 12

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agentloop.evaluation import level
-from agentloop.evaluation.level import Standing
+from agentloop.records import Entry
 
 
 def test_challengers_without_end_spend_no_more_than_there_is():
@@ -29,11 +29,11 @@ def test_challengers_and_meetings_together_have_the_whole_level():
 
 
 def test_later_challengers_and_those_after_promotions_need_more():
-    alone, later = Standing(5, 2), Standing(6, 3)
-    assert alone.needed(0.01) < later.needed(0.01)
-    needed = [Standing(9, 1, 6, promotions).needed(0.01) for promotions in range(4)]
+    alone, later = Entry(5, 2), Entry(6, 3)
+    assert level.needed(alone, 0.01) < level.needed(later, 0.01)
+    needed = [level.needed(Entry(9, 1, 6, promotions), 0.01) for promotions in range(4)]
     assert needed == sorted(needed)
-    assert Standing(3).level(0.01) == pytest.approx(0.01 * level.share(3))
+    assert level.of_entry(Entry(3), 0.01) == pytest.approx(0.01 * level.share(3))
 
 
 def campaign(rng: np.random.Generator, nights: int, alpha: float, shares) -> tuple[bool, int]:
@@ -63,7 +63,7 @@ def ever_wrong(shares, campaigns: int = 3000) -> float:
 
 
 def test_a_campaign_on_one_block_for_ever_is_wrong_no_more_often_than_alpha():
-    assert ever_wrong(lambda night, promotions: Standing(night, 1, night, promotions).level(1)) <= 0.2
+    assert ever_wrong(lambda night, promotions: level.of_entry(Entry(night, 1, night, promotions), 1)) <= 0.2
 
 
 def test_a_level_for_each_challenger_by_itself_would_add_up():

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from agentloop.evaluation import guard
-from agentloop.evaluation.level import Standing
+from agentloop.evaluation.level import of_entry
 from agentloop.evaluation.looks import Look, most, plan
 from agentloop.evaluation.verdict import judge
-from agentloop.records import Evaluation
+from agentloop.records import Entry, Evaluation
 from agentloop.settings import Gate, Guard
 
-ONLY, GATE, FIRST = Look(1, 1), Gate(), Standing()
+ONLY, GATE, FIRST = Look(1, 1), Gate(), Entry()
 
 
 def evaluation(policy: str, successes) -> Evaluation:
@@ -20,8 +20,8 @@ def evaluation(policy: str, successes) -> Evaluation:
     return Evaluation(policy, tuple(f"task_{n}" for n in range(len(rows))), len(rows[0]), 0, rows)
 
 
-def decided(before, after, gate: Gate = GATE, look: Look = ONLY, guards=(), standing: Standing = FIRST):
-    return judge(evaluation("a", before), evaluation("b", after), gate, look=look, standing=standing, guards=guards)
+def decided(before, after, gate: Gate = GATE, look: Look = ONLY, guards=(), entry: Entry = FIRST):
+    return judge(evaluation("a", before), evaluation("b", after), gate, look=look, entry=entry, guards=guards)
 
 
 def outcomes(rate: float, seed: int, tasks: int = 200, samples: int = 4) -> np.ndarray:
@@ -78,9 +78,7 @@ def test_a_promising_gain_on_few_tasks_asks_for_more():
 
 def test_a_later_challenger_needs_more_evidence():
     before, after = outcomes(0.5, 0), outcomes(0.6, 1)
-    verdicts = [
-        decided(before, after, standing=standing) for standing in (FIRST, Standing(400, 50, 8), Standing(9, 1, 9, 4))
-    ]
+    verdicts = [decided(before, after, entry=entry) for entry in (FIRST, Entry(400, 50, 8), Entry(9, 1, 9, 4))]
     assert len({verdict.evidence for verdict in verdicts}) == 1
     assert [verdict.decision for verdict in verdicts] == ["promote", "needs_more_data", "needs_more_data"]
 
@@ -100,9 +98,9 @@ def test_other_tasks_samples_or_seeds_are_not_compared(change):
     champion = evaluation("a", outcomes(0.35, 0))
     challenger = dataclasses.replace(evaluation("b", outcomes(0.75, 1)), **change)
     with pytest.raises(ValueError, match=next(iter(change))):
-        judge(champion, challenger, Gate(), look=ONLY, standing=FIRST)
+        judge(champion, challenger, Gate(), look=ONLY, entry=FIRST)
     with pytest.raises(ValueError, match=next(iter(change))):
-        guard.examine("database", champion, challenger, Guard(), standing=FIRST, resamples=10)
+        guard.examine("database", champion, challenger, Guard(), entry=FIRST, resamples=10)
 
 
 def test_no_policy_is_promoted_over_itself_more_often_than_alpha():
@@ -134,10 +132,10 @@ def test_another_look_costs_no_level():
 # Guards
 
 
-def guarded(before, after, standing: Standing = FIRST, **settings):
+def guarded(before, after, entry: Entry = FIRST, **settings):
     guarding = Guard(**settings)
     return guard.examine(
-        "database", evaluation("a", before), evaluation("b", after), guarding, standing=standing, resamples=500
+        "database", evaluation("a", before), evaluation("b", after), guarding, entry=entry, resamples=500
     )
 
 
@@ -179,7 +177,7 @@ def test_a_guard_never_makes_a_promotion():
 
 def test_a_guard_that_was_asked_before_needs_more():
     same = outcomes(0.8, 2)
-    first, later = guarded(same, same), guarded(same, same, Standing(9, 2, 3, 2))
+    first, later = guarded(same, same), guarded(same, same, Entry(9, 2, 3, 2))
     assert first.evidence == later.evidence and first.needed < later.needed and first.bound > later.bound
     assert first.passed == (first.evidence >= first.needed)
 
@@ -194,8 +192,8 @@ def test_a_challenger_that_is_worse_by_the_margin_passes_no_more_often_than_alph
         before = rng.random((tasks, 4)) < difficulty
         after = rng.random((tasks, 4)) < difficulty * (1 - 0.1 / 0.8)  # in the mean by 0.1 less
         pair = evaluation("a", before), evaluation("b", after)
-        passed += guard.examine("database", *pair, guarding, standing=FIRST, resamples=10).passed
-    assert at_most(passed, 300, FIRST.level(0.4))
+        passed += guard.examine("database", *pair, guarding, entry=FIRST, resamples=10).passed
+    assert at_most(passed, 300, of_entry(FIRST, 0.4))
 
 
 def test_a_challenger_that_is_equal_passes_most_often():

@@ -17,10 +17,9 @@ import pytest
 from agentloop import environments
 from agentloop.curation import scoring
 from agentloop.curation.selection import select
-from agentloop.evaluation.level import Standing
 from agentloop.evaluation.looks import Look
 from agentloop.evaluation.verdict import judge
-from agentloop.records import NF4, Adapter, Policy, Sampling, Task, Trajectory, Turn
+from agentloop.records import NF4, Adapter, Entry, Policy, Sampling, Task, Trajectory, Turn
 from agentloop.rollout.grammar import GrammarError, ToolCall, parse
 from agentloop.settings import Settings
 from agentloop.store import (
@@ -173,14 +172,14 @@ class Recorder:
         )
         adapter = self._train(database, chosen.id, iteration, "challenger")
         after = self._evaluate(database, adapter, SKILLS[iteration], iteration, "challenger")
-        standing = contests.note(
+        entry = contests.note(
             database,
             CAMPAIGN,
             iteration,
             adapter,
-            lambda: Standing(iteration, 1, iteration, len(champions.moves(database, CAMPAIGN))),
+            lambda: Entry(iteration, 1, iteration, len(champions.moves(database, CAMPAIGN))),
         )
-        verdict = judge(before, after, self.settings.gate, look=Look(1, 1), standing=standing)
+        verdict = judge(before, after, self.settings.gate, look=Look(1, 1), entry=entry)
         name = verdicts.save(database, verdict, campaign=CAMPAIGN, iteration=iteration, adapter=adapter)
         if verdict.decision == "promote":
             champions.promote(database, CAMPAIGN, adapter, iteration=iteration, verdict=name)

@@ -229,14 +229,20 @@ def test_looks_guards_and_rollbacks_are_shown_and_flips_counted_once(tmp_path):
         guard = GuardResult("database", "eval_1", "eval_2", Interval(-0.01, -0.08, 0.06), -0.1, 0.05)
         about = {"campaign": CAMPAIGN, "iteration": 1}
         seen = dataclasses.replace(
-            verdicts.load(database, first), decision="promote", look=2, looks=3, alpha=0.0033, guards=(guard,)
+            verdicts.load(database, first),
+            decision="promote",
+            look=2,
+            looks=3,
+            evidence=312.4,
+            needed=100.0,
+            guards=(guard,),
         )
         champions.promote(
             database, adapter=adapter, verdict=verdicts.save(database, seen, adapter=adapter, **about), **about
         )
         champions.rollback(database, CAMPAIGN, None, reason="it swears")
     text = write(recorder, tmp_path / "page.html").text
-    assert "2 of 3" in text and "0.0033" in text and "database: over −10.0, asked −5.0" in text
+    assert "2 of 3" in text and "312, 100" in text.replace("\xa0", " ") and "database: over −10.0, asked −5.0" in text
     assert "at database it was only asked whether a challenger got worse" in text
     assert "The base model is champion because somebody went back to it: it swears." in text
     assert "Who was champion" in text and "rollback it swears" in text
