@@ -3,8 +3,9 @@
     python benchmarks/simulate_gate.py [--campaigns 10000] [--trials 2000] [--json …] [--plots docs]
 
 Tasks differ in difficulty (beta(1/2, 1/2): most are easy or hard) and have 4 samples of each policy. On a null night the
-challenger has the champion's chance at every task. Champion and tasks stay: with today's rule for the challengers of a
-block, with the one before for the whole campaign. At a gain the challenger's chance is higher where the champion neither
+challenger has the champion's chance at every task. Champion and tasks stay, as they do in a campaign: with today's rule for
+the challengers of a block, with the one before for ever. As a fluke of the champion then shows on every night, the same is
+also done with fresh tasks and outcomes on each. At a gain the challenger's chance is higher where the champion neither
 always nor never solves the task, so that the mean gain is the one asked for; all nights before were null nights.
 
 The rule before was an exact sign test of tasks gained and lost at `alpha`, divided by the number of looks, with a bootstrap
@@ -18,6 +19,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
+from itertools import product
 from math import comb, log, sqrt
 from pathlib import Path
 from statistics import NormalDist
@@ -137,13 +139,30 @@ class Tasks:
         return self.solved(rng, rows, first, end) - self.champion[rows, first:end] + np.int8(SAMPLES)
 
 
-def null_campaigns(rng: np.random.Generator, campaigns: int, *, before: bool) -> tuple[np.ndarray, float]:
+class FreshTasks:
+    """Tasks and champions of which each is met once: outcomes are independent, and their distribution is exact."""
+
+    def __init__(self) -> None:
+        chances = np.zeros(len(VALUES))
+        for one, other in product(range(SAMPLES + 1), repeat=2):
+            solved = one + other  # of both policies together: beta-binomial
+            both = special.beta(solved + 0.5, 2 * SAMPLES - solved + 0.5) / special.beta(0.5, 0.5)
+            chances[one - other + SAMPLES] += comb(SAMPLES, one) * comb(SAMPLES, other) * both
+        self.steps = np.cumsum(chances)[:-1].astype(np.float32)
+
+    def outcomes(self, rng: np.random.Generator, rows: np.ndarray, first: int, end: int) -> np.ndarray:
+        return np.searchsorted(self.steps, rng.random((len(rows), end - first), np.float32)).astype(np.int8)
+
+
+def null_campaigns(rng: np.random.Generator, campaigns: int, *, before: bool, fresh: bool) -> tuple[np.ndarray, float]:
     """(nights on which the campaigns first promoted, 0 for never; tasks of a challenger in the mean)"""
     first = np.zeros(campaigns, np.int64)
     looked = 0
     alpha = GATE.alpha / len(LOOKS)
     for night in range(1, NIGHTS + 1):
-        if night == 1 or (not before and entry(night).place == 1):
+        if fresh:
+            tasks: Tasks | FreshTasks = FreshTasks()
+        elif night == 1 or (not before and entry(night).place == 1):
             tasks = Tasks(rng, campaigns, LOOKS[-1])
         least = needed(night)
         rows = np.arange(campaigns)  # a campaign that has promoted goes on: what counts is its first time
@@ -162,11 +181,14 @@ def null_campaigns(rng: np.random.Generator, campaigns: int, *, before: bool) ->
     return first, looked / campaigns / NIGHTS
 
 
-def null(campaigns: int, *, before: bool) -> dict[str, Any]:
+def null(campaigns: int, *, before: bool, fresh: bool = False) -> dict[str, Any]:
     found, looked = [], []
     for number, start in enumerate(range(0, campaigns, CHUNK)):
         first, mean = null_campaigns(
-            np.random.default_rng([1 + before, number]), min(CHUNK, campaigns - start), before=before
+            np.random.default_rng([1 + before + 4 * fresh, number]),
+            min(CHUNK, campaigns - start),
+            before=before,
+            fresh=fresh,
         )
         found.append(first)
         looked.append(mean)
@@ -255,8 +277,11 @@ def plot(title: str, caption: str, curves: Sequence[tuple[str, str, Sequence[flo
 
 def main(campaigns: int, trials: int, result: Path, plots: Path) -> None:
     started = time.monotonic()
-    lives = {name: null(campaigns, before=name == "rule_before") for name in ("e_values", "rule_before")}
+    rules = ("e_values", "rule_before")
+    lives = {name: null(campaigns, before=name == "rule_before") for name in rules}
+    fresh = {name: null(campaigns // 5, before=name == "rule_before", fresh=True) for name in rules}
     course = {name: life.pop("course") for name, life in lives.items()}
+    course_fresh = {name: life.pop("course") for name, life in fresh.items()}
     found = {
         "machine": f"{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}",
         "command": "python benchmarks/simulate_gate.py",
@@ -265,6 +290,7 @@ def main(campaigns: int, trials: int, result: Path, plots: Path) -> None:
         "looks_on_null_nights": list(LOOKS),
         "block_challengers": GATE.block_challengers,
         "null_nights": lives,
+        "null_nights_with_fresh_tasks": fresh,
         "gains": {f"{100 * gain:g}": power(gain, trials) for gain in GAINS},
         "trials": trials,
     }
@@ -272,7 +298,11 @@ def main(campaigns: int, trials: int, result: Path, plots: Path) -> None:
     found["seconds"] = round(time.monotonic() - started)
     result.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     told = "Campaigns that have ever promoted a challenger that is no better, %"
-    lines = [("now", "e-values", course["e_values"]), ("control", "before", course["rule_before"])]
+    lines = [
+        ("now", "e-values", course["e_values"]),
+        ("control", "before", course["rule_before"]),
+        ("then", "fresh tasks", course_fresh["rule_before"]),
+    ]
     (plots / "gate-null.svg").write_bytes(plot(told, "night, each a null night", lines))
     told = "Challengers better by 5 points that are promoted, %"
     kinds = {"200": "then", "400": "then", "800": "now"}

@@ -12,7 +12,7 @@ over policies that are independent of the tasks.
 
 from __future__ import annotations
 
-from math import comb, sqrt
+from math import exp, lgamma, log, log1p, sqrt
 
 from agentloop.records import Entry
 
@@ -21,6 +21,9 @@ EARLY = 3
 
 ANOTHER = 1 / 3
 """Share of the level for histories of a block with one promotion more."""
+
+LEAST = 1e-250
+"""Level that nobody goes below, so that it stays a number; a million challengers with it change nothing."""
 
 CHALLENGERS = 0.9
 """Share of `alpha` for challengers; the rest is for meetings with earlier champions, which may replace the champion too."""
@@ -42,13 +45,14 @@ def of_history(place: int, promotions: int) -> float:
     There are `comb(place - 1, promotions)` such histories. The shares of all histories before a place are 1 together.
     """
     most = place - 1
-    weight = ANOTHER**promotions * (1 if promotions == most else 1 - ANOTHER)
-    return weight / comb(most, promotions)
+    weight = promotions * log(ANOTHER) + (0 if promotions == most else log1p(-ANOTHER))
+    histories = lgamma(most + 1) - lgamma(promotions + 1) - lgamma(most - promotions + 1)
+    return exp(weight - histories)
 
 
 def of_entry(entry: Entry, alpha: float) -> float:
     """Return the level of a challenger, of `alpha` for all that a campaign ever has."""
-    return alpha * share(entry.number) * of_history(entry.place, entry.promotions)
+    return max(LEAST, alpha * share(entry.number) * of_history(entry.place, entry.promotions))
 
 
 def needed(entry: Entry, alpha: float) -> float:

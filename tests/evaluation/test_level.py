@@ -22,6 +22,10 @@ def test_the_histories_of_a_block_share_the_level_of_one_challenger(place):
     assert sum(level.of_history(place, sum(history)) for history in histories) == pytest.approx(1)
 
 
+def test_a_block_may_be_used_for_ever():
+    assert level.needed(Entry(5000, 1, 5000, 2500, True), 0.01) == 1 / level.LEAST
+
+
 def test_challengers_and_meetings_together_have_the_whole_level():
     meetings = sum(2 * level.meeting(number, 2, 0.01) for number in range(1, 10_000))
     challengers = level.CHALLENGERS * 0.01
