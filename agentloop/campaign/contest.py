@@ -11,6 +11,9 @@ from agentloop.store import champions, contests, meetings, tasks
 from agentloop.store.contests import Contest
 from agentloop.store.database import Database
 
+TOLD = 3
+"""Forgotten tasks that are told one by one."""
+
 
 def begin(campaign: Campaign, iteration: int, challenger: str) -> Entry:
     """Return where the challenger stands; noted once, so that a run that was killed makes the same plan again."""
@@ -62,19 +65,22 @@ def guard_entry(campaign: Campaign, database: Database, guard: str, entry: Entry
     return Entry(len(before) + 1, block, len(same) + 1, sum(each.promoted for each in same))
 
 
-def make_known(campaign: Campaign) -> None:
+def make_known(campaign: Campaign, iteration: int) -> None:
     """Note the held-out tasks of all blocks up to the next one, used or not, so that selection refuses them.
 
-    What was collected before and nearly is one of them is forgotten, which is said.
+    What the iteration has collected, or any before it where a new block is noted, is forgotten where it nearly is one of
+    them, which is said: no night ends on it.
     """
     with campaign.database() as database:
         block = upcoming(campaign, database).block
         new = tasks.save(database, suites.reserve(campaign.settings, campaign.looks[-1], block))
-        near = contamination.near_heldout(database) if new else {}
+        near = contamination.near_heldout(database, campaign.name, first=0 if new else iteration)
         for task, name in near.items():
-            forget(database, tasks=[task], reason=f"nearly {name}, which is held out now")
-    for task, name in near.items():
-        print(f"{task} is nearly {name}, which is held out from now on: it is forgotten, and not learnt from any more")
+            forget(database, tasks=[task], reason=f"nearly {name}, which is held out")
+    for task, name in list(near.items())[:TOLD]:
+        print(f"{task} is nearly {name}, which is held out: it is forgotten, and not learnt from")
+    if len(near) > TOLD:
+        print(f"and so are {len(near) - TOLD} more training tasks (the table forgotten_tasks has them all)")
 
 
 def _guard_block(campaign: Campaign, guard: str, entry: Entry) -> int:

@@ -43,9 +43,15 @@ def refuse(database: Database, benchmarks: Path | None = None) -> None:
         )
 
 
-def near_heldout(database: Database) -> dict[str, str]:
-    """Return the training tasks with trajectories that are not forgotten and nearly are a held-out task: {task: which one}."""
-    database.execute(_query("collected"))
+def near_heldout(database: Database, campaign: str, *, first: int = 0) -> dict[str, str]:
+    """Return the training tasks that a campaign has collected and not forgotten, and that nearly are a held-out task:
+    {task: which one}. `first`: from this iteration on.
+    """
+    database.execute(_query("collected"), {"campaign": campaign, "first": first})
+    database.execute(
+        "CREATE OR REPLACE TEMP TABLE chosen AS "
+        "SELECT trajectory, row_number() OVER (ORDER BY trajectory) AS place FROM pool"
+    )
     return {task: name for _, task, name in _overlaps(database, {})}
 
 

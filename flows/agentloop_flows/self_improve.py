@@ -43,12 +43,12 @@ def self_improve(profile: str | None = None, overrides: dict[str, Any] | None = 
 
 def improve(campaign: Campaign, server: PolicyServer, iteration: int) -> dict[str, Any]:
     """One iteration: the champion makes data, a challenger learns from it, the better one stays."""
-    contests.make_known(campaign)
     meet(campaign, iteration)
     champion = campaign.begin(iteration)
     server.retire(keep=champion)
 
     collect(campaign, champion, iteration)
+    contests.make_known(campaign, iteration)
     dataset = steps.select(campaign.settings, iteration)
     artifacts.publish_funnel(iteration, dataset["funnel"])
     if offer := select.never_solved(campaign):

@@ -95,7 +95,7 @@ def test_a_file_whose_heldout_tasks_are_used_up_says_so_and_uses_the_last_block_
 
 
 def test_heldout_tasks_of_every_block_are_refused_before_any_is_used(campaign):
-    contest.make_known(campaign)
+    contest.make_known(campaign, 1)
     tasks = environments.get(campaign.settings.environment).tasks("heldout", 25, campaign.settings.seed)
     ahead = {task.id for task in suites.reserve(campaign.settings, campaign.looks[-1], 1)}
     assert {task.id for task in tasks[:15]} == ahead  # two blocks, and the unseen ones between them
@@ -116,17 +116,15 @@ def test_what_was_collected_and_is_nearly_a_task_of_a_new_block_is_forgotten(cam
     write_shard(path, [episode(each) for each in copies], purpose="collect", campaign=campaign.name, iteration=1)
     with campaign.database() as database:
         ingest(database, [path])
-    contest.make_known(campaign)  # of blocks 1 and 2
+    contest.make_known(campaign, 1)  # of blocks 1 and 2
     assert capsys.readouterr().out == ""
     for iteration in (1, 2):
         judged(campaign, iteration)
-    contest.make_known(campaign)  # and 3
+    contest.make_known(campaign, 3)  # and 3
     with campaign.database() as database:
         assert database.execute("SELECT task FROM forgotten_tasks") == [(copies[0].id,)]
-    assert capsys.readouterr().out.startswith(
-        f"{copies[0].id} is nearly task {held_out.id}, which is held out from now on"
-    )
-    contest.make_known(campaign)
+    assert capsys.readouterr().out.startswith(f"{copies[0].id} is nearly task {held_out.id}, which is held out")
+    contest.make_known(campaign, 3)
     assert capsys.readouterr().out == ""
 
 
