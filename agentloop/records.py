@@ -279,6 +279,22 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One challenger's entry in the life of its campaign, which gives it its level and its held-out tasks."""
+
+    number: int = 1
+    """Number among the challengers of the campaign, or among the times that a guard was asked, from 1."""
+    block: int = 1
+    """Number of the block of held-out tasks, from 1."""
+    place: int = 1
+    """Number among the challengers that the block is used for, from 1."""
+    promotions: int = 0
+    """Promotions by the challengers before it on the same block."""
+    used_up: bool = False
+    """True where the block should have been renewed and the environment has no further held-out tasks."""
+
+
+@dataclass(frozen=True)
 class GuardResult:
     """Champion against challenger on held-out tasks of another environment, at which it must not be worse."""
 
@@ -294,6 +310,10 @@ class GuardResult:
     """Lower confidence bound of the difference."""
     margin: float
     """Loss of success, as a share, that is not held against the challenger."""
+    evidence: float | None = None
+    """E-value against a loss of the margin; None in results from before the gate went by e-values."""
+    needed: float | None = None
+    """E-value that was needed; None in results from before."""
 
     @property
     def passed(self) -> bool:
@@ -318,7 +338,7 @@ class Verdict:
     difference: Interval
     """Success of the challenger less that of the champion, paired by task."""
     mcnemar_p: float
-    """p-value of the exact McNemar test."""
+    """p-value of the exact McNemar test, which is shown and decides nothing."""
     reason: str
     """The verdict in one sentence for a person."""
     look: int = 1
@@ -326,6 +346,11 @@ class Verdict:
     looks: int = 1
     """Number of looks that there may be."""
     alpha: float | None = None
-    """Significance level of this look's test; None in verdicts from before there were several looks."""
+    """Level of this challenger's test, or of this look's in verdicts from before the gate went by e-values; None in verdicts
+    from before there were several looks."""
     guards: tuple[GuardResult, ...] = ()
     """Results at the other environments that are guarded."""
+    evidence: float | None = None
+    """E-value that the gain exceeds the one asked for; None in verdicts from before the gate went by e-values."""
+    needed: float | None = None
+    """E-value that this challenger needed; None in verdicts from before."""

@@ -62,3 +62,10 @@ def one_line_of(value: object, *, most: int = 500) -> str:
     except Exception:  # a __str__ of somebody else's that raises
         return "(its text cannot be read)"
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def odds(evidence: float) -> str:
+    """Return evidence as people read it: 0.8, 312, 12,000 or 1.3e+09."""
+    if evidence < 10:
+        return f"{evidence:.2g}"
+    return f"{evidence:,.0f}" if evidence < 1e6 else f"{evidence:.1e}"

@@ -26,7 +26,7 @@ from agentloop.naming import content_id
 from agentloop.records import NF4, NONE, Policy, Quantization, Sampling, Task
 from agentloop.rollout.prompt import PromptFormat
 from agentloop.settings import Serving, Settings
-from agentloop.store import campaigns, champions, gpu_phases
+from agentloop.store import campaigns, champions, contests, gpu_phases
 from agentloop.store.database import Database
 from agentloop.store.ledger import INTERRUPTED, Ledger
 from agentloop.worlds.pool import Worlds
@@ -159,17 +159,24 @@ class Campaign:
         """Return the looks that the gate may take at a challenger's results."""
         return suites.planned_looks(self.settings)
 
-    def heldout(self, look: Look | None = None) -> Suite:
-        """The same tasks throughout: champion and challenger are compared task by task."""
-        return suites.heldout(self.settings, look or self.looks[0])
+    @property
+    def block(self) -> int:
+        """Return the number of the sealed block of held-out tasks that the newest challenger met on."""
+        with self.database() as database:
+            known = contests.all_of(database, self.name)
+        return known[-1].entry.block if known else 1
+
+    def heldout(self, look: Look | None = None, block: int | None = None) -> Suite:
+        """The same tasks for both: champion and challenger are compared task by task."""
+        return suites.heldout(self.settings, look or self.looks[0], block or self.block)
 
     def unseen(self) -> Suite:
         """Held-out tasks that no verdict was based on. Raises SettingError where the environment has none left."""
         return suites.unseen(self.settings, self.looks[-1])
 
-    def guards(self, look: Look) -> list[Suite]:
+    def guards(self, look: Look, block: int | None = None) -> list[Suite]:
         """The suites of other environments, at which a challenger must not be worse."""
-        return suites.guards(self.settings, look)
+        return suites.guards(self.settings, look, block or self.block)
 
     def database(self) -> Database:
         """The one database, opened for writing. Hold it briefly."""

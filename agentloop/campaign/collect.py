@@ -55,7 +55,7 @@ def plan_evaluation(campaign: Campaign, adapter: str | None, suite: Suite) -> li
             suite.samples,
             policy=campaign.policy(adapter).id,
             sampling=campaign.sampling(campaign.settings.evaluate.temperature),
-            seed=campaign.settings.seed,
+            seed=campaign.settings.seed if suite.seed is None else suite.seed,
             shard_episodes=campaign.settings.collect.shard_episodes,
         )
     ]

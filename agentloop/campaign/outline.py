@@ -32,6 +32,9 @@ def outline(settings: Settings) -> str:
     *_, last = suites.planned_looks(settings)
     collect, evaluate, training, gate = settings.collect, settings.evaluate, settings.training, settings.gate
     guards = " and ".join(gate.guards)
+    renewed = f"others after {gate.block_challengers} challengers"
+    if not suites.has_block(settings, last, 2):
+        renewed = "the same for all challengers, there are no more"
     return (
         f"Campaign {settings.campaign}: {settings.iterations} iterations of the environment {settings.environment} "
         f"with {settings.model_directory()}\n"
@@ -42,8 +45,9 @@ def outline(settings: Settings) -> str:
         f"  train     LoRA rank {training.rank}, {training.epochs} epochs at {training.learning_rate:g}, "
         f"{'from the champion' if training.continue_adapter else 'from the base'}\n"
         f"  evaluate  {evaluate.tasks} held-out tasks x {evaluate.samples} episodes, champion and challenger"
-        f"{f', up to {evaluate.tasks * last.scale} where it is not clear' if last.scale > 1 else ''}\n"
-        f"  promote   on McNemar p < {last.share(gate.alpha):.2g}"
+        f"{f', up to {evaluate.tasks * last.scale} where it is not clear' if last.scale > 1 else ''}; "
+        f"{renewed}\n"
+        f"  promote   on evidence, wrongly in the whole life of the campaign with a probability of {gate.alpha:g} at most"
         f"{f', if no worse at {guards}' if guards else ''}\n"
         f"  control   {'as many random trajectories, at the end' if gate.control else 'none'}"
     )

@@ -1,4 +1,8 @@
-"""Suites: the held-out tasks that champion and challenger meet on, those of the campaign itself and those of its guards."""
+"""Suites: the held-out tasks that champion and challenger meet on, those of the campaign itself and those of its guards.
+
+The environment's stream of held-out tasks is cut into sealed blocks, each as long as the last look may need. The first one
+is the beginning of the stream; between it and the second lie the tasks on which no verdict is ever based.
+"""
 
 from __future__ import annotations
 
@@ -29,16 +33,21 @@ class Suite:
     """The tasks of the first look, then those that each further look adds: what was run for one look is used by the next."""
     samples: int
     """Episodes for each task."""
+    block: int = 1
+    """Number of the sealed block that the tasks are from."""
+    seed: int | None = None
+    """Seed of the sampling, where it is not the campaign's."""
 
     @property
     def tasks(self) -> list[Task]:
         return [task for block in self.blocks for task in block]
 
 
-def heldout(settings: Settings, look: Look) -> Suite:
+def heldout(settings: Settings, look: Look, block: int = 1) -> Suite:
     """The campaign's own suite."""
     evaluate = settings.evaluate
-    return Suite(HELDOUT, _blocks(settings.environment, evaluate.tasks, look, settings.seed), evaluate.samples)
+    tasks = _blocks(settings.environment, evaluate.tasks, look, settings.seed, _first_own(settings, look, block))
+    return Suite(HELDOUT, tasks, evaluate.samples, block)
 
 
 def unseen(settings: Settings, last: Look) -> Suite:
@@ -59,12 +68,55 @@ def unseen(settings: Settings, last: Look) -> Suite:
     return Suite(UNSEEN, (stream[used:],), evaluate.samples)
 
 
-def guards(settings: Settings, look: Look) -> list[Suite]:
-    """The suites of the guards, which grow with the looks as the campaign's own does."""
-    return [
-        Suite(name, _blocks(name, guard.tasks, look, settings.seed), guard.samples)
-        for name, guard in settings.gate.guards.items()
-    ]
+def guards(settings: Settings, look: Look, block: int = 1) -> list[Suite]:
+    """The suites of the guards, which grow with the looks as the campaign's own does.
+
+    A guard whose environment has fewer blocks stays at its last one.
+    """
+    suites = []
+    for name, guard in settings.gate.guards.items():
+        own = guard_block(settings, name, look, block)
+        first = (own - 1) * _size(guard.tasks, look)
+        suites.append(Suite(name, _blocks(name, guard.tasks, look, settings.seed, first), guard.samples, own))
+    return suites
+
+
+def has_block(settings: Settings, look: Look, block: int) -> bool:
+    """Return True where the environment has enough held-out tasks for a block of this number. `look`: any of the plan."""
+    try:
+        heldout(settings, Look(look.of, look.of), block)
+    except TooFewTasks:
+        return False
+    return True
+
+
+def guard_block(settings: Settings, name: str, look: Look, block: int) -> int:
+    """Return the number of a guard's block that goes with a block of the campaign's own."""
+    size = _size(settings.gate.guards[name].tasks, look)
+    while block > 1:
+        try:
+            _stream(name, size, settings.seed, (block - 1) * size)
+            break
+        except TooFewTasks as error:
+            block = max(1, min(block - 1, error.available // size))
+    return block
+
+
+def reserve(settings: Settings, look: Look, block: int) -> list[Task]:
+    """Return the held-out tasks that nothing may be learnt from: of all blocks up to the next one, those that no verdict is
+    based on, and those of the guards.
+    """
+    following = block + 1
+    ends = {settings.environment: _first_own(settings, look, following) + _size(settings.evaluate.tasks, look)}
+    for name, guard in settings.gate.guards.items():
+        ends[name] = following * _size(guard.tasks, look)
+    tasks: list[Task] = []
+    for name, count in ends.items():
+        try:
+            tasks += _stream(name, count, settings.seed)
+        except TooFewTasks as error:
+            tasks += _stream(name, error.available, settings.seed)
+    return tasks
 
 
 def planned_looks(settings: Settings) -> tuple[Look, ...]:
@@ -146,13 +198,24 @@ def _most_with_unseen(available: int, limit: int | None) -> int:
     return 0
 
 
-def _blocks(environment: str, tasks: int, look: Look, seed: int) -> tuple[tuple[Task, ...], ...]:
+def _size(tasks: int, look: Look) -> int:
+    """Tasks of a block: as many as the last look may need."""
+    return tasks * 2 ** (look.of - 1)
+
+
+def _first_own(settings: Settings, look: Look, block: int) -> int:
+    """The place in the stream at which a block of the campaign's own begins."""
+    tasks = settings.evaluate.tasks
+    return 0 if block == 1 else (block - 1) * _size(tasks, look) + tasks  # the second is behind the unseen ones
+
+
+def _blocks(environment: str, tasks: int, look: Look, seed: int, first: int = 0) -> tuple[tuple[Task, ...], ...]:
     # of one stream, as long as the last look may need it: what an earlier look has is the beginning of what a later one has
-    stream = _stream(environment, tasks * 2 ** (look.of - 1), seed)
+    stream = _stream(environment, _size(tasks, look), seed, first)
     ends = [tasks * 2**doublings for doublings in range(look.number)]
     return tuple(stream[first:end] for first, end in zip([0, *ends], ends, strict=False))
 
 
 @cache
-def _stream(environment: str, count: int, seed: int) -> tuple[Task, ...]:
-    return tuple(environments.get(environment).tasks("heldout", count, seed))
+def _stream(environment: str, count: int, seed: int, first: int = 0) -> tuple[Task, ...]:
+    return tuple(environments.get(environment).tasks("heldout", count, seed, skip=first))

@@ -170,10 +170,8 @@ class Teaching:
 def choose(teaching: Teaching) -> dict[str, Any]:
     """Select the dataset, as `select.select` does; what is measured on is made known first, so that none of it is taught."""
     campaign = teaching.campaign
-    last = campaign.looks[-1]
     with campaign.database() as database:
-        for suite in (campaign.heldout(last), *campaign.guards(last)):
-            tasks.save(database, suite.tasks)
+        tasks.save(database, suites.reserve(campaign.settings, campaign.looks[-1], 1))
     return selecting.select(teaching.learner, TAUGHT)
 
 

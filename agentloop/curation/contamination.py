@@ -33,11 +33,7 @@ def refuse(database: Database, benchmarks: Path | None = None) -> None:
     rows = database.execute(_query("heldout"))
     if rows:
         raise ContaminationError(_message("of held-out tasks", [f"{trajectory} ({task})" for trajectory, task in rows]))
-    prompts = _prompts(benchmarks) if benchmarks else {}
-    database.execute(_query("protected"), {"names": list(prompts), "prompts": list(prompts.values())})
-    database.execute(_query("asked"))
-    wording.prepare(database, "SELECT text FROM asked UNION ALL SELECT text FROM protected")
-    rows = database.execute(_query("overlaps"), {"share": SHARE})
+    rows = _overlaps(database, _prompts(benchmarks) if benchmarks else {})
     if rows:
         raise ContaminationError(
             _message(
@@ -45,6 +41,25 @@ def refuse(database: Database, benchmarks: Path | None = None) -> None:
                 [f"{trajectory} ({task} is nearly {name})" for trajectory, task, name in rows],
             )
         )
+
+
+def near_heldout(database: Database, campaign: str, *, first: int = 0) -> dict[str, str]:
+    """Return the training tasks that a campaign has collected and not forgotten, and that nearly are a held-out task:
+    {task: which one}. `first`: from this iteration on.
+    """
+    database.execute(_query("collected"), {"campaign": campaign, "first": first})
+    database.execute(
+        "CREATE OR REPLACE TEMP TABLE chosen AS "
+        "SELECT trajectory, row_number() OVER (ORDER BY trajectory) AS place FROM pool"
+    )
+    return {task: name for _, task, name in _overlaps(database, {})}
+
+
+def _overlaps(database: Database, prompts: dict[str, str]) -> list[tuple[str, str, str]]:
+    database.execute(_query("protected"), {"names": list(prompts), "prompts": list(prompts.values())})
+    database.execute(_query("asked"))
+    wording.prepare(database, "SELECT text FROM asked UNION ALL SELECT text FROM protected")
+    return database.execute(_query("overlaps"), {"share": SHARE})
 
 
 def _prompts(file: Path) -> dict[str, str]:

@@ -1,8 +1,7 @@
-"""Looks: how often the gate may look at the results of one challenger, and on how many tasks.
+"""Looks: on how many tasks the gate may look at the results of one challenger.
 
-Whoever looks again whenever the result is not clear yet finds a difference in the end, also where there is none. So the
-looks are planned before the first, and each is a test at its equal share of the level: by Bonferroni's inequality all of
-them together are wrong no more often than the level says, whatever decides that another one is taken.
+The evidence is an e-process (agentloop/evaluation/betting.py): its bound holds at all times at once. So another look costs
+episodes and no level.
 """
 
 from __future__ import annotations
@@ -25,10 +24,6 @@ class Look:
     @property
     def last(self) -> bool:
         return self.number == self.of
-
-    def share(self, alpha: float) -> float:
-        """Return the share of a level that this look may spend."""
-        return alpha / self.of
 
 
 def plan(count: int) -> tuple[Look, ...]:

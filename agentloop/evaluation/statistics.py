@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, comb, sqrt
+from math import comb, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -19,9 +19,6 @@ from agentloop.records import Interval
 
 LEVEL = 0.95
 """Confidence level of every interval that is shown."""
-
-POWER = 0.8
-"""Chance of finding a difference that is called detectable."""
 
 CHUNK = 2**22
 """Random numbers held at once by the bootstrap."""
@@ -49,8 +46,8 @@ def mcnemar(champion: Outcomes, challenger: Outcomes) -> McNemar:
     samples. (Pairing single samples instead would count correlated pairs as independent; taking the first sample
     alone would waste the others.)
     """
-    differences = _differences(champion, challenger)
-    gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
+    by_task = differences(champion, challenger)
+    gained, lost = int((by_task > 0).sum()), int((by_task < 0).sum())
     return McNemar(gained, lost, binomial_p(gained, lost))
 
 
@@ -69,9 +66,9 @@ def paired_bootstrap(
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Whole tasks are drawn, with all samples
     of both policies, so that pairing and clustering are kept. Deterministic by seed.
     """
-    differences = _differences(champion, challenger)
-    low, high = np.quantile(_resampled_means(differences, resamples, seed), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(differences.mean()), float(low), float(high))
+    by_task = differences(champion, challenger)
+    low, high = np.quantile(_resampled_means(by_task, resamples, seed), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(by_task.mean()), float(low), float(high))
 
 
 def lower_bound(
@@ -83,18 +80,18 @@ def lower_bound(
     all tasks came out alike its bound would be the estimate itself, however few they are. With it that case gives about
     the exact bound of the binomial distribution (3/tasks below, at 5 %), as Clopper and Pearson's adds one failure.
     """
-    differences = np.append(_differences(champion, challenger), -1.0)
-    return float(np.quantile(_resampled_means(differences, resamples, seed), alpha))
+    by_task = np.append(differences(champion, challenger), -1.0)
+    return float(np.quantile(_resampled_means(by_task, resamples, seed), alpha))
 
 
-def _resampled_means(differences: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def _resampled_means(by_task: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Means of resamples of the tasks' differences. [resamples]"""
-    tasks = len(differences)
+    tasks = len(by_task)
     rng = np.random.default_rng(seed)
     rows = max(1, CHUNK // tasks)
     return np.concatenate(
         [
-            differences[rng.integers(0, tasks, (min(rows, resamples - first), tasks))].mean(axis=1)
+            by_task[rng.integers(0, tasks, (min(rows, resamples - first), tasks))].mean(axis=1)
             for first in range(0, resamples, rows)
         ]
     )
@@ -136,25 +133,8 @@ def pass_at_k(outcomes: Outcomes, k: int) -> float:
     return float(np.mean([1 - comb(samples - solved, k) / comb(samples, k) for solved in array.sum(axis=1).tolist()]))
 
 
-def detectable_difference(champion: Outcomes, challenger: Outcomes, *, alpha: float, power: float = POWER) -> float:
-    """The smallest difference of success that a two-sided test at `alpha` on as many tasks finds with `power`.
-
-    From the spread of the differences between tasks, by the normal approximation. At least one task is taken to differ:
-    where none does, the spread is unknown, not zero.
-    """
-    differences = _differences(champion, challenger)
-    tasks = len(differences)
-    spread = max(float(differences.std(ddof=1)) if tasks > 1 else 1.0, sqrt(1 / tasks))
-    return (NormalDist().inv_cdf(1 - alpha / 2) + NormalDist().inv_cdf(power)) * spread / sqrt(tasks)
-
-
-def tasks_needed(difference: float, detectable: float, tasks: int) -> int:
-    """Tasks that would find `difference`, if `tasks` of them find `detectable`: the error falls as 1/√tasks."""
-    return ceil(tasks * (detectable / difference) ** 2)
-
-
-def _differences(champion: Outcomes, challenger: Outcomes) -> np.ndarray:
-    """Share of its samples that the challenger solved less the champion's share. [tasks]"""
+def differences(champion: Outcomes, challenger: Outcomes) -> np.ndarray:
+    """Return the share of its samples that the challenger solved less the champion's share. [tasks]"""
     before, after = _array(champion), _array(challenger)
     if before.shape != after.shape:
         raise ValueError(f"outcomes of {before.shape} and {after.shape} tasks and samples cannot be paired")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
+from math import log
 
+from agentloop.evaluation import betting, level
 from agentloop.evaluation.contrast import Contrast, contrast
 from agentloop.evaluation.looks import Look
-from agentloop.evaluation.statistics import detectable_difference, lower_bound, tasks_needed
-from agentloop.records import Decision, Evaluation, GuardResult, Verdict
+from agentloop.evaluation.statistics import differences
+from agentloop.records import Decision, Entry, Evaluation, GuardResult, Verdict
 from agentloop.settings import Gate
+from agentloop.text import odds
 
 MORE = 4
 """More data are asked for where up to so many times as many tasks would settle it."""
@@ -21,43 +23,45 @@ def judge(
     gate: Gate,
     *,
     look: Look,
+    entry: Entry,
     guards: Sequence[GuardResult] = (),
     seed: int = 0,
 ) -> Verdict:
-    """Promote where the exact test is significant in the challenger's favour, the gain surely exceeds `gate.min_gain`, and
-    every guard is passed, each at this look's share of its level. Otherwise the champion stays; more data are asked for
-    where up to `MORE` times as many tasks would find the gain that is seen, or pass the guards.
+    """Promote where the evidence that the gain exceeds `gate.min_gain` reaches what this challenger needs, and every guard
+    is passed. Otherwise the champion stays; more data are asked for where up to `MORE` times as many tasks would find the
+    gain that is seen, or pass the guards.
 
     Raises ValueError where the two were not measured on the same tasks, samples and seed.
     """
     seen = contrast(champion, challenger, resamples=gate.resamples, seed=seed)
-    outcomes = champion.successes, challenger.successes
-    alpha = look.share(gate.alpha)
-    bound = lower_bound(*outcomes, alpha=alpha / 2, resamples=gate.resamples, seed=seed)
-    detectable = detectable_difference(*outcomes, alpha=alpha)
-    gain = seen.difference.estimate - gate.min_gain
+    by_task = differences(champion.successes, challenger.successes)
+    needed = level.needed(entry, level.CHALLENGERS * gate.alpha)
+    evidence = betting.evidence(by_task, gate.min_gain)
     tasks = len(champion.tasks)
-    needed = tasks_needed(gain, detectable, tasks) if gain > 0 else inf
+    more = betting.tasks_needed(by_task, needed, gate.min_gain)
     failed = [guard for guard in guards if not guard.passed]
 
     decision: Decision = "keep"
-    if seen.test.p < alpha and seen.test.gained > seen.test.lost and bound > gate.min_gain:
+    if evidence >= needed and seen.difference.estimate > gate.min_gain:
         if not failed:
             decision = "promote"
         elif all(_may_pass(guard) for guard in failed):
             decision = "needs_more_data"
-    elif needed <= MORE * tasks:
+    elif more <= MORE * tasks:
         decision = "needs_more_data"
 
-    reasons = [f"{_OPENING[decision]}: {_figures(seen)}"]
+    reasons = [f"{_OPENING[decision]}: {_figures(seen)}, evidence e = {odds(evidence)}, {odds(needed)} needed"]
     if failed:
         reasons += [_about(guard) for guard in failed]
     elif decision != "promote":
-        reasons.append(f"{tasks} tasks find {100 * detectable:.1f} points")
+        reasons.append(f"{tasks} tasks find {100 * betting.detectable(by_task, needed):.1f} points")
         if decision == "needs_more_data":
-            reasons.append(f"this gain needs about {needed}")
+            reasons.append(f"this gain needs about {more}")
+    reasons.append(f"{seen.test.gained} tasks gained and {seen.test.lost} lost (McNemar p = {seen.test.p:.2g})")
     if look.of > 1:
-        reasons.append(f"look {look.number} of {look.of}, each at p < {alpha:.2g}")
+        reasons.append(f"look {look.number} of {look.of}")
+    if entry.used_up:
+        reasons.append(f"block {entry.block} is used further, there are no more held-out tasks")
     return Verdict(
         decision,
         champion.id,
@@ -69,8 +73,10 @@ def judge(
         f"{'; '.join(reasons)}.",
         look.number,
         look.of,
-        alpha,
+        1 / needed,
         tuple(guards),
+        evidence,
+        needed,
     )
 
 
@@ -82,11 +88,10 @@ _OPENING: dict[Decision, str] = {
 
 
 def _figures(seen: Contrast) -> str:
-    difference, test = seen.difference, seen.test
+    difference = seen.difference
     return (
         f"{100 * difference.estimate:+.1f} points "
-        f"(95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}), "
-        f"{test.gained} tasks gained and {test.lost} lost, p = {test.p:.2g}"
+        f"(95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
     )
 
 
@@ -98,6 +103,7 @@ def _about(guard: GuardResult) -> str:
 
 
 def _may_pass(guard: GuardResult) -> bool:
-    """Whether up to `MORE` times as many tasks with the same outcomes would pass it: the error falls as 1/√tasks."""
-    room, error = guard.difference.estimate + guard.margin, guard.difference.estimate - guard.bound
-    return room > 0 and error <= room * MORE**0.5
+    """Whether up to `MORE` times as many tasks with the same outcomes would pass it: the logarithm grows with their number."""
+    assert guard.evidence is not None and guard.needed is not None, "from before the gate went by e-values"
+    growing = guard.difference.estimate > -guard.margin
+    return growing and log(guard.needed) + betting.MIXTURE <= MORE * (log(guard.evidence) + betting.MIXTURE)

@@ -71,7 +71,9 @@ def findings(result: Headline) -> list[str]:
             f"{result.champion or 'The base model'} is champion because somebody went back to it: {result.rolled_back}.",
         )
     elif result.champion is None:
-        sentences.insert(0, "No challenger has been significantly better, so the base model is still champion.")
+        sentences.insert(
+            0, "There is not enough evidence that a challenger is better, so the base model is still champion."
+        )
     if result.over_control:
         control = result.over_control
         beyond = (

@@ -17,6 +17,7 @@ from agentloop.store import base_judgements, champions, evaluations, families, t
 from agentloop.store.database import Database
 from agentloop.store.lineage import lineage as story_of
 from agentloop.store.taught_bases import TaughtBase
+from agentloop.text import odds
 
 NEWEST = 16
 """Adapters whose lineage is told; that of any other is in the database."""
@@ -118,8 +119,10 @@ def never_solved(database: Database, campaign: str) -> str:
 
 
 def judgements(database: Database, campaign: str, result: Headline) -> str:
-    """Write what the iterations' table leaves out: pass@k, every look of the gate with its guards, and moves made by hand."""
-    return _pass_at(result) + _looks(database, campaign) + _moves(database, campaign)
+    """Write what the iterations' table leaves out: pass@k, every look of the gate with its guards, the champion's meetings with
+    other policies, and moves made by hand.
+    """
+    return _pass_at(result) + _looks(database, campaign) + _meetings(database, campaign) + _moves(database, campaign)
 
 
 def _pass_at(result: Headline) -> str:
@@ -136,8 +139,8 @@ def _pass_at(result: Headline) -> str:
 
 def _looks(database: Database, campaign: str) -> str:
     found = query.rows(database, "looks", campaign=campaign)
-    if not any(each["looks"] > 1 or each["guards"] for each in found):
-        return ""  # one look without guards: the iterations' table says it all
+    if not any(each["looks"] > 1 or each["guards"] or each["evidence"] for each in found):
+        return ""  # one look without guards, before the gate went by e-values: the iterations' table says it all
     rows = [
         [
             str(each["iteration"]),
@@ -145,14 +148,56 @@ def _looks(database: Database, campaign: str) -> str:
             _number(each["tasks"]),
             f"{points(each['difference']['estimate'])} ({_points(Interval(**each['difference']))})",
             probability(each["mcnemar_p"]),
-            "–" if each["alpha"] is None else f"{each['alpha']:.2g}",
+            _evidence(each),
             Markup(" ".join(_guard(guard) for guard in each["guards"] or ()) or "–"),
             _badge(DECISIONS[each["decision"]], each["decision"]),
         ]
         for each in found
     ]
-    headers = ("Iteration", "Look", "#Tasks", "#Difference, points", "#McNemar p", "#Level", "Guards", "Verdict")
+    headers = (
+        "Iteration",
+        "Look",
+        "#Tasks",
+        "#Difference, points",
+        "#McNemar p",
+        "#Evidence, needed",
+        "Guards",
+        "Verdict",
+    )
     return table("The gate's looks", headers, rows, [each["decision"] for each in found])
+
+
+def _evidence(look: Mapping[str, Any]) -> str:
+    if look["evidence"] is None:
+        return "–" if look["alpha"] is None else f"p < {look['alpha']:.2g}"  # from before the gate went by e-values
+    return _unbroken(f"{odds(look['evidence'])}, {odds(look['needed'])}")
+
+
+def _meetings(database: Database, campaign: str) -> str:
+    found = query.rows(database, "meetings", campaign=campaign)
+    if not found:
+        return ""
+    rows = [
+        [
+            str(each["iteration"]),
+            {"base": "base model", "earlier": "best earlier champion", "itself": "itself, another seed"}[each["kind"]],
+            _number(each["tasks"]),
+            f"{points(each['difference']['estimate'])} ({_points(Interval(**each['difference']))})",
+            _evidence(each),
+            "better" if each["better"] else "not better",
+        ]
+        for each in found
+    ]
+    headers = ("Iteration", "The champion met", "#Tasks", "#Difference, points", "#Evidence, needed", "Result")
+    alike = [each for each in found if each["kind"] == "itself"]
+    note = ""
+    if alike:
+        wrong = sum(each["better"] for each in alike)
+        note = (
+            f'<p class="note">The champion met itself {len(alike)} times; in {wrong} of them the evidence called it better '
+            "than itself.</p>"
+        )
+    return table("The champion's meetings with policies that are no challengers", headers, rows) + note
 
 
 def _moves(database: Database, campaign: str) -> str:

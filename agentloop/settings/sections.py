@@ -268,14 +268,15 @@ class Guard(Section):
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Loss of success, as a share, that is not held against the challenger."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    """Probability of passing a challenger that is worse by the margin."""
+    """Probability that the guard ever, in the whole life of a campaign, passes a challenger that is worse by the margin."""
 
 
 class Gate(Section):
     """When the challenger replaces the champion. See docs/gate.md."""
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
-    """Significance level of the exact McNemar test, for all looks at a challenger's results together."""
+    """Probability that a campaign ever, however many challengers and looks it has, promotes one that is not better than its
+    champion."""
     min_gain: Fraction = 0.0
     """Gain in success, as a share, that the challenger must exceed with confidence."""
     max_tasks: Tasks | None = None
@@ -286,6 +287,11 @@ class Gate(Section):
     would be promoted."""
     resamples: Count = 10_000
     """Resamples of the paired bootstrap that gives the confidence intervals."""
+    block_challengers: Count = 8
+    """Challengers that meet on the same held-out tasks. The next one meets on the next tasks of the environment."""
+    itself_every: Annotated[int, Field(ge=0)] = 25
+    """Challengers after which the champion meets itself with another seed, which shows how often the gate is wrong; 0: never.
+    It never promotes anything."""
     control: bool = True
     """Also train and evaluate, at the end, a control: an adapter on as many randomly chosen trajectories."""
 

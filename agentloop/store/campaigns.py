@@ -183,6 +183,11 @@ def begin_iteration(database: Database, campaign: str, iteration: int, *, champi
     )
 
 
+def has_begun(database: Database, campaign: str, iteration: int) -> bool:
+    rows = database.execute("SELECT 1 FROM iterations WHERE campaign = ? AND iteration = ?", [campaign, iteration])
+    return bool(rows)
+
+
 def finish_iteration(database: Database, campaign: str, iteration: int) -> None:
     """Note that an iteration is complete."""
     database.execute(

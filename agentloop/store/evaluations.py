@@ -15,7 +15,7 @@ from agentloop.records import Evaluation, Sampling, trajectory_id
 from agentloop.store.clock import now
 from agentloop.store.database import Database
 
-Role = Literal["base", "champion", "challenger", "control", "taught"]
+Role = Literal["base", "champion", "earlier", "challenger", "control", "taught"]
 
 SOLVED = 0.5
 """A sample is solved where its success score is at least this."""
@@ -98,7 +98,9 @@ def _restricted(evaluation: Evaluation, tasks: set[str]) -> Evaluation:
 def save(
     database: Database, evaluation: Evaluation, *, campaign: str, iteration: int, role: Role, suite: str = "heldout"
 ) -> None:
-    """Store an evaluation and what an iteration measured it for; once only. `suite`: heldout or a guard suite's name.
+    """Store an evaluation and what an iteration measured it for; once only.
+
+    `suite`: heldout, unseen, itself, or a guard suite's name.
 
     Raises StoreError where it is stored with other outcomes, as after scoring by another version of the verifier.
     """

@@ -13,8 +13,11 @@ from agentloop.records import Task
 from agentloop.store.database import Database
 
 
-def save(database: Database, tasks: Iterable[Task]) -> None:
-    """Make tasks known before any episode of them, held-out ones above all: selection must not touch them."""
+def save(database: Database, tasks: Iterable[Task]) -> int:
+    """Make tasks known before any episode of them, held-out ones above all: selection must not touch them.
+
+    Returns how many were not known before.
+    """
     columns = ("id", "environment", "family", "question", "answer", "split", "payload")
     values = {
         task.id: (
@@ -34,11 +37,13 @@ def save(database: Database, tasks: Iterable[Task]) -> None:
         names=columns,
     )
     database.connection.register("given", table)
+    ((new,),) = database.execute("SELECT count(*) FROM given WHERE id NOT IN (SELECT id FROM tasks)")
     database.execute(
         "INSERT INTO tasks SELECT * FROM given "
         "ON CONFLICT DO UPDATE SET split = 'heldout' WHERE excluded.split = 'heldout'"
     )
     database.connection.unregister("given")
+    return new
 
 
 def load(database: Database, task_id: str) -> Task:

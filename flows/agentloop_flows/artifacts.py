@@ -16,6 +16,7 @@ from agentloop.campaign import results
 from agentloop.campaign.campaign import Campaign
 from agentloop.report.summary import DECISIONS
 from agentloop.store.database import Database
+from agentloop.text import odds
 
 SERVER_SECONDS = 5.0
 
@@ -60,13 +61,15 @@ def publish_verdict(campaign: str, iteration: int, verdict: Mapping[str, Any]) -
         f"| {interval(guard['difference'])} |\n"
         for guard in verdict["guards"]
     )
+    known = verdict.get("evidence") is not None  # not from before the gate went by e-values
+    evidence = f"Evidence e = {odds(verdict['evidence'])}, {odds(verdict['needed'])} needed; " if known else ""
     show(
         create_markdown_artifact,
         markdown=f"## {verdict['decision']}\n\n{verdict['reason']}\n\n"
         f"| | success on held-out tasks |\n|---|---|\n"
         f"| champion | {interval(verdict['champion_success'])} |\n"
         f"| challenger | {interval(verdict['challenger_success'])} |\n{guards}\n"
-        f"Exact McNemar p = {verdict['mcnemar_p']:.2g}, look {verdict['look']} of {verdict['looks']}",
+        f"{evidence}exact McNemar p = {verdict['mcnemar_p']:.2g}, look {verdict['look']} of {verdict['looks']}",
         key=f"{campaign}-{iteration}-verdict",
         description=f"{campaign}, iteration {iteration}: {verdict['decision']}",
     )

@@ -14,11 +14,13 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed, State
 
 from agentloop.campaign import collect as rollouts
-from agentloop.campaign import gate, night_plan, nights, prepare, select, train
+from agentloop.campaign import contest as contests
+from agentloop.campaign import gate, meeting, night_plan, nights, prepare, select, train
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.night_plan import Deadline
 from agentloop.campaign.suites import HELDOUT, Suite
 from agentloop.errors import CanaryError, EmptySelectionError
+from agentloop.records import Entry
 from agentloop.rollout.collection import ShardPlan
 from agentloop.settings import Settings
 from agentloop.store.evaluations import Role
@@ -118,6 +120,7 @@ def iterate(title: str, settings: Settings, iteration: int, deadline: Deadline |
     """One iteration: the champion makes data, a challenger learns from it, the better one stays."""
     presence.announce(settings)
     campaign = Campaign.of(settings)
+    meet(campaign, iteration)
     champion = campaign.begin(iteration)
     with prepare.policies(campaign) as server:
         server.retire(keep=champion)
@@ -125,6 +128,7 @@ def iterate(title: str, settings: Settings, iteration: int, deadline: Deadline |
         if planned.told:
             print(planned.told)
         collect(campaign, champion, iteration, most=planned.tasks)
+        contests.make_known(campaign, iteration)
         dataset = steps.select(settings, iteration, rows=planned.rows)
         artifacts.publish_funnel(campaign.name, iteration, dataset["funnel"])
         if offer := select.never_solved(campaign):
@@ -150,17 +154,45 @@ def hold_contest(campaign: Campaign, champion: str | None, challenger: str, iter
             evaluate(campaign, challenger, iteration, role="challenger", suite=suite),
         )
 
+    entry = contests.begin(campaign, iteration, challenger)
     for look in campaign.looks:
-        before, after = measure_both(campaign.heldout(look))
+        before, after = measure_both(campaign.heldout(look, entry.block))
         measured = {HELDOUT: (before["evaluation"], after["evaluation"])}
-        if gate.would_promote(campaign, look, champion=before["evaluation"], challenger=after["evaluation"]):
-            for guard in campaign.guards(look):
+        if gate.would_promote(campaign, look, entry, measured, adapter=challenger, iteration=iteration):
+            for guard in campaign.guards(look, entry.block):
                 measured[guard.name] = tuple(each["evaluation"] for each in measure_both(guard))
         verdict = steps.decide(campaign.settings, iteration, measured, look, adapter=challenger)
         artifacts.publish_verdict(campaign.name, iteration, verdict)
         if verdict["decision"] != "needs_more_data":
             break
+    meet_itself(campaign, champion, entry, iteration)
     return {"before": before, "after": after, "verdict": verdict}
+
+
+def meet(campaign: Campaign, iteration: int) -> None:
+    """The champion meets the base and the best earlier champion where a new block of held-out tasks begins."""
+    opponents = meeting.due(campaign, iteration)
+    if not opponents:
+        return
+    champion = evaluate(campaign, campaign.champion(), iteration, role="champion", suite=opponents[0].suite)
+    others = {
+        each.kind: evaluate(campaign, each.adapter, iteration, role=each.role, suite=each.suite)["evaluation"]
+        for each in opponents
+    }
+    for held in meeting.hold(campaign, iteration, champion["evaluation"], others, opponents):
+        print(held.reason)
+
+
+def meet_itself(campaign: Campaign, champion: str | None, entry: Entry, iteration: int) -> None:
+    """Now and then the champion meets itself, which tells how often the gate is wrong."""
+    suite = meeting.itself_due(campaign, entry)
+    if suite is None:
+        return
+    first, second = (
+        evaluate(campaign, champion, iteration, role="champion", suite=each)["evaluation"]
+        for each in (suite, meeting.other_seed(campaign, suite))
+    )
+    print(meeting.hold_itself(campaign, iteration, entry, first, second).reason)
 
 
 def collect(campaign: Campaign, adapter: str | None, iteration: int, *, most: int) -> None:

@@ -1,39 +1,17 @@
 """Looks and guards through a campaign's own steps: planned, ingested, measured, judged and recorded. No model takes part."""
 
-import json
-from dataclasses import replace
-
 import pytest
+from by_hand import CHALLENGER, always, measured, never, opened, sometimes
 
-from agentloop import environments
 from agentloop import settings as configuration
-from agentloop.campaign import collect, gate, results, suites
+from agentloop.campaign import collect, contest, gate, results, suites
 from agentloop.campaign.campaign import Campaign
-from agentloop.campaign.suites import HELDOUT, Suite
+from agentloop.campaign.suites import HELDOUT
 from agentloop.errors import SettingError, StoreError
+from agentloop.evaluation import level
 from agentloop.evaluation.looks import Look
-from agentloop.records import Attempt, Trajectory, Turn
-from agentloop.rollout.collection import unfinished
-from agentloop.store import campaigns, evaluations, tasks, verdicts
-from agentloop.store.shards import write_shard
-
-CHALLENGER = "adapter_challenger"
-SETTINGS = (
-    "evaluate.tasks=16",
-    "evaluate.samples=1",
-    "gate.alpha=0.05",
-    "gate.max_tasks=32",
-    "gate.resamples=500",
-    "gate.guards.database.tasks=8",
-    "gate.guards.database.samples=1",
-    "gate.guards.database.margin=0.4",
-    "collect.shard_episodes=10",
-)
-
-
-def opened(root) -> Campaign:
-    settings = configuration.load([*SETTINGS, f"paths.data={root}", f"paths.cache={root / 'cache'}"], profile="demo")
-    return Campaign(settings, environments.get("arithmetic"), settings.model_directory(), "base_1")
+from agentloop.records import Entry
+from agentloop.store import campaigns, evaluations, verdicts
 
 
 @pytest.fixture
@@ -42,68 +20,6 @@ def campaign(tmp_path):
     with campaign.database() as database:
         campaigns.register(database, campaign.settings)
     return campaign
-
-
-def roll_out(campaign: Campaign, adapter: str | None, suite: Suite, solved) -> None:
-    """Write the planned shards as if a policy had solved those tasks of the suite, by place, for which `solved` says so.
-
-    None: infrastructure kept the episode from finishing.
-    """
-    place = {task.id: number for number, task in enumerate(suite.tasks)}
-    planned = collect.plan_evaluation(campaign, adapter, suite)
-    for shard in planned:
-        episodes = []
-        for task, sample in shard.episodes:
-            if solved(place[task.id]) is None:
-                about = {"policy": shard.policy, "sampling": shard.sampling, "seed": shard.seed}
-                lost = unfinished(task, sample, **about)
-                episodes.append(replace(lost, attempts=(Attempt("tool x: KeyError: 'y'", 0.5),) * 3))
-                continue
-            answer = task.answer if solved(place[task.id]) else "no idea"
-            turns = Turn("user", task.question, 0, 1), Turn("model", answer, 1, 2)
-            episodes.append(
-                Trajectory(
-                    shard.policy,
-                    task,
-                    sample,
-                    shard.sampling,
-                    shard.seed,
-                    "answered",
-                    answer,
-                    (1, 2),
-                    (False, True),
-                    (0.0, -1.0),
-                    turns,
-                    1.0,
-                )
-            )
-        path = shard.path(campaign.settings.paths.shards)
-        write_shard(path, episodes, purpose="evaluate", campaign=campaign.name, iteration=1)
-    with campaign.database() as database:
-        tasks.save(database, suite.tasks)
-    collect.ingest_shards(campaign, planned, adapter=adapter, iteration=1, purpose="evaluate")
-
-
-def measured(campaign: Campaign, suite: Suite, before, after) -> tuple[str, str]:
-    """Evaluation ids of champion and challenger."""
-    names = []
-    for adapter, role, solved in ((None, "champion", before), (CHALLENGER, "challenger", after)):
-        roll_out(campaign, adapter, suite, solved)
-        names.append(gate.measure(campaign, adapter, suite, iteration=1, role=role)["evaluation"])
-    return tuple(names)
-
-
-def never(place: int) -> bool:
-    return False
-
-
-def always(place: int) -> bool:
-    return True
-
-
-def sometimes(place: int) -> bool:
-    """6 of the first 16 tasks, 12 of 32."""
-    return place % 8 < 3
 
 
 def test_each_look_begins_with_the_shards_of_the_one_before_and_a_new_process_plans_the_same(campaign, tmp_path):
@@ -137,10 +53,11 @@ def test_more_tasks_settle_what_the_first_look_could_not(campaign):
     with campaign.database() as database:
         looks = database.execute("SELECT look, looks, alpha, decision FROM verdicts ORDER BY look")
         steps = database.execute("SELECT status, count(*) FROM steps WHERE name = 'decide' GROUP BY status")
-        standing = database.execute("SELECT look FROM v_verdicts")
+        entry = database.execute("SELECT look FROM v_verdicts")
         assert verdicts.load(database, decisions[1]["verdict"]).guards[0].passed
-    assert looks == [(1, 2, 0.025, "needs_more_data"), (2, 2, 0.025, "promote")]
-    assert steps == [("done", 2)] and standing == [(2,)]
+    first = level.of_entry(Entry(), level.CHALLENGERS * 0.05)  # of the first challenger, the same at both looks
+    assert looks == [(1, 2, pytest.approx(first), "needs_more_data"), (2, 2, pytest.approx(first), "promote")]
+    assert steps == [("done", 2)] and entry == [(2,)]
 
     # what a run that was killed and begun again does
     assert gate.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1) == decisions[1]
@@ -151,8 +68,9 @@ def test_more_tasks_settle_what_the_first_look_could_not(campaign):
 def test_a_guard_that_is_not_passed_keeps_the_champion(campaign):
     look = campaign.looks[1]
     champion, challenger = measured(campaign, campaign.heldout(look), never, sometimes)
-    assert gate.would_promote(campaign, look, champion=champion, challenger=challenger)
     pair = {HELDOUT: (champion, challenger)}
+    entry = contest.begin(campaign, 1, CHALLENGER)
+    assert gate.would_promote(campaign, look, entry, pair, adapter=CHALLENGER, iteration=1)
     pair["database"] = measured(campaign, campaign.guards(look)[0], always, never)
     verdict = gate.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1)
     assert verdict["decision"] == "keep" and "the guard database is not passed: -100.0 points" in verdict["reason"]
@@ -192,34 +110,6 @@ def test_there_are_no_more_looks_than_there_are_tasks_for(small):
     assert suites.planned_looks(guarded) == (Look(1, 2), Look(2, 2))
 
 
-ENVIRONMENT = """
-from pathlib import Path
-
-from agentloop.environments import QuestionFile
-
-
-class Few(QuestionFile):
-    name = {name!r}
-    path = Path(__file__).with_name("questions.jsonl")
-
-    def tools(self, task):
-        return {{}}
-"""
-
-
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    """The file of an environment with 25 held-out tasks; another of the kind is known as `fewer`."""
-    monkeypatch.setattr(environments, "_ENVIRONMENTS", dict(environments._ENVIRONMENTS))
-    rows = [{"question": f"{number}?", "answer": number, "split": "heldout"} for number in range(25)]
-    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    for name in ("fewer", "few"):
-        (tmp_path / f"{name}.py").write_text(ENVIRONMENT.format(name=name))
-    environments.get(str(tmp_path / "fewer.py"))
-    suites._stream.cache_clear()
-    return tmp_path / "few.py"
-
-
 def lost_at(*places: int):
     """Solves everything but the tasks at these places, whose episodes fail."""
     return lambda place: None if place in places else True
@@ -238,7 +128,8 @@ def test_episodes_that_failed_are_held_against_nobody(campaign):
     verdict = gate.decide(campaign, pair, look, adapter=CHALLENGER, iteration=1)
     assert verdict["decision"] == "keep" and verdict["difference"]["estimate"] == 0.0
     assert verdict["reason"].endswith(" 4 tasks are left out: episodes failed.")
-    assert not gate.would_promote(campaign, look, champion=pair[HELDOUT][0], challenger=pair[HELDOUT][1])
+    entry = contest.begin(campaign, 1, CHALLENGER)
+    assert not gate.would_promote(campaign, look, entry, pair, adapter=CHALLENGER, iteration=1)
     with campaign.database() as database:
         shared = [evaluations.load(database, verdict[which]) for which in ("champion", "challenger")]
         assert shared[0].tasks == shared[1].tasks and len(shared[0].tasks) == 12

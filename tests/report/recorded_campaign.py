@@ -19,7 +19,7 @@ from agentloop.curation import scoring
 from agentloop.curation.selection import select
 from agentloop.evaluation.looks import Look
 from agentloop.evaluation.verdict import judge
-from agentloop.records import NF4, Adapter, Policy, Sampling, Task, Trajectory, Turn
+from agentloop.records import NF4, Adapter, Entry, Policy, Sampling, Task, Trajectory, Turn
 from agentloop.rollout.grammar import GrammarError, ToolCall, parse
 from agentloop.settings import Settings
 from agentloop.store import (
@@ -27,6 +27,7 @@ from agentloop.store import (
     campaigns,
     canaries,
     champions,
+    contests,
     evaluations,
     gpu_phases,
     policies,
@@ -171,7 +172,14 @@ class Recorder:
         )
         adapter = self._train(database, chosen.id, iteration, "challenger")
         after = self._evaluate(database, adapter, SKILLS[iteration], iteration, "challenger")
-        verdict = judge(before, after, self.settings.gate, look=Look(1, 1))
+        entry = contests.note(
+            database,
+            CAMPAIGN,
+            iteration,
+            adapter,
+            lambda: Entry(iteration, 1, iteration, len(champions.moves(database, CAMPAIGN))),
+        )
+        verdict = judge(before, after, self.settings.gate, look=Look(1, 1), entry=entry)
         name = verdicts.save(database, verdict, campaign=CAMPAIGN, iteration=iteration, adapter=adapter)
         if verdict.decision == "promote":
             champions.promote(database, CAMPAIGN, adapter, iteration=iteration, verdict=name)

@@ -16,8 +16,9 @@ from agentloop.errors import ShardError, StoreError
 from agentloop.records import GuardResult, Interval
 from agentloop.report import page, sample
 from agentloop.report.comparison import Headline, percent, points
-from agentloop.store import campaigns, champions, verdicts
+from agentloop.store import campaigns, champions, meetings, verdicts
 from agentloop.store.database import Database
+from agentloop.store.meetings import Meeting
 from agentloop.store.shards import read_shard
 
 VOID = {"meta", "input", "br", "link", "img", "hr"}
@@ -229,18 +230,38 @@ def test_looks_guards_and_rollbacks_are_shown_and_flips_counted_once(tmp_path):
         guard = GuardResult("database", "eval_1", "eval_2", Interval(-0.01, -0.08, 0.06), -0.1, 0.05)
         about = {"campaign": CAMPAIGN, "iteration": 1}
         seen = dataclasses.replace(
-            verdicts.load(database, first), decision="promote", look=2, looks=3, alpha=0.0033, guards=(guard,)
+            verdicts.load(database, first),
+            decision="promote",
+            look=2,
+            looks=3,
+            evidence=312.4,
+            needed=100.0,
+            guards=(guard,),
         )
         champions.promote(
             database, adapter=adapter, verdict=verdicts.save(database, seen, adapter=adapter, **about), **about
         )
         champions.rollback(database, CAMPAIGN, None, reason="it swears")
     text = write(recorder, tmp_path / "page.html").text
-    assert "2 of 3" in text and "0.0033" in text and "database: over −10.0, asked −5.0" in text
+    assert "2 of 3" in text and "312, 100" in text.replace("\xa0", " ") and "database: over −10.0, asked −5.0" in text
     assert "at database it was only asked whether a challenger got worse" in text
     assert "The base model is champion because somebody went back to it: it swears." in text
     assert "Who was champion" in text and "rollback it swears" in text
     assert flips and all(f"iteration 1: {times} {flip}" in text for flip, times in flips)
+
+
+def test_the_champions_meetings_are_shown_with_the_rate_of_false_promotions(tmp_path):
+    recorder = Recorder(tmp_path, training_tasks=6, heldout_tasks=8)
+    recorder.record(iterations=1, control=False)
+    with Database.open(recorder.database) as database:
+        ((before, after),) = database.execute("SELECT champion, challenger FROM verdicts")
+        for kind, evidence in (("base", 0.02), ("itself", 3.0), ("itself", 104.0)):
+            difference = Interval(-0.2, -0.3, -0.1)
+            met = Meeting(1, kind, 2, after, before, difference, evidence, 100.0, evidence >= 100, "they met")
+            meetings.save(database, CAMPAIGN, met)
+    text = write(recorder, tmp_path / "page.html").text.replace("\xa0", " ")
+    assert "base model 8 −20.0 (" in text and "0.02, 100 not better" in text and "104, 100 better" in text
+    assert "The champion met itself 2 times; in 1 of them the evidence called it better than itself." in text
 
 
 @pytest.fixture(scope="module")

@@ -165,7 +165,7 @@ def test_without_a_promotion_the_findings_say_so_first(tmp_path):
     with Database.open(recorder.database, read_only=True) as database:
         result = results.headline(database, CAMPAIGN)
     assert result.champion is None and result.over_control is None
-    assert comparison.findings(result)[0].startswith("No challenger has been significantly better")
+    assert comparison.findings(result)[0].startswith("There is not enough evidence that a challenger is better")
     assert "newest challenger" in comparison.findings(result)[1]
 
 
