@@ -39,7 +39,15 @@ QUANTIZATION = "training.quantization"
 DEFINING_ALL_THE_SAME = ("serving.dtype", "serving.base")
 """Exceptions to FREE: they change what the model says."""
 
-USED_BY_A_CAMPAIGN = ("collected", "shard_uses", "evaluation_uses", "steps", "iterations", "gpu_phases")
+USED_BY_A_CAMPAIGN = (
+    "collected",
+    "shard_uses",
+    "evaluation_uses",
+    "steps",
+    "iterations",
+    "gpu_phases",
+    "process_times",
+)
 """Tables with what a campaign that has collected nothing may have used: measurements, and what led to them."""
 
 

@@ -17,6 +17,7 @@ WORKING = """
 import os, sys, time
 from pathlib import Path
 from agentloop.files import atomic
+from agentloop.store.runs import FlowRun
 from test_interrupted_steps import at
 campaign = at(Path(sys.argv[1]))
 def work():
@@ -24,7 +25,7 @@ def work():
         temporary.write_text("half")
         print("at work", flush=True)
         time.sleep(600)
-with campaign.at_work("run-1"):
+with campaign.at_work(FlowRun("run-1")):
     campaign.step("train", 1, [], work)
 """
 
