@@ -1,35 +1,64 @@
-"""The campaign's report, from a snapshot of the database."""
+"""The campaign's report, from a snapshot of the database, and the index of all campaigns beside it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from agentloop.campaign import results
+from agentloop.campaign import lock, results, standing
 from agentloop.campaign.campaign import Campaign
 from agentloop.model_directory.tokenizer import load_tokenizer
-from agentloop.report import page
+from agentloop.report import overview, page
 from agentloop.report import plots as figures
+from agentloop.report.page import Sources
+from agentloop.roots import writable
 from agentloop.settings import Settings
 from agentloop.store.database import Database
+
+
+class Writer:
+    """Writes the pages of one campaign, as often as asked; the tokenizer is loaded once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        tokenizer = load_tokenizer(settings.model_directory())
+        paths = settings.paths
+        cache = paths.cache / "report" if writable(paths.cache) else None
+        self._sources = Sources(paths.shards, lambda token: tokenizer.decode([token]), cache)
+
+    def write(self, output: Path | None = None, *, refresh: float = 0.0) -> Path:
+        """Write the campaign's page, and where it goes among the reports, the index; return the page's path.
+
+        With `refresh` the page reads itself anew after so many seconds. Nothing else is written. Raises StoreError,
+        ShardError, and DiskError where the page cannot be written.
+        """
+        paths, name = self._settings.paths, self._settings.campaign
+        owner = lock.owner(paths.data)
+        with Database.open_snapshot(paths.database) as database:
+            written = page.write(
+                database,
+                name,
+                results.headline(database, name),
+                self._sources,
+                output or path(self._settings),
+                state=standing.state(database, name, paths, owner),
+                refresh=refresh,
+            )
+            if output is None:
+                overview.write(database, paths.reports, at_work=owner.campaign if owner else None)
+        return written
+
+
+def path(settings: Settings) -> Path:
+    """Return where the page of the campaign is by default."""
+    return settings.paths.reports / f"{settings.campaign}.html"
 
 
 def write(settings: Settings, output: Path | None = None) -> Path:
     """Write the campaign's HTML page, also while a run is at work, and return its path: by default among the reports.
 
-    Nothing else is written. Raises DiskError where the page cannot be.
+    Raises as `Writer.write` does.
     """
-    paths = settings.paths
-    model = settings.model_directory()
-    with Database.open_snapshot(paths.database) as database:
-        tokenizer = load_tokenizer(model)
-        return page.write(
-            database,
-            settings.campaign,
-            results.headline(database, settings.campaign),
-            paths.shards,
-            output or paths.reports / f"{settings.campaign}.html",
-            decode=lambda token: tokenizer.decode([token]),
-        )
+    return Writer(settings).write(output)
 
 
 def plots(campaign: Campaign) -> dict[str, bytes]:

@@ -284,6 +284,16 @@ class Gate(Section):
     """Also train and evaluate, at the end, a control: an adapter on as many randomly chosen trajectories."""
 
 
+class Report(Section):
+    """The report of a campaign, and what else is told of it."""
+
+    seconds: Annotated[float, Field(ge=0)] = 20
+    """Pause between two pages while a run is at work; longer where a page takes long to write. 0: the run writes one page, at
+    its end."""
+    sinks: tuple[Literal["tensorboard", "mlflow"], ...] = ("tensorboard",)
+    """Where else metrics go: `tensorboard` (data/tensorboard), `mlflow` (data/mlflow.db)."""
+
+
 class Teach(Section):
     """The way from demonstrations to a base model that the loop can improve. See docs/teaching.md."""
 

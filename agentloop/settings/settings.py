@@ -18,6 +18,7 @@ from agentloop.settings.sections import (
     Evaluate,
     Gate,
     Paths,
+    Report,
     Selection,
     Serving,
     Strict,
@@ -62,6 +63,7 @@ class Settings(BaseSettings, Strict):
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
     teach: Teach = Teach()
+    report: Report = Report()
 
     def model_directory(self) -> Path:
         """Return the path of the base model's directory. Raises SettingError where there is none with a config.json."""

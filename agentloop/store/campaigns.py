@@ -31,6 +31,7 @@ FREE = (
     "training.stall_seconds",
     "gate.control",
     "teach",
+    "report",
 )
 """Settings and sections that may change while a campaign lasts: where things lie, how fast and how long it goes."""
 

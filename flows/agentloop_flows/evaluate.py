@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow
 
 from agentloop import settings as configuration
+from agentloop.campaign import live
 from agentloop.campaign.campaign import Campaign
 from agentloop_flows import artifacts, presence, steps
 from agentloop_flows.self_improve import evaluate as measure_policy
@@ -23,7 +24,7 @@ def evaluate(
     settings = configuration.load(overrides or {}, profile=profile)
     flow_run = presence.announce(settings)
     campaign = Campaign.open(settings)
-    with campaign.at_work(flow_run):
+    with live.reported(settings), campaign.at_work(flow_run):
         steps.quantize(settings)
         champion = campaign.champion()
         suite = campaign.unseen() if unseen else campaign.heldout()

@@ -12,7 +12,7 @@ from prefect import flow
 
 from agentloop import settings as configuration
 from agentloop.campaign import collect as rollouts
-from agentloop.campaign import gate, select, train
+from agentloop.campaign import gate, live, select, train
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import HELDOUT, Suite
 from agentloop.rollout.collection import ShardPlan
@@ -28,7 +28,7 @@ def self_improve(profile: str | None = None, overrides: dict[str, Any] | None = 
     settings = configuration.load(overrides or {}, profile=profile)
     flow_run = presence.announce(settings)
     campaign = Campaign.open(settings)
-    with campaign.at_work(flow_run):
+    with live.reported(settings), campaign.at_work(flow_run):
         steps.quantize(settings)
         with steps.policies(settings) as server:
             steps.judge_base(settings)

@@ -11,7 +11,7 @@ from typing import Any
 from prefect import flow
 
 from agentloop import settings as configuration
-from agentloop.campaign import demonstrations
+from agentloop.campaign import demonstrations, live
 from agentloop.campaign import teaching as lessons
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.demonstrations import Demonstrations
@@ -42,7 +42,7 @@ def teach(
     settings = configuration.load(overrides or {}, profile=profile)
     flow_run = presence.announce(settings)
     teaching = Teaching.open(Lesson(settings, parse(source), tuple(families), unverified, name))
-    with teaching.at_work(flow_run):
+    with live.reported(teaching.settings), teaching.at_work(flow_run):
         judged = demonstrate(teaching)
         dataset = choose(teaching.lesson)
         run = lessons.plan_training(teaching, dataset["dataset"])
