@@ -94,6 +94,8 @@ def _divided(
 ) -> Cost:
     seconds = {each["part"]: each["seconds"] for each in own}
     parts = {name: sum(seconds.get(each, 0.0) for each in members) for name, members in PARTS.items()}
+    if not parts["training steps"]:  # from before its parts were recorded
+        parts["training steps"], parts["trainer save"] = parts["trainer save"], 0.0
     known = sum(parts.values())
     wall = max(wall, known)
     parts[OTHER] = wall - known

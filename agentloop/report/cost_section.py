@@ -31,6 +31,7 @@ def total(costs: Sequence[Cost], name: str) -> int:
 def _tiles(costs: Sequence[Cost]) -> str:
     wall, gpu = sum(cost.wall for cost in costs), sum(cost.spent.get("gpu") or 0 for cost in costs)
     starts = [total(costs, name) for name in ("vllm_starts", "trainer_starts")]
+    unplanned = [total(costs, name) for name in ("vllm_restarts", "trainer_losses")]
     return tiles_of(
         [
             ("Wall clock", duration(wall), "while a run was at work"),
@@ -42,8 +43,8 @@ def _tiles(costs: Sequence[Cost]) -> str:
             ),
             (
                 "Starts",
-                f"{starts[0]} + {starts[1]}",
-                f"vLLM and trainer; {total(costs, 'vllm_restarts')} and {total(costs, 'trainer_losses')} not planned",
+                f"{starts[0]} + {starts[1]}" if any(starts) else "–",
+                f"of vLLM and the trainer; {unplanned[0]} restarts of vLLM, {unplanned[1]} trainers lost",
             ),
         ]
     )
@@ -75,7 +76,7 @@ def _divided(costs: Sequence[Cost]) -> str:
         for cost in costs
     ]
     return table(
-        "Seconds by part; the last column is the share that neither works nor loads a model",
+        "Seconds by part, and the share of the rest",
         ("Iteration", "#Wall clock", *(f"#{name.capitalize() if name[0] != 'v' else name}" for name in names), "#Rest"),
         rows,
     )
@@ -96,10 +97,10 @@ def _spent(costs: Sequence[Cost]) -> str:
             ]
         )
     headers = (
-        "Iteration", "#GPU seconds", "#Peak, GiB", "#Episodes", "#Tokens sampled", "#Shown", "#Trained on", "#vLLM starts",
-        "#Trainer starts", "#No answer", "#Tool errors", "#Retries", "#Lost episodes",
+        "Iteration", "#GPU s", "#Peak, GiB", "#Episodes", "#Sampled", "#Shown", "#Trained on", "#vLLM starts",
+        "#Trainer starts", "#No answer", "#Tool errors", "#Retries", "#Lost",
     )  # fmt: skip
-    return table("Spent, and what went wrong", headers, rows)
+    return table("GPU, tokens, starts, faults", headers, rows)
 
 
 def _faults(database: Database, campaign: str) -> str:

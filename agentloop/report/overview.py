@@ -42,9 +42,9 @@ def write(database: Database, folder: Path, *, at_work: str | None = None) -> Pa
     headers = (
         "Campaign",
         "#Success",
-        "Course",
-        "Last verdict",
+        "Verdict",
         "State",
+        "Course",
         "#Iterations",
         "Model",
         "Environment",
@@ -80,9 +80,9 @@ def _line(database: Database, row: dict, folder: Path, at_work: str | None) -> _
         [
             Markup(f"<b>{link}</b>"),
             _success(database, name, judged),
-            _course(judged),
             badge(DECISIONS[last], last) if last else "–",
             Markup(f'<span title="{escape(said)}">{badge(word, STATES[kind])}</span>'),
+            _course(judged),
             Markup(f'<span class="plain">{row["done"]} of {row["planned"]}</span>'),
             Path(settings["model"]).name,
             Path(settings["environment"]).stem,
@@ -108,8 +108,8 @@ def _success(database: Database, campaign: str, judged: Sequence[dict]) -> str:
     now_champion = _champions(judged)[-1]
     limits = f"({100 * now_champion.low:.1f} to {100 * now_champion.high:.1f})"
     return Markup(
-        f'<span class="plain">{percent(first.estimate)} → {percent(now_champion.estimate)}</span> '
-        f'<span class="range">{limits}</span>'
+        f'<span class="stack"><span class="plain">{percent(first.estimate)} →</span> '
+        f'<span class="plain">{percent(now_champion.estimate)}</span></span> <span class="range">{limits}</span>'
     )
 
 

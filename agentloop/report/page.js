@@ -128,6 +128,7 @@
   const list = make("ul", { class: "list", "aria-label": "Trajectories", onkeydown: walk, onscroll: fill });
   const panes = make("div", { class: "panes" });
   const difference = make("p", { class: "difference", hidden: true });
+  const beside = make("p", { class: "related", hidden: true });
 
   function matches(each) {
     return (!iteration.value || String(each.iteration) === iteration.value)
@@ -221,7 +222,7 @@
       .flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
   }
 
-  function pane(each, content, beside, parting) {
+  function pane(each, content, parting) {
     const attempts = each.attempts ? `, after ${each.attempts} failed attempts` : "";
     const flips = flipped.get(each.id)?.map((one) => `${one.flip} in iteration ${one.iteration}`);
     return make("article", { class: "pane", "aria-label": `Trajectory ${each.id}` },
@@ -236,20 +237,19 @@
         ["Size", `${each.tokens} tokens, ${each.seconds} s${attempts}`],
         ["Id", make("span", { class: "id" }, each.id)],
       ]),
-      beside ? closing() : related(each),
       ...content.turns.map((turn, place) => spoken(content, turn, parting && parting.turn === place ? parting : null)));
   }
 
-  function closing() {
-    return make("p", { class: "related" }, make("button", { type: "button", onclick: () => show(state.first, null) }, "Close this side"));
-  }
-
   function related(each) {
-    const others = byTask.get(each.task).filter((other) => other.id !== each.id).slice(0, 12);
-    return make("p", { class: "related" }, others.length ? "Beside it, same task: " : "", ...others.map((other) => make("button", {
+    const others = byTask.get(each.task).filter((other) => other.id !== each.id);
+    const near = others.slice(0, 12);
+    if (state.second && !near.some((other) => other.id === state.second)) near.push(byId.get(state.second));
+    beside.hidden = !near.length;
+    beside.replaceChildren("Beside it, same task: ", ...near.map((other) => make("button", {
       type: "button", "aria-pressed": String(other.id === state.second),
       onclick: () => show(each.id, other.id === state.second ? null : other.id),
-    }, `${other.actor}, sample ${other.sample}${other.solved ? " ✓" : " ✗"}`)));
+    }, `${other.actor}, sample ${other.sample}${other.solved ? " ✓" : " ✗"}`)),
+    state.second ? make("button", { type: "button", onclick: () => show(state.first, null) }, "Close this side") : "");
   }
 
   function spoken(content, turn, parting) {
@@ -298,7 +298,7 @@
     difference.hidden = !both;
     if (!both) return;
     difference.replaceChildren(parting
-      ? `The same up to turn ${parting.turn + 1}, ${parting.role}${parting.token === null ? "" : `, token ${parting.token}`}. ` : "Both said the same, token by token. ");
+      ? `The same until turn ${parting.turn + 1} (${parting.role})${parting.token === null ? "" : `, token ${parting.token}`}. ` : "Both said the same, token by token. ");
     if (parting) {
       difference.append(make("button", { type: "button",
         onclick: () => panes.querySelector(".parting")?.scrollIntoView({ block: "center" }) }, "Go to the first difference"));
@@ -409,10 +409,11 @@
     const contents = await Promise.all(shown.map(said));
     if (own !== drawing) return;
     const parting = shown.length === 2 ? part(...contents) : null;
-    panes.replaceChildren(...shown.map((each, place) => pane(each, contents[place], place === 1, parting)));
+    panes.replaceChildren(...shown.map((each, place) => pane(each, contents[place], parting)));
     // both panes share their rows: a turn stands beside the other's turn
     panes.classList.toggle("two", shown.length === 2);
-    panes.style.setProperty("--rows", String(3 + Math.max(0, ...contents.map((each) => each.turns.length))));
+    panes.style.setProperty("--rows", String(2 + Math.max(0, ...contents.map((each) => each.turns.length))));
+    if (shown.length) related(shown[0]);
     tellDifference(parting, shown.length === 2);
     if (!shown.length) panes.append(make("p", { class: "empty" }, "There are no trajectories yet."));
     panes.dataset.shown = shown.map((each) => each.id).join(" ");
@@ -423,7 +424,7 @@
       successLabel, familyLabel, faultLabel, flipLabel),
     count,
     make("div", { class: "tools" }, asText, asTokens, previousFlip, nextFlip, legend),
-    make("div", { class: "browser" }, list, make("div", { class: "stage" }, difference, panes)));
+    make("div", { class: "browser" }, list, make("div", { class: "stage" }, beside, difference, panes)));
   for (const [name, value] of Object.entries(before.filters ?? {})) if (fields[name]) fields[name].value = value;
   const address = new URLSearchParams(location.hash.slice(1));
   const named = byId.has(address.get("trajectory"));

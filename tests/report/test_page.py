@@ -346,7 +346,7 @@ def test_the_panes_line_up_and_mark_where_they_part(browser, written):
             [...pane.querySelectorAll('.turn')].findIndex(turn => turn.classList.contains('parting')))"""
         )
         assert marked == [turn, turn]
-        assert f"The same up to turn {turn + 1}" in browser.run("document.querySelector('.difference').textContent")
+        assert f"The same until turn {turn + 1}" in browser.run("document.querySelector('.difference').textContent")
         assert f"token {token}." in browser.run("document.querySelector('.difference').textContent")
     browser.run(f"{button('Previous flip')}.click()")
     flip = found.index["flips"][4]
