@@ -24,6 +24,7 @@ from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.naming import content_id
 from agentloop.records import NF4, NONE, Policy, Quantization, Sampling, Task
+from agentloop.report import sinks
 from agentloop.rollout.prompt import PromptFormat
 from agentloop.settings import Settings
 from agentloop.store import campaigns, champions, gpu_phases, process_times, runs
@@ -62,6 +63,7 @@ class Campaign:
         environment = environments.get(settings.environment)
         suites.planned_looks(settings)
         suites.check_tools(settings)
+        sinks.require(settings.report.sinks)
         settings.export()
         tensors.check(model)
         return cls(settings, environment, model, base_fingerprint(model, settings.paths.cache))

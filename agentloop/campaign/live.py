@@ -70,9 +70,10 @@ def _keep_writing(settings: Settings) -> None:
             try:
                 writer = writer or report.Writer(settings)
                 writer.write(refresh=settings.report.seconds)
+                report.tell(settings)
                 seen = state
-            except AgentloopError as error:
-                print(f"{settings.campaign}: {error}", flush=True)
+            except Exception as error:  # the next page may succeed, and nobody else is concerned
+                print(f"{settings.campaign}: {told(error) or repr(error)}", flush=True)
         took = time.monotonic() - began
         time.sleep(max(settings.report.seconds, SHARE * took))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from agentloop.campaign import lock, results, standing
 from agentloop.campaign.campaign import Campaign
 from agentloop.model_directory.tokenizer import load_tokenizer
-from agentloop.report import overview, page
+from agentloop.report import overview, page, sinks
 from agentloop.report import plots as figures
 from agentloop.report.page import Sources
 from agentloop.roots import writable
@@ -56,9 +56,29 @@ def path(settings: Settings) -> Path:
 def write(settings: Settings, output: Path | None = None) -> Path:
     """Write the campaign's HTML page, also while a run is at work, and return its path: by default among the reports.
 
-    Raises as `Writer.write` does.
+    The index and the sinks are brought up to date with a page among the reports. Raises as `Writer.write` does, and
+    SettingError for a sink whose package is not installed.
     """
-    return Writer(settings).write(output)
+    sinks.require(settings.report.sinks)
+    written = Writer(settings).write(output)
+    if output is None:
+        tell(settings)
+    return written
+
+
+def tell(settings: Settings) -> None:
+    """Bring the sinks of report.sinks up to date."""
+    paths = settings.paths
+    if settings.report.sinks:
+        with Database.open_snapshot(paths.database) as database:
+            sinks.update(
+                settings.report.sinks,
+                database,
+                settings.campaign,
+                data=paths.data,
+                checkpoints=paths.checkpoints,
+                report=path(settings),
+            )
 
 
 def plots(campaign: Campaign) -> dict[str, bytes]:

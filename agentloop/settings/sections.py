@@ -291,7 +291,8 @@ class Report(Section):
     """Pause between two pages while a run is at work; longer where a page takes long to write. 0: the run writes one page, at
     its end."""
     sinks: tuple[Literal["tensorboard", "mlflow"], ...] = ("tensorboard",)
-    """Where else metrics go: `tensorboard` (data/tensorboard), `mlflow` (data/mlflow.db)."""
+    """Where metrics go as well: `tensorboard` (paths.data/tensorboard), `mlflow` (paths.data/mlflow.db, with settings and
+    report; needs the extra of that name)."""
 
 
 class Teach(Section):
