@@ -86,7 +86,7 @@ def of_campaign(database: Database, campaign: str) -> list[Cost]:
     total = sum(end - start for start, end in at_work)
     own = [each for each in times if each["iteration"] == 0]
     outside = _divided(None, False, max(total - inside, 0.0), own, spent.get((0, False), {}))
-    return [*costs, outside] if outside.wall >= 0.5 or own else costs
+    return [*costs, outside] if outside.wall >= 0.5 else costs
 
 
 def _divided(

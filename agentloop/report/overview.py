@@ -50,7 +50,7 @@ def write(database: Database, folder: Path, *, at_work: str | None = None) -> Pa
         "Environment",
         "#Wall clock",
         "#GPU s",
-        "Last run, UTC",
+        "Last run",
     )
     shown = (
         table("", headers, [line.cells for line in lines]) if lines else '<p class="note">There is no campaign yet.</p>'

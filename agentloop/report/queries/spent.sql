@@ -37,10 +37,13 @@ trained AS (
     GROUP BY ALL
 ),
 played AS (
-    SELECT v.iteration, false AS control, sum(sampled)::BIGINT AS sampled, sum(shown)::BIGINT AS shown,
+    SELECT v.iteration, c.adapter IS NOT NULL AS control, sum(sampled)::BIGINT AS sampled, sum(shown)::BIGINT AS shown,
            sum(episodes)::BIGINT AS episodes, sum(unanswered)::BIGINT AS unanswered, sum(tool_errors)::BIGINT AS tool_errors,
            sum(retries)::BIGINT AS retries, sum(lost)::BIGINT AS lost
     FROM v_episodes v
+    LEFT JOIN policies p ON p.id = v.policy
+    LEFT JOIN candidates c
+        ON c.campaign = v.campaign AND c.iteration = v.iteration AND c.role = 'control' AND c.adapter = p.adapter
     WHERE v.campaign = $campaign
     GROUP BY ALL
 )

@@ -68,26 +68,27 @@ COMMENT ON COLUMN v_times.seconds IS 'wall clock';
 -- What episodes cost and what became of them.
 CREATE VIEW v_episodes AS
 WITH played AS (
-    SELECT c.campaign, c.iteration, c.purpose, t.tokens, t.model_tokens, t.status, t.tool_errors, t.attempts, t.seconds, false AS lost
+    SELECT c.campaign, c.iteration, c.purpose, t.policy, t.tokens, t.model_tokens, t.status, t.tool_errors, t.attempts, t.seconds, false AS lost
     FROM collected c
     JOIN trajectories t ON t.id = c.trajectory
     UNION ALL
-    SELECT u.campaign, u.iteration, u.purpose, 0, 0, 'failed', 0, (SELECT count(*) FROM attempts a WHERE a.trajectory = f.trajectory),
+    SELECT u.campaign, u.iteration, u.purpose, f.policy, 0, 0, 'failed', 0, (SELECT count(*) FROM attempts a WHERE a.trajectory = f.trajectory),
            0, true
     FROM failed_episodes f
     JOIN shard_uses u ON u.shard = f.shard
 )
-SELECT campaign, iteration, purpose, count(*) FILTER (NOT lost) AS episodes, sum(model_tokens)::BIGINT AS sampled,
+SELECT campaign, iteration, purpose, policy, count(*) FILTER (NOT lost) AS episodes, sum(model_tokens)::BIGINT AS sampled,
        sum(tokens - model_tokens)::BIGINT AS shown, count(*) FILTER (status NOT IN ('answered', 'failed')) AS unanswered,
        sum(tool_errors)::BIGINT AS tool_errors, sum(attempts)::BIGINT AS retries, count(*) FILTER (lost) AS lost
 FROM played
-GROUP BY campaign, iteration, purpose
-ORDER BY campaign, iteration, purpose;
+GROUP BY campaign, iteration, purpose, policy
+ORDER BY campaign, iteration, purpose, policy;
 
 COMMENT ON VIEW v_episodes IS 'What episodes cost and what became of them';
 COMMENT ON COLUMN v_episodes.campaign IS 'campaign';
 COMMENT ON COLUMN v_episodes.iteration IS 'iteration';
 COMMENT ON COLUMN v_episodes.purpose IS 'collect, evaluate or demonstrate';
+COMMENT ON COLUMN v_episodes.policy IS 'policy_…';
 COMMENT ON COLUMN v_episodes.episodes IS 'that finished, those of another campaign that were used again included';
 COMMENT ON COLUMN v_episodes.sampled IS 'tokens that the model produced';
 COMMENT ON COLUMN v_episodes.shown IS 'tokens of prompts and tool results';
