@@ -1,8 +1,8 @@
 """The report of a run that is at work: `python -m agentloop.campaign.live SETTINGS.json` writes it again and again.
 
 A page cannot read the database, so somebody has to write it. That is a process of its own, of the lowest priority, which
-reads copies of the database: it takes nothing from the run but idle time, and whatever becomes of it, the run goes on. It
-pauses `SHARE` times as long as the last page took, and at least `report.seconds`.
+reads copies of the database: it takes next to nothing from the run but idle time, and whatever becomes of it, the run goes
+on. It pauses `SHARE` times as long as the last page computed, and at least `report.seconds`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from agentloop.errors import AgentloopError, told
 from agentloop.files import atomic
 from agentloop.settings import Settings
 
-SHARE = 50
-"""So many times what a page took is the pause before the next."""
+SHARE = 10
+"""So many times the processor time of a page is the pause before the next."""
 
 
 @contextmanager
@@ -65,16 +65,17 @@ def _keep_writing(settings: Settings) -> None:
     writer: report.Writer | None = None
     seen: object = None
     while True:
-        began = time.monotonic()
+        began = time.process_time()
         if (state := _state(settings)) != seen or time.time() - _age(settings) > 2 * settings.report.seconds:
             try:
-                writer = writer or report.Writer(settings)
+                if writer is None:
+                    writer, began = report.Writer(settings), time.process_time()
                 writer.write(refresh=settings.report.seconds)
                 report.tell(settings)
                 seen = state
             except Exception as error:  # the next page may succeed, and nobody else is concerned
                 print(f"{settings.campaign}: {told(error) or repr(error)}", flush=True)
-        took = time.monotonic() - began
+        took = time.process_time() - began
         time.sleep(max(settings.report.seconds, SHARE * took))
 
 
