@@ -39,7 +39,7 @@ _OPEN: AtHand[Campaign] = AtHand()
 
 @dataclass
 class Phase:
-    """What is noted of a phase beside its times."""
+    """A phase of work, with what is noted of it beside its times."""
 
     peak_bytes: int | None = None
     """Most memory of the card that its process has had; None where there is no card."""

@@ -50,7 +50,7 @@ class Writer:
 
 def path(settings: Settings) -> Path:
     """Return where the page of the campaign is by default."""
-    return settings.paths.reports / f"{settings.campaign}.html"
+    return settings.paths.reports / page.file_name(settings.campaign)
 
 
 def write(settings: Settings, output: Path | None = None) -> Path:

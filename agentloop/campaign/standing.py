@@ -181,7 +181,7 @@ class _Work:
 
 
 def state(database: Database, campaign: str, paths: Paths, owner: Owner | None) -> State:
-    """What the campaign's page says at its head. `owner`: who has the data root now."""
+    """Return what the campaign's page says at its head. `owner`: who has the data root now."""
     found = stand(database, campaign, paths, owner)
     made = runs.of_campaign(database, campaign)
     link = made[-1].link if made else None

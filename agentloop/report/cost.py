@@ -36,7 +36,7 @@ LOADING = ("trainer start", "vLLM start")
 
 @dataclass(frozen=True)
 class Cost:
-    """What one iteration, the control or everything outside of them took."""
+    """All that one iteration, the control or everything outside of them took."""
 
     iteration: int | None
     """None for what is outside of the iterations: the base's judgement, evaluations alone, begin and end of runs."""
@@ -54,7 +54,7 @@ class Cost:
         return "control" if self.control else str(self.iteration)
 
     def share(self, parts: Sequence[str]) -> float:
-        """Of the wall clock."""
+        """Return the share of the wall clock that these parts took."""
         return sum(self.parts[part] for part in parts) / self.wall if self.wall else 0.0
 
     @property
@@ -64,7 +64,7 @@ class Cost:
 
 
 def of_campaign(database: Database, campaign: str) -> list[Cost]:
-    """One for each iteration, one for the control, and one for what is outside of them, as far as they took any time."""
+    """Return one for each iteration, one for the control, and one for what is outside of them, as far as they took any time."""
     times = query.rows(database, "times", campaign=campaign)
     spent = {(row["iteration"], row["control"]): row for row in query.rows(database, "spent", campaign=campaign)}
     at_work = _at_work(database, campaign)

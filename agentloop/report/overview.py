@@ -13,7 +13,7 @@ from agentloop.files import atomic
 from agentloop.records import Interval
 from agentloop.report import cost, cost_section, query, state
 from agentloop.report.comparison import percent
-from agentloop.report.page import FILES, style
+from agentloop.report.page import FILES, file_name, style
 from agentloop.report.plots import duration
 from agentloop.report.sections import Markup, badge, table
 from agentloop.report.summary import DECISIONS
@@ -71,8 +71,9 @@ def _line(database: Database, row: dict, folder: Path, at_work: str | None) -> _
     made = runs.of_campaign(database, name)
     kind, said = state.of_runs(made, at_work=name == at_work, complete=row["done"] >= row["planned"])
     costs = cost.of_campaign(database, name)
-    page = folder / f"{name}.html"
-    link = f'<a href="{escape(name)}.html">{escape(name)}</a>' if page.is_file() or name == at_work else escape(name)
+    page = file_name(name)
+    shown = (folder / page).is_file() or name == at_work
+    link = f'<a href="{escape(page)}">{escape(name)}</a>' if shown else escape(name)
     last = judged[-1]["decision"] if judged else None
     word = said if len(said) <= 12 else "stopped"
     return _Line(

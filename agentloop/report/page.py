@@ -33,7 +33,7 @@ LIVE_BYTES = 6_000_000
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a page takes from what the database does not hold."""
+    """Places from which a page takes what the database does not hold."""
 
     shards: Path
     """Folder in which shards are looked for that no longer lie where they were ingested."""
@@ -104,6 +104,11 @@ def write(
     with atomic(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return output
+
+
+def file_name(campaign: str) -> str:
+    """Return the name of a campaign's page; index.html is the list of all campaigns."""
+    return f"{campaign}.html" if campaign != "index" else "index_.html"  # no campaign's name has an underscore
 
 
 def style() -> str:

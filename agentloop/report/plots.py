@@ -155,7 +155,7 @@ def lengths(counts: Sequence[Mapping[str, Any]]) -> Canvas:
 
 
 def times(costs: Sequence[Cost]) -> Canvas:
-    """Where the time went: a bar for each iteration, the control and what is outside of them."""
+    """Draw where the time went: a bar for each iteration, the control and what is outside of them."""
     shown = [cost for cost in costs if cost.wall][-NEWEST:]
     names = [name for name in (*PARTS, OTHER) if any(cost.parts[name] for cost in shown)]
     kinds = {name: f"part{place}" for place, name in enumerate((*PARTS, OTHER))}

@@ -66,9 +66,7 @@ def require(names: Iterable[str]) -> None:
     for name in names:
         if lacking := [each for each in _NEEDED[name] if importlib.util.find_spec(each) is None]:
             extra = "loop" if name == "tensorboard" else name
-            raise SettingError(
-                f"report.sinks: {lacking[0]} is not installed, which {name} needs: pip install 'agentloop[{extra}]'"
-            )
+            raise SettingError(f"report.sinks: {name} needs the package {lacking[0]}: pip install 'agentloop[{extra}]'")
 
 
 def update(
@@ -109,7 +107,7 @@ def gather(database: Database, campaign: str, *, checkpoints: Path, report: Path
         Series(campaign, campaign, iterations),
         trainings,
         report,
-        last is not None and last.finished is not None,
+        last is None or last.finished is not None,
         last is not None and last.error is not None,
     )
 

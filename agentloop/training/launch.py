@@ -26,7 +26,7 @@ _POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class ProcessTimes:
-    """What one process of the trainer took, in seconds."""
+    """Seconds that one process of the trainer took."""
 
     start: float
     """Until its first step began; of a process without steps, all of its life."""

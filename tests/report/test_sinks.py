@@ -117,5 +117,5 @@ def test_a_sink_whose_package_is_missing_is_one_line(monkeypatch):
     with pytest.raises(SettingError) as told:
         sinks.require(["tensorboard", "mlflow"])
     assert str(told.value) == (
-        "report.sinks: no_such_package is not installed, which mlflow needs: pip install 'agentloop[mlflow]'"
+        "report.sinks: mlflow needs the package no_such_package: pip install 'agentloop[mlflow]'"
     )
