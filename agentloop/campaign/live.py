@@ -46,7 +46,8 @@ def reported(settings: Settings) -> Iterator[None]:
 
 def _last(settings: Settings) -> None:
     try:
-        report.write(settings)
+        if report.can_be_written(settings):
+            report.write(settings)
     except Exception as error:  # of a run that failed, its own error is the one to tell
         print(f"the report is not written: {told(error) or error}")
 

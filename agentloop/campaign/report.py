@@ -12,6 +12,7 @@ from agentloop.report import plots as figures
 from agentloop.report.page import Sources
 from agentloop.roots import writable
 from agentloop.settings import Settings
+from agentloop.store import campaigns
 from agentloop.store.database import Database
 
 
@@ -46,6 +47,14 @@ class Writer:
             if output is None:
                 overview.write(database, paths.reports, at_work=owner.campaign if owner else None)
         return written
+
+
+def can_be_written(settings: Settings) -> bool:
+    """Return False where the database knows nothing of the campaign: its first run was refused before it began."""
+    if not settings.paths.database.is_file():
+        return False
+    with Database.open_snapshot(settings.paths.database) as database:
+        return settings.campaign in campaigns.names(database)
 
 
 def path(settings: Settings) -> Path:

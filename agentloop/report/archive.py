@@ -11,11 +11,13 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from agentloop.errors import DiskError
 from agentloop.files import atomic
@@ -134,19 +136,27 @@ def _chunk(database: Database, shard: dict[str, Any], shards_root: Path, cache: 
 
 
 def _made(said: Sequence[dict[str, Any]], path: Path | None) -> _Chunk:
-    tokens = read_columns(path, ["token_ids", "mask", "logprobs"]).to_pylist() if path else []
+    tokens = list(_tokens(path)) if path else []
     last = max((row["position"] for row in said), default=-1)
     episodes: list[dict[str, Any]] = [{"turns": []} for _ in range(max(len(tokens), last + 1))]
     for row in said:
         episodes[row["position"]]["turns"] = row["turns"]
-    for episode, values in zip(episodes, tokens, strict=False):
-        own = values["mask"]
-        episode["ids"] = values["token_ids"]
+    used: set[int] = set()
+    for episode, (ids, own, logprobs) in zip(episodes, tokens, strict=False):
+        episode["ids"] = ids.tolist()
         # one character a token; log probabilities of its 1s alone, in 1/1000 nats
-        episode["mask"] = "".join("01"[each] for each in own)
-        episode["logprobs"] = [round(1000 * value) for value, each in zip(values["logprobs"], own, strict=True) if each]
-    used = sorted({token for values in tokens for token in values["token_ids"]})
-    return _Chunk(_packed(episodes), used)
+        episode["mask"] = np.where(own, b"1", b"0").tobytes().decode("ascii")
+        episode["logprobs"] = np.rint(1000 * logprobs[own]).astype(np.int64).tolist()
+        used.update(episode["ids"])
+    return _Chunk(_packed(episodes), sorted(used))
+
+
+def _tokens(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Token ids, mask and log probabilities of each trajectory of a shard."""
+    columns = read_columns(path, ["token_ids", "mask", "logprobs"])
+    for row in zip(*(columns[name] for name in columns.column_names), strict=True):
+        ids, own, logprobs = (each.values.to_numpy(zero_copy_only=False) for each in row)
+        yield ids, own, logprobs
 
 
 def _packed(value: Any) -> str:

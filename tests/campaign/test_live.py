@@ -74,3 +74,11 @@ def test_what_goes_wrong_with_the_report_does_not_end_the_run(campaign, capsys):
         done = campaign.step("select", 1, [], lambda: {"rows": 3})
     assert done == {"rows": 3}
     assert "the report is not written" in capsys.readouterr().out
+
+
+def test_a_run_that_is_refused_before_it_begins_says_nothing_of_a_report(campaign, capsys):
+    with pytest.raises(StoreError, match="refused"):
+        with live.reported(campaign.settings):
+            raise StoreError("refused")
+    assert capsys.readouterr().out == ""
+    assert not report.path(campaign.settings).exists()

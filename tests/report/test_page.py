@@ -16,11 +16,12 @@ from recorded_campaign import CAMPAIGN, HOSTILE, Recorder, decode, recorded  # n
 
 from agentloop.campaign import results
 from agentloop.errors import ShardError, StoreError
+from agentloop.evaluation.statistics import mcnemar
 from agentloop.records import GuardResult, Interval
 from agentloop.report import page
 from agentloop.report.comparison import Headline, percent, points
 from agentloop.report.page import Sources
-from agentloop.store import campaigns, champions, verdicts
+from agentloop.store import campaigns, champions, evaluations, verdicts
 from agentloop.store.database import Database
 from agentloop.store.shards import read_shard
 
@@ -141,11 +142,11 @@ def test_funnel_canaries_flips_and_settings_are_the_databases(recorded, written)
             "SELECT s.funnel FROM selections s JOIN v_iterations v ON v.dataset = s.dataset WHERE v.iteration = 2"
         )
         ((reason,),) = database.execute("SELECT reason FROM v_verdicts WHERE iteration = 3")
+        changed = counted(database)[3]
         datasets = database.execute("SELECT id FROM datasets")
     assert " → ".join(f"{left:,} {rule}" for rule, left in json.loads(funnel)) in text
-    gained, lost = re.search(r"(\d+) tasks gained and (\d+) lost", reason).groups()
     assert reason in text
-    assert f"iteration 3: {gained} gained" in text and f"iteration 3: {lost} lost" in text
+    assert f"iteration 3: {changed['gained']} gained" in text and f"iteration 3: {changed['lost']} lost" in text
     for (dataset,) in datasets:
         assert dataset in text
     assert "training.learning_rate 0.0002" in text and "0.00041" in text
@@ -171,15 +172,24 @@ def test_every_trajectory_is_there_as_the_shards_have_it(recorded, written):
         assert all(turn.text in said for turn in trajectory.turns)
 
 
+def counted(database: Database) -> dict[int, dict[str, int]]:
+    """Tasks gained and lost by iteration, as the gate's own test counts them."""
+    found = {}
+    for iteration, *pair in database.execute("SELECT iteration, champion, challenger FROM v_verdicts"):
+        test = mcnemar(*(evaluations.load(database, each).successes for each in pair))
+        found[iteration] = {"gained": test.gained, "lost": test.lost}
+    return found
+
+
 def test_a_flip_is_a_task_that_the_verdict_counts(recorded, written):
     found = Page(written)
     by_id = {each["id"]: each for each in found.trajectories}
     with Database.open(recorded.database, read_only=True) as database:
-        reasons = dict(database.execute("SELECT iteration, reason FROM v_verdicts"))
-    for iteration, reason in reasons.items():
+        judged = counted(database)
+    assert set(judged) == {1, 2, 3}
+    for iteration, changed in judged.items():
         own = [flip for flip in found.index["flips"] if flip["iteration"] == iteration]
-        counted = {kind: sum(flip["flip"] == kind for flip in own) for kind in ("gained", "lost")}
-        assert f"{counted['gained']} tasks gained and {counted['lost']} lost" in reason
+        assert changed == {kind: sum(flip["flip"] == kind for flip in own) for kind in ("gained", "lost")}
         assert len({flip["task"] for flip in own}) == len(own)
     for flip in found.index["flips"]:
         before, after = by_id[flip["champion"]], by_id[flip["challenger"]]
@@ -308,7 +318,7 @@ def test_it_opens_without_a_fault_and_fits(browser, written, width, scheme):
             """[...document.querySelectorAll('main *')].filter(each => {
             const box = each.getBoundingClientRect();
             const outside = box.right > innerWidth + 1 || box.left < -1;
-            return box.width && outside && !each.closest('.scroll') && !each.closest('svg');
+            return box.width && outside && !each.closest('.scroll') && !each.closest('.related') && !each.closest('svg');
         }).map(each => each.outerHTML.slice(0, 80))"""
         )
         == []
