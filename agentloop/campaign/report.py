@@ -43,6 +43,7 @@ class Writer:
                 output or path(self._settings),
                 state=standing.state(database, name, paths, owner),
                 refresh=refresh,
+                index=output is None,
             )
             if output is None:
                 overview.write(database, paths.reports, at_work=owner.campaign if owner else None)

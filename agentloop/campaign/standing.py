@@ -22,6 +22,8 @@ from agentloop.store.database import Database
 
 COVERED = 0.5
 """An iteration of which its phases account for a smaller share may have waited for somebody to start it again."""
+TEACHING = "teaching-"
+"""Beginning of the names of teachings, which are campaigns of their own."""
 NEWEST_STEPS = 20
 """Optimizer steps that the speed of training is taken from."""
 
@@ -216,9 +218,14 @@ def _advice(database: Database, found: Standing) -> str:
         offer = families.offer(families.unsolved(database, name))
         if offer:
             return offer
+    if taught_bases.of_campaign(database, name) or name.startswith(TEACHING):
+        return "The same agentloop teach continues; what is done is kept."
     place = position.find(database, name, iterations=found.status.planned, control=False)
-    where = f"at {place.of}, step {place.step}" if place.step and place.begun else f"with iteration {place.iteration}"
-    return f"agentloop run with the settings of the campaign continues {where}; what is done is kept."
+    if place.step and place.begun:
+        where = f"continues at {place.of}, step {place.step}"
+    else:
+        where = f"goes on with iteration {place.iteration}"
+    return f"agentloop run with the settings of the campaign {where}; what is done is kept."
 
 
 def told(work: Work) -> str:

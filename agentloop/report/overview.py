@@ -23,6 +23,8 @@ from agentloop.store.clock import now
 from agentloop.store.database import Database
 
 NAME = "index.html"
+AGAIN_SECONDS = 60
+"""Pause after which the index reads itself anew while a run is at work."""
 STATES = {"working": "promote", "complete": "good", "paused": "", "stopped": "bad"}
 """How a state is coloured."""
 
@@ -56,7 +58,11 @@ def write(database: Database, folder: Path, *, at_work: str | None = None) -> Pa
         table("", headers, [line.cells for line in lines]) if lines else '<p class="note">There is no campaign yet.</p>'
     )
     text = Template((FILES / "index.html").read_text(encoding="utf-8")).substitute(
-        style=style(), campaigns=shown, version=__version__, written=f"{now():%Y-%m-%d %H:%M:%S}"
+        style=style(),
+        again=f'<meta http-equiv="refresh" content="{AGAIN_SECONDS}">' if at_work else "",
+        campaigns=shown,
+        version=__version__,
+        written=f"{now():%Y-%m-%d %H:%M:%S}",
     )
     output = folder / NAME
     with atomic(output) as temporary:

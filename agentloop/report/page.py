@@ -52,13 +52,14 @@ def write(
     *,
     state: State | None = None,
     refresh: float = 0.0,
+    index: bool = False,
 ) -> Path:
     """Write the page of a campaign to `output` and return that path.
 
     Works on the state that the database is in, finished or not; best on a snapshot, since it reads for a while. With
     `refresh` the page reads itself anew after so many seconds, and holds the newest LIVE_BYTES of trajectories alone.
-    Raises StoreError for an unknown campaign, ShardError naming a damaged shard, DiskError where `output` cannot be
-    written.
+    `index`: it lies beside an index.html. Raises StoreError for an unknown campaign, ShardError naming a damaged shard,
+    DiskError where `output` cannot be written.
     """
     settings = campaigns.settings_json(database, campaign)
     rows = summary.iterations(database, campaign, result.control)
@@ -76,6 +77,7 @@ def write(
     page = Template((FILES / "page.html").read_text(encoding="utf-8")).substitute(
         title=f"{escape(campaign)}: agentloop report",
         campaign=escape(campaign),
+        home='<a href="index.html">agentloop</a>' if index else "agentloop",
         about=escape(_about(settings, rows, taught)),
         style=style(),
         script=script,

@@ -146,4 +146,5 @@ def test_the_index_has_every_campaign_with_its_course_and_state(recorded, tmp_pa
     assert f'<a href="{CAMPAIGN}.html">{CAMPAIGN}</a>' in written
     assert f"{100 * first.before.estimate:.1f} % →" in written and f"{100 * last.after.estimate:.1f} %" in written
     assert "3 of 3" in written and ">complete<" in written and ">at work<" in at_work
+    assert 'http-equiv="refresh"' in at_work and 'http-equiv="refresh"' not in written
     assert "script" not in written.replace("script-src", "")
