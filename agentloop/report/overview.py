@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from agentloop import __version__
 from agentloop.files import atomic
 from agentloop.records import Interval
-from agentloop.report import cost, cost_section, query, state
+from agentloop.report import query, state
 from agentloop.report.comparison import percent
 from agentloop.report.page import FILES, file_name, style
 from agentloop.report.plots import duration
-from agentloop.report.sections import Markup, badge, table
+from agentloop.report.sections import Markup, badge, table, unbroken
 from agentloop.report.summary import DECISIONS
 from agentloop.report.svg import Canvas, Scale
-from agentloop.store import campaigns, runs
+from agentloop.store import runs
 from agentloop.store.clock import now
 from agentloop.store.database import Database
 
@@ -29,18 +29,12 @@ STATES = {"working": "promote", "complete": "good", "paused": "", "stopped": "ba
 """How a state is coloured."""
 
 
-@dataclass(frozen=True)
-class _Line:
-    name: str
-    cells: list[str]
-
-
 def write(database: Database, folder: Path, *, at_work: str | None = None) -> Path:
     """Write index.html into the folder of the reports and return its path. `at_work`: the campaign that a run works on.
 
     Raises DiskError where it cannot be written.
     """
-    lines = [_line(database, row, folder, at_work) for row in query.rows(database, "campaigns")]
+    rows = query.rows(database, "overview")
     headers = (
         "Campaign",
         "#Success",
@@ -54,9 +48,8 @@ def write(database: Database, folder: Path, *, at_work: str | None = None) -> Pa
         "#GPU s",
         "Last run",
     )
-    shown = (
-        table("", headers, [line.cells for line in lines]) if lines else '<p class="note">There is no campaign yet.</p>'
-    )
+    lines = [_line(database, row, folder, at_work) for row in rows]
+    shown = table("", headers, lines) if lines else '<p class="note">There is no campaign yet.</p>'
     text = Template((FILES / "index.html").read_text(encoding="utf-8")).substitute(
         style=style(),
         again=f'<meta http-equiv="refresh" content="{AGAIN_SECONDS}">' if at_work else "",
@@ -70,69 +63,55 @@ def write(database: Database, folder: Path, *, at_work: str | None = None) -> Pa
     return output
 
 
-def _line(database: Database, row: dict, folder: Path, at_work: str | None) -> _Line:
-    name = row["name"]
-    settings = campaigns.settings_json(database, name)
-    judged = [each for each in query.rows(database, "iterations", campaign=name) if each["champion_success"]]
+def _line(database: Database, row: dict[str, Any], folder: Path, at_work: str | None) -> list[str]:
+    name, judged = row["name"], row["judged"] or []
     made = runs.of_campaign(database, name)
     kind, said = state.of_runs(made, at_work=name == at_work, complete=row["done"] >= row["planned"])
-    costs = cost.of_campaign(database, name)
     page = file_name(name)
-    shown = (folder / page).is_file() or name == at_work
-    link = f'<a href="{escape(page)}">{escape(name)}</a>' if shown else escape(name)
+    there = (folder / page).is_file() or name == at_work
+    link = f'<a href="{escape(page)}">{escape(name)}</a>' if there else escape(name)
     last = judged[-1]["decision"] if judged else None
-    word = said if len(said) <= 12 else "stopped"
-    return _Line(
-        name,
-        [
-            Markup(f"<b>{link}</b>"),
-            _success(database, name, judged),
-            badge(DECISIONS[last], last) if last else "–",
-            Markup(f'<span title="{escape(said)}">{badge(word, STATES[kind])}</span>'),
-            _course(judged),
-            Markup(f'<span class="plain">{row["done"]} of {row["planned"]}</span>'),
-            Path(settings["model"]).name,
-            Path(settings["environment"]).stem,
-            duration(sum(each.wall for each in costs)) if costs else "–",
-            f"{cost_section.total(costs, 'gpu'):,.0f}" if costs else "–",
-            Markup(f'<span class="plain">{state.ended(made[-1]):%Y-%m-%d %H:%M}</span>') if made else "–",
-        ],
-    )
+    word = "stopped" if kind == "stopped" else said
+    return [
+        Markup(f"<b>{link}</b>"),
+        _success(judged, row["measured"]),
+        badge(DECISIONS[last], last) if last else "–",
+        Markup(f'<span title="{escape(said)}">{badge(word, STATES[kind])}</span>'),
+        _course(judged),
+        unbroken(f"{row['done']} of {row['planned']}"),
+        Path(row["model"]).name,
+        Path(row["environment"]).stem,
+        "–" if row["wall"] is None else duration(row["wall"]),
+        "–" if row["gpu"] is None else f"{row['gpu']:,.0f}",
+        unbroken(f"{state.ended(made[-1]):%Y-%m-%d %H:%M}") if made else "–",
+    ]
 
 
-def _success(database: Database, campaign: str, judged: Sequence[dict]) -> str:
-    """Of the first champion, and of the present one with its interval; of a campaign without a verdict, what was measured."""
+def _success(judged: Sequence[dict[str, Any]], measured: float | None) -> str:
+    """Tell that of the first champion, and of the present one with its interval; without a verdict, what was measured."""
     if not judged:
-        rows = database.execute(
-            """
-            SELECT e.success FROM evaluation_uses u JOIN evaluations e ON e.id = u.evaluation
-            WHERE u.campaign = ? AND u.suite = 'heldout' ORDER BY e.number DESC LIMIT 1
-            """,
-            [campaign],
-        )
-        return percent(rows[0][0]) if rows else "–"
-    first = Interval(**judged[0]["champion_success"])
-    now_champion = _champions(judged)[-1]
-    limits = f"({100 * now_champion.low:.1f} to {100 * now_champion.high:.1f})"
+        return "–" if measured is None else percent(measured)
+    first, *_, present = _champions(judged)
+    limits = f"({100 * present.low:.1f} to {100 * present.high:.1f})"
     return Markup(
         f'<span class="stack"><span class="plain">{percent(first.estimate)} →</span> '
-        f'<span class="plain">{percent(now_champion.estimate)}</span></span> <span class="range">{limits}</span>'
+        f'<span class="plain">{percent(present.estimate)}</span></span> <span class="range">{limits}</span>'
     )
 
 
-def _champions(judged: Sequence[dict]) -> list[Interval]:
+def _champions(judged: Sequence[dict[str, Any]]) -> list[Interval]:
     """Success of the champion before the first verdict and after each."""
-    found = [Interval(**judged[0]["champion_success"])]
-    for row in judged:
-        promoted = row["decision"] == "promote"
-        found.append(Interval(**row["challenger_success" if promoted else "champion_success"]))
-    return found
+    after = ("challenger" if row["decision"] == "promote" else "champion" for row in judged)
+    return [
+        Interval(**judged[0]["champion"]),
+        *(Interval(**row[which]) for row, which in zip(judged, after, strict=True)),
+    ]
 
 
-def _course(judged: Sequence[dict]) -> Markup:
+def _course(judged: Sequence[dict[str, Any]]) -> str:
     """A line through the champions' success."""
     if not judged:
-        return Markup("–")
+        return "–"
     course = _champions(judged)
     canvas = Canvas(f"Champion's success, {len(course)} points", 26, 88)
     across, up = Scale(0, max(len(course) - 1, 1), 3, 85), Scale(0, 1, 23, 3)
