@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agentloop.campaign import lock, results, standing
 from agentloop.campaign.campaign import Campaign
-from agentloop.model_directory.tokenizer import load_tokenizer
+from agentloop.model_directory.tokenizer import token_texts
 from agentloop.report import overview, page, sinks
 from agentloop.report import plots as figures
 from agentloop.report.page import Sources
@@ -21,10 +21,9 @@ class Writer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        tokenizer = load_tokenizer(settings.model_directory())
         paths = settings.paths
         cache = paths.cache / "report" if writable(paths.cache) else None
-        self._sources = Sources(paths.shards, lambda token: tokenizer.decode([token]), cache)
+        self._sources = Sources(paths.shards, token_texts(settings.model_directory()), cache)
 
     def write(self, output: Path | None = None, *, refresh: float = 0.0) -> Path:
         """Write the campaign's page, and where it goes among the reports, the index; return the page's path.
