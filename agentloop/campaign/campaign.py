@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -197,12 +197,9 @@ class Campaign:
     def phase(self, name: str, iteration: int) -> Iterator[Phase]:
         """Note from when to when the accelerator was used, and for what; also where that ends with an error."""
         self._arrive(iteration)
-        started, clock = datetime.now(UTC), time.monotonic()
-        phase, failed = Phase(), True
-        try:
-            yield phase
-            failed = False
-        finally:
+        started, clock, phase = datetime.now(UTC), time.monotonic(), Phase()
+
+        def save(*, failed: bool) -> None:
             # the clock may be set meanwhile: the length is measured by one that cannot be
             finished = started + timedelta(seconds=time.monotonic() - clock)
             with self.database() as database:
@@ -216,6 +213,14 @@ class Campaign:
                     peak_bytes=phase.peak_bytes,
                     failed=failed,
                 )
+
+        try:
+            yield phase
+        except BaseException:
+            with suppress(errors.AgentloopError):  # what went wrong in the phase is what is told
+                save(failed=True)
+            raise
+        save(failed=False)
 
     @cached_property
     def place(self) -> list[int]:
