@@ -18,7 +18,7 @@ from agentloop.campaign import results
 from agentloop.errors import ShardError, StoreError
 from agentloop.evaluation.statistics import mcnemar
 from agentloop.records import GuardResult, Interval
-from agentloop.report import page
+from agentloop.report import overview, page
 from agentloop.report.comparison import Headline, percent, points
 from agentloop.report.page import Sources
 from agentloop.store import campaigns, champions, evaluations, verdicts
@@ -331,6 +331,17 @@ def test_after_and_verdict_are_in_sight_on_a_phone(browser, written):
     table = "[...document.querySelectorAll('caption')].find(each => each.textContent === 'Iterations').closest('table')"
     right = f"(name => [...{table}.querySelectorAll('th')].find(each => each.textContent === name).getBoundingClientRect().right)"
     assert browser.run(f"{right}('After')") < browser.run(f"{right}('Verdict')") <= 400
+
+
+def test_the_index_fits_a_phone_with_success_verdict_and_state_in_sight(browser, recorded, tmp_path):
+    with Database.open(recorded.database, read_only=True) as database:
+        index = overview.write(database, tmp_path)
+    browser.faults.clear()
+    browser.open(index.as_uri(), 400)
+    assert browser.run("document.documentElement.scrollWidth") <= 400
+    edges = browser.run("[...document.querySelectorAll('tbody td')].map(each => each.getBoundingClientRect().right)")
+    assert all(right <= 400 for right in edges[:4])
+    assert browser.faults == []
 
 
 def test_the_panes_line_up_and_mark_where_they_part(browser, written):
