@@ -191,8 +191,9 @@ def state(database: Database, campaign: str, paths: Paths, owner: Owner | None) 
         left = found.time_left
         rest = f"; about {duration(left.campaign)} of all iterations left" if left else ""
         return State("working", f"At work: {told(found.work)}{rest}.", link=link)
-    kind, said = of_runs(made, at_work=False, complete=found.complete)
     last = found.status.last
+    fault = last.error if last else None
+    kind, said = of_runs(made, at_work=False, complete=found.complete, fault=fault)
     if kind == "stopped":
         step = f" The step {last} {summary.outcome(last)}." if last and last.error and last.error not in said else ""
         sentence = said[:1].upper() + said[1:]

@@ -66,7 +66,8 @@ def write(database: Database, folder: Path, *, at_work: str | None = None) -> Pa
 def _line(database: Database, row: dict[str, Any], folder: Path, at_work: str | None) -> list[str]:
     name, judged = row["name"], row["judged"] or []
     made = runs.of_campaign(database, name)
-    kind, said = state.of_runs(made, at_work=name == at_work, complete=row["done"] >= row["planned"])
+    complete = row["done"] >= row["planned"]
+    kind, said = state.of_runs(made, at_work=name == at_work, complete=complete, fault=row["fault"])
     page = file_name(name)
     there = (folder / page).is_file() or name == at_work
     link = f'<a href="{escape(page)}">{escape(name)}</a>' if there else escape(name)

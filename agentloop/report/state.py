@@ -24,8 +24,11 @@ class State:
     """The page of the last run in Prefect's UI."""
 
 
-def of_runs(runs: Sequence[Run], *, at_work: bool, complete: bool) -> tuple[Kind, str]:
-    """Tell from the runs of a campaign alone how it stands, in a word or with the error of the last run."""
+def of_runs(runs: Sequence[Run], *, at_work: bool, complete: bool, fault: str | None = None) -> tuple[Kind, str]:
+    """Tell from the runs of a campaign how it stands, in a word or with the error of the last run.
+
+    `fault`: the error of the step that ended last; a run may end in order after a step that failed.
+    """
     if at_work:
         return "working", "at work"
     last = runs[-1] if runs else None
@@ -33,6 +36,8 @@ def of_runs(runs: Sequence[Run], *, at_work: bool, complete: bool) -> tuple[Kind
         return "stopped", KILLED
     if last is not None and last.error:
         return "stopped", last.error
+    if fault and not complete:
+        return "stopped", fault
     return ("complete", "complete") if complete else ("paused", "ended")
 
 

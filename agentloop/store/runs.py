@@ -39,8 +39,17 @@ class Run:
 
 
 def begin(database: Database, campaign: str, flow_run: FlowRun | None = None) -> int:
-    """Note that a run begins, and return its number."""
+    """Note that a run begins, and return its number. A flow that takes the data root again goes on with the run that it has."""
     about = flow_run or FlowRun("")
+    again = database.execute(
+        """
+        UPDATE runs SET finished = NULL, error = NULL
+        WHERE campaign = ? AND flow_run = ? AND process = ? RETURNING number
+        """,
+        [campaign, about.id, os.getpid()],
+    )
+    if again:
+        return again[0][0]
     ((number,),) = database.execute(
         """
         INSERT INTO runs

@@ -24,6 +24,15 @@ def test_a_run_has_its_link_and_its_end(database):
     assert (other.number, other.flow, other.error) == (second, None, "data: full")
 
 
+def test_a_flow_that_takes_the_data_root_again_has_one_run(database):
+    first = runs.begin(database, "main", FlowRun("1"))
+    runs.end(database, first)
+    assert runs.begin(database, "main", FlowRun("1")) == first
+    assert [run.finished for run in runs.of_campaign(database, "main")] == [None]
+    assert runs.begin(database, "main", FlowRun("2")) != first
+    assert runs.begin(database, "main") != runs.begin(database, "main")
+
+
 def test_a_killed_run_ends_with_its_last_sign_of_life(database):
     number = runs.begin(database, "main")
     moment = datetime(2099, 1, 1, tzinfo=UTC)

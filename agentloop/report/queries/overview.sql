@@ -1,6 +1,6 @@
 -- Every campaign, the newest first, with what it has reached and taken. judged: the verdicts that stand, in order; measured:
--- success at the newest held-out measurement; wall: seconds in which a run was at work, of a campaign from before runs were
--- recorded those of its iterations
+-- success at the newest held-out measurement; fault: error of the step that ended last; wall: seconds in which a run was at
+-- work, of a campaign from before runs were recorded those of its iterations
 WITH ran AS (
     SELECT campaign, sum(epoch(coalesce(finished, now() AT TIME ZONE 'UTC')) - epoch(started)) AS seconds
     FROM runs GROUP BY campaign
@@ -25,7 +25,8 @@ measured AS (
 )
 SELECT c.name, c.settings ->> '$.model' AS model, c.settings ->> '$.environment' AS environment,
        (c.settings ->> '$.iterations')::INTEGER AS planned, coalesce(i.done, 0) AS done,
-       coalesce(r.seconds, i.seconds) AS wall, g.seconds AS gpu, j.verdicts AS judged, m.success AS measured
+       coalesce(r.seconds, i.seconds) AS wall, g.seconds AS gpu, j.verdicts AS judged, m.success AS measured,
+       (SELECT s.error FROM steps s WHERE s.campaign = c.name ORDER BY s.ended DESC NULLS LAST LIMIT 1) AS fault
 FROM campaigns c
 LEFT JOIN ran r ON r.campaign = c.name
 LEFT JOIN iterated i ON i.campaign = c.name
