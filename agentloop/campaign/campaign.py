@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -24,14 +24,25 @@ from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.naming import content_id
 from agentloop.records import NF4, NONE, Policy, Quantization, Sampling, Task
+from agentloop.report import sinks
 from agentloop.rollout.prompt import PromptFormat
 from agentloop.settings import Serving, Settings
-from agentloop.store import campaigns, champions, contests, gpu_phases
+from agentloop.store import campaigns, champions, contests, gpu_phases, process_times, runs
 from agentloop.store.database import Database
 from agentloop.store.ledger import INTERRUPTED, Ledger
+from agentloop.store.process_times import Process
+from agentloop.store.runs import FlowRun
 from agentloop.worlds.pool import Worlds
 
 _OPEN: AtHand[Campaign] = AtHand()
+
+
+@dataclass
+class Phase:
+    """A phase of work, with what is noted of it beside its times."""
+
+    peak_bytes: int | None = None
+    """Most memory of the card that its process has had; None where there is no card."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,7 @@ class Campaign:
         environment = environments.get(settings.environment)
         suites.planned_looks(settings)
         suites.check_tools(settings)
+        sinks.require(settings.report.sinks)
         settings.export()
         tensors.check(model)
         return cls(settings, environment, model, base_fingerprint(model, settings.paths.cache))
@@ -120,7 +132,7 @@ class Campaign:
         serving = self.settings.serving.model_copy(update={"base": "dequantised"})
         other = replace(self, settings=self.settings.model_copy(update={"serving": serving}), given=held)
         # one tokenizer takes seconds to load, and the worlds end with this campaign's work
-        other.__dict__.update({name: getattr(self, name) for name in ("tokenizer", "prompt", "worlds")})
+        other.__dict__.update({name: getattr(self, name) for name in ("tokenizer", "prompt", "worlds", "place")})
         return other
 
     def served_by(self, serving: Serving) -> Campaign:
@@ -203,40 +215,99 @@ class Campaign:
             campaigns.finish_iteration(database, self.name, iteration)
 
     @contextmanager
-    def phase(self, name: str, iteration: int) -> Iterator[None]:
-        """Note from when to when the accelerator was used, and for what."""
-        started, clock = datetime.now(UTC), time.monotonic()
-        yield
-        # the clock may be set meanwhile: the length is measured by one that cannot be
-        finished = started + timedelta(seconds=time.monotonic() - clock)
-        with self.database() as database:
-            gpu_phases.save(
-                database,
-                campaign=self.name,
-                iteration=iteration,
-                phase=name,
-                started=started,
-                finished=finished,
-            )
+    def phase(self, name: str, iteration: int) -> Iterator[Phase]:
+        """Note from when to when the accelerator was used, and for what; also where that ends with an error."""
+        self._arrive(iteration)
+        started, clock, phase = datetime.now(UTC), time.monotonic(), Phase()
+
+        def save(*, failed: bool) -> None:
+            # the clock may be set meanwhile: the length is measured by one that cannot be
+            finished = started + timedelta(seconds=time.monotonic() - clock)
+            with self.database() as database:
+                gpu_phases.save(
+                    database,
+                    campaign=self.name,
+                    iteration=iteration,
+                    phase=name,
+                    started=started,
+                    finished=finished,
+                    peak_bytes=phase.peak_bytes,
+                    failed=failed,
+                )
+
+        try:
+            yield phase
+        except BaseException:
+            with suppress(errors.AgentloopError):  # what went wrong in the phase is what is told
+                save(failed=True)
+            raise
+        save(failed=False)
+
+    @cached_property
+    def place(self) -> list[int]:
+        """Return the iteration that the run is at, as the only item; nothing where no run is at work."""
+        return []
+
+    def _arrive(self, iteration: int) -> None:
+        if self.place:
+            self.place[0] = iteration
+
+    def note(
+        self, process: Process, action: str, seconds: float, *, ago: float = 0.0, reason: str | None = None
+    ) -> None:
+        """Write down what vLLM or the trainer took for an action, as `process_times.save` does, while a run is at work.
+
+        It is for people: the run goes on where it cannot be written.
+        """
+        if not self.place:
+            return
+        about: dict[str, Any] = {"campaign": self.name, "iteration": self.place[0], "process": process}
+        try:
+            with self.database() as database:
+                process_times.save(database, action=action, seconds=seconds, ago=ago, reason=reason, **about)
+        except errors.AgentloopError as error:
+            print(f"what {process} took is not written down: {error}")
 
     @contextmanager
-    def at_work(self, flow_run: str | None = None) -> Iterator[None]:
+    def at_work(self, flow_run: FlowRun | None = None) -> Iterator[None]:
         """Own the data root while the campaign runs; where another run does, wait for its end first.
 
         Steps that a killed run had begun are noted as interrupted, and what it left half-written is removed: nobody works
         on them, since the data root was free.
-        `flow_run`: Prefect's id of this run, for those who wait.
+        `flow_run`: this run as Prefect knows it, for those who wait and for the report.
         """
-        with owned(self.settings.paths.data, campaign=self.name, flow_run=flow_run):
+        with owned(self.settings.paths.data, campaign=self.name, flow_run=flow_run.id if flow_run else None):
             served.wait_for_the_card(self.settings.paths.data, print)
             kind = fitting.kind(self.settings)
             with self.database() as database:
                 campaigns.register(database, self.settings, quantization=kind)
                 Ledger(database).interrupt()
-            sweep(self.settings.paths.data, skip=self.settings.paths.cache)
-            scratch.sweep()
-            with self.held(), housekeeping.remedied(self.settings):
-                yield
+            with self._run(flow_run):
+                sweep(self.settings.paths.data, skip=self.settings.paths.cache)
+                scratch.sweep()
+                with self.held(), housekeeping.remedied(self.settings):
+                    yield
+
+    @contextmanager
+    def _run(self, flow_run: FlowRun | None) -> Iterator[None]:
+        """Note when the run begins and how it ends."""
+        with self.database() as database:
+            runs.note_killed(database)
+            number = runs.begin(database, self.name, flow_run)
+        self.place.append(0)
+        fault = None
+        try:
+            yield
+        except BaseException as error:  # an interrupt or a cancellation ends the run as well
+            fault = _one_line(error)
+            raise
+        finally:
+            self.place.clear()
+            try:
+                with self.database() as database:
+                    runs.end(database, number, error=fault)
+            except errors.AgentloopError as error:  # the next run notes it as killed
+                print(f"the end of the run is not written down: {error}")
 
     def key(self, name: str, iteration: int, inputs: Any) -> str:
         """The name under which the ledger knows a step."""
@@ -247,6 +318,7 @@ class Campaign:
 
         `inputs` is everything, beside the campaign, that determines the result.
         """
+        self._arrive(iteration)
         key = self.key(name, iteration, inputs)
         about: dict[str, Any] = {"campaign": self.name, "iteration": iteration, "name": name}
         with self.database() as database:

@@ -98,7 +98,6 @@ def _write_merged(campaign: Campaign, record: Adapter, directory: Path, card: st
         rows=settings.paths.data / "datasets",
         adapters=settings.paths.adapters,
         checkpoints=settings.paths.checkpoints,
-        tensorboard=settings.paths.data / "tensorboard",
         cache=settings.paths.cache,
     )
     beside = {CARD: card}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from agentloop.at_hand import AtHand
@@ -40,4 +41,7 @@ def policies(campaign: Campaign) -> AbstractContextManager[PolicyServer]:
     of the blocks. Raises as `prepare` does, and SettingError.
     """
     key = (campaign.settings.model_dump_json(), campaign.base, campaign.given)
-    return _SERVERS.sharing(key, lambda: PolicyServer(campaign.settings, prepare(campaign), base=campaign.base))
+    note = partial(campaign.note, "vllm")
+    return _SERVERS.sharing(
+        key, lambda: PolicyServer(campaign.settings, prepare(campaign), base=campaign.base, note=note)
+    )

@@ -81,7 +81,6 @@ def reproduce(
             rows=scratch / "rows.safetensors",
             adapters=scratch / "adapters",
             checkpoints=scratch / "checkpoints",
-            tensorboard=scratch / "tensorboard",
             cache=settings.paths.cache,
         )
         rows.write(run.rows, token_rows)

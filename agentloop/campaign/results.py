@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from agentloop.campaign.suites import HELDOUT, UNSEEN
 from agentloop.evaluation.contrast import contrast
-from agentloop.evaluation.statistics import pass_at_k
+from agentloop.evaluation.statistics import clustered_interval, pass_at_k
 from agentloop.report import query, summary
-from agentloop.report.comparison import Comparison, Headline
+from agentloop.report.comparison import Alone, Comparison, Headline
 from agentloop.settings import Gate
 from agentloop.store import campaigns, champions, evaluations
 from agentloop.store.database import Database
@@ -51,14 +51,25 @@ def headline(database: Database, campaign: str) -> Headline:
     gain = compare(database, campaign, None, best) if best else None
     unseen = compare(database, campaign, None, champion, suite=UNSEEN) if champion else None
     guards = tuple(row["environment"] for row in query.rows(database, "guards", campaign=campaign))
+    alone = None if gain else measured_alone(database, campaign)
     found = query.rows(database, "control", campaign=campaign)
     if not found:
-        return Headline(champion, gain, None, None, guards, unseen, rolled_back)
+        return Headline(champion, gain, None, None, guards, unseen, rolled_back, alone)
     control, matched = found[0]["adapter"], found[0]["challenger"]
     over_control = compare(database, campaign, control, matched)
     return Headline(
-        champion, gain, compare(database, campaign, None, control), over_control, guards, unseen, rolled_back
+        champion, gain, compare(database, campaign, None, control), over_control, guards, unseen, rolled_back, alone
     )
+
+
+def measured_alone(database: Database, campaign: str) -> Alone | None:
+    """The newest measurement on held-out tasks; None where there is none."""
+    rows = query.rows(database, "measured", campaign=campaign, suite=HELDOUT)
+    if not rows:
+        return None
+    found = evaluations.load(database, rows[0]["evaluation"])
+    name = "base model" if rows[0]["adapter"] is None else rows[0]["role"]
+    return Alone(name, clustered_interval(found.successes), len(found.tasks), found.samples)
 
 
 def iterations(database: Database, campaign: str) -> list[summary.Row]:

@@ -13,14 +13,17 @@ from agentloop.campaign.lock import Owner
 from agentloop.campaign.position import ROLL_OUTS, Position
 from agentloop.report import query, summary
 from agentloop.report.comparison import Comparison
+from agentloop.report.state import State, of_runs
 from agentloop.report.summary import CampaignStatus
 from agentloop.settings import Paths
-from agentloop.store import campaigns, taught_bases
+from agentloop.store import campaigns, families, runs, taught_bases
 from agentloop.store.clock import now
 from agentloop.store.database import Database
 
 COVERED = 0.5
 """An iteration of which its phases account for a smaller share may have waited for somebody to start it again."""
+TEACHING = "teaching-"
+"""Beginning of the names of teachings, which are campaigns of their own."""
 NEWEST_STEPS = 20
 """Optimizer steps that the speed of training is taken from."""
 
@@ -177,6 +180,72 @@ class _Work:
         passed = max(0.0, now().replace(tzinfo=UTC).timestamp() - file.stat().st_mtime)
         left = (of - done) * sum(each["seconds"] for each in newest) / len(newest) - passed
         return replace(work, done=done, of=of, unit="steps", seconds_left=left if left > 0 else None)
+
+
+def state(database: Database, campaign: str, paths: Paths, owner: Owner | None) -> State:
+    """Return what the campaign's page says at its head. `owner`: who has the data root now."""
+    found = stand(database, campaign, paths, owner)
+    made = runs.of_campaign(database, campaign)
+    link = made[-1].link if made else None
+    if found.work is not None:
+        left = found.time_left
+        rest = f"; about {duration(left.campaign)} of all iterations left" if left else ""
+        return State("working", f"At work: {told(found.work)}{rest}.", link=link)
+    last = found.status.last
+    fault = last.error if last else None
+    kind, said = of_runs(made, at_work=False, complete=found.complete, fault=fault)
+    if kind == "stopped":
+        step = f" The step {last} {summary.outcome(last)}." if last and last.error and last.error not in said else ""
+        sentence = said[:1].upper() + said[1:]
+        return State(
+            kind, f"The last run stopped. {sentence}.{step}".replace("..", "."), _advice(database, found), link
+        )
+    if kind == "complete" or found.complete:
+        return State("complete", "Complete: a run would find nothing left to do.", link=link)
+    said = f"Nobody is at work; {found.status.done} of {found.status.planned} iterations are complete."
+    return State("paused", said, _advice(database, found), link)
+
+
+def _advice(database: Database, found: Standing) -> str:
+    """What to do about a campaign that is not complete."""
+    name, last = found.status.name, found.status.last
+    if (
+        last is not None
+        and last.name == "judge"
+        or found.status.done == 0
+        and last is not None
+        and last.name == "select"
+    ):
+        offer = families.offer(families.unsolved(database, name))
+        if offer:
+            return offer
+    if taught_bases.of_campaign(database, name) or name.startswith(TEACHING):
+        return "The same agentloop teach continues; what is done is kept."
+    place = position.find(database, name, iterations=found.status.planned, control=False)
+    if place.step and place.begun:
+        where = f"continues at {place.of}, step {place.step}"
+    else:
+        where = f"goes on with iteration {place.iteration}"
+    return f"agentloop run with the settings of the campaign {where}; what is done is kept."
+
+
+def told(work: Work) -> str:
+    """The work in a line, for people."""
+    step = "at work" if work.step is None else work.step
+    if work.iteration:
+        step += " for the control" if work.control else f" of iteration {work.iteration}"
+    text = f"{step} since {work.since:%H:%M:%S} UTC"
+    if work.of is not None:
+        text += f", {work.done} of {work.of} {work.unit}"
+    if work.seconds_left is not None:
+        text += f", about {duration(work.seconds_left)} left"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """A length of time, roughly."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600, 1)
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{hours:g} h"
 
 
 def _began(owner: Owner) -> datetime | None:

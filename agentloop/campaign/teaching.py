@@ -29,6 +29,7 @@ from agentloop.reading import read_object
 from agentloop.records import NONE
 from agentloop.settings import Settings, Training
 from agentloop.store import campaigns, evaluations, families, tasks, taught_bases, teacher_usage
+from agentloop.store.runs import FlowRun
 from agentloop.store.taught_bases import TaughtBase
 from agentloop.teaching import messages
 from agentloop.teaching.messages import Conversation
@@ -112,7 +113,7 @@ class Teaching:
         return _OPEN.get(lesson.key) or _OPEN.keep(lesson.key, cls.open(lesson))
 
     @contextmanager
-    def at_work(self, flow_run: str | None = None) -> Iterator[None]:
+    def at_work(self, flow_run: FlowRun | None = None) -> Iterator[None]:
         """Own the data root, as a campaign does, and be what `of` finds in this process."""
         with _OPEN.holding(self.lesson.key, self), self.campaign.at_work(flow_run):
             yield
@@ -147,7 +148,9 @@ class Teaching:
         )
         selection = self.settings.selection.model_copy(update={"recipe": RECIPE, "per_task": teach.per_task})
         settings = self.settings.model_copy(update={"training": training, "selection": selection})
-        return dataclasses.replace(self.campaign, settings=settings, given=NONE)
+        learner = dataclasses.replace(self.campaign, settings=settings, given=NONE)
+        learner.__dict__["place"] = self.campaign.place
+        return learner
 
     def refuse_taken_name(self) -> None:
         """Raises SettingError where the directory is there and is not this teaching's."""
@@ -164,7 +167,9 @@ class Teaching:
         """The campaign with the taught base as its model: what a campaign with model=NAME measures is measured here."""
         settings = self.settings.model_copy(update={"model": directory.name})
         base = base_fingerprint(directory, settings.paths.cache)
-        return dataclasses.replace(self.campaign, settings=settings, model=directory, base=base)
+        taught = dataclasses.replace(self.campaign, settings=settings, model=directory, base=base)
+        taught.__dict__["place"] = self.campaign.place
+        return taught
 
 
 def choose(teaching: Teaching) -> dict[str, Any]:

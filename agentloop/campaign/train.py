@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from agentloop.campaign import needs
@@ -11,7 +12,7 @@ from agentloop.campaign.campaign import Campaign
 from agentloop.store import adapters, datasets, training_runs
 from agentloop.store.adapters import Role
 from agentloop.training import rows
-from agentloop.training.launch import launch, read_metrics
+from agentloop.training.launch import ProcessTimes, launch, read_metrics
 from agentloop.training.run import TrainingRun
 
 
@@ -72,9 +73,22 @@ def _write_rows(campaign: Campaign, run: TrainingRun, iteration: int) -> None:
 def _train(campaign: Campaign, run: TrainingRun, iteration: int, on_step: Callable[[dict[str, Any]], None]) -> float:
     """The seconds that the trainer's process took."""
     started = time.perf_counter()
-    with campaign.phase("train", iteration):
-        launch(run, campaign.settings, on_step=on_step)
+    with campaign.phase("train", iteration) as phase:
+
+        def watched(metrics: dict[str, Any]) -> None:
+            if metrics["memory_gib"] is not None:
+                phase.peak_bytes = max(phase.peak_bytes or 0, round(metrics["memory_gib"] * 2**30))
+            on_step(metrics)
+
+        launch(run, campaign.settings, on_step=watched, on_end=partial(_note, campaign))
     return time.perf_counter() - started
+
+
+def _note(campaign: Campaign, took: ProcessTimes) -> None:
+    """Write down what a process of the trainer took. What it was lost by is the reason of its successor."""
+    campaign.note("trainer", "start", took.start, ago=took.steps + took.save, reason=took.fault)
+    campaign.note("trainer", "steps", took.steps, ago=took.save)
+    campaign.note("trainer", "save", took.save)
 
 
 def _register(

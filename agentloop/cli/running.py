@@ -206,9 +206,9 @@ def _print_success(policy: str, success: dict[str, float]) -> None:
 
 
 def _summary(settings: Settings) -> None:
-    from agentloop.campaign import results
+    from agentloop.campaign import report, results
     from agentloop.report import summary
 
     with reading(settings) as database:
         console.print(summary.table(results.iterations(database, settings.campaign)))
-    say(f"Report: {settings.paths.reports / settings.campaign}.html")
+    say(f"Report: {report.path(settings)}")

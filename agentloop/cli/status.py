@@ -11,7 +11,7 @@ from agentloop.cli.common import AsJson, Named, Overrides, Profile, console, loa
 
 if TYPE_CHECKING:
     from agentloop.campaign.lock import Owner
-    from agentloop.campaign.standing import Standing, Work
+    from agentloop.campaign.standing import Standing
     from agentloop.housekeeping.usage import Usage
     from agentloop.report.comparison import Comparison
     from agentloop.report.summary import CampaignStatus, Step
@@ -71,11 +71,12 @@ def status(
 
 
 def _told(found: Standing) -> Iterator[tuple[str, str]]:
+    from agentloop.campaign import standing
     from agentloop.report import summary
 
     last = found.status.last
     if found.work is not None:
-        yield "now", _work(found.work)
+        yield "now", standing.told(found.work)
     elif found.complete:
         yield "now", "complete: a run would find nothing left to do"
     elif last is not None:
@@ -84,23 +85,11 @@ def _told(found: Standing) -> Iterator[tuple[str, str]]:
         yield "now", "nobody is at work, and no step is done yet"
     yield "success", _success(found.success, found.status.champion)
     if left := found.time_left:
-        more = f", {_duration(left.campaign)} of all iterations" if left.campaign > left.iteration else ""
+        more = f", {standing.duration(left.campaign)} of all iterations" if left.campaign > left.iteration else ""
         yield (
             "left",
-            f"about {_duration(left.iteration)} of the iteration{more}, if all goes as in iteration {left.like}",
+            f"about {standing.duration(left.iteration)} of the iteration{more}, if all goes as in iteration {left.like}",
         )
-
-
-def _work(work: Work) -> str:
-    step = "at work" if work.step is None else work.step
-    if work.iteration:
-        step += " for the control" if work.control else f" of iteration {work.iteration}"
-    text = f"{step} since {work.since:%H:%M:%S} UTC"
-    if work.of is not None:
-        text += f", {work.done} of {work.of} {work.unit}"
-    if work.seconds_left is not None:
-        text += f", about {_duration(work.seconds_left)} left"
-    return text
 
 
 def _success(found: Comparison | None, champion: str | None) -> str:
@@ -120,11 +109,6 @@ def _success(found: Comparison | None, champion: str | None) -> str:
 
 def _ended(step: Step) -> str:
     return f" ({step.finished:%Y-%m-%d %H:%M} UTC)" if step.finished else ""
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), round(seconds / 3600, 1)
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{hours:g} h"
 
 
 def _disk(found: Usage) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,27 @@ from agentloop.model_directory.files import VOCABULARIES, check_tokenizer
 from agentloop.text import one_line_of
 
 _SAMPLE = "What is 3 + 4?"
+
+
+def token_texts(directory: Path) -> Callable[[int], str]:
+    """Return what gives the text of one token id, as transformers' tokenizer decodes it; an id without one is shown as such.
+
+    Where the model has a tokenizer.json this takes a tenth of the time and memory, for transformers brings torch along.
+    Raises ModelError as `load_tokenizer` does.
+    """
+    file = directory / "tokenizer.json"
+    if not file.is_file():
+        tokenizer = load_tokenizer(directory)
+        return lambda token: tokenizer.decode([token])
+    check_tokenizer(directory, tokens=())
+    from tokenizers import Tokenizer
+
+    try:
+        plain = Tokenizer.from_file(str(file))
+    except Exception as error:  # it raises nothing more special
+        raise ModelError(f"{file}: the tokenizer is not to be read: {one_line_of(error)}") from error
+    size = plain.get_vocab_size()
+    return lambda token: plain.decode([token], skip_special_tokens=False) if token < size else f"⟨{token}⟩"
 
 
 def load_tokenizer(directory: Path) -> Any:

@@ -34,6 +34,17 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Alone:
+    """A policy that was measured, and nothing else on the same tasks."""
+
+    name: str
+    """base model, champion, challenger."""
+    success: Interval
+    tasks: int
+    samples: int
+
+
+@dataclass(frozen=True)
 class Headline:
     champion: str | None
     """Adapter; None while the base model is champion."""
@@ -49,12 +60,22 @@ class Headline:
     """Base against champion on tasks that no verdict was based on."""
     rolled_back: str | None
     """Why the champion is one that somebody went back to; None where the gate decided."""
+    alone: Alone | None = None
+    """While there is no gain to state: the policy that was measured last."""
 
 
 def findings(result: Headline) -> list[str]:
     """Return what the figures show and what they do not, one sentence each."""
     if result.gain is None:
-        return ["The base model and a challenger have not been measured on the same tasks yet: no gain can be stated."]
+        unknown = "The base model and a challenger have not been measured on the same tasks yet: no gain can be stated."
+        if result.alone is None:
+            return [unknown]
+        alone = result.alone
+        return [
+            f"On {alone.tasks} held-out tasks, {alone.samples} samples each, the {alone.name} solves "
+            f"{percent(alone.success.estimate)}.",
+            unknown,
+        ]
     gain = result.gain
     best = "champion" if result.champion else "newest challenger"
     sentences = [

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
@@ -17,45 +17,74 @@ from typing import Any
 
 from agentloop import __version__
 from agentloop.files import atomic
-from agentloop.report import sample, sections, summary
+from agentloop.report import archive, cost, cost_section, sections, summary
+from agentloop.report.archive import Archive
 from agentloop.report.comparison import Headline
+from agentloop.report.state import State
 from agentloop.store import campaigns, taught_bases
 from agentloop.store.clock import now
 from agentloop.store.database import Database
 from agentloop.store.taught_bases import TaughtBase
 
 FILES = Path(__file__).parent
+LIVE_BYTES = 6_000_000
+"""Of packed trajectories in a page that is written again and again; the last one has them all."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Places from which a page takes what the database does not hold."""
+
+    shards: Path
+    """Folder in which shards are looked for that no longer lie where they were ingested."""
+    decode: Callable[[int], str] | None = None
+    """Text of one token id of the base model; without it the viewer shows ids."""
+    cache: Path | None = None
+    """Folder for what is packed already; None: everything is packed anew."""
 
 
 def write(
     database: Database,
     campaign: str,
     result: Headline,
-    shards_root: Path,
+    sources: Sources,
     output: Path,
     *,
-    decode: Callable[[int], str] | None = None,
-    most_trajectories: int = sample.MOST_TRAJECTORIES,
+    state: State | None = None,
+    refresh: float = 0.0,
+    index: bool = False,
 ) -> Path:
     """Write the page of a campaign to `output` and return that path.
 
-    Works on the state that the database is in, finished or not; best on a snapshot, since it reads for a while.
-    `decode` gives the text of one token id of the base model; without it the viewer shows ids. At most
-    `most_trajectories` are embedded, see sample.py. Raises StoreError for an unknown campaign, ShardError naming a
-    damaged shard, DiskError where `output` cannot be written.
+    Works on the state that the database is in, finished or not; best on a snapshot, since it reads for a while. With
+    `refresh` the page reads itself anew after so many seconds, and holds the newest LIVE_BYTES of trajectories alone.
+    `index`: it lies beside an index.html. Raises StoreError for an unknown campaign, ShardError naming a damaged shard,
+    DiskError where `output` cannot be written.
     """
     settings = campaigns.settings_json(database, campaign)
     rows = summary.iterations(database, campaign, result.control)
     taught = taught_bases.of_campaign(database, campaign)
-    drawn = sample.draw(database, campaign, shards_root, decode, most_trajectories)
+    packed = archive.pack(
+        database,
+        campaign,
+        sources.shards,
+        sources.decode,
+        cache=sources.cache,
+        most_bytes=LIVE_BYTES if refresh else None,
+    )
     script = (FILES / "page.js").read_text(encoding="utf-8")
+    spent = cost.of_campaign(database, campaign)
     page = Template((FILES / "page.html").read_text(encoding="utf-8")).substitute(
         title=f"{escape(campaign)}: agentloop report",
         campaign=escape(campaign),
+        home='<a href="index.html">agentloop</a>' if index else "agentloop",
         about=escape(_about(settings, rows, taught)),
-        style=(FILES / "page.css").read_text(encoding="utf-8") + (FILES / "plot.css").read_text(encoding="utf-8"),
+        style=style(),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        refresh=f"{refresh:g}",
+        again=f'<noscript><meta http-equiv="refresh" content="{refresh:g}"></noscript>' if refresh else "",
+        state=_state(state),
         headline="" if taught else sections.headline(result),
         teaching=sections.teaching(database, taught) if taught else "",
         iterations=sections.iterations(rows) if rows else "",
@@ -65,16 +94,28 @@ def write(
         result_figures=sections.result_figures(database, campaign, rows, result),
         learning_figures=sections.learning_figures(database, campaign),
         tables=sections.tables(database, campaign),
-        sample_note=_sample_note(drawn),
+        cost=cost_section.cost(database, campaign, spent),
+        sample_note=_sample_note(packed, refresh),
         lineage=sections.lineage(database, campaign),
         settings=sections.settings(settings),
-        data=_embedded_json({"trajectories": drawn.trajectories, "flips": drawn.flips, "vocabulary": drawn.vocabulary}),
+        data=_embedded(packed),
         version=__version__,
-        written=f"{now():%Y-%m-%d %H:%M}",
+        moment=f"{now():%Y-%m-%dT%H:%M:%SZ}",
+        written=f"{now():%Y-%m-%d %H:%M:%S}",
     )
     with atomic(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return output
+
+
+def file_name(campaign: str) -> str:
+    """Return the name of a campaign's page; index.html is the list of all campaigns."""
+    return f"{campaign}.html" if campaign != "index" else "index_.html"  # no campaign's name has an underscore
+
+
+def style() -> str:
+    """The style of a page and of the figures in it."""
+    return "".join((FILES / name).read_text(encoding="utf-8") for name in ("page.css", "plot.css"))
 
 
 def _about(settings: dict[str, Any], rows: list[summary.Row], taught: TaughtBase | None) -> str:
@@ -88,19 +129,22 @@ def _about(settings: dict[str, Any], rows: list[summary.Row], taught: TaughtBase
     )
 
 
-def _sample_note(drawn: sample.Sample) -> str:
-    shown, left_out = len(drawn.trajectories), drawn.total - len(drawn.trajectories)
-    if not left_out:
-        return f"All {shown:,} trajectories of the campaign."
-    question = escape("agentloop sql \"SELECT * FROM turns WHERE trajectory = '…' ORDER BY position\"")
-    return (
-        f"{shown:,} of the campaign's {drawn.total:,} trajectories, chosen by a fixed rule: both sides of "
-        f"{len(drawn.flips)} flips first, then failures and successes of every iteration in equal parts. The other "
-        f"{left_out:,} are in the database: <code>{question}</code>"
-    )
+def _state(state: State | None) -> str:
+    if state is None:
+        return ""
+    link = f' <a href="{escape(state.link)}" rel="noreferrer">The run in Prefect</a>' if state.link else ""
+    advice = f'<p class="note">{escape(state.advice)}</p>' if state.advice else ""
+    return f'<div class="state {state.kind}"><p>{escape(state.said)}{link}</p>{advice}</div>'
 
 
-def _embedded_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def _sample_note(packed: Archive, refresh: float) -> str:
+    if packed.shown == packed.total:
+        return f"All {packed.shown:,} trajectories of the campaign."
+    rest = "all of them are in the page that the run ends with" if refresh else "the rest is not in this page"
+    return f"The newest {packed.shown:,} of the campaign's {packed.total:,} trajectories; {rest}."
+
+
+def _embedded(packed: Archive) -> str:
+    """Base64 in elements that no browser runs."""
+    parts = {"index": packed.index} | {f"chunk-{place}": text for place, text in enumerate(packed.chunks)}
+    return "\n".join(f'<script type="text/plain" id="{name}">{text}</script>' for name, text in parts.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from agentloop.records import Interval
 from agentloop.report import query, summary
 from agentloop.report.comparison import Headline
+from agentloop.report.cost import OTHER, PARTS, Cost
 from agentloop.report.summary import Row
 from agentloop.report.svg import WIDTH, Canvas, Scale, text_width, ticks
 from agentloop.store.database import Database
@@ -19,6 +21,8 @@ CURVE_POINTS = 200
 LENGTH_BINS = 24
 CROWDED = 10
 """Iterations from which labels are thinned out."""
+STEEP = 10
+"""Losses so many times as large as others are drawn on a logarithmic scale."""
 NEWEST = 12
 """Iterations that a figure with a row or a curve for each of them shows."""
 
@@ -90,9 +94,16 @@ def losses(curves: Sequence[Mapping[str, Any]]) -> Canvas:
     values = [value for _, course in courses for _, value in course]
     last = max(step for _, course in courses for step, _ in course)
     low, high = min(values), max(values)
-    room = (high - low) * 0.08 or 0.1
-    up, across = Scale(low - room, high + room, 196, 10), Scale(0, last, 40, WIDTH - 74)
-    for tick in ticks(low - room, high + room):
+    steep = low > 0 and high > STEEP * low
+    scaled = math.log10 if steep else float
+    room = (scaled(high) - scaled(low)) * 0.08 or 0.1
+    vertical, across = Scale(scaled(low) - room, scaled(high) + room, 196, 10), Scale(0, last, 40, WIDTH - 74)
+    marks = _decades(low, high) if steep else ticks(low - room, high + room)
+
+    def up(value: float) -> float:
+        return vertical(scaled(value))
+
+    for tick in marks:
         canvas.line(40, up(tick), WIDTH - 74, up(tick), "grid")
         canvas.text(34, up(tick) + 4, f"{tick:.3g}", anchor="end")
     for tick in ticks(0, last):
@@ -143,34 +154,28 @@ def lengths(counts: Sequence[Mapping[str, Any]]) -> Canvas:
     return canvas
 
 
-def phases(spent: Sequence[Mapping[str, Any]]) -> Canvas:
-    """Seconds by iteration and phase; the five longest have their own colours. `spent`: rows of queries/phases.sql."""
-    totals: dict[str, float] = defaultdict(float)
-    for row in spent:
-        totals[row["phase"]] += row["seconds"]
-    named = sorted(totals, key=lambda phase: -totals[phase])[:5]
-    colours = {phase: f"phase{place}" for place, phase in enumerate(named)}
-    entries = [(colours[phase], phase) for phase in named] + [("phase5", "other")] * (len(totals) > len(named))
-    iterations = sorted({row["iteration"] for row in spent})[-NEWEST:]
-    lines = _legend_lines(entries)
+def times(costs: Sequence[Cost]) -> Canvas:
+    """Draw where the time went: a bar for each iteration, the control and what is outside of them."""
+    shown = [cost for cost in costs if cost.wall][-NEWEST:]
+    names = [name for name in (*PARTS, OTHER) if any(cost.parts[name] for cost in shown)]
+    kinds = {name: f"part{place}" for place, name in enumerate((*PARTS, OTHER))}
+    lines = _legend_lines([(kinds[name], name) for name in names])
     top = 18 * len(lines) + 8
-    canvas = Canvas("Seconds by iteration and phase", top + 30 * len(iterations))
+    canvas = Canvas("Seconds by iteration and part", top + 30 * len(shown))
     for place, line in enumerate(lines):
         canvas.legend(line, 12 + 18 * place)
-    sums = [sum(row["seconds"] for row in spent if row["iteration"] == iteration) for iteration in iterations]
-    widest = max(1.2 * text_width(duration(seconds)) for seconds in sums)  # set in bold
-    along = Scale(0, max(sums), 0, WIDTH - 34 - widest)
-    for place, iteration in enumerate(iterations):
+    widest = max((1.2 * text_width(duration(cost.wall)) for cost in shown), default=0)  # set in bold
+    start = 10 + max((text_width(cost.name) for cost in shown), default=0)
+    along = Scale(0, max((cost.wall for cost in shown), default=1), 0, WIDTH - start - 6 - widest)
+    for place, cost in enumerate(shown):
         y, seconds = top + 30 * place, 0.0
-        parts = [row for row in spent if row["iteration"] == iteration]
-        canvas.text(0, y + 14, str(iteration))
-        for row in sorted(parts, key=lambda row: -totals[row["phase"]]):
-            x = 28 + along(seconds)
-            kind = colours.get(row["phase"], "phase5")
-            hint = f"iteration {iteration}, {row['phase']}: {duration(row['seconds'])}"
-            canvas.rect(x, y, along(row["seconds"]), 20, kind, hint)
-            seconds += row["seconds"]
-        canvas.text(34 + along(seconds), y + 14, duration(seconds), "value")
+        canvas.text(0, y + 14, cost.name)
+        for name in names:
+            took = cost.parts[name]
+            hint = f"{cost.name}: {name} {duration(took)}, {100 * took / cost.wall:.1f} %"
+            canvas.rect(start + along(seconds), y, along(took), 20, kinds[name], hint)
+            seconds += took
+        canvas.text(start + 6 + along(seconds), y + 14, duration(cost.wall), "value")
     return canvas
 
 
@@ -194,9 +199,9 @@ def families(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, A
 
 
 def flips(changed: Sequence[tuple[int, int, int]]) -> Canvas:
-    """(iteration, gained, lost): samples that only the challenger solved, and that only the champion did."""
+    """(iteration, gained, lost): tasks of which the challenger solved more samples than the champion, and fewer."""
     changed = changed[-NEWEST:]
-    canvas = Canvas("Samples gained and lost by each challenger", 24 + 30 * len(changed))
+    canvas = Canvas("Tasks gained and lost by each challenger", 24 + 30 * len(changed))
     canvas.legend([("bad", "lost"), ("good", "gained")])
     most = max(max(gained, lost) for _, gained, lost in changed) or 1
     middle = 28 + (WIDTH - 28) * 0.4
@@ -210,6 +215,13 @@ def flips(changed: Sequence[tuple[int, int, int]]) -> Canvas:
         canvas.text(middle + along(gained) + 6, y + 14, str(gained), "value")
     canvas.line(middle, 20, middle, 24 + 30 * len(changed), "axis")
     return canvas
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten between two positive values."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    marks = [factor * 10.0**power for power in range(first, last + 1) for factor in (1, 2, 5)]
+    return [mark for mark in marks if low <= mark <= high]
 
 
 def duration(seconds: float) -> str:

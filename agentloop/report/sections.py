@@ -26,6 +26,9 @@ NEWEST = 16
 def headline(result: Headline) -> str:
     """The campaign in four figures and a few sentences."""
     tiles = []
+    if result.alone:
+        alone = result.alone
+        tiles = [(alone.name.capitalize(), percent(alone.success.estimate), _percents(alone.success))]
     if result.gain:
         gain, best = result.gain, "Champion" if result.champion else "Newest challenger"
         tiles = [
@@ -46,12 +49,18 @@ def headline(result: Headline) -> str:
                 f"{_points(over.difference)}, control {percent(over.before_success.estimate)}",
             )
         )
-    shown = "".join(
-        f'<div class="tile"><dt>{name}</dt><dd class="figure">{figure}</dd><dd class="note">{about}</dd></div>'
-        for name, figure, about in tiles
-    )
     said = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(result))
-    return (f'<dl class="tiles">{shown}</dl>' if tiles else "") + f'<ul class="findings">{said}</ul>'
+    return tiles_of(tiles) + f'<ul class="findings">{said}</ul>'
+
+
+def tiles_of(tiles: Sequence[tuple[str, str, str]]) -> str:
+    """(name, figure, about) side by side; nothing where there are none."""
+    shown = "".join(
+        f'<div class="tile"><dt>{escape(name)}</dt><dd class="figure">{escape(value)}</dd>'
+        f'<dd class="note">{escape(about)}</dd></div>'
+        for name, value, about in tiles
+    )
+    return f'<dl class="tiles">{shown}</dl>' if tiles else ""
 
 
 def iterations(rows: Sequence[Row]) -> str:
@@ -61,13 +70,13 @@ def iterations(rows: Sequence[Row]) -> str:
             row.decision,
             [
                 row.name,
-                _number(row.tasks),
-                _number(row.rows),
                 _success(row.before),
                 _success(row.after),
+                badge(DECISIONS[row.decision], row.decision) if row.decision else "–",
                 "–" if row.difference is None else f"{points(row.difference.estimate)} ({_points(row.difference)})",
                 "–" if row.mcnemar_p is None else probability(row.mcnemar_p),
-                _badge(DECISIONS[row.decision], row.decision) if row.decision else "–",
+                number(row.tasks),
+                number(row.rows),
                 _id(row.adapter or "–"),
             ],
         )
@@ -75,13 +84,13 @@ def iterations(rows: Sequence[Row]) -> str:
     ]
     headers = (
         "Iteration",
-        "#Tasks",
-        "#Rows",
         "#Before",
         "#After",
+        "Verdict",
         "#Difference, points",
         "#McNemar p",
-        "Verdict",
+        "#Tasks",
+        "#Rows",
         "Adapter",
     )
     return table("Iterations", headers, [row for _, row in cells], [decision or "" for decision, _ in cells])
@@ -122,7 +131,21 @@ def judgements(database: Database, campaign: str, result: Headline) -> str:
     """Write what the iterations' table leaves out: pass@k, every look of the gate with its guards, the champion's meetings with
     other policies, and moves made by hand.
     """
-    return _pass_at(result) + _looks(database, campaign) + _meetings(database, campaign) + _moves(database, campaign)
+    parts = _reasons(database, campaign), _pass_at(result), _looks(database, campaign), _meetings(database, campaign)
+    return "".join(parts) + _moves(database, campaign)
+
+
+def _reasons(database: Database, campaign: str) -> str:
+    """The verdicts in the gate's own words."""
+    said = "".join(
+        f"<dt>Iteration {each['iteration']}</dt><dd>{escape(each['reason'])}</dd>"
+        for each in query.rows(database, "verdicts", campaign=campaign)
+    )
+    return (
+        f'<details class="reasons" open><summary>Verdicts</summary><dl class="facts">{said}</dl></details>'
+        if said
+        else ""
+    )
 
 
 def _pass_at(result: Headline) -> str:
@@ -144,13 +167,13 @@ def _looks(database: Database, campaign: str) -> str:
     rows = [
         [
             str(each["iteration"]),
-            _unbroken(f"{each['look']} of {each['looks']}"),
-            _number(each["tasks"]),
+            unbroken(f"{each['look']} of {each['looks']}"),
+            number(each["tasks"]),
             f"{points(each['difference']['estimate'])} ({_points(Interval(**each['difference']))})",
             probability(each["mcnemar_p"]),
             _evidence(each),
             Markup(" ".join(_guard(guard) for guard in each["guards"] or ()) or "–"),
-            _badge(DECISIONS[each["decision"]], each["decision"]),
+            badge(DECISIONS[each["decision"]], each["decision"]),
         ]
         for each in found
     ]
@@ -170,7 +193,7 @@ def _looks(database: Database, campaign: str) -> str:
 def _evidence(look: Mapping[str, Any]) -> str:
     if look["evidence"] is None:
         return "–" if look["alpha"] is None else f"p < {look['alpha']:.2g}"  # from before the gate went by e-values
-    return _unbroken(f"{odds(look['evidence'])}, {odds(look['needed'])}")
+    return unbroken(f"{odds(look['evidence'])}, {odds(look['needed'])}")
 
 
 def _meetings(database: Database, campaign: str) -> str:
@@ -181,7 +204,7 @@ def _meetings(database: Database, campaign: str) -> str:
         [
             str(each["iteration"]),
             {"base": "base model", "earlier": "best earlier champion", "itself": "itself, another seed"}[each["kind"]],
-            _number(each["tasks"]),
+            number(each["tasks"]),
             f"{points(each['difference']['estimate'])} ({_points(Interval(**each['difference']))})",
             _evidence(each),
             "better" if each["better"] else "not better",
@@ -206,7 +229,7 @@ def _moves(database: Database, campaign: str) -> str:
         return ""  # promotions alone: the iterations' table says them
     rows = [
         [
-            _unbroken(f"{move.moved:%Y-%m-%d %H:%M}"),
+            unbroken(f"{move.moved:%Y-%m-%d %H:%M}"),
             str(move.iteration),
             _id(move.adapter or "base model"),
             "gate" if move.verdict else "rollback",
@@ -221,7 +244,7 @@ def _guard(guard: Mapping[str, Any]) -> Markup:
     """Name and what the difference there surely exceeds."""
     passed = guard["bound"] > -guard["margin"]
     asked = f"{guard['environment']}: over {points(guard['bound'])}, asked {points(-guard['margin'])}"
-    return _badge(asked, "good" if passed else "bad")
+    return badge(asked, "good" if passed else "bad")
 
 
 def result_figures(database: Database, campaign: str, rows: Sequence[Row], result: Headline) -> str:
@@ -238,10 +261,10 @@ def result_figures(database: Database, campaign: str, rows: Sequence[Row], resul
         shown.append(("By family of the task", about, plots.families(before, after)))
     counts = query.rows(database, "flip_counts", campaign=campaign)
     if counts:
-        about = "Held-out samples, same task and sample, that only one of champion and challenger solved."
+        about = "Held-out tasks of which the challenger solved more samples than the champion, or fewer: as the gate counts."
         changed = [(row["iteration"], row["gained"], row["lost"]) for row in counts]
-        shown.append(("Flips", about, plots.flips(changed)))
-    return "".join(_figure(*each) for each in shown)
+        shown.append(("Tasks gained and lost", about, plots.flips(changed)))
+    return "".join(figure(*each) for each in shown)
 
 
 def learning_figures(database: Database, campaign: str) -> str:
@@ -258,11 +281,7 @@ def learning_figures(database: Database, campaign: str) -> str:
     counts = query.rows(database, "lengths", campaign=campaign)
     if counts:
         shown.append(("Token lengths", "Of all trajectories collected for training.", plots.lengths(counts)))
-    spent = query.rows(database, "phases", campaign=campaign)
-    if spent:
-        about = f"Wall clock {newest}; of a phase that was interrupted, the part that finished."
-        shown.append(("Time per phase", about, plots.phases(spent)))
-    return "".join(_figure(*each) for each in shown) + _canaries(database, campaign)
+    return "".join(figure(*each) for each in shown) + _canaries(database, campaign)
 
 
 def tables(database: Database, campaign: str) -> str:
@@ -293,8 +312,8 @@ def _canaries(database: Database, campaign: str) -> str:
         [
             str(each["iteration"]),
             _id(each["adapter"] or "base model"),
-            _badge("yes", "good") if each["passed"] else _badge("no", "bad"),
-            _number(each["tokens"]),
+            badge("yes", "good") if each["passed"] else badge("no", "bad"),
+            number(each["tokens"]),
             *(f"{each[name]:.2g}" for name in ("mean_difference", "max_difference", "tolerance")),
         ]
         for each in found
@@ -332,7 +351,7 @@ def base(database: Database, campaign: str) -> str:
 
 def _tool_errors(database: Database, campaign: str) -> str:
     found = query.rows(database, "tool_errors", campaign=campaign)
-    rows = [[each["tool"] or "parser", each["error"], _number(each["times"]), str(each["newest"])] for each in found]
+    rows = [[each["tool"] or "parser", each["error"], number(each["times"]), str(each["newest"])] for each in found]
     headers = ("Tool", "Complaint", "#Times", "#Last in iteration")
     return table("What tools complained about, most frequent first", headers, rows) if rows else ""
 
@@ -351,8 +370,8 @@ def lineage(database: Database, campaign: str) -> str:
     for row in reversed(shown):
         story = story_of(database, row["adapter"])
         reigned = any(each["campaign"] == campaign for each in story["champion"])
-        badge = _badge("became champion", "promote") if reigned else ""
-        title = f"{escape(actors[row['adapter']].capitalize())} {_id(row['adapter'])} {badge}"
+        mark = badge("became champion", "promote") if reigned else ""
+        title = f"{escape(actors[row['adapter']].capitalize())} {_id(row['adapter'])} {mark}"
         opened = " open" if row["adapter"] == champion else ""
         parts.append(f"<details{opened}><summary>{title}</summary>{_facts(story, actors)}</details>")
     return "".join(parts)
@@ -397,11 +416,11 @@ def table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[str]], k
     )
 
 
-def _figure(title: str, about: str, canvas: Canvas) -> str:
+def figure(title: str, about: str, canvas: Canvas) -> str:
     return f"<figure><h3>{escape(title)}</h3><figcaption>{escape(about)}</figcaption>{canvas.inline()}</figure>"
 
 
-def _badge(text: str, kind: str) -> Markup:
+def badge(text: str, kind: str) -> Markup:
     return Markup(f'<span class="badge {kind}">{escape(text)}</span>')
 
 
@@ -409,7 +428,7 @@ def _id(name: str) -> Markup:
     return Markup(f'<span class="id">{escape(name)}</span>')
 
 
-def _unbroken(text: str) -> Markup:
+def unbroken(text: str) -> Markup:
     return Markup(f'<span class="plain">{escape(text)}</span>')
 
 
@@ -417,7 +436,7 @@ def _class(name: str) -> str:
     return f' class="{name}"' if name else ""
 
 
-def _number(value: int | None) -> str:
+def number(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
@@ -432,4 +451,5 @@ def _points(interval: Interval) -> str:
 def _success(interval: Interval | None) -> str:
     if interval is None:
         return "–"
-    return f"{percent(interval.estimate)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+    limits = f"({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+    return Markup(f'{percent(interval.estimate)} <span class="range">{limits}</span>')

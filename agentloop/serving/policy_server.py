@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from agentloop import card
 from agentloop.errors import ServerError, SettingError, StartError
@@ -14,6 +17,16 @@ from agentloop.serving.server import ModelServer
 from agentloop.settings import Settings
 
 
+class Note(Protocol):
+    """Takes note of what vLLM took for a start, stop, load, sleep or wake; `reason`: how the vLLM before it was lost."""
+
+    def __call__(self, action: str, seconds: float, *, reason: str | None = None) -> None: ...
+
+
+def _unnoted(action: str, seconds: float, *, reason: str | None = None) -> None:
+    pass
+
+
 class PolicyServer:
     """One base and the adapters on it, behind one vLLM. Nothing is started where everything is already on disk.
 
@@ -21,12 +34,18 @@ class PolicyServer:
     rest of the run as soon as something about it goes wrong.
     """
 
-    def __init__(self, settings: Settings, model: Path, *, base: str, front: Front = LOOPBACK_ONLY) -> None:
+    def __init__(
+        self, settings: Settings, model: Path, *, base: str, front: Front = LOOPBACK_ONLY, note: Note = _unnoted
+    ) -> None:
         """`model`: the directory that is served; `base`: the fingerprint by which adapters name theirs.
 
-        Raises SettingError where this machine cannot do what serving.policy says.
+        `note` is told of all that takes time beside answering. Raises SettingError where this machine cannot do what
+        serving.policy says.
         """
         self._settings, self._model, self._base, self._front = settings, model, base, front
+        self._note = note
+        self._lost: str | None = None
+        """How the vLLM was lost that the next start replaces."""
         self._server: ModelServer | None = None
         self._next: ModelServer | None = None
         """Prepared for when the trainer has ended."""
@@ -52,14 +71,16 @@ class PolicyServer:
         Raises StartError, SettingError, AdapterError, ServerError.
         """
         with self._lock:
-            if self._server is not None and not self._asleep and self._server.failure() is not None:
+            if self._server is not None and not self._asleep and (fault := self._server.failure()) is not None:
+                self._lost = fault
                 self._stop()
             if self._asleep:
                 self._wake()
             if self._server is None:
                 self._server = self._started()
-            if adapter is not None:
-                self._server.load_adapter(adapter, self._settings.paths.adapters / adapter)
+            if adapter is not None and adapter not in self._server.adapters:
+                with self._timed("load"):
+                    self._server.load_adapter(adapter, self._settings.paths.adapters / adapter)
             return adapter or self._server.model_name
 
     def make_room(self) -> None:
@@ -71,15 +92,17 @@ class PolicyServer:
             return
         if self._may_sleep:
             try:
-                self._server.sleep()
-                self._server.wait_until_free(asleep=True)
+                with self._timed("sleep"):
+                    self._server.sleep()
+                    self._server.wait_until_free(asleep=True)
                 self._asleep = self.has_slept = True
                 return
             except ServerError as error:
                 self._give_up_sleep(str(error))
         server = self._server
         self._stop()
-        server.wait_until_free()
+        with self._timed("stop"):
+            server.wait_until_free()
         # While the trainer works, the next vLLM imports what it needs: half of the time that it takes to start.
         self._next = self._new_server()
         self._next.prepare()
@@ -115,6 +138,11 @@ class PolicyServer:
         self._server.alias(name, model)
 
     @property
+    def card_bytes(self) -> int | None:
+        """Return the bytes of the cards that vLLM has taken; None on the CPU, and while none runs."""
+        return None if self._server is None else self._server.card_bytes
+
+    @property
     def adapters(self) -> set[str]:
         """Return the adapters that are loaded."""
         return set() if self._server is None else self._server.adapters
@@ -130,14 +158,18 @@ class PolicyServer:
     def _started(self) -> ModelServer:
         """A vLLM that answers, at the second try at the latest. Raises StartError."""
         server, self._next = self._next or self._new_server(), None
+        lost, self._lost = self._lost, None
         try:
-            server.start()
+            with self._timed("start", lost):
+                server.start()
             return server
         except ServerError as error:
+            lost = str(error)
             print(f"vLLM is started once more: {error}")
         server = self._new_server()
         try:
-            server.start()
+            with self._timed("start", lost):
+                server.start()
             return server
         except ServerError as error:
             raise StartError(f"{error}, the second time in a row") from None
@@ -147,10 +179,12 @@ class PolicyServer:
 
     def _wake(self) -> None:
         try:
-            self._server.wake()
+            with self._timed("wake"):
+                self._server.wake()
             self._asleep = False
         except ServerError as error:
             self._give_up_sleep(str(error))
+            self._lost = str(error)
             self._stop()
 
     def _give_up_sleep(self, reason: str) -> None:
@@ -159,6 +193,15 @@ class PolicyServer:
 
     def _stop(self) -> None:
         if self._server is not None:
-            self._server.stop()
+            with self._timed("stop"):
+                self._server.stop()
         self._server = None
         self._asleep = self.has_slept = False
+
+    @contextmanager
+    def _timed(self, action: str, reason: str | None = None) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._note(action, time.monotonic() - began, reason=reason)

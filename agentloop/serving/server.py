@@ -78,6 +78,8 @@ class ModelServer:
         self._known: dict[str, str] = {}
         """Digest of every adapter ever loaded, by id."""
         self._loaded: set[str] = set()
+        self.card_bytes: int | None = None
+        """Bytes of the cards that vLLM has taken for as long as it lives; None on the CPU and before its start."""
         self._free_before: tuple[int, ...] | None = None
         """Bytes free before vLLM was started on each card that it takes memory of, 0 for other cards; None on the CPU."""
 
@@ -134,7 +136,8 @@ class ModelServer:
             self._wait_until_healthy()
             if before:
                 # What happens on other cards is somebody else's affair.
-                pairs = zip(before, card.free_bytes(), strict=True)
+                pairs = list(zip(before, card.free_bytes(), strict=True))
+                self.card_bytes = sum(max(0, free - now) for free, now in pairs)
                 self._free_before = tuple(free if free - now > _LEFT_BY_THE_DEAD else 0 for free, now in pairs)
         except BaseException:
             self.stop()

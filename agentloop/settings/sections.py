@@ -355,6 +355,17 @@ class Retention(Section):
         return int(self.reserve_gib * GIB)
 
 
+class Report(Section):
+    """The report of a campaign, and what else is told of it."""
+
+    seconds: Annotated[float, Field(ge=0)] = 20
+    """Pause between two pages while a run is at work; longer where a page takes long to write. 0: the run writes one page, at
+    its end."""
+    sinks: tuple[Literal["tensorboard", "mlflow"], ...] = ("tensorboard",)
+    """Where metrics go as well: `tensorboard` (paths.data/tensorboard), `mlflow` (paths.data/mlflow.db, with settings and
+    report; needs the extra of that name)."""
+
+
 class Teach(Section):
     """The way from demonstrations to a base model that the loop can improve. See docs/teaching.md."""
 

@@ -20,6 +20,7 @@ from agentloop.settings.sections import (
     Night,
     Notify,
     Paths,
+    Report,
     Retention,
     Selection,
     Serving,
@@ -68,6 +69,7 @@ class Settings(BaseSettings, Strict):
     teach: Teach = Teach()
     notify: Notify = Notify()
     retention: Retention = Retention()
+    report: Report = Report()
 
     def model_directory(self) -> Path:
         """Return the path of the base model's directory. Raises SettingError where there is none with a config.json."""

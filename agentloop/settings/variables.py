@@ -67,6 +67,7 @@ def _of_libraries(cache: Path, compiled: Path) -> dict[str, str]:
         "VLLM_CACHE_ROOT": str(compiled / "vllm"),
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",  # it takes no other word for it, of DO_NOT_TRACK neither
     }
     if (cores := limits.processors()) < len(os.sched_getaffinity(0)):
         variables["OMP_NUM_THREADS"] = str(cores)  # libraries do not see a container's quota

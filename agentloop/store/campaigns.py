@@ -34,6 +34,7 @@ FREE = (
     "teach",
     "notify",
     "retention",
+    "report",
 )
 """Settings and sections that may change while a campaign lasts: where things lie, how fast and how long it goes."""
 
@@ -42,7 +43,15 @@ QUANTIZATION = "training.quantization"
 DEFINING_ALL_THE_SAME = ("serving.dtype", "serving.base")
 """Exceptions to FREE: they change what the model says."""
 
-USED_BY_A_CAMPAIGN = ("collected", "shard_uses", "evaluation_uses", "steps", "iterations", "gpu_phases")
+USED_BY_A_CAMPAIGN = (
+    "collected",
+    "shard_uses",
+    "evaluation_uses",
+    "steps",
+    "iterations",
+    "gpu_phases",
+    "process_times",
+)
 """Tables with what a campaign that has collected nothing may have used: measurements, and what led to them."""
 
 

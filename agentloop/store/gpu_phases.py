@@ -16,9 +16,13 @@ def save(
     started: datetime,
     finished: datetime,
     peak_bytes: int | None = None,
+    failed: bool = False,
 ) -> None:
-    """Store one phase (`collect`, `train`, …), its times with a time zone. `peak_bytes`: most memory in use."""
+    """Store one phase (`collect`, `train`, …), its times with a time zone.
+
+    `peak_bytes`: most memory in use. `failed`: it ended with an error.
+    """
     times = [moment.astimezone(UTC).replace(tzinfo=None) for moment in (started, finished)]
     database.execute(
-        "INSERT INTO gpu_phases VALUES (?, ?, ?, ?, ?, ?)", [campaign, iteration, phase, *times, peak_bytes]
+        "INSERT INTO gpu_phases VALUES (?, ?, ?, ?, ?, ?, ?)", [campaign, iteration, phase, *times, peak_bytes, failed]
     )

@@ -1,12 +1,10 @@
-"""What a run writes down while it trains: a line of JSON for each step, and TensorBoard."""
+"""What a run writes down while it trains: a line of JSON for each step."""
 
 from __future__ import annotations
 
 import json
 import os
 from dataclasses import asdict, dataclass
-
-from torch.utils.tensorboard import SummaryWriter
 
 from agentloop.files import atomic
 from agentloop.training.run import TrainingRun
@@ -40,12 +38,9 @@ class Journal:
         with atomic(run.metrics) as temporary:
             temporary.write_text("".join(written.splitlines(keepends=True)[:done]), encoding="utf-8")
         self._file = open(run.metrics, "a", encoding="utf-8")
-        self._board = SummaryWriter(run.tensorboard / run.adapter.id, purge_step=done + 1)
 
     def record(self, metrics: StepMetrics) -> None:
         self._file.write(json.dumps(asdict(metrics)) + "\n")
-        for name in ("loss", "grad_norm", "learning_rate"):
-            self._board.add_scalar(f"train/{name}", getattr(metrics, name), metrics.step)
 
     def sync(self) -> None:
         """Before a checkpoint: no step it holds may be missing here."""
@@ -54,4 +49,3 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
-        self._board.close()

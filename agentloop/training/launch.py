@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from agentloop import child_log
 from agentloop.child import NO_SPACE, ChildProcess
-from agentloop.errors import ModelError, NoSpaceError, TrainerError
+from agentloop.errors import AgentloopError, ModelError, NoSpaceError, TrainerError
 from agentloop.files import atomic
 from agentloop.settings import Settings
 from agentloop.training.run import TrainingRun
@@ -23,10 +24,27 @@ from agentloop.training.shortage import PREFIX, Shortage
 _POLL_SECONDS = 1.0
 
 
+@dataclass(frozen=True)
+class ProcessTimes:
+    """Seconds that one process of the trainer took."""
+
+    start: float
+    """Until its first step began; of a process without steps, all of its life."""
+    steps: float
+    save: float
+    """From its last step to its end."""
+    fault: str | None
+    """Why the run was not done when it ended."""
+
+
 def launch(
-    run: TrainingRun, settings: Settings, *, on_step: Callable[[dict[str, Any]], None] = lambda metrics: None
+    run: TrainingRun,
+    settings: Settings,
+    *,
+    on_step: Callable[[dict[str, Any]], None] = lambda metrics: None,
+    on_end: Callable[[ProcessTimes], None] = lambda times: None,
 ) -> None:
-    """Train in a child process; `on_step` is given the metrics of every optimizer step.
+    """Train in a child process; `on_step` is given the metrics of every optimizer step, `on_end` what each process took.
 
     Where a step finds less memory on the card than was planned for it, the next process goes on from the newest checkpoint
     with a leaner plan, and a line says so.
@@ -39,12 +57,44 @@ def launch(
     with atomic(file) as temporary:
         temporary.write_text(json.dumps(run.to_json(), indent=2), encoding="utf-8")
     budget = settings.training.memory_budget
-    while shortage := _attempt(file, run, settings, budget, on_step):
+    while shortage := _timed(file, run, settings, budget, on_step, on_end):
         budget = shortage.next_budget
         print(
             f"training.memory_budget: out of memory where {shortage.planned:.2f} GiB were planned and {shortage.available:.2f} "
             f"were to be had; training goes on from the newest checkpoint within {budget:.2f} GiB"
         )
+
+
+def _timed(
+    file: Path,
+    run: TrainingRun,
+    settings: Settings,
+    budget: float | Literal["auto"],
+    on_step: Callable[[dict[str, Any]], None],
+    on_end: Callable[[ProcessTimes], None],
+) -> Shortage | None:
+    """One process of the trainer, as `_attempt`, with what it took."""
+    began = time.monotonic()
+    first = last = None
+    fault: str | None = "interrupted"
+
+    def watched(metrics: dict[str, Any]) -> None:
+        nonlocal first, last
+        last = time.monotonic()
+        first = last - metrics["seconds"] if first is None else first
+        on_step(metrics)
+
+    try:
+        shortage = _attempt(file, run, settings, budget, watched)
+        fault = "out of memory" if shortage else None
+        return shortage
+    except AgentloopError as error:
+        fault = str(error)
+        raise
+    finally:
+        ended = time.monotonic()
+        first, last = ended if first is None else max(first, began), ended if last is None else last
+        on_end(ProcessTimes(first - began, last - first, ended - last, fault))
 
 
 def _attempt(

@@ -36,7 +36,6 @@ class TrainingRun:
     """The dataset's token ids and masks, see agentloop/training/rows.py."""
     adapters: Path
     checkpoints: Path
-    tensorboard: Path
     cache: Path
 
     @classmethod
@@ -56,7 +55,7 @@ class TrainingRun:
         settings = {name: value for name, value in content(training).items() if name not in NOT_LEARNT}
         settings |= quantization.settings()
         adapter = Adapter(base=base, dataset=dataset, training=settings, seed=seed, code=CODE_VERSION, parent=parent)
-        return cls(adapter, model, rows, paths.adapters, paths.checkpoints, paths.data / "tensorboard", paths.cache)
+        return cls(adapter, model, rows, paths.adapters, paths.checkpoints, paths.cache)
 
     @property
     def settings(self) -> Training:

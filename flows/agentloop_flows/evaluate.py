@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from prefect import flow
 from prefect.states import Completed
 
+from agentloop.campaign import live
 from agentloop.campaign.campaign import Campaign
 from agentloop_flows import artifacts, parameters, presence, steps, telling
 from agentloop_flows.parameters import Described, Overrides, Profile
@@ -25,7 +26,7 @@ def evaluate(
     flow_run = presence.announce(settings)
     opened = Campaign.open(settings)
     presence.rename(f"{settings.campaign} · evaluate", (settings.campaign, settings.model))
-    with opened.at_work(flow_run):
+    with live.reported(settings), opened.at_work(flow_run):
         steps.quantize(settings)
         champion = opened.champion()
         suite = opened.unseen() if unseen else opened.heldout()

@@ -20,6 +20,7 @@ from typing import Any
 from agentloop.files import atomic, is_locked
 from agentloop.identity import boot_id
 from agentloop.settings import Settings
+from agentloop.store.runs import FlowRun
 
 LABEL = "agentloop."
 CAMPAIGN = f"{LABEL}campaign"
@@ -62,12 +63,14 @@ class Presence:
         return not is_locked(file) and (here or file.exists())
 
 
-def announce(settings: Settings) -> str:
-    """Write down that this process runs the present flow run; returns the flow run's id. Call it first in a flow."""
+def announce(settings: Settings) -> FlowRun:
+    """Write down that this process runs the present flow run, and return that. Call it first in a flow."""
     from prefect.client.orchestration import get_client
     from prefect.context import FlowRunContext
+    from prefect.utilities.urls import url_for
 
-    run = FlowRunContext.get().flow_run
+    context = FlowRunContext.get()
+    run = context.flow_run
     # each attempt has a file of its own: the process of the one before may still be about to remove its
     file = settings.paths.services / "runs" / f"{run.id}-{run.run_count}.json"
     presence = Presence(socket.gethostname(), boot_id(), os.getpid(), run.run_count, str(file))
@@ -82,7 +85,7 @@ def announce(settings: Settings) -> str:
     _SETTINGS[str(run.id)] = settings
     with get_client(sync_client=True) as client:
         client.update_flow_run_labels(run.id, presence.labels | {CAMPAIGN: settings.campaign})
-    return str(run.id)
+    return FlowRun(str(run.id), context.flow.name, url_for("flow-run", obj_id=run.id))
 
 
 def rename(name: str, tags: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ from prefect.states import Completed, Failed, State
 
 from agentloop.campaign import collect as rollouts
 from agentloop.campaign import contest as contests
-from agentloop.campaign import gate, meeting, night_plan, nights, prepare, select, train
+from agentloop.campaign import gate, live, meeting, night_plan, nights, prepare, select, train
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.night_plan import Deadline
 from agentloop.campaign.suites import HELDOUT, Suite
@@ -24,6 +24,7 @@ from agentloop.records import Entry
 from agentloop.rollout.collection import ShardPlan
 from agentloop.settings import Settings
 from agentloop.store.evaluations import Role
+from agentloop.store.runs import FlowRun
 from agentloop.store.shards import Purpose
 from agentloop_flows import artifacts, parameters, presence, steps, telling
 from agentloop_flows.parameters import Described, Overrides, Profile
@@ -58,32 +59,36 @@ def self_improve(
     given = {name: value for name, value in locals().items() if name in parameters.NAMES}
     settings = parameters.load(profile, overrides, **given)
     flow_run = presence.announce(settings)
-    if more:
-        settings = _with_more(settings, flow_run)
-    opened = Campaign.open(settings)
-    with opened.at_work(flow_run):
-        work = nights.work(opened)
-        presence.rename(nights.title(settings, work.iterations), (settings.campaign, settings.model))
-        try:
-            done, control = _run(settings, work)
-        except EmptySelectionError as error:
-            return Failed(name="Nothing to train on", message=str(error), data=error)  # type: ignore[return-value]
-        except CanaryError as error:
-            return Failed(name="Canary failed", message=str(error), data=error)  # type: ignore[return-value]
-        report = steps.report(settings)
-        artifacts.publish_campaign(opened, report)
-        ending = nights.ending(opened, work.iterations)
+    try:
+        done, control, report, ending = _run(settings, flow_run, more=more)
+    except EmptySelectionError as error:
+        return Failed(name="Nothing to train on", message=str(error), data=error)  # type: ignore[return-value]
+    except CanaryError as error:
+        return Failed(name="Canary failed", message=str(error), data=error)  # type: ignore[return-value]
     result = {"campaign": settings.campaign, "iterations": done, "control": control, "report": report}
     return Completed(name=ending.name, message=ending.sentence, data=result)  # type: ignore[return-value]
 
 
-def _with_more(settings: Settings, flow_run: str) -> Settings:
+def _run(settings: Settings, flow_run: FlowRun, *, more: bool) -> tuple[list[dict[str, Any]], Any, str, nights.Ending]:
+    if more:
+        settings = _with_more(settings, flow_run)
+    campaign = Campaign.open(settings)
+    with live.reported(settings), campaign.at_work(flow_run):
+        work = nights.work(campaign)
+        presence.rename(nights.title(settings, work.iterations), (settings.campaign, settings.model))
+        done, control = _improve(settings, work)
+        report = steps.report(settings)
+        artifacts.publish_campaign(campaign, report)
+        return done, control, report, nights.ending(campaign, work.iterations)
+
+
+def _with_more(settings: Settings, flow_run: FlowRun) -> Settings:
     before = Campaign.open(settings)
     with before.at_work(flow_run):
-        return settings.model_copy(update={"iterations": nights.aim(before, flow_run)})
+        return settings.model_copy(update={"iterations": nights.aim(before, flow_run.id)})
 
 
-def _run(settings: Settings, work: nights.Work) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+def _improve(settings: Settings, work: nights.Work) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     if not work:
         return [], None
     hours, deadline = settings.night.hours, None

@@ -118,11 +118,12 @@ def collect(
         with preparing.policies(campaign) as server:
             async with rollouts.acting(campaign, server, missing[0], adapter=adapter):
                 await asyncio.gather(*(take_turns() for _ in range(rollouts.shards_at_once(campaign, missing))))
+            phase.peak_bytes = server.card_bytes
         if failures:
             raise failures[0]
 
     episodes = sum(len(shard.episodes) for shard in missing)
-    with campaign.phase(purpose, iteration), progress(title, episodes):
+    with campaign.phase(purpose, iteration) as phase, progress(title, episodes):
         interruptible.run(side_by_side())
 
 

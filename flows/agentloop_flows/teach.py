@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from prefect import flow
 from prefect.states import Completed
 
-from agentloop.campaign import demonstrations, needs
+from agentloop.campaign import demonstrations, live, needs
 from agentloop.campaign import teaching as lessons
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.demonstrations import Demonstrations
@@ -52,7 +52,7 @@ def teach(
     flow_run = presence.announce(settings)
     teaching = Teaching.open(Lesson(settings, parse(source), tuple(families), unverified, name))
     presence.rename(f"teach {settings.model} {settings.environment}", (settings.model,))
-    with teaching.at_work(flow_run):
+    with live.reported(teaching.settings), teaching.at_work(flow_run):
         judged = demonstrate(teaching)
         dataset = choose(teaching.lesson)
         run = lessons.plan_training(teaching, dataset["dataset"])

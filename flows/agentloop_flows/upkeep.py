@@ -35,7 +35,7 @@ def rescore(
     settings = parameters.load(profile, overrides)
     flow_run = presence.announce(settings)
     with (
-        lock.owned(settings.paths.data, campaign=campaign, flow_run=flow_run),
+        lock.owned(settings.paths.data, campaign=campaign, flow_run=flow_run.id),
         Database.open(settings.paths.database) as database,
     ):
         environment = settings.environment
@@ -52,7 +52,7 @@ def rescore(
 def prune(profile: Profile = None, overrides: Overrides = None) -> dict[str, Any]:
     """Remove what the policy in `retention` says, as `agentloop prune --yes` does; shards stay."""
     settings = parameters.load(profile, overrides)
-    removed = housekeeping.prune(settings, flow_run=presence.announce(settings))
+    removed = housekeeping.prune(settings, flow_run=presence.announce(settings).id)
     for each in removed["kinds"]:
         print(f"{each['kind']}: {each['entries']} removed, {each['bytes'] / GIB:.2f} GiB ({each['rule']})")
     sentence = f"{removed['bytes'] / GIB:.2f} GiB removed, {removed['free'] / GIB:.1f} GiB are free"

@@ -12,11 +12,13 @@ from agentloop import environments, scratch
 from agentloop import settings as configuration
 from agentloop.campaign.campaign import Campaign
 from agentloop.errors import StoreError
+from agentloop.store.runs import FlowRun
 
 WORKING = """
 import os, sys, time
 from pathlib import Path
 from agentloop.files import atomic
+from agentloop.store.runs import FlowRun
 from test_interrupted_steps import at
 campaign = at(Path(sys.argv[1]))
 def work():
@@ -24,7 +26,7 @@ def work():
         temporary.write_text("half")
         print("at work", flush=True)
         time.sleep(600)
-with campaign.at_work("run-1"):
+with campaign.at_work(FlowRun("run-1")):
     campaign.step("train", 1, [], work)
 """
 
@@ -102,3 +104,21 @@ def test_temporary_folders_of_killed_processes_go_when_a_run_begins(campaign, mo
             (left / "sockets").mkdir(parents=True)
             with campaign.at_work():
                 assert used.is_dir() and not left.exists()
+
+
+def test_a_phase_that_fails_is_noted_with_its_time_and_the_run_with_its_error(campaign):
+    with pytest.raises(StoreError, match="the end"):
+        with campaign.at_work(FlowRun("run-1", "self-improve", "http://127.0.0.1:4200/runs/flow-run/run-1")):
+            with campaign.phase("collect", 2):
+                campaign.note("vllm", "start", 0.0, reason="killed")
+                raise StoreError("the end")
+    campaign.note("vllm", "stop", 1.0)  # nobody is at work: nobody's time
+    with campaign.phase("collect", 3):
+        pass
+    with campaign.database() as database:
+        assert database.execute("SELECT iteration, failed FROM gpu_phases ORDER BY iteration") == [
+            (2, True),
+            (3, False),
+        ]
+        assert database.execute("SELECT iteration, action, reason FROM process_times") == [(2, "start", "killed")]
+        assert database.execute("SELECT flow, flow_run, error FROM runs") == [("self-improve", "run-1", "the end")]

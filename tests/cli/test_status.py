@@ -90,7 +90,7 @@ def complete(campaign: Campaign, iteration: int, *, seconds: float, collect: flo
             [ended - timedelta(seconds=seconds), ended, iteration],
         )
         database.execute(
-            "INSERT INTO gpu_phases VALUES (?, ?, 'collect', ?, ?, NULL)",
+            "INSERT INTO gpu_phases VALUES (?, ?, 'collect', ?, ?, NULL, false)",
             [campaign.name, iteration, ended - timedelta(seconds=collect), ended],
         )
 

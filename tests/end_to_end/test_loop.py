@@ -131,11 +131,30 @@ def test_the_run_can_be_looked_at(home):
     assert first["state"]["name"].startswith(("Promoted +", "Kept champion", "More data needed"))
     assert "demo: " in first["state"]["message"] and " → " in first["state"]["message"]
     report = home.root / "reports" / "demo.html"
-    assert report.stat().st_size > 10_000
+    page = report.read_text()
+    [(link, error)] = home.rows("SELECT link, error FROM runs ORDER BY number LIMIT 1")
+    assert link.endswith(first["id"]) and error is None and f'href="{link}"' in page
+    assert 'data-refresh="0"' in page and ">demo</a>" in report.with_name("index.html").read_text()
     status = home.run("status")
     assert "demo" in status
     answer = home.run("sql", "--json", "SELECT count(*) AS n FROM trajectories")
     assert json.loads(answer)["n"] == home.rows("SELECT count(*) FROM trajectories")[0][0]
+
+
+def test_every_start_and_most_of_the_time_is_accounted_for(home):
+    starts = dict(home.rows("SELECT process, count(*) FROM process_times WHERE action = 'start' GROUP BY process"))
+    [(adapters,)] = home.rows("SELECT count(*) FROM adapters")
+    assert starts["trainer"] >= adapters and starts["vllm"] >= 1
+    rows = home.rows(
+        """
+        SELECT epoch(i.finished) - epoch(i.started), sum(t.seconds)
+        FROM v_times t JOIN iterations i ON i.campaign = t.campaign AND i.iteration = t.iteration
+        WHERE i.campaign = 'demo' AND i.iteration > 0 AND NOT t.control
+        GROUP BY ALL
+        """
+    )
+    assert len(rows) == 2
+    assert all(known <= wall + 0.1 for wall, known in rows)
 
 
 def test_the_same_command_again_has_nothing_to_do(home):

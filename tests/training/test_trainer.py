@@ -96,7 +96,7 @@ def test_killed_run_continues_exactly(settings, base):
     assert steps >= 5
 
     again = elsewhere(undisturbed, settings)
-    killed = []
+    killed, took = [], []
 
     def kill_trainer_at_step_4(metrics):
         if metrics["step"] == 4 and not killed:
@@ -105,12 +105,16 @@ def test_killed_run_continues_exactly(settings, base):
                 os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(TrainerError, match="was killed"):
-        launch(again, settings, on_step=kill_trainer_at_step_4)
+        launch(again, settings, on_step=kill_trainer_at_step_4, on_end=took.append)
     assert killed and not again.output.exists() and again.checkpoint.exists()
 
     continued = []
-    launch(again, settings, on_step=continued.append)
+    launch(again, settings, on_step=continued.append, on_end=took.append)
     assert continued[0]["step"] > 1
+    lost, whole = took
+    assert "was killed" in lost.fault and whole.fault is None
+    assert whole.start > 0 and whole.save > 0
+    assert whole.steps >= 0.9 * sum(step["seconds"] for step in continued)
     found = weights(again)
     assert found.keys() == expected.keys()
     assert all(found[name].equal(expected[name]) for name in expected)

@@ -2,7 +2,8 @@
 -- not name, from the ledger (steps that were begun once).
 SELECT phase, avg(epoch(finished) - epoch(started)) AS seconds
 FROM (
-    SELECT phase, started, finished FROM gpu_phases WHERE campaign = $campaign AND iteration = $iteration
+    SELECT phase, started, finished FROM gpu_phases
+    WHERE campaign = $campaign AND iteration = $iteration AND NOT failed
     UNION ALL
     SELECT name, started, finished FROM steps
     WHERE campaign = $campaign AND iteration = $iteration AND status = 'done' AND tries = 1

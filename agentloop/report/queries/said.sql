@@ -1,0 +1,8 @@
+-- $shard. What was said in its trajectories, by their place in the file.
+SELECT t.position, list({role: u.role, text: u.text, token_start: u.token_start, token_end: u.token_end, tool: u.tool,
+                         arguments: u.arguments, error: u.error} ORDER BY u.position) AS turns
+FROM trajectories t
+JOIN turns u ON u.trajectory = t.id
+WHERE t.shard = $shard
+GROUP BY t.position
+ORDER BY t.position
