@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from agentloop.campaign.campaign import Campaign
 from agentloop.report.summary import DECISIONS
 from agentloop.store.database import Database
 from agentloop.text import odds
+from agentloop_flows import connection
 
 SERVER_SECONDS = 5.0
 
@@ -93,8 +95,13 @@ def publish_campaign(campaign: Campaign, report: str) -> None:
             for row in rows
         ],
         key=f"{campaign.name}-iterations",
-        description=f"Campaign {campaign.name}: success on held-out tasks. Report: {report}",
+        description=f"Campaign {campaign.name}: success on held-out tasks. {_linked(campaign, Path(report))}",
     )
+
+
+def _linked(campaign: Campaign, report: Path) -> str:
+    page = connection.report_page(campaign.settings, report)
+    return f"[Open the report]({page})" if page else f"Report: {report}"
 
 
 def publish_plots(campaign: str, plots: Mapping[str, bytes]) -> None:

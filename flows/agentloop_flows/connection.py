@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from agentloop.settings import Settings
@@ -11,6 +12,8 @@ from agentloop_flows import key, users_server
 from agentloop_flows.users_server import UsersServer
 
 LOOPBACK = ("127.0.0.1", "localhost")
+REPORT, REPORTS = "/report", "/reports"
+"""On the project's own server: the page that shows a report, and the reports, which need the key."""
 
 
 def users(settings: Settings) -> UsersServer | None:
@@ -32,6 +35,11 @@ def address(settings: Settings) -> str:
 def run_page(settings: Settings, flow_run: object) -> str:
     """Return the address of a flow run's page in the UI, by its id."""
     return f"{address(settings)}/runs/flow-run/{flow_run}"
+
+
+def report_page(settings: Settings, report: Path) -> str | None:
+    """Return the address of a report's page; None where the server is not the project's own."""
+    return None if users(settings) else f"{own_address(settings)}{REPORT}#{report.name}"
 
 
 def entrance(settings: Settings) -> str:

@@ -7,6 +7,7 @@ of the UI is answered, on WebSockets too, and keeps foreign pages out. `/enter#K
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,24 +18,30 @@ import uvicorn
 from fastapi import FastAPI
 from prefect.server.api.server import create_app
 from prefect.settings import get_current_settings
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agentloop_flows import key, reconcile, schedules, telling
+from agentloop import settings as configuration
+from agentloop_flows import connection, key, reconcile, schedules, telling
 from agentloop_vllm.door import Door
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
 
 ENTRANCE = "/enter"
 _ENTRANCE_PAGE = Path(__file__).with_name("enter.html")
+_REPORT_PAGE = Path(__file__).with_name("report.html")
+_REPORT_NAME = re.compile(r"/[a-z0-9][a-z0-9-]*\.html")
 
 
 def application() -> Door:
     """Prefect's application, services and UI included, behind the door. Its key comes from Prefect's own setting."""
     app = create_app(final=True)
     app.router.lifespan_context = _with_heartbeat(app.router.lifespan_context)
+    app.router.routes.insert(0, Mount(connection.REPORTS, _reports(configuration.load().paths.reports)))
     public = _outside_of(_closed_paths(app))
     app.router.routes.insert(0, Route(ENTRANCE, lambda request: FileResponse(_ENTRANCE_PAGE)))
+    app.router.routes.insert(0, Route(connection.REPORT, lambda request: FileResponse(_REPORT_PAGE)))
     secret = get_current_settings().server.api.auth_string
     if secret is None:
         raise SystemExit(
@@ -42,6 +49,19 @@ def application() -> Door:
         )
     auth_string = secret.get_secret_value()
     return Door(app, key.authorization(auth_string), public=public, token=auth_string)
+
+
+def _reports(folder: Path) -> ASGIApp:
+    """The pages of the folder, and nothing else that lies there."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path"].removeprefix(scope.get("root_path", ""))
+        file = folder / name[1:]
+        found = scope["type"] == "http" and _REPORT_NAME.fullmatch(name) and file.is_file()
+        response = FileResponse(file) if found else Response("There is no such report.", 404)
+        await response(scope, receive, send)
+
+    return answer
 
 
 def _with_heartbeat(lifespan: Lifespan) -> Lifespan:

@@ -27,6 +27,7 @@ from agentloop.errors import ServerError, SettingError
 from agentloop.files import atomic
 from agentloop.identity import Identity
 from agentloop.settings import Settings
+from agentloop.settings.variables import ENV_PREFIX
 from agentloop_flows import automations, connection, deployments, dotenv, key, reconcile, schedules, units
 from agentloop_flows.users_server import UsersServer
 
@@ -38,6 +39,7 @@ WORKER_SECONDS = 60
 
 def _server_environment(settings: Settings) -> dict[str, str]:
     return connection.environment(settings) | {
+        f"{ENV_PREFIX}PATHS__DATA": str(settings.paths.data),  # whose reports it shows, and whose disk it watches
         # the server itself removes old runs, hour by hour, with all that hangs on them; events it keeps for a week anyway
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(round(settings.retention.flow_run_days * 86_400)),
