@@ -78,7 +78,7 @@ def main() -> None:
     with ModelServer(settings, settings.model_directory(), base="the-teacher") as server:
         given = teach(
             f"{options.model}-by-teacher",
-            *("--from", server.endpoint.url, "teach.calls=bare", f"teach.key_variable={KEY}", "teach.temperature=1"),
+            *("--from", server.endpoint.url, "teach.calls=text", f"teach.key_variable={KEY}", "teach.temperature=1"),
             *(f"teach.teacher_model={server.model_name}", f"teach.max_turn_tokens={settings.agent.max_turn_tokens}"),
             "teach.tasks=64",
             **{KEY: server.endpoint.api_key},
