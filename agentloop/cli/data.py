@@ -40,7 +40,8 @@ def select(
     recipe: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FILE", help="rejection, replay, random, pairs or a .sql file. Default: selection.recipe."
+            metavar="NAME|FILE",
+            help="rejection, replay, fresh, random, pairs or a .sql file. Default: selection.recipe.",
         ),
     ] = None,
     iteration: Annotated[int | None, typer.Option(help="Default: the newest that collected.")] = None,

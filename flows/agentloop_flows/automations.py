@@ -37,7 +37,7 @@ def settle(settings: Settings, *, work_pool: str, reset: bool = False) -> list[s
     before = _recorded(record)
     if settings.notify.block is None and not before:
         return []
-    with client_of(settings) as client:
+    with connection.client(settings) as client:
         block = None
         if settings.notify.block is not None:
             block = _block(client, settings.notify.block)
@@ -184,13 +184,6 @@ def _block(client: SyncPrefectClient, named: str) -> UUID | None:
         return client.read_block_document_by_name(name, kind, include_secrets=False).id
     except ObjectNotFound:
         return None
-
-
-def client_of(settings: Settings) -> SyncPrefectClient:
-    """Return a client of the project's server."""
-    from prefect.client.orchestration import SyncPrefectClient
-
-    return SyncPrefectClient(**connection.client_arguments(settings))
 
 
 def _recorded(record: Path) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from agentloop.settings import Settings
 from agentloop.settings.variables import PREFECT_VARIABLE
 from agentloop_flows import key, users_server
 from agentloop_flows.users_server import UsersServer
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 LOOPBACK = ("127.0.0.1", "localhost")
 REPORT, REPORTS = "/report", "/reports"
@@ -78,14 +81,13 @@ def _own(settings: Settings) -> dict[str, str]:
     }
 
 
-def client_arguments(settings: Settings) -> dict[str, Any]:
-    """Return how a client of Prefect's finds the server and gets in: `PrefectClient(**client_arguments(settings))`."""
+def client(settings: Settings) -> SyncPrefectClient:
+    """Return a client of the server, also where this process has not been connected to it."""
+    from prefect.client.orchestration import SyncPrefectClient
+
     variables = environment(settings)
-    return {
-        "api": variables[users_server.URL],
-        "auth_string": variables.get("PREFECT_API_AUTH_STRING"),
-        "api_key": variables.get("PREFECT_API_KEY"),
-    }
+    proof, api_key = (variables.get(name) for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"))
+    return SyncPrefectClient(variables[users_server.URL], auth_string=proof, api_key=api_key)
 
 
 def connect(settings: Settings) -> None:

@@ -20,7 +20,7 @@ from agentloop.settings import Settings
 from agentloop_flows import connection
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
+    pass
 
 _KINDS = {"cron": "CronSchedule", "interval": "IntervalSchedule", "rrule": "RRuleSchedule"}
 """Prefect's class of a schedule, by the field that tells it."""
@@ -79,7 +79,7 @@ def _make_way(settings: Settings, wanted: dict[str, Any], there: Mapping[str, An
     if _same(wanted.get("schedules") or [], there["schedules"]):
         wanted.pop("schedules", None)
         return
-    with _client(settings) as client:
+    with connection.client(settings) as client:
         for schedule in there["schedule_ids"]:
             client.delete_deployment_schedule(there["id"], schedule)
 
@@ -114,7 +114,7 @@ def _normal(schedule: Mapping[str, Any]) -> dict[str, Any]:
 
 def _on_the_server(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
     """Key and what there is of every deployment: id, flow, paused, parameters, and schedules as prefect.yaml has them."""
-    with _client(settings) as client:
+    with connection.client(settings) as client:
         flows: dict[Any, str] = {}
         first = 0
         while found := client.read_deployments(limit=200, offset=first):
@@ -133,12 +133,6 @@ def _on_the_server(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
                         "schedule_ids": [schedule.id for schedule in each.schedules],
                     },
                 )
-
-
-def _client(settings: Settings) -> SyncPrefectClient:
-    from prefect.client.orchestration import SyncPrefectClient
-
-    return SyncPrefectClient(**connection.client_arguments(settings))
 
 
 def _as_in_a_file(schedule: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def _through_prefect(settings: Settings, notice: Notice) -> Outcome:
     if any(line.startswith("notify.block") for line in lines):
         return Outcome(way, lines[0].partition(": ")[2])
     begun = datetime.now(UTC) - timedelta(seconds=1)
-    with automations.client_of(settings) as client:
+    with connection.client(settings) as client:
         telling.emit(client, notice)
         deadline = time.monotonic() + _LONGEST
         while time.monotonic() < deadline:

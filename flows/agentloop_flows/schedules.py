@@ -16,7 +16,7 @@ from uuid import UUID
 
 from agentloop.naming import canonical_json
 from agentloop.settings import Settings
-from agentloop_flows import automations, connection, reconcile
+from agentloop_flows import connection, reconcile
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -98,7 +98,7 @@ def schedules(settings: Settings) -> list[Schedule]:
     from prefect.client.schemas.sorting import FlowRunSort
 
     found = []
-    with automations.client_of(settings) as client:
+    with connection.client(settings) as client:
         ours = filters.FlowFilter(name=filters.FlowFilterName(any_=list(reconcile.FLOWS)))
         for deployment in client.read_deployments(flow_filter=ours, limit=_PAGE):
             flow = client.read_flow(deployment.flow_id).name
@@ -126,7 +126,7 @@ def worker_is_online(settings: Settings, work_pool: str) -> bool:
     """Return True where the server has heard from a worker of the pool a moment ago."""
     from prefect.exceptions import ObjectNotFound
 
-    with automations.client_of(settings) as client:
+    with connection.client(settings) as client:
         try:
             status = client.read_work_pool(work_pool).status
         except ObjectNotFound:

@@ -13,7 +13,7 @@ from prefect.states import Crashed, Pending, Running
 
 from agentloop import settings as configuration
 from agentloop.notices.notice import Notice
-from agentloop_flows import automations, rehearsal, services, telling
+from agentloop_flows import automations, connection, rehearsal, services, telling
 
 BLOCK = "custom-webhook/mine"
 EVERY = {"notices", "a run failed", "a run is late", "no worker"}
@@ -38,7 +38,7 @@ def project(tmp_path_factory, free_port):
 
 @pytest.fixture
 def client(project):
-    with automations.client_of(project) as client:
+    with connection.client(project) as client:
         yield client
 
 

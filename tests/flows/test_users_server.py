@@ -67,7 +67,7 @@ def test_a_profile_names_one_and_the_environment_counts_more(settings, profiles,
     assert connection.entrance(settings) == "https://prefect.example"
     monkeypatch.setenv("PREFECT_PROFILE", "cloud")
     assert connection.address(settings) == "https://app.prefect.cloud/account/a1/workspace/w2"
-    assert connection.client_arguments(settings)["api_key"] == "pnu_1"
+    assert connection.environment(settings)["PREFECT_API_KEY"] == "pnu_1"
     monkeypatch.setenv("PREFECT_API_URL", "http://10.0.0.5:4200/api")
     assert connection.environment(settings)["PREFECT_API_URL"] == "http://10.0.0.5:4200/api"
     monkeypatch.delenv("PREFECT_API_URL")
