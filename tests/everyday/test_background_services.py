@@ -30,7 +30,7 @@ def test_a_worker_that_dies_is_noticed_and_the_next_up_mends_it(home):
     log = settings.paths.logs / "prefect-worker.log"
     assert told.splitlines()[-1].startswith("error: the Prefect worker did not start: [Errno 20] Not a directory: ")
     assert told.endswith(f"(log: {log})\n")
-    assert services.is_running(settings, "server") and not services._running(settings, "worker")
+    assert services.is_running(settings, "server") and not services.is_running(settings, "worker")
     in_the_way.unlink()
     assert "Prefect worker started in the pool agentloop" in home.run("up")
     assert services.is_running(settings, "worker")
