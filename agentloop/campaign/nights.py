@@ -10,7 +10,7 @@ from agentloop.campaign.campaign import Campaign
 from agentloop.report import summary
 from agentloop.report.comparison import percent, points
 from agentloop.settings import Settings
-from agentloop.store import campaigns
+from agentloop.store import campaigns, ingest
 from agentloop.store.database import Database
 
 PROMOTED, KEPT, MORE_DATA, NOTHING = "Promoted", "Kept champion", "More data needed", "Nothing to do"
@@ -24,9 +24,11 @@ class Work:
     """Not finished yet, in order."""
     control: bool
     """Whether the control is to be measured, after the last of all iterations."""
+    damaged: tuple[int, ...] = ()
+    """Finished, but with episodes whose file is gone or cut: these are played again, everything else stands."""
 
     def __bool__(self) -> bool:
-        return bool(self.iterations or self.control)
+        return bool(self.iterations or self.control or self.damaged)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ def work(campaign: Campaign) -> Work:
     with campaign.database() as database:
         done = campaigns.finished(database, campaign.name)
         place = position.find(database, campaign.name, iterations=settings.iterations, control=settings.gate.control)
-    return Work(tuple(range(done + 1, settings.iterations + 1)), settings.gate.control and place.step is not None)
+        damaged = tuple(each for each in ingest.damaged(database, campaign.name) if 1 <= each <= done)
+    left = tuple(range(done + 1, settings.iterations + 1))
+    return Work(left, settings.gate.control and place.step is not None, damaged)
 
 
 def title(settings: Settings, iterations: Sequence[int]) -> str:

@@ -70,7 +70,8 @@ def _synchronised() -> bool | None:
     done = subprocess.run(
         ["timedatectl", "show", "--property=NTPSynchronized", "--value"],
         capture_output=True,
-        text=True,
+        encoding="ascii",
+        errors="replace",
         stdin=subprocess.DEVNULL,
         timeout=10,
     )

@@ -219,6 +219,25 @@ def taken(
     return {name for (name,) in rows}
 
 
+def damaged(database: Database, campaign: str) -> list[int]:
+    """Return the iterations of the campaign of which a shard that was taken in is gone or has another size now, in order."""
+    rows = database.execute(
+        """
+        SELECT DISTINCT u.iteration, h.path, h.bytes FROM shards h JOIN shard_uses u ON u.shard = h.number
+        WHERE u.campaign = ? AND h.status = 'ingested' ORDER BY u.iteration
+        """,
+        [campaign],
+    )
+    return list(dict.fromkeys(iteration for iteration, path, size in rows if _size(database.resolve(path)) != size))
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
 def _has_use(database: Database, number: int, use: tuple[str, int, str]) -> bool:
     return bool(
         database.execute(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import FlowRun
 
-FLOWS = ("self-improve", "iteration", "control", "evaluate", "teach", "rescore", "prune")
+FLOWS = ("self-improve", "iteration", "control", "evaluate", "teach", "rescore", "prune", "reconcile")
 """Every flow of this project; whatever else the user runs on this server is left alone."""
 HEARTBEAT_SECONDS = 20.0
 GRACE_SECONDS = 60.0

@@ -97,6 +97,8 @@ def _improve(settings: Settings, work: nights.Work) -> tuple[list[dict[str, Any]
     steps.quantize(settings)
     with steps.policies(settings):
         steps.judge_base(settings)
+        for number in work.damaged:
+            _as_a_run(iterate, f"{settings.campaign} · iteration {number}, damaged files", settings, number)
         done = [
             _as_a_run(iterate, nights.title(settings, (number,)), settings, number, deadline)
             for number in work.iterations

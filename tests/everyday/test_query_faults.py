@@ -166,8 +166,7 @@ def test_what_is_not_found_is_not_found_in_the_database(path):
 def test_a_fault_of_a_statement_stays_duckdbs(path):
     """Who wrote the statement knows what to call it."""
     with Database.open_snapshot(path) as database, pytest.raises(duckdb.CatalogException) as error:
-        database.execute("FROM nothing")
+        database.execute("FROM datasett")
     assert (
-        database.said(error.value)
-        == 'Catalog Error: Table with name nothing does not exist! Did you mean "pg_settings"?'
+        database.said(error.value) == 'Catalog Error: Table with name datasett does not exist! Did you mean "datasets"?'
     )
