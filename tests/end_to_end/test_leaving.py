@@ -38,7 +38,11 @@ def house(home, tmp_path_factory):
     shutil.copytree(home.root, root, ignore=shutil.ignore_patterns("prefect", "services", "*.snapshot"))
     house = Home(root, home.port)
     with Database.open(root / "agentloop.duckdb") as database:
-        [(verdict, adapter), *_] = database.execute("SELECT id, adapter FROM verdicts ORDER BY number")
+        # other tests begin campaigns in the same home; here it is the newest
+        database.execute("UPDATE campaigns SET number = (SELECT max(number) + 1 FROM campaigns) WHERE name = 'demo'")
+        [(verdict, adapter), *_] = database.execute(
+            "SELECT id, adapter FROM verdicts WHERE campaign = 'demo' ORDER BY number"
+        )
         promoted = replace(verdicts.load(database, verdict), decision="promote", reason="Promoted: by hand.")
         about = {"campaign": "demo", "iteration": 1}
         name = verdicts.save(database, promoted, adapter=adapter, **about)

@@ -59,7 +59,7 @@ def test_demonstrations_are_ordinary_trajectories_with_a_lineage(taught):
     ((adapter,),) = home.rows("SELECT adapter FROM taught_bases")
     assert "experts: 64 rows of 64 tasks" in " ".join(home.run("lineage", adapter).split())
     (report,) = (home.root / "reports").glob("teaching-*.html")
-    assert "Demonstrations from experts" in report.read_text() and '"purpose":"demonstrate"' in report.read_text()
+    assert "Demonstrations from experts" in report.read_text()
 
 
 def test_it_was_measured_as_a_campaign_with_it_will_be(taught):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -194,10 +195,10 @@ def test_every_notice_is_an_event_of_prefects(settings, listener):
     server = connection.environment(settings)
     filter = {"filter": {"event": {"prefix": [telling.EVENT]}, "occurred": {"since": begun.isoformat()}}}
     with SyncPrefectClient(server["PREFECT_API_URL"], auth_string=server["PREFECT_API_AUTH_STRING"]) as client:
-        for _ in range(200):  # it is written down with others, some seconds later
-            events = client.request("POST", "/events/filter", json=filter).json()["events"]
-            if events:
-                break
+        deadline = time.monotonic() + 60  # it is written down with others, some seconds later
+        while not (events := client.request("POST", "/events/filter", json=filter).json()["events"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
     (event,) = events
     assert (
         event["event"] == "agentloop.notice.done"
