@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from agentloop.campaign.campaign import Campaign
 from agentloop.store import paces
+from agentloop.store.ledger import Ledger
 from agentloop.store.paces import Pace
 
 FEWEST = 8
@@ -42,19 +43,20 @@ class Deadline:
 def plan(campaign: Campaign, iteration: int, deadline: Deadline | None) -> NightPlan:
     """The iteration's plan, made when it first begins and the same whenever it is begun again.
 
-    Without a deadline nothing is cut. What an episode, a row and everything else take is the median of the newest iterations;
-    measuring is not cut, for the verdict rests on it.
+    Without a deadline nothing is cut that was not cut before. What an episode, a row and everything else take is the median of
+    the newest iterations; measuring is not cut, for the verdict rests on it.
     """
-    tasks = campaign.settings.collect.tasks
     if deadline is None:
-        return NightPlan(tasks, None, "")
+        with campaign.database() as database:
+            recorded = Ledger(database).done(campaign.key("plan", iteration, []))
+        return NightPlan(**recorded) if recorded else NightPlan(campaign.settings.collect.tasks, None, "")
 
     def work() -> dict[str, object]:
         with campaign.database() as database:
             pace = paces.of(database, campaign.name)
         return asdict(_planned(campaign, deadline.seconds_for(iteration), pace))
 
-    return NightPlan(**campaign.step("plan", iteration, [campaign.settings.night], work))
+    return NightPlan(**campaign.step("plan", iteration, [], work))
 
 
 def _planned(campaign: Campaign, seconds: float, pace: Pace | None) -> NightPlan:

@@ -85,6 +85,7 @@ def test_an_iteration_that_is_begun_again_has_the_same_plan(campaign):
     record(campaign, 1, collecting=400, training=100, rest=300)
     first = night_plan.plan(campaign, 2, Deadline(time.time() + 550, last=2))
     assert night_plan.plan(campaign, 2, Deadline(time.time() + 9000, last=2)) == first
+    assert night_plan.plan(campaign, 2, None) == first, "also where it is only played again what is damaged"
     with campaign.database() as database:
         [(result,)] = database.execute("SELECT result FROM steps WHERE name = 'plan'")
     assert json.loads(result)["tasks"] == first.tasks
