@@ -91,6 +91,7 @@ def chat(house, *words, asked=None):
     )
 
 
+@pytest.mark.slow
 def test_served_swapped_talked_with_and_ended(house):
     adapter = champion(house)
     with serving(house) as (process, said):

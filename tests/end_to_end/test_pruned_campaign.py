@@ -52,6 +52,7 @@ def test_the_report_and_the_lineage_tell_it(pruned):
     assert told in copy.run("canary", gone, code=2)
 
 
+@pytest.mark.slow
 def test_it_is_made_again_and_the_campaign_goes_on(pruned):
     copy, names, *_ = pruned
     ((gone,),) = copy.rows("SELECT adapter FROM pruned_adapters")
