@@ -89,6 +89,9 @@ class ChampionEndpoint:
         """A champion that vLLM did not take."""
         self._unreadable = False
         self._waiting = False
+        self._calm = False
+        """Nothing is being started: a signal may wait for the next look."""
+        self._asked_to_end = False
         """For a run's end, of which `say` was told."""
         self._next_look = 0.0
         self.champion: str | None = None
@@ -101,31 +104,45 @@ class ChampionEndpoint:
         Raises StoreError where something else is served from this data root, StartError, SettingError, ServerError.
         """
         data = self._campaign.settings.paths.data
-        while not self.stop.is_set():
+        while not self._is_to_end():
             if self._gives_way:
                 self._await_card(data)
             with served.held(data, self._about) as note, self._server() as server:
-                if not self.stop.is_set() and not self._wanted(data):
+                if not self._is_to_end() and not self._wanted(data):
                     self.champion = champion_of(self._campaign)
                     self._serve(server)
                     note(dataclasses.replace(self._about, url=server.endpoint.url))
                     ready(server.endpoint)
                     self._follow(server, data)
 
+    def end_soon(self) -> bool:
+        """End after what is being looked at; for a signal's handler, which must not break into a library's call.
+
+        False where it could take long, as vLLM is being started: then the handler itself has to end the process.
+        """
+        self._asked_to_end = True
+        return self._calm
+
+    def _is_to_end(self) -> bool:
+        return self._asked_to_end or self.stop.is_set()
+
     def _server(self) -> PolicyServer:
         campaign = self._campaign
         return PolicyServer(campaign.settings, weights(campaign), base=campaign.base, front=self._front)
 
     def _serve(self, server: PolicyServer) -> None:
+        calm, self._calm = self._calm, False
         server.alias(CHAMPION, server.serve(self.champion))
+        self._calm = calm
 
     def _follow(self, server: PolicyServer, data: Path) -> None:
         """Return when there is an end, or a run gets the card."""
         started, deaths = time.monotonic(), 0
-        while not self.stop.wait(_LOOK_SECONDS):
+        self._calm = True
+        while not (self.stop.wait(_LOOK_SECONDS) or self._asked_to_end):
             if run := self._wanted(data):
                 self._say(f"{run} gets the card; the champion is served again when that has ended")
-                self._waiting = True
+                self._waiting, self._calm = True, False
                 server.end()
                 return
             if (death := server.death()) is not None:
@@ -158,6 +175,7 @@ class ChampionEndpoint:
         try:
             self._serve(server)
         except (AdapterError, ServerError) as error:
+            self._calm = True
             # a vLLM that has died is started again in a moment; what it does not take it never will
             self.champion, self._refused = before, found if isinstance(error, AdapterError) else self._refused
             self._say(f"{error}; {before or 'the base model'} stays in service")

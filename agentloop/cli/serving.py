@@ -63,8 +63,14 @@ def serve(
     file = settings.paths.services / KEY_FILE
     front = Front(host, key_file.load(file))
     on_loopback = front.on_loopback
-    signal.signal(signal.SIGTERM, _end)
     endpoint = ChampionEndpoint(opened, front, key_file=file, say=_tell, gives_way=card.present() and not beside)
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: vLLM is being ended
+        if not endpoint.end_soon():
+            raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, end)
 
     def ready(where: Endpoint) -> None:
         say(f"Champion of campaign {opened.name}: {endpoint.champion or 'the base model'}")
@@ -89,11 +95,6 @@ def as_it_was_run(profile: str | None, overrides: list[str] | None, named: str |
     from agentloop.campaign.campaign import Campaign
 
     return endpoint.open_campaign(Campaign.open(load(profile, [*words, *own])))
-
-
-def _end(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: vLLM is being ended
-    raise SystemExit(0)
 
 
 def _tell(line: str) -> None:
