@@ -146,13 +146,6 @@ def _paths(settings: Settings) -> dict[str, str]:
 
 def _watch(client: Any, flow_run_id: UUID, console: Console) -> Any:
     """Follow the run until it ends, one bar a phase; returns its final state."""
-    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterType
-
-    phases = {
-        "artifact_filter": ArtifactFilter(
-            flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]), type=ArtifactFilterType(any_=["progress"])
-        )
-    }
     bars: dict[UUID, TaskID] = {}
     columns = (
         TextColumn("{task.description}"),
@@ -168,10 +161,22 @@ def _watch(client: Any, flow_run_id: UUID, console: Console) -> Any:
             if state.name in QUEUED and not queued:
                 console.print("It waits for its turn: one run at a time.")
                 queued = True
-            for artifact in sorted(client.read_artifacts(**phases), key=lambda artifact: artifact.created):
+            for artifact in sorted(_phases(client, flow_run_id), key=lambda artifact: artifact.created):
                 if artifact.id not in bars:
                     bars[artifact.id] = progress.add_task(artifact.description, total=100)
                 progress.update(bars[artifact.id], completed=float(artifact.data), description=artifact.description)
             if state.is_final():
                 return state
             time.sleep(POLL_SECONDS)
+
+
+def _phases(client: Any, flow_run_id: UUID) -> list[Any]:
+    """Return the progress artifacts of the run and of its parts, which are runs of their own."""
+    from prefect.client.schemas import filters
+
+    below = filters.FlowRunFilter(parent_flow_run_id=filters.FlowRunFilterParentFlowRunId(any_=[flow_run_id]))
+    runs = [flow_run_id, *(run.id for run in client.read_flow_runs(flow_run_filter=below))]
+    wanted = filters.ArtifactFilter(
+        flow_run_id=filters.ArtifactFilterFlowRunId(any_=runs), type=filters.ArtifactFilterType(any_=["progress"])
+    )
+    return client.read_artifacts(artifact_filter=wanted)
