@@ -30,7 +30,7 @@ CHAMPION = "champion"
 """The name that stands for whoever is champion."""
 _LOOK_SECONDS = 1.0
 _SHARE_OF_LOOKING = 0.05
-"""Of the time, at most, for reading the pointer: with every change of the database a snapshot copies it."""
+"""Share of the time, at most, that reading the pointer takes: with every change of the database a snapshot copies it."""
 _LIVES_SECONDS = 60.0
 _QUICK_DEATHS = 3
 """Ends of vLLM in a row, each within a minute of its start, after which it is not started again."""
@@ -89,10 +89,10 @@ class ChampionEndpoint:
         """A champion that vLLM did not take."""
         self._unreadable = False
         self._waiting = False
+        """For a run's end, of which `say` was told."""
         self._calm = False
         """Nothing is being started: a signal may wait for the next look."""
         self._asked_to_end = False
-        """For a run's end, of which `say` was told."""
         self._next_look = 0.0
         self.champion: str | None = None
         """Adapter that the name stands for; None: the base model."""
@@ -132,8 +132,10 @@ class ChampionEndpoint:
 
     def _serve(self, server: PolicyServer) -> None:
         calm, self._calm = self._calm, False
-        server.alias(CHAMPION, server.serve(self.champion))
-        self._calm = calm
+        try:
+            server.alias(CHAMPION, server.serve(self.champion))
+        finally:
+            self._calm = calm
 
     def _follow(self, server: PolicyServer, data: Path) -> None:
         """Return when there is an end, or a run gets the card."""
@@ -175,7 +177,6 @@ class ChampionEndpoint:
         try:
             self._serve(server)
         except (AdapterError, ServerError) as error:
-            self._calm = True
             # a vLLM that has died is started again in a moment; what it does not take it never will
             self.champion, self._refused = before, found if isinstance(error, AdapterError) else self._refused
             self._say(f"{error}; {before or 'the base model'} stays in service")

@@ -88,7 +88,7 @@ def _age(settings: Settings) -> float:
 
 
 def _state(settings: Settings) -> tuple[tuple[str, int, int], ...]:
-    """What changes where the database, a shard or a training's journal does."""
+    """Return names, times and sizes: they change where the database, a shard or a training's journal does."""
     paths = settings.paths
     found = []
     for file in (paths.database, Path(f"{paths.database}.wal"), paths.shards, *paths.checkpoints.glob("*.jsonl")):
@@ -112,7 +112,7 @@ def main(file: str) -> None:
 
 
 def _begun(settings: Settings) -> bool:
-    """Whether the run has the data root: it may wait for another run, and has nothing to report meanwhile."""
+    """Return whether the run has the data root: it may wait for another run, and has nothing to report meanwhile."""
     owner = lock.owner(settings.paths.data)
     return owner is not None and owner.campaign == settings.campaign and settings.paths.database.is_file()
 

@@ -105,7 +105,7 @@ def _read(data: Path) -> Owner:
 
 
 def _named(data: Path) -> str:
-    """Who holds the lock; it may have been taken this moment, before its owner has written down who it is."""
+    """Return who holds the lock; it may have been taken this moment, before its owner has written down who it is."""
     for _ in range(20):
         found = _read(data)
         if found.pid:

@@ -26,7 +26,7 @@ ITSELF = "itself"
 """Name of the suite on which the champion meets itself, the second time with another seed."""
 
 OTHER_SEED = 1_000_003
-"""What the other seed is larger by."""
+"""Difference between the campaign's seed and the other one, which is larger."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _met(database: Database, campaign: Campaign, block: int) -> bool:
 
 
 def _best_earlier(database: Database, campaign: str) -> str | None:
-    """Of the champions that were replaced by a better one, and not by a rollback, the one that solved most; None for none."""
+    """Return the champion that solved most among those that a better one replaced, rather than a rollback; None for none."""
     line: list[str | None] = [None]
     for move in champions.moves(database, campaign):
         if move.verdict:

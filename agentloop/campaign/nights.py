@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentloop.campaign import position, results
+from agentloop.campaign import position
 from agentloop.campaign.campaign import Campaign
 from agentloop.report import summary
 from agentloop.report.comparison import percent, points
 from agentloop.settings import Settings
-from agentloop.store import campaigns, ingest
+from agentloop.store import campaigns, champions, ingest
 from agentloop.store.database import Database
 
 PROMOTED, KEPT, MORE_DATA, NOTHING = "Promoted", "Kept champion", "More data needed", "Nothing to do"
@@ -88,10 +88,10 @@ def ending(campaign: Campaign, iterations: Sequence[int]) -> Ending:
     with campaign.database() as database:
         rows = [
             row
-            for row in results.iterations(database, campaign.name)
+            for row in summary.iterations(database, campaign.name, None)
             if row.iteration in iterations and not row.control and row.decision is not None
         ]
-        champion = results.headline(database, campaign.name).champion or "the base model"
+        champion = champions.champion(database, campaign.name) or "the base model"
     if not rows:
         done = f"all {campaign.settings.iterations} iterations are there"
         return Ending(NOTHING, f"{campaign.name}: {done}, the champion is {champion}")

@@ -154,17 +154,11 @@ def rescore(
     """Score all stored trajectories again, without any inference."""
     named, overrides = split(words)
     settings = load(profile, overrides)
-    from agentloop import environments
-    from agentloop.curation import scoring
-    from agentloop.store import campaigns
+    from agentloop.campaign import rescore as scoring
 
     scorers = [str(user_path(name).absolute()) if Path(name).suffix in (".sql", ".py") else name for name in named]
     with writing(settings) as database:
-        environment = settings.environment
-        if campaign is not None:
-            environment = campaigns.settings_json(database, campaign)["environment"]
-        environments.get(environment)  # a user's own is known by name from then on
-        results = scoring.rescore(database, lambda name: environments.get(name).verify, scorers, campaign=campaign)
+        results = scoring.rescore(database, settings, scorers, campaign=campaign)
     table = Table("scorer", "version", "scored", "changed", "mean before", "mean now", box=None)
     for result in results:
         means = ("" if mean is None else f"{mean:.4g}" for mean in (result.before, result.after))

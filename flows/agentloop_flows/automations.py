@@ -7,15 +7,12 @@ stays so: what was made is written down, and an automation that is no longer the
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from agentloop.files import atomic
 from agentloop.settings import Settings
-from agentloop_flows import connection, reconcile, telling
+from agentloop_flows import connection, made, reconcile, telling
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -34,7 +31,7 @@ def settle(settings: Settings, *, work_pool: str, reset: bool = False) -> list[s
     Without `notify.block`, those that were made are removed. `reset`: also what was changed in the UI since.
     """
     record = settings.paths.data / "prefect" / "automations.json"
-    before = _recorded(record)
+    before = made.read(record)
     if settings.notify.block is None and not before:
         return []
     with connection.client(settings) as client:
@@ -46,9 +43,8 @@ def settle(settings: Settings, *, work_pool: str, reset: bool = False) -> list[s
                     f"notify.block: Prefect has no block {settings.notify.block}; make it in the UI, then agentloop up"
                 ]
         wanted = {each.name: each for each in _automations(settings, block, work_pool)} if block else {}
-        made, lines = _bring_about(client, wanted, before, reset=reset)
-    with atomic(record) as temporary:
-        temporary.write_text(json.dumps(made, indent=1, sort_keys=True), encoding="utf-8")
+        now, lines = _bring_about(client, wanted, before, reset=reset)
+    made.write(record, now)
     told = [f"Told through {settings.notify.block}: {', '.join(name.removeprefix(PREFIX) for name in wanted)}"]
     return [*lines, *(told if wanted else [])]
 
@@ -140,12 +136,12 @@ def _bring_about(
 ) -> tuple[dict[str, Any], list[str]]:
     """What there is now by name, as Prefect has it, and lines about what stays as somebody has made it."""
     there = {each.name: each for each in client.read_automations() if each.name.startswith(PREFIX)}
-    made, kept = {}, []
+    result, kept = {}, []
     for name in sorted({*wanted, *before}):
         found, had = there.get(name), before.get(name)
         changed = had is not None and (found is None or _normal(found) != had["made"])
         if changed and not reset:
-            made[name] = had
+            result[name] = had
             kept.append(name.removeprefix(PREFIX))
             continue
         if name not in wanted:
@@ -160,9 +156,9 @@ def _bring_about(
             whole = wanted[name].model_dump(exclude={"owner_resource"})
             client.update_automation(found.id, type(wanted[name]).model_validate(whole))
         (now,) = client.read_automations_by_name(name)
-        made[name] = {"asked": asked, "made": _normal(now)}
+        result[name] = {"asked": asked, "made": _normal(now)}
     stays = "stay as in Prefect's UI (agentloop up --reset: made again)"
-    return made, [f"Automations ({', '.join(kept)}) {stays}"] if kept else []
+    return result, [f"Automations ({', '.join(kept)}) {stays}"] if kept else []
 
 
 def _normal(automation: AutomationCore) -> dict[str, Any]:
@@ -184,11 +180,3 @@ def _block(client: SyncPrefectClient, named: str) -> UUID | None:
         return client.read_block_document_by_name(name, kind, include_secrets=False).id
     except ObjectNotFound:
         return None
-
-
-def _recorded(record: Path) -> dict[str, Any]:
-    """Empty where nothing was made yet, or the record cannot be read."""
-    try:
-        return json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}

@@ -6,7 +6,6 @@ server has something else by the next time, somebody has changed it there, and i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from agentloop.errors import SettingError
 from agentloop.files import atomic
 from agentloop.reading import read_text
 from agentloop.settings import Settings
-from agentloop_flows import connection
+from agentloop_flows import connection, made
 
 if TYPE_CHECKING:
     pass
@@ -39,7 +38,7 @@ def deploy(
     connection.connect(settings)
     record = settings.paths.data / "prefect" / "deployed.json"
     had = {_key(each): {name: each.get(name) for name in ("parameters", "schedules")} for each in wanted["deployments"]}
-    before = _recorded(record)
+    before = made.read(record)
     there = dict(_on_the_server(settings))
     stays = f"stay as in Prefect's UI (agentloop up --reset: as in {file.name})"
     lines = []
@@ -50,9 +49,11 @@ def deploy(
             lines.append(f"{found['flow']}/{each['name']}: {' and '.join(kept)} {stays}")
         _make_way(settings, each, found)
     merged = record.with_name("deployed.yaml")
-    _write(merged, yaml.safe_dump(wanted, sort_keys=False))
+    merged.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(merged) as temporary:
+        temporary.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
     run(merged)
-    _write(record, json.dumps(had, indent=1, default=str))
+    made.write(record, had)
     now = dict(_on_the_server(settings))
     return [f"{now[key]['flow']}/{key.rpartition('/')[2]}" for key in had if key in now], lines
 
@@ -156,17 +157,3 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(deployments, list) or not all(isinstance(each, dict) for each in deployments):
         raise SettingError(f"{file}: has no list of deployments")
     return content
-
-
-def _recorded(record: Path) -> dict[str, Any]:
-    """Empty where nothing was deployed yet, or the record cannot be read."""
-    try:
-        return json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")

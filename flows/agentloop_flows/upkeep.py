@@ -9,12 +9,10 @@ from typing import Annotated, Any
 from prefect import flow
 from prefect.states import Completed
 
-from agentloop import environments
 from agentloop.campaign import lock
 from agentloop.campaign import prune as housekeeping
+from agentloop.campaign import rescore as scoring
 from agentloop.card import GIB
-from agentloop.curation import scoring
-from agentloop.store import campaigns
 from agentloop.store.database import Database
 from agentloop_flows import parameters, presence, reconcile
 from agentloop_flows.parameters import Described, Overrides, Profile
@@ -38,11 +36,7 @@ def rescore(
         lock.owned(settings.paths.data, campaign=campaign, flow_run=flow_run.id),
         Database.open(settings.paths.database) as database,
     ):
-        environment = settings.environment
-        if campaign is not None:
-            environment = campaigns.settings_json(database, campaign)["environment"]
-        environments.get(environment)  # a user's own is known by name from then on
-        done = scoring.rescore(database, lambda name: environments.get(name).verify, scorers, campaign=campaign)
+        done = scoring.rescore(database, settings, scorers, campaign=campaign)
     changed = sum(each.changed for each in done)
     sentence = f"{sum(each.scored for each in done)} scores made, {changed} of them changed"
     return Completed(name="Rescored", message=sentence, data=[asdict(each) for each in done])  # type: ignore[return-value]
