@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from agentloop import child_log, scratch
+from agentloop.errors import AgentloopError, NoSpaceError, lacks_space
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -26,6 +27,22 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 NO_SPACE = "no space: "
 """What the last line of a child of this project begins with that found the disk full."""
+ERROR = "error: "
+"""And of one that found a fault that the user can act on."""
+
+
+def refused(error: AgentloopError | OSError) -> int:
+    """Say on standard error, as the last line of a child, why it ends. Returns its exit code.
+
+    An OSError that is not of a full disk is a bug, and raised.
+    """
+    if lacks_space(error):
+        print(f"{NO_SPACE}{error.fault if isinstance(error, NoSpaceError) else error}", file=sys.stderr)
+    elif isinstance(error, OSError):
+        raise error
+    else:
+        print(f"{ERROR}{error}", file=sys.stderr)
+    return 2
 
 
 class ChildProcess:

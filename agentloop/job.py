@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from agentloop import child_log
-from agentloop.child import NO_SPACE, ChildProcess
-from agentloop.errors import AgentloopError, ModelError, NoSpaceError, RoomError, TrainerError, lacks_space
+from agentloop.child import ERROR, NO_SPACE, ChildProcess, refused
+from agentloop.errors import AgentloopError, ModelError, NoSpaceError, RoomError, TrainerError
 from agentloop.files import atomic
 from agentloop.naming import content_id
 from agentloop.settings import Settings
 from agentloop.training.shortage import ran_out
 
-_ERROR, _NO_ROOM = "error: ", "no room: "
+_NO_ROOM = "no room: "
 """What the last line of a child begins with that could not do its work."""
 
 
@@ -47,7 +47,7 @@ def run(module: str, request: Mapping[str, Any], settings: Settings, *, name: st
         raise NoSpaceError(line)
     if line := child.told(_NO_ROOM):
         raise RoomError(f"{line} (log: {log})")
-    if line := child.told(_ERROR):
+    if line := child.told(ERROR):
         raise ModelError(f"{line} (log: {log})")
     raise TrainerError(f"{what} {child_log.failure(code, child.said())} (log: {log})")
 
@@ -64,13 +64,7 @@ def _answer(work: Callable[[dict[str, Any]], Any]) -> int:
     try:
         result = work(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     except (AgentloopError, OSError) as error:
-        if lacks_space(error):
-            print(f"{NO_SPACE}{error.fault if isinstance(error, NoSpaceError) else error}", file=sys.stderr)
-            return 2
-        if isinstance(error, OSError):
-            raise
-        print(f"{_ERROR}{error}", file=sys.stderr)
-        return 2
+        return refused(error)
     except RuntimeError as error:
         if not ran_out(error):
             raise

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentloop import child_log
-from agentloop.child import NO_SPACE, ChildProcess
+from agentloop.child import ERROR, NO_SPACE, ChildProcess
 from agentloop.errors import AgentloopError, ModelError, NoSpaceError, TrainerError
 from agentloop.files import atomic
 from agentloop.settings import Settings
@@ -125,7 +125,7 @@ def _attempt(
         return Shortage.parse(short)
     if full := child.told(NO_SPACE):
         raise NoSpaceError(full)
-    if refusal := child.told("error: "):
+    if refusal := child.told(ERROR):
         raise ModelError(f"{refusal} (log: {log})")
     raise TrainerError(f"the trainer {child_log.failure(code, child.said())} (log: {log})")
 

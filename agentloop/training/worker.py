@@ -12,8 +12,8 @@ import sys
 from dataclasses import asdict
 from typing import Literal
 
-from agentloop.child import NO_SPACE
-from agentloop.errors import AgentloopError, NoSpaceError, lacks_space
+from agentloop.child import refused
+from agentloop.errors import AgentloopError
 from agentloop.training.journal import StepMetrics
 from agentloop.training.ranks import joined
 from agentloop.training.run import TrainingRun
@@ -32,13 +32,7 @@ def main(run_file: str, checkpoint_steps: str, memory_budget: str = "auto") -> i
         with joined() as ranks:
             train(run, checkpoint_steps=int(checkpoint_steps), memory_budget=budget, on_step=report, ranks=ranks)
     except (AgentloopError, OSError) as error:
-        if lacks_space(error):
-            print(f"{NO_SPACE}{error.fault if isinstance(error, NoSpaceError) else error}", file=sys.stderr)
-            return 2
-        if isinstance(error, OSError):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refused(error)
     except Shortage as shortage:
         print(shortage, file=sys.stderr)
         return 3
