@@ -44,7 +44,9 @@ class Browser:
             time.sleep(0.05)
         self.faults: list[str] = []
         self._calls = 0
-        self._socket = connect(f"ws://127.0.0.1:{lines[0]}{lines[1]}", max_size=None, proxy=None)
+        # Between two calls nobody reads what a page goes on telling: no answer to a ping would be seen then.
+        unread = {"max_size": None, "max_queue": None, "ping_interval": None}
+        self._socket = connect(f"ws://127.0.0.1:{lines[0]}{lines[1]}", proxy=None, **unread)
         self._session = None
         (tab,) = [each for each in self._call("Target.getTargets")["targetInfos"] if each["type"] == "page"]
         self._session = self._call("Target.attachToTarget", targetId=tab["targetId"], flatten=True)["sessionId"]
