@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agentloop.errors import ModelError
-from agentloop.model_directory.files import check_index
+from agentloop.model_directory.files import tensor_files, weight_files
 from agentloop.model_directory.tensors import language_prefix
 from agentloop.reading import open_tensors
 
@@ -22,12 +22,8 @@ class Checkpoint:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        files = sorted(directory.glob("*.safetensors"))
-        if not files:
-            raise ModelError(f"{directory}: no *.safetensors")
-        check_index(directory)
-        self._files = {path: open_tensors(path, ModelError) for path in files}
-        self._where = {name: path for path, file in self._files.items() for name in file.keys()}
+        self._files = {path: open_tensors(path, ModelError) for path in weight_files(directory)}
+        self._where = tensor_files(directory, {path: file.keys() for path, file in self._files.items()})
         self.prefix = language_prefix(directory, self._where)
 
     def tensor(self, name: str) -> Tensor:

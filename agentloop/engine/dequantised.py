@@ -18,6 +18,7 @@ from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.packed import FORMAT, packed_weights
 from agentloop.files import atomic
 from agentloop.model_directory.configuration import read_architecture
+from agentloop.model_directory.files import weight_files
 from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.records import NF4, Quantization
 from agentloop_kernels.nf4 import dequantise
@@ -35,10 +36,13 @@ def dequantised_checkpoint(directory: Path, cache: Path, quantization: Quantizat
     packed = packed_weights(
         read_architecture(directory), checkpoint, fingerprint, cache, device, in_16bit=quantization.in_16bit
     )
+    weights = weight_files(directory)
     with atomic(path) as temporary:
         temporary.mkdir()
         for file in directory.iterdir():
-            if file.suffix == ".safetensors":
+            if file.suffix == ".safetensors" and file not in weights:
+                continue  # left over, or of something else
+            if file in weights:
                 _rewrite(file, temporary / file.name, checkpoint.prefix, packed)
             elif file.is_file():
                 shutil.copy(file, temporary / file.name)

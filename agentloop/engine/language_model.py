@@ -177,7 +177,8 @@ class FastLanguageModel:
         if bias != "none":
             raise SettingError(f"bias: {bias!r} is not supported, only 'none'")
         layers = (layers_to_transform,) if isinstance(layers_to_transform, int) else layers_to_transform
-        if absent := [index for index in layers or () if index not in range(model.shape.layers)]:
+        known = range(model.shape.layers)
+        if absent := [index for index in layers or () if isinstance(index, bool) or index not in known]:
             raise SettingError(
                 f"layers_to_transform: there is no layer {absent[0]}, only 0 to {model.shape.layers - 1}"
             )

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agentloop.engine.checkpoint import Checkpoint
+from agentloop.engine.modes import usual_modes
 from agentloop.errors import ModelError
 from agentloop.files import atomic
 from agentloop.model_directory.architecture import Architecture
@@ -41,6 +42,7 @@ class PackedWeights:
         return self._linears[name]
 
 
+@usual_modes()
 def packed_weights(
     shape: Architecture,
     checkpoint: Checkpoint,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from agentloop.errors import ModelError
 from agentloop.model_directory.architecture import Architecture
-from agentloop.model_directory.configuration import read_architecture
-from agentloop.model_directory.files import check_index
+from agentloop.model_directory.configuration import has_tied_head, read_architecture
+from agentloop.model_directory.files import tensor_files, weight_files
 from agentloop.reading import open_tensors
 
 LANDMARK = "embed_tokens.weight"
@@ -33,18 +33,18 @@ class Header:
 
 def headers(directory: Path) -> tuple[str, dict[str, Header]]:
     """The prefix of the language model's tensors, and their headers by name without it. Raises ModelError."""
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"{directory}: no *.safetensors")
-    check_index(directory)
-    found: dict[str, Header] = {}
-    for path in files:
-        file = open_tensors(path, ModelError, framework="np")
-        for name in file.keys():
-            tensor = file.get_slice(name)
-            found[name] = Header(tensor.get_dtype(), tuple(tensor.get_shape()))
+    found = _all_headers(directory)
     prefix = language_prefix(directory, found)
     return prefix, {name.removeprefix(prefix): each for name, each in found.items() if name.startswith(prefix)}
+
+
+def _all_headers(directory: Path) -> dict[str, Header]:
+    files = {path: open_tensors(path, ModelError, framework="np") for path in weight_files(directory)}
+    found: dict[str, Header] = {}
+    for name, path in tensor_files(directory, {path: file.keys() for path, file in files.items()}).items():
+        tensor = files[path].get_slice(name)
+        found[name] = Header(tensor.get_dtype(), tuple(tensor.get_shape()))
+    return found
 
 
 def language_prefix(directory: Path, names: Iterable[str]) -> str:
@@ -79,6 +79,22 @@ def check(directory: Path) -> None:
             raise ModelError(f"{directory}: {name} is {header.type} in the weights, not {' or '.join(TYPES)}")
     if missing := next((name for name in needed if name not in found), None):
         raise ModelError(f"{directory}: the weights lack {prefix}{missing}")
+    _check_head(directory, shape)
+
+
+def _check_head(directory: Path, shape: Architecture) -> None:
+    """Raises ModelError where the head is not the embedding, by config.json, and there is none, or one that does not fit."""
+    own = next((each for name, each in _all_headers(directory).items() if name.endswith("lm_head.weight")), None)
+    if own is None and not has_tied_head(directory):
+        raise ModelError(
+            f"{directory}: the weights lack lm_head.weight, and tie_word_embeddings is false in config.json"
+        )
+    if own is not None and own.size != (shape.vocab, shape.hidden):
+        raise ModelError(
+            f"{directory}: lm_head.weight is {list(own.size)} in the weights, {[shape.vocab, shape.hidden]} by config.json"
+        )
+    if own is not None and own.type not in TYPES:
+        raise ModelError(f"{directory}: lm_head.weight is {own.type} in the weights, not {' or '.join(TYPES)}")
 
 
 def required(shape: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
