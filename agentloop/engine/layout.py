@@ -29,6 +29,9 @@ class Layout:
         """
         if input_ids.dim() != 2:
             raise SettingError(f"input_ids: has the shape {list(input_ids.shape)}, not [batch, tokens]")
+        for name, given in (("input_ids", input_ids), ("labels", labels)):
+            if given is not None and (given.is_floating_point() or given.dtype == torch.bool):
+                raise SettingError(f"{name}: {given.dtype} is no dtype of token ids")
         ids = input_ids.cpu()
         for name, given in (("attention_mask", attention_mask), ("labels", labels)):
             if given is not None and given.shape != ids.shape:
