@@ -150,7 +150,10 @@ class FastLanguageModel:
         finetune_mlp_modules: bool = True,
         **others: Any,
     ) -> Gemma:
-        """Give `model` a fresh adapter, in place of one that it has, and return the model.
+        """Give `model` a fresh adapter and return the model.
+
+        An adapter of the same settings that was loaded or trained stays, with a warning; one of others is refused. To begin anew,
+        call `model.unload()` before.
 
         - `r`: rank of the adapter, 1 or more.
         - `target_modules`: projections that get an adapter, of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and
@@ -161,7 +164,8 @@ class FastLanguageModel:
         - `finetune_attention_modules`, `finetune_mlp_modules`: false leaves out the projections of that kind.
         - `use_gradient_checkpointing`: accepted and ignored. What is kept and what is recomputed follows the memory budget.
 
-        Raises SettingError for what the engine does not compute: dropout, biases, other modules.
+        Raises SettingError for what the engine does not compute (dropout, biases, other modules), and where `model` has another
+        adapter whose weights would be lost.
         """
         arguments.refuse(others)
         targets = arguments.targets(
@@ -205,7 +209,10 @@ def _with_adapter(directory: Path, options: dict[str, Any]) -> tuple[Gemma, Any]
     if isinstance(config.get("target_modules"), str):  # a pattern, which names what is in the file
         config["target_modules"] = adapter.target_modules(directory)
     options["in_16bit"] = options["in_16bit"] or adapter.in_16bit(directory)
-    model, tokenizer = FastLanguageModel.from_pretrained(config["base_model_name_or_path"], **options)
+    base = config["base_model_name_or_path"]
+    if not Path(base).exists() and (directory / base).exists():
+        base = directory / base
+    model, tokenizer = FastLanguageModel.from_pretrained(base, **options)
     names = ("r", "target_modules", "lora_alpha", "use_rslora", "layers_to_transform")
     try:
         model = FastLanguageModel.get_peft_model(model, **{name: config[name] for name in names if name in config})

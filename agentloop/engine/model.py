@@ -44,6 +44,7 @@ from agentloop.engine.results import TokenResults
 from agentloop.engine.weights import ModelWeights
 from agentloop.errors import ModelError, SettingError
 from agentloop.model_directory.architecture import Architecture
+from agentloop.model_directory.tokenizer import check_size
 from agentloop.records import NONE, Quantization
 from agentloop_kernels.nf4 import BLOCK, Nf4
 
@@ -417,13 +418,16 @@ class Gemma(TrainerFacade):
         that it was trained on. The base's tokenizer comes along; `tokenizer` replaces it. `save_method="lora"` writes the
         adapter alone, as `save_pretrained` does.
 
-        Raises SettingError where `directory` exists or an argument is not supported, DiskError where it cannot be written.
+        Raises SettingError where `directory` exists, an argument is not supported or `tokenizer` has a token without a row in
+        the model, DiskError where it cannot be written.
         """
         arguments.refuse(others)
         if save_method not in ("merged_16bit", "lora"):
             raise SettingError(f"save_method: {save_method!r} is not supported, only 'merged_16bit' and 'lora'")
         if base not in merged.ONTO:
             raise SettingError(f"base: {base!r} is neither 'bf16' nor 'dequantised'")
+        if tokenizer is not None:
+            check_size(tokenizer, self.directory, self.shape.vocab)
         if save_method == "lora":
             self.save_pretrained(directory)
         else:
