@@ -152,8 +152,8 @@ class FastLanguageModel:
     ) -> Gemma:
         """Give `model` a fresh adapter and return the model.
 
-        An adapter of the same settings that was loaded or trained stays, with a warning; one of others is refused. To begin anew,
-        call `model.unload()` before.
+        An adapter of the same settings that was loaded or trained stays, with a warning; one of others raises SettingError. To
+        begin anew, call `model.unload()` before.
 
         - `r`: rank of the adapter, 1 or more.
         - `target_modules`: projections that get an adapter, of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and

@@ -61,6 +61,6 @@ def check_size(tokenizer: Any, directory: Path, vocabulary: int) -> None:
         if added := sorted((index, word) for word, index in beyond.items() if own.get(word) != index):
             index, word = added[0]
             raise SettingError(
-                f"tokenizer: token {word!r} has the id {index}, and the model rows for 0 to {vocabulary - 1} alone: its vocabulary "
-                "cannot grow"
+                f"tokenizer: token {word!r} has the id {index}, and the model rows for 0 to {vocabulary - 1} alone: its "
+                "vocabulary cannot grow"
             )
