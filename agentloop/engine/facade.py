@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from agentloop.engine import generation
 from agentloop.engine.batch import PackedBatch
 from agentloop.engine.layout import Layout
+from agentloop.engine.lazy import LazyLogits
 from agentloop.engine.modes import usual_modes
-from agentloop.engine.outputs import CausalLMOutput, LazyLogits
+from agentloop.engine.outputs import CausalLMOutput
 from agentloop.errors import ModelError, SettingError
 
 if TYPE_CHECKING:

@@ -139,7 +139,7 @@ class LoraBuffer:
 
     @property
     def nbytes(self) -> int:
-        """Of parameters, gradients and the rounded copy."""
+        """Return the bytes of parameters, gradients and the rounded copy."""
         copy = 0 if self.rounded is None else self.rounded.nbytes
         return self.parameters.nbytes + self.gradients.nbytes + copy
 

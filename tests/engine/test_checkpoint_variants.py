@@ -232,7 +232,7 @@ def test_grid_of_configurations(checkpoint, cache, tmp_path, family, changes):
     network.train("altup_coef_clip" in changes)  # where alone transformers clips
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
+        for parameter in network.parameters():
             size = 0.3 if parameter.dim() == 1 else parameter.shape[1] ** -0.5
             parameter.normal_(0, size, generator=generator)
             if parameter.dim() == 1 and family == "gemma3n":
