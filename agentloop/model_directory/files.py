@@ -93,9 +93,9 @@ def weight_files(directory: Path) -> list[Path]:
 
     Raises ModelError where there is none, or the index is broken or names a file that is not there.
     """
+    named = _indexed(directory)
     if (directory / WHOLE).exists():
         return [directory / WHOLE]
-    named = _indexed(directory)
     files = sorted({directory / name for name in named.values()}) if named else sorted(directory.glob("*.safetensors"))
     if not files:
         raise ModelError(f"{directory}: no *.safetensors")
