@@ -206,6 +206,9 @@ def test_an_output_is_a_tuple_too(model):
     model.eval()
     (logits,) = model(ROW, return_dict=False)
     assert torch.equal(logits, model(ROW)[0]) and torch.equal(logits, model(ROW, return_dict=True).logits)
+    assert torch.equal(logits, model(ROW, logits_to_keep=0, use_cache=False).logits)
+    with pytest.raises(SettingError, match="^logits_to_keep: "):
+        model(ROW, logits_to_keep=1)
     with pytest.raises(KeyError):
         output["logits"]
     with pytest.raises(IndexError):
