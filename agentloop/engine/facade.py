@@ -94,7 +94,9 @@ class TrainerFacade(nn.Module):
         and is not supported, and for a token id or label that the model does not have.
         """
         for name, value in others.items():
-            if name not in IMPLIED and not (value is None or value is False or (name == "logits_to_keep" and value == 0)):
+            if name not in IMPLIED and not (
+                value is None or value is False or (name == "logits_to_keep" and value == 0)
+            ):
                 raise SettingError(f"{name}: not an input that this model supports")
         if labels is None and self.training and torch.is_grad_enabled():
             raise SettingError(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import Trainer, TrainingArguments
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
@@ -236,3 +237,20 @@ def test_an_optimizer_of_torchs_with_the_own_loop(checkpoint, cache):
         model.lora.gradients.zero_()
         optimizer.step()
     assert losses[-1] < losses[1] < losses[0]
+
+
+def test_trainer_brings_the_best_checkpoint_back(model, tmp_path):
+    """The last of three, or an earlier one: what was measured as the best is what computes afterwards."""
+    rows = [{"input_ids": IDS, "labels": IDS}] * 3
+    args = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=1, learning_rate=0.5, eval_strategy="steps",
+        eval_steps=1, save_steps=1, load_best_model_at_end=True, report_to="none", use_cpu=True, disable_tqdm=True,
+        lr_scheduler_type="constant", optim="sgd",
+    )  # fmt: skip
+    trainer = Trainer(model=model, args=args, train_dataset=rows, eval_dataset=rows[:1])
+    trainer.train()
+    measured = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
+    assert len(set(measured)) == 3
+    with torch.no_grad():
+        assert float(model(ROW, labels=ROW).loss) == pytest.approx(min(measured), rel=1e-6)
+    assert -float(model.logprobs(IDS).mean()) == pytest.approx(min(measured), rel=1e-5)
