@@ -23,6 +23,7 @@ from agentloop.engine.dequantised import dequantised_checkpoint
 from agentloop.engine.lora import LoraBuffer, LoraSlot
 from agentloop.errors import SettingError
 from agentloop.files import atomic
+from agentloop.model_directory.files import weight_files
 from agentloop.records import NF4, Quantization
 from agentloop_kernels.precision import wide
 
@@ -56,12 +57,13 @@ def write_merged(
     prefix = Checkpoint(source).prefix
     slots = {f"{prefix}{name}.weight": slot for name, slot in lora.slots.items()}
     description = {"base": fingerprint, "onto": base, "adapter": asdict(lora.settings)}
+    weights = weight_files(source)
     with atomic(directory) as temporary:
         temporary.mkdir()
         for file in source.iterdir():
-            if file.suffix == ".safetensors":
+            if file in weights:
                 _merge_file(file, temporary / file.name, lora, slots, {"merged_onto": base, "base": fingerprint})
-            elif file.is_file() and not file.name.startswith(_RECORDS):
+            elif file.is_file() and file.suffix != ".safetensors" and not file.name.startswith(_RECORDS):
                 shutil.copy(file, temporary / file.name)
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         (temporary / "config.json").write_text(

@@ -198,7 +198,7 @@ class Gemma(TrainerFacade):
 
         `weight` is 1 / supervised tokens of the whole optimizer step; None: of this batch. `skip` forces skipping in the
         upper layers on or off; None: where it saves time. Raises ModelError where a sequence is longer than `max_seq_length`
-        or the model has no adapter.
+        or the model has no adapter, SettingError for an id that is no token.
         """
         count = batch.supervised
         if not count:
@@ -214,7 +214,8 @@ class Gemma(TrainerFacade):
         """Add weight * d(summed cross-entropy) to `lora.gradients` and return the losses of the supervised tokens.
 
         A tensor `weight` [supervised] weighs each token by itself. `observe` asks for `entropy` and `top` too. Raises
-        ModelError where a sequence is longer than `max_seq_length` or the model has no adapter.
+        ModelError where a sequence is longer than `max_seq_length` or the model has no adapter, SettingError for an id that is
+        no token.
         """
         self._prepare(batch)
         count, wide = batch.supervised, self.lora.gradients.dtype
@@ -240,7 +241,7 @@ class Gemma(TrainerFacade):
     def token_results(self, batch: PackedBatch, *, observe: bool = False) -> TokenResults:
         """Return the losses of the supervised tokens; `observe` asks for `entropy` and `top` too. No gradient is computed.
 
-        Raises ModelError where a sequence is longer than `max_seq_length`.
+        Raises ModelError where a sequence is longer than `max_seq_length`, SettingError for an id that is no token.
         """
         if not batch.supervised:
             self._prepare(batch)
@@ -251,7 +252,7 @@ class Gemma(TrainerFacade):
     def hidden(self, batch: PackedBatch) -> Tensor:
         """Return the output head's input at each position that has a label: [supervised, hidden].
 
-        Raises ModelError where a sequence is longer than `max_seq_length`.
+        Raises ModelError where a sequence is longer than `max_seq_length`, SettingError for an id that is no token.
         """
         if not batch.supervised:
             self._prepare(batch)
@@ -262,7 +263,7 @@ class Gemma(TrainerFacade):
     def logits(self, batch: PackedBatch) -> Tensor:
         """Return the logits of the next token at each position that has a label: [supervised, vocab].
 
-        Raises ModelError where a sequence is longer than `max_seq_length`.
+        Raises ModelError where a sequence is longer than `max_seq_length`, SettingError for an id that is no token.
         """
         if not batch.supervised:
             self._prepare(batch)
@@ -273,7 +274,8 @@ class Gemma(TrainerFacade):
     def logprobs(self, token_ids: Sequence[int], *, adapter: bool = True) -> Tensor:
         """Return the log probability in nats of each token given those before it: [len(token_ids) - 1], on the CPU.
 
-        `adapter=False` asks the base. Raises ModelError where the sequence is longer than `max_seq_length`.
+        `adapter=False` asks the base. Raises ModelError where the sequence is longer than `max_seq_length`, SettingError for an
+        id that is no token.
         """
         batch = join([(list(token_ids), [True] * len(token_ids))])
         with nullcontext() if adapter else self.workspace.without_adapter():

@@ -23,6 +23,7 @@ from agentloop.engine.packed import PackedWeights, packed_weights
 from agentloop.errors import SettingError
 from agentloop.files import atomic
 from agentloop.model_directory.configuration import read_architecture
+from agentloop.model_directory.files import weight_files
 from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.records import Quantization
 from agentloop_kernels.blockwise import dynamic_code
@@ -48,10 +49,13 @@ def write(model: Path, directory: Path, quantization: Quantization, *, cache: Pa
     )  # fmt: skip
     skipped: set[str] = {"lm_head"}
     size = 0
+    weights = weight_files(model)
     with atomic(directory) as temporary:
         temporary.mkdir()
         for file in sorted(model.iterdir()):
-            if file.suffix == ".safetensors":
+            if file.suffix == ".safetensors" and file not in weights:
+                continue  # left over, or of something else
+            if file in weights:
                 skipped |= _rewrite(file, temporary / file.name, checkpoint.prefix, packed)
                 size += (temporary / file.name).stat().st_size
             elif file.name.endswith(".safetensors.index.json"):

@@ -18,6 +18,8 @@ from agentloop.engine.dequantised import dequantised_checkpoint
 from agentloop.errors import ModelError
 from agentloop.model_directory.configuration import read_architecture
 from agentloop.model_directory.fingerprint import base_fingerprint
+from agentloop.quantization import bitsandbytes
+from agentloop.records import NF4
 
 IDS = [3, 50, 7, 8, 90, 12, 44, 5]
 INDEX = "model.safetensors.index.json"
@@ -96,6 +98,18 @@ def test_a_second_file_of_weights_is_not_read(model, cache, name, sharded):
     torch.testing.assert_close(ours(model, cache), theirs(model), rtol=0, atol=1e-4)
     assert base_fingerprint(model, cache) == called
     assert not (dequantised_checkpoint(model, cache) / name).exists()
+
+
+def test_what_is_written_has_no_stale_file(model, cache, tmp_path):
+    write(model, "z.safetensors", other_values(model))
+    loaded, _ = FastLanguageModel.from_pretrained(model, cache_directory=cache)
+    loaded = FastLanguageModel.get_peft_model(loaded, r=8)
+    for base in ("bf16", "dequantised"):
+        loaded.save_pretrained_merged(tmp_path / base, base=base)
+    bitsandbytes.write(model, tmp_path / "packed", NF4, cache=cache)
+    for directory in ("bf16", "dequantised", "packed"):
+        assert [path.name for path in (tmp_path / directory).glob("*.safetensors")] == ["model.safetensors"]
+    torch.testing.assert_close(theirs(tmp_path / "bf16"), theirs(model))
 
 
 def test_a_stale_shard(model, cache):
