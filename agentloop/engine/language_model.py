@@ -56,7 +56,8 @@ class FastLanguageModel:
         - `max_seq_length`: tokens of the longest sequence. A batch may have more.
         - `dtype`: dtype of the forward and backward pass, also by name. By default bf16 on CUDA (fp16 before compute
           capability 8), fp32 on the CPU.
-        - `load_in_4bit`: pack the layers' linears into NF4, once for each base; false: keep them in 16 bit.
+        - `load_in_4bit`: pack the layers' linears into NF4, once for each base; false: keep them in 16 bit. A directory that
+          bitsandbytes packed is taken as it is: what it holds in 4 bit and what in 16.
         - `in_16bit`: names of linears that stay in 16 bit all the same (`layers.0.self_attn.q_proj`).
         - `device`: `cuda`, `cuda:1` or `cpu`. By default the first CUDA device (under torchrun the process's own), else the
           CPU.
@@ -92,6 +93,8 @@ class FastLanguageModel:
         check_tokenizer(directory, tokens=())
         tensors.check(directory)
         checkpoint = Checkpoint(directory)
+        if checkpoint.packed and not load_in_4bit:
+            raise SettingError(f"load_in_4bit: False, but {directory} holds 4-bit weights alone; load the 16-bit model")
         arguments.linears("in_16bit", in_16bit, shape.linears)
         # Before anything wakes CUDA up: it takes its time, and a process that uses it cannot be copied.
         capability = None if device and device.type == "cpu" else nvml.capability()

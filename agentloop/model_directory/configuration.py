@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agentloop.errors import ModelError
+from agentloop.model_directory import bitsandbytes
 from agentloop.model_directory.architecture import FULL, SLIDING, Architecture
 from agentloop.reading import read_object
 
@@ -27,6 +28,11 @@ _MOST = 2**31 - 1
 def is_multimodal(directory: Path) -> bool:
     """Return True where the language model is only a part of what the directory holds."""
     return "text_config" in read_object(directory / "config.json", ModelError)
+
+
+def is_packed(directory: Path) -> bool:
+    """Return True where the weights are bitsandbytes' four bits, which have no 16-bit original in the directory."""
+    return read_object(directory / "config.json", ModelError).get("quantization_config") is not None
 
 
 def read_architecture(directory: Path) -> Architecture:
@@ -51,7 +57,7 @@ def read_architecture(directory: Path) -> Architecture:
         known = ", ".join(sorted((*_FAMILIES, *MULTIMODAL)))
         raise ModelError(f"{path}: model_type {whole!r:.60} is not supported ({known})")
     if config.get("quantization_config") is not None:
-        raise ModelError(f"{path}: quantization_config {config['quantization_config']!r} is not supported (only None)")
+        bitsandbytes.check_config(path, config["quantization_config"])
     filled_class, read = _FAMILIES[kind]
     return read(filled_class(text, path))
 
