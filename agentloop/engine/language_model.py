@@ -298,3 +298,9 @@ def _default_device() -> torch.device:
 def default_dtype(capability: tuple[int, int]) -> torch.dtype:
     """Return the dtype that is computed in on a CUDA device unless told otherwise."""
     return torch.bfloat16 if capability >= (8, 0) else torch.float16
+
+
+def is_bfloat16_supported() -> bool:
+    """Return True where the device computes in bf16 unless told otherwise. It decides nothing here: `bf16` and `fp16` of a
+    trainer's arguments do not reach the engine."""
+    return torch.cuda.is_available() and default_dtype(torch.cuda.get_device_capability()) == torch.bfloat16
