@@ -72,7 +72,7 @@ def towers(asked: dict[str, Any], *, loaded: bool) -> None:
 
 @dataclass(frozen=True)
 class FourBits:
-    """What transformers' BitsAndBytesConfig asks for beside NF4 itself."""
+    """NF4 as transformers' BitsAndBytesConfig asks for it, with what it says beside that."""
 
     dtype: Any
     """Dtype of the computation; None where the configuration leaves it open."""
@@ -80,7 +80,7 @@ class FourBits:
     """llm_int8_skip_modules."""
 
     def skipped(self, linears: Sequence[str]) -> set[str]:
-        """Those of the layers' linears that stay in 16 bit.
+        """Return those of the layers' linears that stay in 16 bit.
 
         As in transformers, a pattern counts from the start of a module's name or from its end; in a multimodal model's
         configuration it may begin with the language model's place there.
@@ -95,7 +95,7 @@ class FourBits:
 
 
 def bitsandbytes(config: Any) -> FourBits | None:
-    """What a quantization_config asks for; None where there is none."""
+    """Return what a quantization_config asks for; None where there is none."""
     if config is None:
         return None
     given = config if isinstance(config, dict) else config.to_dict() if hasattr(config, "to_dict") else {}

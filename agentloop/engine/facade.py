@@ -73,8 +73,10 @@ class TrainerFacade(nn.Module):
 
     @property
     def accepts_loss_kwargs(self) -> bool:
-        """True: `forward` takes num_items_in_batch. Read by each trainer as it is made, which is refused here in one line
-        where it has an objective of its own."""
+        """Return True: `forward` takes num_items_in_batch. Every trainer reads this as it is made.
+
+        Raises SettingError where it is one of TRL's with another objective than SFTTrainer's.
+        """
         callers.refuse_objective(sys._getframe(1))
         return True
 

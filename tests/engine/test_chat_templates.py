@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset, IterableDataset
 
 from agentloop.engine import FastLanguageModel
+from agentloop.engine.batch import join
 from agentloop.engine.chat_templates import get_chat_template, standardize_data_formats, train_on_responses_only
 from agentloop.engine.trl import SFTConfig, SFTTrainer
 from agentloop.errors import SettingError
@@ -142,9 +143,11 @@ def test_answers_alone(model, tokenizer, tmp_path, parts, last):
     assert row["input_ids"] == whole
     first, second = "5<end_of_turn>\n", f"9 apples<end_of_turn>\n{tokenizer.eos_token}"
     assert supervised(tokenizer, row) == (second if last else first + second)
+    expected = model.loss_and_gradients(join([(row["input_ids"], [label != -100 for label in row["labels"]])])).mean
+    model.lora.gradients.zero_()
     trainer.train()
     losses = [each["loss"] for each in trainer.state.log_history if "loss" in each]
-    assert len(losses) == 2 and losses[1] < losses[0]
+    assert len(losses) == 2 and losses[0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_answers_in_packed_rows(model, tokenizer, tmp_path):

@@ -38,7 +38,7 @@ class Marker:
         raise SettingError(f"{name}: {text!r} is not one run of tokens wherever it stands")
 
     def spans(self, ids: list[int]) -> Iterator[tuple[int, int]]:
-        """Where it stands: the index of its first token, and that behind its last."""
+        """Yield the places where it stands: the index of its first token, and that behind its last."""
         for place in _places(ids, self.core):
             end = place + len(self.core)
             start = place - len(self.lead) if tuple(ids[max(place - len(self.lead), 0) : place]) == self.lead else place
@@ -121,7 +121,8 @@ def _has_answer(row: dict[str, Any]) -> bool:
 
 
 def markers(tokenizer: Any) -> tuple[str, str]:
-    """What begins a user's turn and the model's in the tokenizer's chat template. Raises SettingError where it does not say."""
+    """Return what begins a user's turn, and the model's, in the tokenizer's chat template. Raises SettingError where it does
+    not say that."""
     probe = "\u2060probe\u2060"
     turn = [{"role": "user", "content": probe}]
     try:
