@@ -201,6 +201,26 @@ def test_one_bos(model, tokenizer, usual):
     assert tokenizer.decode(ids).startswith("<bos>How many are 3 ?")
 
 
+def test_standardised_conversations_are_messages(model, tokenizer, usual):
+    turns = [{"role": "user", "content": "How many ?"}, {"role": "assistant", "content": "3"}]
+    ids = [
+        SFTTrainer(
+            model, SFTConfig(**usual), None, Dataset.from_list([{name: turns}]), tokenizer=tokenizer
+        ).train_dataset[0]
+        for name in ("conversations", "messages")
+    ]
+    assert ids[0]["input_ids"] == ids[1]["input_ids"]
+    assert "How many ?<end_of_turn>" in tokenizer.decode(ids[0]["input_ids"])
+
+
+def test_the_names_beside_the_model():
+    from agentloop import engine
+
+    assert engine.SFTTrainer is SFTTrainer and engine.SFTConfig is SFTConfig
+    with pytest.raises(ImportError, match="FastVisionModel"):
+        from agentloop.engine import FastVisionModel  # noqa: F401
+
+
 def test_peft_config_becomes_the_adapter(bare, tokenizer, usual, tmp_path):
     config = LoraConfig(
         r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], use_rslora=True, task_type="CAUSAL_LM"

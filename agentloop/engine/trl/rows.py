@@ -25,15 +25,20 @@ def by_row(formatting: Formatting, first: dict[str, Any]) -> Formatting:
 
 
 def prepared(rows: Any, field: str, tokenizer: Any) -> Any:
-    """The data set with one <bos> where its texts begin with their own, and with its texts where it has conversations too.
+    """The data set as TRL reads it: with one <bos> where its texts begin with their own, and with its texts where it has
+    conversations too; conversations of roles alone are `messages`.
 
     `rows` may be a dictionary of data sets. TRL's tokenizing adds <bos>; a text made by a chat template has one.
     """
     if isinstance(rows, dict):
         return {name: prepared(each, field, tokenizer) for name, each in rows.items()}
     first = next(iter(rows), None) if rows is not None else None
-    if first is None or not isinstance(first.get(field), str):
+    if first is None:
         return rows
+    if not isinstance(first.get(field), str):
+        turns = first.get("conversations")
+        of_roles = bool(turns) and isinstance(turns[0], dict) and "role" in turns[0] and "messages" not in first
+        return rows.rename_column("conversations", "messages") if of_roles else rows
     if "conversations" in first:  # TRL would take those in their place
         rows = rows.remove_columns("conversations")
     bos = getattr(tokenizer, "bos_token", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import warnings
 from typing import Any
 
@@ -32,16 +33,17 @@ def old_spellings(trainer: type) -> type:
     """
 
     class Trainer(trainer):
-        def __init__(self, model: Any = None, args: Any = None, **given: Any) -> None:
+        def __init__(self, model: Any = None, args: Any = None, *more: Any, **given: Any) -> None:
             from agentloop.engine.trl import rows
 
-            given = _renamed(given)
+            places = list(inspect.signature(trainer).parameters)[2:]
+            given = _renamed(dict(zip(places, more)) | given)
             args = configured(args, given, model)
             if (config := given.pop("peft_config", None)) is not None:
                 model = adapted(model, config, args.seed)
             field, tokenizer = args.dataset_text_field, given.get("processing_class")
             for name in ("train_dataset", "eval_dataset"):
-                if tokenizer is not None and given.get(name) is not None:
+                if tokenizer is not None and given.get(name) is not None and given.get("formatting_func") is None:
                     given[name] = rows.prepared(given[name], field, tokenizer)
             if (formatting := given.get("formatting_func")) is not None and given.get("train_dataset") is not None:
                 given["formatting_func"] = rows.by_row(formatting, next(iter(given["train_dataset"])))
