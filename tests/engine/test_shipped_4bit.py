@@ -33,12 +33,12 @@ SKIPPED = {
 OTHERWISE = {"bnb_4bit_use_double_quant": False}, {"bnb_4bit_quant_type": "fp4"}, {"bnb_4bit_quant_storage": "bfloat16"}
 
 
-def pack(source: Path, directory: Path, skipped: list[str], **options) -> Path:
+def pack(source: Path, directory: Path, skipped: list[str], *, shards: str = "5GB", **options) -> Path:
     """transformers' own way: quantised at loading by bitsandbytes, then saved."""
     settings = dict(bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, llm_int8_skip_modules=skipped)
     config = BitsAndBytesConfig(load_in_4bit=True, **settings | options)
     model = AutoModelForCausalLM.from_pretrained(source, quantization_config=config, dtype=torch.float32)
-    model.save_pretrained(directory)
+    model.save_pretrained(directory, max_shard_size=shards)
     AutoTokenizer.from_pretrained(source).save_pretrained(directory)
     return directory
 
@@ -86,11 +86,15 @@ def test_computes_what_bitsandbytes_does(packed, checkpoint, cache, fill_adapter
 
 def test_every_packed_number_is_bitsandbytes_own(checkpoint, cache, tmp_path):
     """The dequantised directory, tensor by tensor: AltUp's, those of 16 and 32 columns, and the coefficients too."""
-    packed = pack(checkpoint, tmp_path / "packed", ["lm_head"])
+    packed = pack(checkpoint, tmp_path / "packed", ["lm_head"], shards="200KB")
     directory = dequantised_checkpoint(packed, cache)
     config = json.loads((directory / "config.json").read_text())
     assert "quantization_config" not in config
-    found = load_file(directory / "model.safetensors")
+    files = sorted(directory.glob("*.safetensors"))
+    assert len(files) > 3
+    found = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    index = json.loads((directory / "model.safetensors.index.json").read_text())["weight_map"]
+    assert index.keys() == found.keys()
     model = AutoModelForCausalLM.from_pretrained(packed, dtype=torch.float32)
     names = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
     kinds = {re.sub(r"\.\d+$", "", name).rpartition(".")[2] for name in names}
