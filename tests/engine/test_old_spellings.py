@@ -54,8 +54,10 @@ def train(trainer) -> list[dict[str, float]]:
     return [{name: row[name] for name in LOGGED} for row in trainer.state.log_history if "loss" in row]
 
 
-@pytest.mark.parametrize("kind", ["transformers", "TrainingArguments", "SFTConfig", "none"])
-@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize(
+    "kind, packing",
+    [("transformers", False), ("TrainingArguments", True), ("SFTConfig", False), ("SFTConfig", True), ("none", True)],
+)
 def test_the_same_steps(model, tokenizer, usual, kind, packing):
     today = trl.SFTConfig(
         **usual, dataset_text_field="text", max_length=48, packing=packing, report_to="none", use_cpu=True
