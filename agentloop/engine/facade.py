@@ -7,6 +7,8 @@ backward hands that gradient over. Frozen weights are no parameters: they stay w
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from agentloop.engine import generation
+from agentloop.engine import callers, generation
 from agentloop.engine.batch import PackedBatch
 from agentloop.engine.layout import Layout
 from agentloop.engine.lazy import LazyLogits
@@ -42,13 +44,31 @@ class TrainerFacade(nn.Module):
     main_input_name = "input_ids"
     loss_type = "ForCausalLM"
     """The loss shifts the labels: the trainer then counts num_items_in_batch rightly."""
-    accepts_loss_kwargs = True
 
     def __init__(self, directory: Path | None) -> None:
         super().__init__()
         self.directory = directory
         """Directory of the base model; None for a model without files."""
         self.model_tags: list[str] = []
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Return True: `forward` takes num_items_in_batch. Every trainer reads this as it is made.
+
+        Raises SettingError where it is one of TRL's with another objective than SFTTrainer's.
+        """
+        callers.refuse_objective(sys._getframe(1))
+        return True
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Return this module alone. Raises SettingError where PEFT asks, which would find nothing to adapt."""
+        callers.refuse_peft(sys._getframe(1))
+        return super().modules()
+
+    def named_modules(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Module]]:
+        """Return this module alone, under its name. Raises SettingError where PEFT asks."""
+        callers.refuse_peft(sys._getframe(1))
+        return super().named_modules(*args, **options)
 
     @cached_property
     def config(self) -> Any:

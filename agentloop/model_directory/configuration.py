@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agentloop.errors import ModelError
+from agentloop.model_directory import bitsandbytes
 from agentloop.model_directory.architecture import FULL, SLIDING, Architecture
 from agentloop.reading import read_object
 
@@ -37,6 +38,11 @@ def has_tied_head(directory: Path) -> bool:
     return config.get("tie_word_embeddings", inner) is not False
 
 
+def is_packed(directory: Path) -> bool:
+    """Return True where the weights are bitsandbytes' four bits, which have no 16-bit original in the directory."""
+    return read_object(directory / "config.json", ModelError).get("quantization_config") is not None
+
+
 def read_architecture(directory: Path) -> Architecture:
     """Read `directory/config.json`, text-only or with the language model's part under `text_config`.
 
@@ -59,7 +65,7 @@ def read_architecture(directory: Path) -> Architecture:
         known = ", ".join(sorted((*_FAMILIES, *MULTIMODAL)))
         raise ModelError(f"{path}: model_type {whole!r:.60} is not supported ({known})")
     if config.get("quantization_config") is not None:
-        raise ModelError(f"{path}: quantization_config {config['quantization_config']!r} is not supported (only None)")
+        bitsandbytes.check_config(path, config["quantization_config"])
     filled_class, read = _FAMILIES[kind]
     return read(filled_class(text, path))
 

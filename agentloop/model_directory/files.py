@@ -20,6 +20,8 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model")
 """One of them is there where a tokenizer is."""
 GGUF_RECORD = "agentloop_gguf.json"
 """In a directory that was made from a GGUF file: from which one."""
+HUB_RECORD = "agentloop_hub.json"
+"""In a directory that was downloaded from the hub: from which repository."""
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _OBJECTS = ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json")
 _LENGTH_BYTES = 8

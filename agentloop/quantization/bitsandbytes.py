@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agentloop.engine.checkpoint import Checkpoint
+from agentloop.engine.dequantised import write_index
 from agentloop.engine.packed import PackedWeights, packed_weights
 from agentloop.errors import SettingError
 from agentloop.files import atomic
@@ -42,6 +43,8 @@ def write(model: Path, directory: Path, quantization: Quantization, *, cache: Pa
     if directory.exists():
         raise SettingError(f"{directory}: exists already; a quantised model is written to a directory of its own")
     checkpoint = Checkpoint(model)
+    if checkpoint.packed:
+        raise SettingError(f"{model}: is in bitsandbytes' 4 bit already")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     packed = packed_weights(
         read_architecture(model), checkpoint, base_fingerprint(model, cache), cache, device,
@@ -62,7 +65,7 @@ def write(model: Path, directory: Path, quantization: Quantization, *, cache: Pa
                 continue  # names of tensors, which are others now; readers do without in a folder of safetensors
             elif file.is_file():
                 shutil.copy(file, temporary / file.name)
-        _index(temporary)
+        write_index(temporary)
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
         config["quantization_config"] = _config(sorted(skipped | _fused(skipped)), checkpoint.dtype)
         (temporary / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -131,17 +134,3 @@ def _fused(skipped: set[str]) -> set[str]:
     return {
         name.removesuffix(part) + fused for name in skipped for part, fused in _FUSED.items() if name.endswith(part)
     }
-
-
-def _index(directory: Path) -> None:
-    """An index of the tensors where there is more than one file, which transformers asks for."""
-    files = sorted(directory.glob("*.safetensors"))
-    if len(files) < 2:
-        return
-    where = {}
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            where |= dict.fromkeys(file.keys(), path.name)
-    size = sum(path.stat().st_size for path in files)
-    text = json.dumps({"metadata": {"total_size": size}, "weight_map": where}, indent=2)
-    (directory / "model.safetensors.index.json").write_text(text, encoding="utf-8")
