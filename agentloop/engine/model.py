@@ -33,7 +33,7 @@ from agentloop.engine.memory import (
     peak_bytes,
     process_bytes,
 )
-from agentloop.engine.network import Network
+from agentloop.engine.network import LeftKeys, Network
 from agentloop.engine.projection import Workspace
 from agentloop.engine.results import TokenResults
 from agentloop.engine.weights import ModelWeights
@@ -197,12 +197,13 @@ class Gemma(TrainerFacade):
             return self._no_results(observe)
         return self.network.results(self._context(batch), self._inference_plan, observe=observe)
 
-    def hidden(self, batch: PackedBatch) -> Tensor:
+    def hidden(self, batch: PackedBatch, left: LeftKeys | None = None) -> Tensor:
         """Return the output head's input at each position that has a label: [supervised, hidden].
 
-        Raises ModelError where a sequence is longer than `max_seq_length`.
+        `left` is told the keys and values of every layer that has its own. Raises ModelError where a sequence is longer than
+        `max_seq_length`.
         """
-        return self.network.hidden(self._context(batch), self._inference_plan)
+        return self.network.hidden(self._context(batch), self._inference_plan, left)
 
     def logits(self, batch: PackedBatch) -> Tensor:
         """Return the logits of the next token at each position that has a label: [supervised, vocab].
