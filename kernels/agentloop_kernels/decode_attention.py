@@ -17,7 +17,7 @@ from torch import Tensor
 from agentloop_kernels.activation import tanh
 from agentloop_kernels.launching import takes_kernels
 from agentloop_kernels.precision import buffer, store, wide
-from agentloop_kernels.tiles import PRECISE, next_power_of_2
+from agentloop_kernels.tiles import PRECISE, capability, next_power_of_2
 
 SLOTS = 32
 """Keys that a program reads at once."""
@@ -144,10 +144,12 @@ def triton_decode_attention(
     partial = torch.empty(rows * heads * parts * (width + 2), dtype=torch.float32, device=query.device)
     block = max(16, next_power_of_2(width))
     group = heads // kv_heads
+    # Without tensor cores (sm_75) threads hold whole rows of both factors: more of them, and no registers spill.
+    warps = 8 if (capability(query.device) or (8, 0)) < (8, 0) else 4
     _decode_kernel[(rows, kv_heads, parts)](
         query, key, value, last, partial, query.stride(0), key.stride(0), key.stride(1), scale, softcap or 1.0,
         GROUP=group, KV_HEADS=kv_heads, WIDTH=width, D=block, M=max(16, next_power_of_2(group)), N=SLOTS, PARTS=parts,
-        CAPPED=softcap is not None, num_warps=4, num_stages=1, **PRECISE,
+        CAPPED=softcap is not None, num_warps=warps, num_stages=1, **PRECISE,
     )  # fmt: skip
     _join_kernel[(rows, heads)](
         partial, out, out.stride(0), HEADS=heads, WIDTH=width, D=block, PARTS=parts, num_warps=4, **PRECISE
