@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from agentloop.engine.activations import Activations, Keys
+from typing import cast
+
+from agentloop.engine.activations import Activations, Keys, LayerInput
+from agentloop.engine.decoding.cache import Slots
 from agentloop.engine.self_attention import SelfAttention
 from agentloop_kernels.decode_attention import decode_attention
 from agentloop_kernels.rope import qkv_rope
@@ -11,9 +14,10 @@ from agentloop_kernels.rope import qkv_rope
 class CachedAttention(SelfAttention):
     """Reads and writes the cache where its base class reads and writes the keys of a packed batch."""
 
-    def forward(self, act: Activations, given, keys: Keys) -> None:
+    def forward(self, act: Activations, given: LayerInput, keys: Keys) -> None:
         """`act.raw` -> `act.attention_out`. `keys` are the cache's layers, `given.plan` this layer's Slots."""
-        w, shape, slots = self.weights, self.shape, given.plan
+        w, shape, slots = self.weights, self.shape, cast(Slots, given.plan)
+        assert act.raw is not None
         matrix = self.workspace.matrix(w.output)
         act.query, key, value = qkv_rope(act.raw[:, : self.width], self.rope, given.positions, **self.heads)
         if self.own_keys:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from agentloop.engine.activations import Keys
 from agentloop.model_directory.architecture import SLIDING, Architecture
+from agentloop_kernels.launching import takes_kernels
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Where one step writes in the layers of one type, and what it reads there."""
+    """The places in the layers of one type that a step writes to and reads."""
 
     write: Tensor
     """int64 [rows * kv_heads]: slots among all those of one layer, in which the new keys go."""
@@ -71,8 +72,8 @@ class KeyValueCache:
     def slots(self, positions: Tensor, longest: int | None) -> dict[str, Slots]:
         """Layer type -> where tokens at `positions` int32 [rows] go.
 
-        `longest` is the highest position, where the host knows it: the reference then reads no further. Without it nothing
-        waits for the device.
+        `longest` is the highest position, where the host knows it: the reference then reads no further. Kernels need neither
+        it nor the host.
         """
         heads = torch.arange(self.rows * self.shape.kv_heads, device=self.device)
         places = {}
@@ -82,7 +83,7 @@ class KeyValueCache:
             span = size if longest is None else min(longest + 1, size)
             last = positions.clamp(max=size - 1)
             seen = None
-            if longest is not None and self.rows > 1:
+            if not takes_kernels(positions):
                 seen = torch.arange(span, device=self.device) <= last.unsqueeze(1)
                 seen = None if bool(seen.all()) else seen
             places[kind] = Slots(write, last, span, seen)

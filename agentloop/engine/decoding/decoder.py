@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import Tensor
 
 from agentloop.engine.activations import LayerInput
@@ -12,6 +11,7 @@ from agentloop.engine.batch import IGNORED, PackedBatch, join
 from agentloop.engine.boundary import BoundaryKeys
 from agentloop.engine.decoding.attention import CachedAttention
 from agentloop.engine.decoding.cache import KeyValueCache
+from agentloop.engine.decoding.streamed import NoMatrices, streamed
 from agentloop.engine.families import FAMILIES
 from agentloop.engine.memory import Keep
 from agentloop.engine.network import softcapped
@@ -23,24 +23,37 @@ if TYPE_CHECKING:
 class Decoder:
     """Continues `prompts`, each `copies` times, by at most `new` tokens.
 
-    `step` is the same computation whatever the positions: on CUDA it may be captured as a graph.
+    A step is the same computation whatever the positions, so that on CUDA it can be recorded as a graph. There weights are
+    `stream`ed; on the CPU the dequantised matrices of training are at hand.
     """
 
-    def __init__(self, model: Gemma, prompts: list[list[int]], *, new: int, copies: int = 1) -> None:
-        self.shape, self.network, self.workspace = model.shape, model.network, model.workspace
+    def __init__(
+        self, model: Gemma, prompts: list[list[int]], *, new: int, copies: int = 1, stream: bool | None = None
+    ) -> None:
+        self.shape, self.network = model.shape, model.network
         self.lengths = [len(prompt) for prompt in prompts for _ in range(copies)]
         self.cache = KeyValueCache(
             model.shape, len(self.lengths), max(self.lengths) + new, device=model.device, dtype=model.dtype
         )
+        stream = model.device.type != "cpu" if stream is None else stream
+        workspace = NoMatrices(model.device, model.dtype) if stream else model.workspace
         make = FAMILIES[model.shape.family].layer
-        weights = model.weights
         self.layers = []
-        for each, kind in zip(weights.layers, model.shape.layer_types, strict=True):
-            layer = make(model.shape, each, model.workspace, weights.rope[kind])
-            layer.attention = CachedAttention(model.shape, each, model.workspace, weights.rope[kind])
+        for stored, kind in zip(model.weights.layers, model.shape.layer_types, strict=True):
+            weights, rope = streamed(stored) if stream else stored, model.weights.rope[kind]
+            layer = make(model.shape, weights, workspace, rope)
+            layer.attention = CachedAttention(model.shape, weights, workspace, rope)
             self.layers.append(layer)
-        self.boundary_keys = self.network.boundary_keys
+            if layer.index == model.shape.boundary:
+                self.boundary_keys = BoundaryKeys(model.shape, weights, workspace, rope, layer.input_norm)
         self._prompts, self._copies, self._model = prompts, copies, model
+
+    @property
+    def recordable(self) -> bool:
+        """A CUDA graph cannot hold copies of weights that wait in host memory."""
+        device = self._model.device
+        parts = [weight for layer in self.layers for group in layer.weights.groups for _, weight in group.parts]
+        return device.type == "cuda" and all(w.device == device for w in parts if isinstance(w, Tensor))
 
     def read(self) -> Tensor:
         """Compute the prompts -> the logits of the first new token, [rows, vocab]."""
@@ -65,7 +78,8 @@ class Decoder:
             slots = places[shape.layer_types[index]]
             if index == shape.boundary:
                 slots.put(self.cache.layers[index], *self.boundary_keys.forward(streams, positions))
-            given = LayerInput(slots, positions, ple[:, index * shape.ple : (index + 1) * shape.ple])
+            # What takes the place of the packed batch's plan is read by CachedAttention alone.
+            given = LayerInput(cast(Any, slots), positions, ple[:, index * shape.ple : (index + 1) * shape.ple])
             streams = layer.forward(
                 layer.activations(streams), given, self.cache.layers, Keep.STREAMS, token_ids.numel()
             )
