@@ -75,19 +75,25 @@ def prompts(vocab: int, lengths: tuple[int, ...] = LENGTHS, *, left: bool = True
     return {"input_ids": ids, "attention_mask": mask}
 
 
-@pytest.mark.parametrize("checkpoint", FAMILIES, indirect=True)
+# The others' own parts (soft-capped scores, no norms) are in test_weights_read_as_they_are_stored as well.
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "gemma1")]
+
+
+@pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3", *SLOW], indirect=True)
 def test_256_greedy_tokens(model, peer, fill_adapter):
     """Prompts beyond the window, and four windows more; Gemma 3n's last layers share what a ring of keys holds."""
     inputs = prompts(model.shape.vocab)
-    ours = model.generate(**inputs, **GREEDY, max_new_tokens=256)
-    assert ours.shape == (3, 90 + 256)
-    assert torch.equal(ours, peer.generate(**inputs, **GREEDY, max_new_tokens=256))
+    # Random weights soon repeat one token, which would show little.
+    options = GREEDY | {"max_new_tokens": 256, "no_repeat_ngram_size": 2}
+    ours = model.generate(**inputs, **options)
+    assert ours.shape == (3, 90 + 256) and len(set(ours[0, 90:].tolist())) > 50
+    assert torch.equal(ours, peer.generate(**inputs, **options))
 
     FastLanguageModel.get_peft_model(model, r=8, lora_alpha=16)
     fill_adapter(model)
-    adapted = model.generate(**inputs, **GREEDY, max_new_tokens=256)
+    adapted = model.generate(**inputs, **options)
     assert not torch.equal(adapted, ours)
-    assert torch.equal(adapted, with_adapter(peer, model).generate(**inputs, **GREEDY, max_new_tokens=256))
+    assert torch.equal(adapted, with_adapter(peer, model).generate(**inputs, **options))
 
 
 def test_padding_on_either_side(model):
@@ -126,7 +132,7 @@ MANY_ENDS = [5, 6, 7, 8, 9, 40, 41, 42, 44, 56, 77]
         {"max_new_tokens": 30, "use_cache": False},
         {"max_length": 40, "do_sample": True, "top_p": 0.9, "top_k": 20},
         {"do_sample": True, "temperature": 1.5, "min_p": 0.1, "max_new_tokens": 30},
-        {"do_sample": True, "temperature": 2, "top_p": 0.0},
+        {"do_sample": True, "temperature": 2.0, "top_p": 0.0},
         {"do_sample": True, "temperature": None, "top_k": None, "top_p": None},
         {"do_sample": False, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "max_new_tokens": 60},
         {"do_sample": True, "num_return_sequences": 3, "max_new_tokens": 20},
@@ -238,7 +244,13 @@ def test_num_return_sequences_needs_sampling(model):
 def test_what_changes_nothing_is_accepted(model):
     ids = torch.tensor([[5, 6, 7]])
     plain = model.generate(ids, **GREEDY)
-    idle = {"use_cache": True, "num_beams": 1, "cache_implementation": "static", "length_penalty": 1.0}
+    idle = {
+        "temperature": 2,
+        "use_cache": True,
+        "num_beams": 1,
+        "cache_implementation": "static",
+        "length_penalty": 1.0,
+    }
     assert torch.equal(model.generate(inputs=ids, **GREEDY, **idle, token_type_ids=ids), plain)
 
 
@@ -317,11 +329,13 @@ def test_trains_as_before_it_generated(checkpoint, cache):
 def test_a_change_of_the_adapter_is_seen(model):
     """An optimizer of torch's changes the parameter alone."""
     FastLanguageModel.get_peft_model(model, r=8)
+    asked = GREEDY | {"max_new_tokens": 3, "return_dict_in_generate": True, "output_logits": True}
     ids = torch.tensor([[5, 6, 7]])
-    before = model.generate(ids, **GREEDY, max_new_tokens=30)
+    before = model.generate(ids, **asked).logits
     with torch.no_grad():
         model.adapter.normal_(0, 0.2)
-    assert not torch.equal(model.generate(ids, **GREEDY, max_new_tokens=30), before)
+    for changed, same in zip(model.generate(ids, **asked).logits, before, strict=True):
+        assert not torch.allclose(changed, same, atol=1e-3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="records a CUDA graph")
