@@ -48,6 +48,8 @@ class KeyValueCache:
             kind: min(longest, shape.window) if kind == SLIDING and shape.window is not None else longest
             for kind in shape.rope_theta
         }
+        heads = torch.arange(rows * shape.kv_heads, device=device)
+        self._first = {kind: heads * size for kind, size in self.sizes.items()}
         self.layers: Keys = {}
         """Layer -> K and V [rows, kv_heads, slots, head_dim], zero where nothing was written."""
         for index in range(shape.first_shared):
@@ -75,15 +77,14 @@ class KeyValueCache:
         `longest` is the highest position, where the host knows it: the reference then reads no further. Kernels need neither
         it nor the host.
         """
-        heads = torch.arange(self.rows * self.shape.kv_heads, device=self.device)
         places = {}
         for kind, size in self.sizes.items():
-            slot = positions.long() % size
-            write = heads * size + slot.repeat_interleave(self.shape.kv_heads, output_size=heads.numel())
+            first, slot = self._first[kind], positions.long() % size
+            write = first + slot.repeat_interleave(self.shape.kv_heads, output_size=first.numel())
             span = size if longest is None else min(longest + 1, size)
             last = positions.clamp(max=size - 1)
             seen = None
-            if not takes_kernels(positions):
+            if not takes_kernels(positions) and not (self.rows == 1 and longest is not None):
                 seen = torch.arange(span, device=self.device) <= last.unsqueeze(1)
                 seen = None if bool(seen.all()) else seen
             places[kind] = Slots(write, last, span, seen)

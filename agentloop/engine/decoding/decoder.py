@@ -11,7 +11,7 @@ from agentloop.engine.batch import IGNORED, PackedBatch, join
 from agentloop.engine.boundary import BoundaryKeys
 from agentloop.engine.decoding.attention import CachedAttention
 from agentloop.engine.decoding.cache import KeyValueCache
-from agentloop.engine.decoding.streamed import NoMatrices, streamed
+from agentloop.engine.decoding.groups import NoMatrices, for_decoding
 from agentloop.engine.families import FAMILIES
 from agentloop.engine.memory import Keep
 from agentloop.engine.network import softcapped
@@ -36,11 +36,12 @@ class Decoder:
             model.shape, len(self.lengths), max(self.lengths) + new, device=model.device, dtype=model.dtype
         )
         stream = model.device.type != "cpu" if stream is None else stream
-        workspace = NoMatrices(model.device, model.dtype) if stream else model.workspace
+        workspace = NoMatrices(model.device, model.dtype)
         make = FAMILIES[model.shape.family].layer
         self.layers = []
         for stored, kind in zip(model.weights.layers, model.shape.layer_types, strict=True):
-            weights, rope = streamed(stored) if stream else stored, model.weights.rope[kind]
+            weights = for_decoding(stored, None if stream else model.workspace)
+            rope = model.weights.rope[kind]
             layer = make(model.shape, weights, workspace, rope)
             layer.attention = CachedAttention(model.shape, weights, workspace, rope)
             self.layers.append(layer)

@@ -1,8 +1,8 @@
-"""Layers whose weights are read as they are stored, once a step: packed ones by a kernel of their own.
+"""Linear layers as a step of generation multiplies by them: as its base class does, with nothing looked up or written first.
 
 Training dequantises a matrix and multiplies thousands of rows by it. For one row of each sequence that would write and read
-four times what the packed weights are. Nothing is kept beside the weights and the adapter's buffer, so a recorded CUDA graph
-stays right when the adapter changes.
+four times what packed weights are, so on CUDA they are read as they are stored, once a step, by a kernel of their own;
+nothing is kept beside them and the adapter's buffer. On the CPU the extended matrices of training are there already.
 """
 
 from __future__ import annotations
@@ -18,8 +18,26 @@ from agentloop.engine.weights import LayerWeights
 from agentloop_kernels.nf4_matmul import nf4_matmul
 
 
+class ResidentGroup(ProjectionGroup):
+    """Multiplies by the matrix that a resident workspace holds. A prompt that is read writes the adapter into it."""
+
+    def __init__(self, group: ProjectionGroup, workspace: Workspace) -> None:
+        self.__dict__.update(vars(group))
+        matrix = workspace.matrix(group)
+        self._upper, self._lower = matrix[: self.outputs].t(), matrix[self.outputs :, : self.inputs].t()
+
+    def fill_tail(self, matrix: Tensor, x: Tensor) -> None:
+        """X (sA)' into the tail of x [tokens, inputs + rank]. `matrix` is not read."""
+        if self.rank:
+            torch.mm(x[:, : self.inputs], self._lower, out=x[:, self.inputs :])
+
+    def multiply(self, matrix: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """x [tokens, inputs + rank] -> Y [tokens, outputs]. `matrix` is not read."""
+        return torch.mm(x, self._upper, out=out)
+
+
 class StreamedGroup(ProjectionGroup):
-    """Multiplies as its base class does, without the extended matrix."""
+    """Multiplies by the weights as they are stored, and then by the adapter."""
 
     def __init__(self, group: ProjectionGroup) -> None:
         self.__dict__.update(vars(group))
@@ -60,10 +78,10 @@ class NoMatrices(Workspace):
         return self._none
 
 
-def streamed(weights: LayerWeights) -> LayerWeights:
-    """Return the layer's weights with groups that are read as they are stored."""
-    values = {field.name: getattr(weights, field.name) for field in fields(weights)}
-    groups: dict[str, Any] = {
-        name: StreamedGroup(value) for name, value in values.items() if isinstance(value, ProjectionGroup)
-    }
+def for_decoding(weights: LayerWeights, workspace: Workspace | None) -> LayerWeights:
+    """Return the layer's weights with groups for single rows: of the resident `workspace`, or streamed where there is none."""
+    groups: dict[str, Any] = {}
+    for field in fields(weights):
+        if isinstance(group := getattr(weights, field.name), ProjectionGroup):
+            groups[field.name] = StreamedGroup(group) if workspace is None else ResidentGroup(group, workspace)
     return replace(weights, **groups)
