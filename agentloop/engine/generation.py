@@ -23,20 +23,18 @@ def generate(model: Gemma, input_ids: Tensor, attention_mask: Tensor | None = No
     Tokens that `attention_mask` leaves out are not read. With `return_dict_in_generate` transformers'
     GenerateDecoderOnlyOutput. Raises SettingError for an option or an input that does not fit.
     """
-    # What is made in inference mode could not be trained with afterwards; autocast would round what is exact.
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-        defaults = model.generation_config.to_dict()
-        chosen = read_options(options, defaults, prompt=_width(input_ids), vocab=model.shape.vocab, device=model.device)
-        prompts = _prompts(model, input_ids, attention_mask, chosen)
-        new = _new_tokens(model, max(map(len, prompts)), chosen, options)
-        if chosen.streamer is not None:
-            chosen.streamer.put(input_ids.cpu())
-        decoder = Decoder(model, prompts, new=new, copies=chosen.copies)
-        start = input_ids.to(model.device).repeat_interleave(chosen.copies, 0)
-        result = _continued(model, decoder, start, new, chosen)
-        if chosen.streamer is not None:
-            chosen.streamer.end()
-        return result
+    defaults = model.generation_config.to_dict()
+    chosen = read_options(options, defaults, prompt=_width(input_ids), vocab=model.shape.vocab, device=model.device)
+    prompts = _prompts(model, input_ids, attention_mask, chosen)
+    new = _new_tokens(model, max(map(len, prompts)), chosen, options)
+    if chosen.streamer is not None:
+        chosen.streamer.put(input_ids.cpu())
+    decoder = Decoder(model, prompts, new=new, copies=chosen.copies)
+    start = input_ids.to(model.device).repeat_interleave(chosen.copies, 0)
+    result = _continued(model, decoder, start, new, chosen)
+    if chosen.streamer is not None:
+        chosen.streamer.end()
+    return result
 
 
 def _new_tokens(model: Gemma, prompt: int, options: GenerationOptions, passed: dict[str, Any]) -> int:

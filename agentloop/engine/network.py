@@ -60,6 +60,7 @@ class Network:
         """
         inputs = context.inputs
         observed = self._observed(inputs.labels) if observe else None
+        self._host.begin()
         streams, ple = self.embed(inputs.token_ids)
         keys: Keys = {}
         streams, kept, below = self.forward(streams, ple, context, keys, plan)
