@@ -158,14 +158,16 @@ class TrainerFacade(nn.Module):
         )
 
     @usual_modes()
-    def generate(self, input_ids: Tensor, **options: Any) -> Tensor:
-        """Continue each row: [batch, tokens] -> [batch, tokens + new].
+    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **options: Any) -> Any:
+        """Continue each row: token ids [batch, tokens] -> [batch, tokens + new], as transformers' `generate` does.
 
-        Options: `attention_mask`, `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p`, `eos_token_id`,
-        `pad_token_id` and `streamer`, as in transformers; others raise SettingError. Each new token computes its prefix
-        again: for a look at what was learnt, not for serving.
+        The ids are `inputs` or `input_ids`. Options are those of transformers for greedy search and sampling, with
+        `attention_mask`, `streamer`, `stop_strings` and `num_return_sequences` among them (docs/engine.md lists them); what is
+        not passed comes from `generation_config` and from the model's own. `return_dict_in_generate` returns transformers'
+        GenerateDecoderOnlyOutput. Raises SettingError for anything else that would change the result.
         """
-        return generation.generate(self, input_ids, **options)
+        ids = options.pop("input_ids", inputs)
+        return generation.generate(self, ids, generation_config=generation_config, **options)
 
     def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:
         """Accepted and ignored: the memory budget decides what is kept and what is recomputed."""

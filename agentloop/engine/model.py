@@ -37,7 +37,7 @@ from agentloop.engine.memory import (
     process_bytes,
 )
 from agentloop.engine.modes import usual_modes
-from agentloop.engine.network import Network
+from agentloop.engine.network import LeftKeys, Network
 from agentloop.engine.precision import wide_dtype
 from agentloop.engine.projection import Workspace
 from agentloop.engine.results import TokenResults
@@ -249,15 +249,16 @@ class Gemma(TrainerFacade):
         return self.network.results(self._context(batch), self._inference_plan, observe=observe)
 
     @usual_modes()
-    def hidden(self, batch: PackedBatch) -> Tensor:
+    def hidden(self, batch: PackedBatch, left: LeftKeys | None = None) -> Tensor:
         """Return the output head's input at each position that has a label: [supervised, hidden].
 
-        Raises ModelError where a sequence is longer than `max_seq_length`, SettingError for an id that is no token.
+        `left` is told the keys and values of every layer that has its own. Raises ModelError where a sequence is longer than
+        `max_seq_length`, SettingError for an id that is no token.
         """
         if not batch.supervised:
             self._prepare(batch)
             return torch.zeros(0, self.shape.hidden, dtype=self.dtype, device=self.device)
-        return self.network.hidden(self._context(batch), self._inference_plan)
+        return self.network.hidden(self._context(batch), self._inference_plan, left)
 
     @usual_modes()
     def logits(self, batch: PackedBatch) -> Tensor:
