@@ -61,6 +61,7 @@ class Campaign:
         """Check what the settings name. Raises SettingError or ModelError before anything is written."""
         model = settings.model_directory()
         files.check(model)
+        fitting.check(settings)
         environment = environments.get(settings.environment)
         suites.planned_looks(settings)
         suites.check_tools(settings)

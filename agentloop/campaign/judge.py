@@ -12,6 +12,7 @@ from agentloop.campaign import material, prepare
 from agentloop.campaign.campaign import Campaign
 from agentloop.errors import RoomError, SettingError
 from agentloop.evaluation.statistics import clustered_interval, lower_bound, paired_bootstrap
+from agentloop.model_directory.configuration import is_packed
 from agentloop.quantization.measuring import measure
 from agentloop.records import NONE, Interval, Quantization
 from agentloop.rollout.collection import ShardPlan
@@ -30,12 +31,15 @@ def judge(campaign: Campaign, server: PolicyServer) -> dict[str, Any] | None:
 
     Returns `{quantization, bytes, bytes_in_16bit, kl, episode_kl, same_choice, tokens, success}`.
 
-    None where the base is in 16 bit, or there is no memory to hold it in 16 bit for the comparison. `success` is None where
-    the KL divergence is negligible or no loss would be too large. Once for each base and quantisation. Raises SettingError
-    where too much of the base's success is surely lost.
+    None where the base is in 16 bit or comes in 4 bit, or there is no memory to hold it in 16 bit for the comparison.
+    `success` is None where the KL divergence is negligible or no loss would be too large. Once for each base and
+    quantisation. Raises SettingError where too much of the base's success is surely lost.
     """
     held, training = campaign.quantization, campaign.settings.training
     if held == NONE:
+        return None
+    if is_packed(campaign.model):
+        print("the base comes in 4 bit: there is no 16-bit original that it could be judged by")
         return None
 
     def work() -> dict[str, Any]:

@@ -41,10 +41,10 @@ class Checkpoint:
         """
         return self.whole(self.prefix + name)
 
-    def whole(self, full: str) -> Tensor:
-        """The tensor as `tensor` gives it, by the name that it has in the file."""
+    def whole(self, full: str, *, exact: bool = False) -> Tensor:
+        """The tensor as `tensor` gives it, by the name that it has in the file; with `exact`, what is unpacked is in fp32."""
         state = self.packed.get(full)
-        return self._stored(full) if state is None else unpacked(self._parts(full), state)
+        return self._stored(full) if state is None else unpacked(self._parts(full), state, exact=exact)
 
     def nf4(self, name: str) -> Nf4 | None:
         """The weight `name` as it is packed; None where it is not stored as double-quantised NF4 in blocks of 64."""

@@ -28,16 +28,22 @@ from agentloop.records import NF4, Quantization
 from agentloop_kernels.nf4 import dequantise
 
 
-def dequantised_checkpoint(directory: Path, cache: Path, quantization: Quantization = NF4) -> Path:
-    """The directory of the dequantised base under `cache`, written on the first call. Raises ModelError, DiskError."""
+def dequantised_checkpoint(
+    directory: Path, cache: Path, quantization: Quantization = NF4, *, exact: bool = False
+) -> Path:
+    """The directory of the dequantised base under `cache`, written on the first call. Raises ModelError, DiskError.
+
+    What was packed is written in the dtype that it was packed from, in which a card computes with it; with `exact` in fp32, as
+    the engine computes with it on the CPU.
+    """
     fingerprint = base_fingerprint(directory, cache)
     own = "" if quantization == NF4 or is_packed(directory) else f"-{quantization.named('').lstrip('-')}"
-    path = cache / "dequantised" / f"{fingerprint}-{FORMAT}{own}"
+    path = cache / "dequantised" / f"{fingerprint}-{FORMAT}{own}{'-fp32' if exact else ''}"
     if path.is_dir():
         return path
     checkpoint = Checkpoint(directory)
     if checkpoint.packed:
-        _unpack(checkpoint, path)
+        _unpack(checkpoint, path, exact=exact)
         return path
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     packed = packed_weights(
@@ -50,13 +56,13 @@ def dequantised_checkpoint(directory: Path, cache: Path, quantization: Quantizat
             if file.suffix == ".safetensors" and file not in weights:
                 continue  # left over, or of something else
             if file in weights:
-                _rewrite(file, temporary / file.name, checkpoint.prefix, packed)
+                _rewrite(file, temporary / file.name, checkpoint.prefix, packed, exact=exact)
             elif file.is_file():
                 shutil.copy(file, temporary / file.name)
     return path
 
 
-def _unpack(checkpoint: Checkpoint, path: Path) -> None:
+def _unpack(checkpoint: Checkpoint, path: Path, *, exact: bool) -> None:
     """Write a checkpoint that comes in 4 bit as one in 16: every packed weight, those of towers too."""
     with atomic(path) as temporary:
         temporary.mkdir()
@@ -65,7 +71,7 @@ def _unpack(checkpoint: Checkpoint, path: Path) -> None:
             if file.suffix == ".safetensors" and file not in weights:
                 continue
             if file in weights:
-                _unpack_file(checkpoint, file, temporary / file.name)
+                _unpack_file(checkpoint, file, temporary / file.name, exact=exact)
             elif file.is_file() and file.name != INDEX:
                 shutil.copy(file, temporary / file.name)
         config = read_object(checkpoint.directory / "config.json", ModelError)
@@ -74,10 +80,10 @@ def _unpack(checkpoint: Checkpoint, path: Path) -> None:
         write_index(temporary)
 
 
-def _unpack_file(checkpoint: Checkpoint, source: Path, target: Path) -> None:
+def _unpack_file(checkpoint: Checkpoint, source: Path, target: Path, *, exact: bool) -> None:
     belonging = {name for weight in checkpoint.packed for name in checkpoint.beside(weight)}
     with safe_open(source, framework="pt") as file:
-        tensors = {name: checkpoint.whole(name) for name in file.keys() if name not in belonging}
+        tensors = {name: checkpoint.whole(name, exact=exact) for name in file.keys() if name not in belonging}
         save_file(tensors, target, metadata=file.metadata() or {"format": "pt"})
 
 
@@ -95,14 +101,15 @@ def write_index(directory: Path) -> None:
     (directory / INDEX).write_text(text, encoding="utf-8")
 
 
-def _rewrite(source: Path, target: Path, prefix: str, packed) -> None:
-    """Copy a safetensors file, held in memory whole, with the packed linears replaced in their stored dtype."""
+def _rewrite(source: Path, target: Path, prefix: str, packed, *, exact: bool) -> None:
+    """Copy a safetensors file, held in memory whole, with the packed linears replaced."""
     tensors = {}
     with safe_open(source, framework="pt") as file:
         for name in file.keys():
             tensor = file.get_tensor(name)
             linear = name.removeprefix(prefix).removesuffix(".weight")
             if name.startswith(prefix) and linear in packed:
-                tensor = dequantise(packed.linear(linear), dtype=tensor.dtype).cpu()
+                dtype = torch.float32 if exact else tensor.dtype
+                tensor = dequantise(packed.linear(linear), dtype=dtype).cpu()
             tensors[name] = tensor
         save_file(tensors, target, metadata=file.metadata())

@@ -38,8 +38,10 @@ def as_nf4(parts: Mapping[str, Tensor], state: PackedState) -> Nf4 | None:
     )
 
 
-def unpacked(parts: Mapping[str, Tensor], state: PackedState) -> Tensor:
-    """The weight [*state.shape] in the dtype that its state names. `parts` as in `as_nf4`."""
+def unpacked(parts: Mapping[str, Tensor], state: PackedState, *, exact: bool = False) -> Tensor:
+    """The weight [*state.shape] in the dtype that its state names; with `exact` in fp32, if the engine keeps it packed. `parts`
+    as in `as_nf4`.
+    """
     absmax = parts["absmax"].flatten()
     if state.nested_blocksize is not None:
         scale = parts["nested_absmax"].flatten().float().repeat_interleave(state.nested_blocksize)[: len(absmax)]
@@ -48,7 +50,8 @@ def unpacked(parts: Mapping[str, Tensor], state: PackedState) -> Tensor:
     elements = torch.stack([levels[(packed >> 4).int()], levels[(packed & 15).int()]], dim=-1).flatten()
     elements = elements[: prod(state.shape)]
     scales = absmax.float().repeat_interleave(state.blocksize)[: len(elements)]
-    return (elements * scales).to(getattr(torch, state.dtype)).view(state.shape)
+    dtype = torch.float32 if exact and as_nf4(parts, state) else getattr(torch, state.dtype)
+    return (elements * scales).to(dtype).view(state.shape)
 
 
 def _bytes(packed: Tensor) -> Tensor:

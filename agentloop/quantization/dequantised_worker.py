@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from agentloop import job
 from agentloop.engine.dequantised import dequantised_checkpoint
 from agentloop.records import Quantization
 
 
 def write(request: dict[str, Any]) -> str:
-    """The directory."""
+    """The directory. Without a card it holds the numbers with which the trainer computes there, unrounded."""
     quantization = Quantization.of(request["quantization"])
-    return str(dequantised_checkpoint(Path(request["model"]), Path(request["cache"]), quantization))
+    return str(
+        dequantised_checkpoint(
+            Path(request["model"]), Path(request["cache"]), quantization, exact=not torch.cuda.is_available()
+        )
+    )
 
 
 if __name__ == "__main__":
