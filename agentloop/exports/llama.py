@@ -1,12 +1,10 @@
 """llama.cpp, asked by way of a process of its own: what it makes of a GGUF file.
 
-Its library comes with the wheel xllamacpp (the extra `llamacpp`). Where that is missing nothing can be asked, and whoever
-exports is told so.
+Where its library is missing nothing can be asked, and whoever exports is told so.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -16,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentloop.errors import ModelError
+from agentloop.gguf.llama_library import library, missing
 
-PACKAGE = "xllamacpp"
 _SECONDS = 3600
 """Longest time that one request may take: a large model is read and computed on the CPU."""
 
@@ -32,18 +30,6 @@ class Answers:
     """The token ids of each text."""
     greedy: list[list[int]]
     """Continuation of each prompt by the most probable token."""
-
-
-def library() -> Path | None:
-    """Return llama.cpp's shared library in the installed wheel; None where there is none."""
-    package = importlib.util.find_spec(PACKAGE)
-    folders = (package.submodule_search_locations if package else None) or ()
-    return next((file for folder in folders for file in sorted(Path(folder).glob("xllamacpp*.so"))), None)
-
-
-def missing() -> str | None:
-    """Return one line that says why llama.cpp cannot be asked here; None where it can be."""
-    return None if library() else f"llama.cpp is not installed ({PACKAGE}): pip install 'agentloop[llamacpp]'"
 
 
 def ask(

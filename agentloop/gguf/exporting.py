@@ -1,8 +1,7 @@
 """A checkpoint directory written as one GGUF file, some megabytes at a time.
 
 Tensors' names, shapes and shifts are those of names.py, the table by which files are read. Matrices are stored in the type
-that is asked for; norms, AltUp's small matrices and whatever has rows of an odd length stay wider, as llama.cpp's own
-converter leaves them.
+that is asked for, as far as types.py says.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 
 from agentloop.errors import ModelError
 from agentloop.files import atomic
-from agentloop.gguf import keys
+from agentloop.gguf import keys, llama_library, types
 from agentloop.gguf.configuration import read_configuration
 from agentloop.gguf.file import library
 from agentloop.gguf.hyperparameters import Hyperparameters
@@ -27,10 +26,6 @@ from agentloop.gguf.vocabulary import read_vocabulary
 from agentloop.model_directory import tensors
 from agentloop.model_directory.configuration import read_architecture
 
-TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
-"""Type of the matrices -> what a file of it is called in its keys."""
-_WIDE = ("altup_correct_coef", "altup_predict_coef", "altup_router")
-"""Matrices of some thousand elements, by which everything else is multiplied: in fp32 whatever the type is."""
 _CLIPPED = ("altup.prediction_coefs", "altup.correction_coefs")
 """What is limited in training, and by llama.cpp never."""
 _BLOCK_ELEMENTS = 1 << 22
@@ -48,25 +43,28 @@ class _Entry:
 
 
 def write_gguf(directory: Path, path: Path, kind: str) -> None:
-    """Write the model in `directory` to `path`, whole or not at all; `kind` is one of `TYPES`.
+    """Write the model in `directory` to `path`, whole or not at all; `kind` is one of types.py's.
 
-    Raises ModelError, naming file and setting or tensor, for a model that llama.cpp does not compute or a value that the type
+    Raises SettingError for another kind, ModelError, naming file and setting or tensor, for a model that llama.cpp does not compute or a value that the type
     cannot hold; DiskError.
     """
     gguf = library(path)
+    types.check(kind)
     tensors.check(directory)
     sizes = read_configuration(directory)
     keys.check(sizes, directory / "config.json")
     vocabulary = read_vocabulary(directory, sizes.vocab)
     source, clip = Source(directory), read_architecture(directory).coef_clip
+    chosen = types.Types(sizes, kind)
     entries = [
-        _Entry(name, target, _type(gguf, name, target, kind)) for name, target in expected(sizes).items()
+        _Entry(name, target, gguf.GGMLQuantizationType[chosen.of(name, target)])
+        for name, target in expected(sizes).items()
     ]
     with atomic(path) as temporary:
         writer = gguf.GGUFWriter(temporary, sizes.family)
         writer.add_type("model")
         writer.add_name(directory.name)
-        writer.add_file_type(gguf.LlamaFileType[TYPES[kind]])
+        writer.add_file_type(gguf.LlamaFileType[types.FILE_TYPES[kind]])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         keys.write(writer, sizes)
         vocabulary.write(writer)
@@ -83,15 +81,6 @@ def write_gguf(directory: Path, path: Path, kind: str) -> None:
                 written += out.write(_stored(gguf, block, entry, path))
             out.write(bytes(-written % writer.data_alignment))
         writer.close()
-
-
-def _type(gguf: Any, name: str, target: Target, kind: str) -> Any:
-    types = gguf.GGMLQuantizationType
-    if len(target.shape) == 1 or kind == "f32" or any(part in name for part in _WIDE):
-        return types.F32
-    if kind == "q8_0" and (len(target.shape) == 3 or target.shape[-1] % gguf.GGML_QUANT_SIZES[types.Q8_0][0]):
-        return types.F16
-    return types[kind.upper()]
 
 
 def _announce(gguf: Any, writer: Any, entry: _Entry) -> None:
@@ -132,4 +121,7 @@ def _stored(gguf: Any, values: np.ndarray, entry: _Entry, path: Path) -> bytes:
         raise ModelError(f"{path}: tensor {entry.name} has values that {entry.type.name} cannot hold; bf16 can")
     if entry.type in (gguf.GGMLQuantizationType.F16, gguf.GGMLQuantizationType.F32):
         return values.tobytes()
+    if entry.type.name in types.LIBRARYS_OWN:
+        elements, size = gguf.GGML_QUANT_SIZES[entry.type]
+        return llama_library.quantize(values, int(entry.type), values.shape[1] // elements * size)
     return gguf.quantize(values, entry.type).tobytes()

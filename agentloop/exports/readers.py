@@ -1,0 +1,130 @@
+"""The programs that an export is for, each asked what it makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from agentloop import sizes
+from agentloop.errors import ModelError
+from agentloop.exports import llama, modelfile, prompts
+from agentloop.exports.verification import Expected, Figures, compare, same_tokens, same_turns
+from agentloop.gguf.file import open_gguf
+from agentloop.gguf.importing import imported
+from agentloop.gguf.tokenizer import read_tokenizer
+from agentloop.model_directory import tensors
+from agentloop.model_directory.tokenizer import load_tokenizer
+
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""safetensors' name of a dtype -> torch's."""
+_KINDS = {"float64": "f32", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+_SPARE_BYTES = 1 << 30
+"""For what is computed, and so that the machine does not swap."""
+
+
+def check_directory(directory: Path, expected: Expected, *, name: str, kind: str | None = None) -> Figures:
+    """Ask transformers about the model in `directory`: tokens, turns, log probabilities. Raises ModelError, which begins with
+    `name`.
+
+    `kind`: the type that its weights were stored in before; by default the one that they are in.
+    """
+    tokenizer = load_tokenizer(directory)
+    _check_tokenizer(tokenizer, expected, name)
+    return _ask_transformers(directory, expected, name=name, program="transformers", kind=kind)
+
+
+def check_adapter(adapter: Path, base: Path, expected: Expected, *, name: str) -> Figures:
+    """Ask transformers and PEFT about the adapter over the model in `base`. Raises ModelError, which begins with `name`."""
+    return _ask_transformers(base, expected, name=name, program="PEFT", adapter=adapter)
+
+
+def check_file(file: Path, expected: Expected, *, kind: str, adapter: Path | None = None) -> Figures:
+    """Ask llama.cpp about a GGUF, with an adapter over it where one is given. Raises ModelError, naming the file.
+
+    Where llama.cpp is not installed transformers is asked about what the file gives when it is read again; of an adapter
+    nothing can then be said, which is a ModelError.
+    """
+    export = adapter or file
+    _check_tokenizer_of(file, expected)
+    if reason := llama.missing():
+        if adapter is not None:
+            raise ModelError(f"{adapter}: not to be checked: {reason}")
+        folder = file.parent / f".{file.stem}-read"
+        directory = imported(file, folder, cache=folder)
+        return check_directory(directory, expected, name=file.name, kind=kind)
+    texts = expected.prompts.texts
+    answers = llama.ask(file, adapter=adapter, sequences=expected.prompts.asked, texts=texts)
+    same_tokens(expected, answers.tokens, export=file.name, program="llama.cpp")
+    return compare(expected, answers.logprobs, export=export.name, program="llama.cpp", kind=kind)
+
+
+def check_modelfile(file: Path, expected: Expected) -> None:
+    """Raise ModelError, naming the file, where Ollama would write other turns by it than are trained on."""
+    text = modelfile.rendered(file.read_text(encoding="utf-8"), prompts.conversation())
+    same_turns(expected, text, export=file.name, program="Ollama")
+
+
+def _check_tokenizer(tokenizer: Any, expected: Expected, name: str) -> None:
+    if tokenizer.chat_template:
+        text = prompts.rendered(tokenizer, tokenizer.chat_template)
+        same_turns(expected, text, export=name, program="its chat template")
+    bos = [tokenizer.bos_token_id]
+    given = [[*bos, *tokenizer.encode(text, add_special_tokens=False)] for text in expected.prompts.texts]
+    same_tokens(expected, given, export=name, program="its tokenizer")
+
+
+def _check_tokenizer_of(file: Path, expected: Expected) -> None:
+    _check_tokenizer(read_tokenizer(open_gguf(file)), expected, file.name)
+
+
+def _ask_transformers(
+    directory: Path, expected: Expected, *, name: str, program: str, kind: str | None = None, adapter: Path | None = None
+) -> Figures:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    stored = _stored_dtype(directory)
+    computed_in = _dtype_with_room(directory, stored, name)
+    try:
+        # eager: the others leave out Gemma 2's soft-capping
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=getattr(torch, computed_in), attn_implementation="eager"
+        ).eval()
+        if adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, adapter)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{name}: {program} does not load it: {' '.join(str(error).split())[:300]}") from None
+    rows = []
+    with torch.no_grad():
+        for ids in expected.prompts.asked:
+            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].double()
+            labels = torch.tensor(ids[1:]).unsqueeze(1)
+            rows.append((logits.gather(1, labels).squeeze(1) - logits.logsumexp(1)).tolist())
+    kind = kind or _KINDS[stored]
+    return compare(expected, rows, export=name, program=program, kind=kind, computed_in=computed_in)
+
+
+def _stored_dtype(directory: Path) -> str:
+    """By the model's norm, which no quantisation and no adapter touches; as torch calls it."""
+    _, headers = tensors.headers(directory)
+    return _DTYPES[headers["norm.weight"].type]
+
+
+def _dtype_with_room(directory: Path, stored: str, name: str) -> str:
+    """fp32, or where the machine's memory has no room for that, what the weights are stored in. Raises ModelError where it has
+    none for that either."""
+    size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    free = psutil.virtual_memory().available
+    widened = size * (2 if stored in ("bfloat16", "float16") else 1)
+    if widened + _SPARE_BYTES <= free:
+        return "float32"
+    if size + _SPARE_BYTES <= free:
+        return stored
+    raise ModelError(
+        f"{name}: to check it takes {sizes.said(size + _SPARE_BYTES)} of memory, {sizes.said(free)} are free; unchecked with "
+        "verify=False"
+    )
