@@ -6,10 +6,9 @@ agentloop/exports.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +26,7 @@ from agentloop.exports.verification import Expected, Figures, expect
 from agentloop.files import atomic
 from agentloop.gguf import types
 from agentloop.gguf.file import library
+from agentloop.model_directory.fingerprint import default_cache
 from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.records import NF4
 
@@ -45,8 +45,12 @@ def save_merged(
     base: Base | None = None,
     verify: bool = True,
     beside: Mapping[str, str] | None = None,
+    expected: Expected | None = None,
+    name: str | None = None,
 ) -> list[Figures]:
-    """Write base and adapter as one checkpoint to `directory`, whole or not at all. `beside`: texts of further files by name.
+    """Write base and adapter as one checkpoint to `directory`, whole or not at all. `beside`: texts of further files by name;
+    `expected`: what `ask_engine` gave, where that was asked for before; `name`: what the export is
+    called in messages, by default as its directory.
 
     Raises SettingError where `directory` exists, ModelError where transformers does not compute the same from it, DiskError.
     """
@@ -54,10 +58,10 @@ def save_merged(
     figures: list[Figures] = []
 
     def finish(written: Path) -> None:
-        if tokenizer is not None:
-            tokenizer.save_pretrained(written)
+        _add(tokenizer, written)
         if verify:
-            figures.append(readers.check_directory(written, _expected(model, tokenizer, base), name=directory.name))
+            own = ask_engine(model, tokenizer, base) if expected is None else expected
+            figures.append(readers.check_directory(written, own, name=name or directory.name))
             gguf_model.record(written, figures)
 
     _merge(model, directory, base, beside, finish)
@@ -74,6 +78,7 @@ def save_gguf(
     as_adapter: bool = False,
     verify: bool = True,
     beside: Mapping[str, str] | None = None,
+    expected: Expected | None = None,
 ) -> list[Figures]:
     """Write GGUF files of the merged model, one for each kind, or of base and adapter apart, and a Modelfile, to `directory`,
     whole or not at all.
@@ -85,25 +90,29 @@ def save_gguf(
     if directory.exists():
         raise SettingError(f"{directory}: exists already; an export is written to a directory of its own")
     library(directory)
-    expected = _expected(model, tokenizer, base) if verify else None
+    if verify and expected is None:
+        expected = ask_engine(model, tokenizer, base)
     name = _directory(model).name
-    with _scratch(model, directory) as folder, atomic(directory) as temporary:
-        scratch = Path(folder)
+    _require_room(model, directory)
+    with atomic(directory) as temporary:
         temporary.mkdir()
+        scratch = temporary / "scratch"
         if as_adapter:
-            adapter.save(model.lora, scratch / "adapter", base=model.fingerprint, model=model.directory)
+            adapter.save(model.lora, scratch, base=model.fingerprint, model=model.directory)
             source = _source(model, base)
-            figures = gguf_model.write_adapter(
-                scratch / "adapter", source, temporary, name=name, kind=chosen[0], expected=expected
-            )
+            figures = gguf_model.write_adapter(scratch, source, temporary, name=name, kind=chosen[0], expected=expected)
         else:
-            _merge(model, scratch / "merged", base, None, lambda written: _add(tokenizer, written))
-            figures = gguf_model.write_models(
-                scratch / "merged", temporary, name=name, kinds=chosen, expected=expected
-            )
+            _merge(model, scratch, base, None, lambda written: _add(tokenizer, written))
+            figures = gguf_model.write_models(scratch, temporary, name=name, kinds=chosen, expected=expected)
+        shutil.rmtree(scratch)
         for file, text in (beside or {}).items():
             (temporary / file).write_text(text, encoding="utf-8")
     return figures
+
+
+def check_adapter(model: Gemma, directory: Path, base: Base, expected: Expected, *, name: str) -> Figures:
+    """Ask PEFT about the adapter in `directory` over the base that it goes onto. Raises ModelError where it is another."""
+    return readers.check_adapter(directory, _source(model, base), expected, name=name)
 
 
 def _base(model: Gemma, base: Base | None) -> Base:
@@ -130,6 +139,10 @@ def _directory(model: Gemma) -> Path:
     return model.directory
 
 
+def _cache(model: Gemma) -> Path:
+    return model.cache_directory or default_cache()
+
+
 def _add(tokenizer: Any, directory: Path) -> None:
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
@@ -140,26 +153,24 @@ def _source(model: Gemma, base: Base) -> Path:
     if base == "bf16":
         return _directory(model)
     quantization = model.quantization
-    return dequantised_checkpoint(_directory(model), model.cache_directory, quantization if quantization.in_4bit else NF4)
+    return dequantised_checkpoint(_directory(model), _cache(model), quantization if quantization.in_4bit else NF4)
 
 
-def _scratch(model: Gemma, directory: Path) -> AbstractContextManager[str]:
-    """A folder on the disk of `directory` for what is only needed meanwhile."""
+def _require_room(model: Gemma, directory: Path) -> None:
+    """For the merged model, which is needed meanwhile, and a file of its size."""
     weights = sum(file.stat().st_size for file in _directory(model).glob("*.safetensors"))
     space.require(directory, 2 * weights)
-    directory.absolute().parent.mkdir(parents=True, exist_ok=True)
-    return TemporaryDirectory(prefix=f".{directory.name}-", suffix=".tmp", dir=directory.absolute().parent)
 
 
 def _merge(model: Gemma, directory: Path, base: Base, beside: Mapping[str, str] | None, finish: Any) -> None:
     write_merged(
-        model.lora, directory, base=base, model=_directory(model), cache=model.cache_directory,
+        model.lora, directory, base=base, model=_directory(model), cache=_cache(model),
         fingerprint=model.fingerprint, quantization=model.quantization, beside=beside, finish=finish,
     )  # fmt: skip
 
 
-def _expected(model: Gemma, tokenizer: Any, base: Base) -> Expected:
-    """What the engine itself computes on the base that the adapter goes onto."""
+def ask_engine(model: Gemma, tokenizer: Any, base: Base) -> Expected:
+    """Return what the engine itself computes with the adapter on the base that it goes onto."""
     computing = model if base == _base(model, None) else _on(model, base)
     words = load_tokenizer(_directory(model)) if tokenizer is None else tokenizer
     return expect(computing, words, str(model.dtype).removeprefix("torch."))
@@ -170,7 +181,7 @@ def _on(model: Gemma, base: Base) -> Gemma:
     directory = _directory(model)
     checkpoint, packed = Checkpoint(directory), None
     if base == "dequantised":
-        packed = packed_weights(model.shape, checkpoint, model.fingerprint, model.cache_directory, model.device)
+        packed = packed_weights(model.shape, checkpoint, model.fingerprint, _cache(model), model.device)
     weights = load_weights(
         model.shape, checkpoint, packed, device=model.device, dtype=model.dtype, positions=model.max_seq_length
     )

@@ -359,8 +359,8 @@ class Gemma(TrainerFacade):
         adapter alone, as `save_pretrained` does. `verify`: transformers is asked what it computes with the checkpoint, which
         takes the memory of the model in fp32; what is not what was trained is removed.
 
-        Raises SettingError where `directory` exists or an argument is not supported, ModelError where the checkpoint is not what
-        was trained, DiskError where it cannot be written.
+        Raises SettingError where `directory` exists or an argument is not supported, ModelError where the checkpoint is not
+        what was trained, DiskError where it cannot be written.
         """
         arguments.refuse(others)
         if save_method not in ("merged_16bit", "lora"):
@@ -394,8 +394,8 @@ class Gemma(TrainerFacade):
         - `verify`: llama.cpp, where it is installed, else transformers is asked what it computes with each file; a file that is
           not what was trained is removed.
 
-        A Modelfile for Ollama lies beside the files. Raises SettingError where `directory` exists or for an argument, ModelError
-        where llama.cpp does not compute such a model or computes something else, DiskError.
+        A Modelfile for Ollama lies beside the files. Raises SettingError where `directory` exists or for an argument,
+        ModelError where llama.cpp does not compute such a model or computes something else, DiskError.
         """
         arguments.refuse(others)
         if save_method not in ("merged", "lora"):

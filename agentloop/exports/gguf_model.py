@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from agentloop.exports import modelfile, readers
-from agentloop.exports.verification import Expected, Figures
+from agentloop.exports.verification import EXACT, Expected, Figures
 from agentloop.gguf.adapter import write_gguf_adapter
 from agentloop.gguf.exporting import write_gguf
 from agentloop.model_directory.tokenizer import load_tokenizer
@@ -24,16 +25,21 @@ def write_models(
     """Write the model in the directory `model` to `directory` as `name`-KIND.gguf, once for each kind, with a Modelfile for the
     first of them.
 
-    `expected` is what the trainer says; None: nothing is checked. Raises ModelError, naming the file, where a file is not what
-    was trained or cannot be written; SettingError for a kind.
+    `expected` is what the trainer says; None: nothing is checked. Where all kinds are quantised, one that is not is checked and
+    removed before. Raises ModelError, naming the file, where a file is not what was trained or cannot be written; SettingError
+    for a kind.
     """
+    stored, tokenizer = readers.stored_kind(model), load_tokenizer(model)
+    passing = [] if expected is None or any(kind in EXACT for kind in kinds) else [stored]
     figures = []
-    for kind in kinds:
+    for kind in (*passing, *sorted(kinds, key=lambda each: each not in EXACT)):
         file = directory / f"{name}-{kind}.gguf"
         write_gguf(model, file, kind)
         if expected is not None:
-            figures.append(readers.check_file(file, expected, kind=kind))
-    _finish(model, directory, f"{name}-{kinds[0]}.gguf", None, expected, figures)
+            figures.append(readers.check_file(file, expected, kinds=[stored, kind], tokenizer=tokenizer))
+        if kind in passing:
+            file.unlink()
+    _finish(tokenizer, directory, f"{name}-{kinds[0]}.gguf", None, expected, figures)
     return figures
 
 
@@ -45,18 +51,24 @@ def write_adapter(
 
     Raises as `write_models` does, and AdapterError where the base has no place for the adapter.
     """
-    file, own = directory / f"{name}-{kind}.gguf", directory / ADAPTER
-    write_gguf(base, file, kind)
+    stored, tokenizer = readers.stored_kind(base), load_tokenizer(base)
+    own = directory / ADAPTER
     write_gguf_adapter(adapter, base, own)
-    figures = [] if expected is None else [readers.check_file(file, expected, kind=kind, adapter=own)]
-    _finish(base, directory, file.name, ADAPTER, expected, figures)
+    figures = []
+    for each in [kind] if expected is None or kind in EXACT else [stored, kind]:
+        file = directory / f"{name}-{each}.gguf"
+        write_gguf(base, file, each)
+        if expected is not None:
+            figures.append(readers.check_file(file, expected, kinds=[stored, each], tokenizer=tokenizer, adapter=own))
+        if each != kind:
+            file.unlink()
+    _finish(tokenizer, directory, f"{name}-{kind}.gguf", ADAPTER, expected, figures)
     return figures
 
 
 def _finish(
-    model: Path, directory: Path, file: str, adapter: str | None, expected: Expected | None, figures: list[Figures]
+    tokenizer: Any, directory: Path, file: str, adapter: str | None, expected: Expected | None, figures: list[Figures]
 ) -> None:
-    tokenizer = load_tokenizer(model)
     ends = [token for token in ("<end_of_turn>",) if token in tokenizer.get_vocab()]
     modelfile.write(directory / modelfile.NAME, tokenizer, model=file, adapter=adapter, stop=ends)
     if expected is not None:

@@ -46,9 +46,14 @@ def ask(
     Raises ModelError, naming the file, where it does not load it or ends.
     """
     request = {
-        "library": str(library()), "model": str(file), "adapter": adapter and str(adapter), "sequences": [list(each) for each in sequences],
-        "texts": list(texts), "prompts": [list(each) for each in prompts], "new_tokens": new_tokens,
-    }  # fmt: skip
+        "library": str(library()),
+        "model": str(file),
+        "adapter": adapter and str(adapter),
+        "sequences": [list(each) for each in sequences],
+        "texts": list(texts),
+        "prompts": [list(each) for each in prompts],
+        "new_tokens": new_tokens,
+    }
     return Answers(**_answer(request, adapter or file))
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any

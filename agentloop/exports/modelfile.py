@@ -51,7 +51,9 @@ def template(tokenizer: Any, path: Path) -> str:
     )
     bos = tokenizer.bos_token or ""
     found = re.fullmatch(
-        f"(?:{re.escape(bos)})?(?P<question>.*){_USER}(?P<answer>.*){_ANSWER}(?P<end>.*){_SECOND}(?P<last>.*)", two, re.DOTALL
+        f"(?:{re.escape(bos)})?(?P<question>.*){_USER}(?P<answer>.*){_ANSWER}(?P<end>.*){_SECOND}(?P<last>.*)",
+        two,
+        re.DOTALL,
     )
     if found is None or not found["end"].endswith(found["question"]) or not found["answer"].startswith(found["last"]):
         raise ModelError(f"{path}: the chat template of its tokenizer has no turns that follow each other alike")

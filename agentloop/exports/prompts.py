@@ -54,9 +54,7 @@ def prompts(tokenizer: Any) -> Prompts:
 
 def rendered(tokenizer: Any, template: str) -> str:
     """Return the conversation by a chat template, the start of the model's answer included, without <bos>."""
-    text = tokenizer.apply_chat_template(
-        messages(), chat_template=template, tokenize=False, add_generation_prompt=True
-    )
+    text = tokenizer.apply_chat_template(messages(), chat_template=template, tokenize=False, add_generation_prompt=True)
     return text.removeprefix(tokenizer.bos_token)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -13,7 +15,6 @@ from agentloop.exports import llama, modelfile, prompts
 from agentloop.exports.verification import Expected, Figures, compare, same_tokens, same_turns
 from agentloop.gguf.file import open_gguf
 from agentloop.gguf.importing import imported
-from agentloop.gguf.tokenizer import read_tokenizer
 from agentloop.model_directory import tensors
 from agentloop.model_directory.tokenizer import load_tokenizer
 
@@ -24,15 +25,19 @@ _SPARE_BYTES = 1 << 30
 """For what is computed, and so that the machine does not swap."""
 
 
-def check_directory(directory: Path, expected: Expected, *, name: str, kind: str | None = None) -> Figures:
-    """Ask transformers about the model in `directory`: tokens, turns, log probabilities. Raises ModelError, which begins with
-    `name`.
+def check_directory(directory: Path, expected: Expected, *, name: str, kinds: Sequence[str] | None = None) -> Figures:
+    """Ask transformers about the model in `directory`: tokens, turns, log probabilities.
 
-    `kind`: the type that its weights were stored in before; by default the one that they are in.
+    `kinds`: the types that its weights were rounded to; by default the one that they are stored in. Raises ModelError, which
+    begins with `name`.
     """
     tokenizer = load_tokenizer(directory)
-    _check_tokenizer(tokenizer, expected, name)
-    return _ask_transformers(directory, expected, name=name, program="transformers", kind=kind)
+    if tokenizer.chat_template:
+        _check_template(tokenizer, tokenizer.chat_template, expected, name)
+    bos = tokenizer.bos_token_id
+    given = [[bos, *tokenizer.encode(text, add_special_tokens=False)] for text in expected.prompts.texts]
+    same_tokens(expected, given, export=name, program="its tokenizer")
+    return _ask_transformers(directory, expected, name=name, program="transformers", kinds=kinds)
 
 
 def check_adapter(adapter: Path, base: Path, expected: Expected, *, name: str) -> Figures:
@@ -40,24 +45,34 @@ def check_adapter(adapter: Path, base: Path, expected: Expected, *, name: str) -
     return _ask_transformers(base, expected, name=name, program="PEFT", adapter=adapter)
 
 
-def check_file(file: Path, expected: Expected, *, kind: str, adapter: Path | None = None) -> Figures:
-    """Ask llama.cpp about a GGUF, with an adapter over it where one is given. Raises ModelError, naming the file.
+def check_file(
+    file: Path, expected: Expected, *, kinds: Sequence[str], tokenizer: Any, adapter: Path | None = None
+) -> Figures:
+    """Ask llama.cpp about a GGUF, with a GGUF adapter over it where one is given.
 
-    Where llama.cpp is not installed transformers is asked about what the file gives when it is read again; of an adapter
-    nothing can then be said, which is a ModelError.
+    `kinds`: the types that its weights were rounded to, one after the other; `tokenizer` renders its chat template. Where
+    llama.cpp is not installed transformers is asked about what the file gives when it is read again. Raises ModelError, naming
+    the file; for an adapter also where llama.cpp is not installed.
     """
     export = adapter or file
-    _check_tokenizer_of(file, expected)
     if reason := llama.missing():
         if adapter is not None:
-            raise ModelError(f"{adapter}: not to be checked: {reason}")
-        folder = file.parent / f".{file.stem}-read"
-        directory = imported(file, folder, cache=folder)
-        return check_directory(directory, expected, name=file.name, kind=kind)
-    texts = expected.prompts.texts
-    answers = llama.ask(file, adapter=adapter, sequences=expected.prompts.asked, texts=texts)
+            raise ModelError(f"{adapter.name}: nobody here can check it: {reason}")
+        with TemporaryDirectory(dir=file.parent) as folder:
+            directory = imported(file, Path(folder), cache=Path(folder))
+            return check_directory(directory, expected, name=file.name, kinds=kinds)
+    template = open_gguf(file).single("tokenizer.chat_template", str)
+    if template is None:
+        raise ModelError(f"{file.name}: it has no chat template")
+    _check_template(tokenizer, template, expected, file.name)
+    answers = llama.ask(file, adapter=adapter, sequences=expected.prompts.asked, texts=expected.prompts.texts)
     same_tokens(expected, answers.tokens, export=file.name, program="llama.cpp")
-    return compare(expected, answers.logprobs, export=export.name, program="llama.cpp", kind=kind)
+    return compare(expected, answers.logprobs, export=export.name, program="llama.cpp", kinds=kinds)
+
+
+def stored_kind(directory: Path) -> str:
+    """Return the type that the model's weights are stored in, by its norm, which no quantisation and no adapter touches."""
+    return _KINDS[_stored_dtype(directory)]
 
 
 def check_modelfile(file: Path, expected: Expected) -> None:
@@ -66,21 +81,19 @@ def check_modelfile(file: Path, expected: Expected) -> None:
     same_turns(expected, text, export=file.name, program="Ollama")
 
 
-def _check_tokenizer(tokenizer: Any, expected: Expected, name: str) -> None:
-    if tokenizer.chat_template:
-        text = prompts.rendered(tokenizer, tokenizer.chat_template)
-        same_turns(expected, text, export=name, program="its chat template")
-    bos = [tokenizer.bos_token_id]
-    given = [[*bos, *tokenizer.encode(text, add_special_tokens=False)] for text in expected.prompts.texts]
-    same_tokens(expected, given, export=name, program="its tokenizer")
-
-
-def _check_tokenizer_of(file: Path, expected: Expected) -> None:
-    _check_tokenizer(read_tokenizer(open_gguf(file)), expected, file.name)
+def _check_template(tokenizer: Any, template: str, expected: Expected, name: str) -> None:
+    text = prompts.rendered(tokenizer, template)
+    same_turns(expected, text, export=name, program="its chat template")
 
 
 def _ask_transformers(
-    directory: Path, expected: Expected, *, name: str, program: str, kind: str | None = None, adapter: Path | None = None
+    directory: Path,
+    expected: Expected,
+    *,
+    name: str,
+    program: str,
+    kinds: Sequence[str] | None = None,
+    adapter: Path | None = None,
 ) -> Figures:
     import torch
     from transformers import AutoModelForCausalLM
@@ -104,12 +117,12 @@ def _ask_transformers(
             logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].double()
             labels = torch.tensor(ids[1:]).unsqueeze(1)
             rows.append((logits.gather(1, labels).squeeze(1) - logits.logsumexp(1)).tolist())
-    kind = kind or _KINDS[stored]
-    return compare(expected, rows, export=name, program=program, kind=kind, computed_in=computed_in)
+    kinds = kinds or [_KINDS[stored]]
+    return compare(expected, rows, export=name, program=program, kinds=kinds, computed_in=computed_in)
 
 
 def _stored_dtype(directory: Path) -> str:
-    """By the model's norm, which no quantisation and no adapter touches; as torch calls it."""
+    """As torch calls it."""
     _, headers = tensors.headers(directory)
     return _DTYPES[headers["norm.weight"].type]
 

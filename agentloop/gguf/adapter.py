@@ -16,7 +16,9 @@ from agentloop.gguf.names import expected
 from agentloop.reading import open_tensors, read_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_NAME = re.compile(r"base_model\.model\.(?:model\.)?(?:language_model\.)?(?P<module>layers\..+)\.lora_(?P<factor>[AB])\.weight")
+_NAME = re.compile(
+    r"base_model\.model\.(?:model\.)?(?:language_model\.)?(?P<module>layers\..+)\.lora_(?P<factor>[AB])\.weight"
+)
 
 
 def write_gguf_adapter(adapter: Path, base: Path, path: Path) -> None:

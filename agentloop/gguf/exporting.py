@@ -45,8 +45,8 @@ class _Entry:
 def write_gguf(directory: Path, path: Path, kind: str) -> None:
     """Write the model in `directory` to `path`, whole or not at all; `kind` is one of types.py's.
 
-    Raises SettingError for another kind, ModelError, naming file and setting or tensor, for a model that llama.cpp does not compute or a value that the type
-    cannot hold; DiskError.
+    Raises SettingError for another kind; ModelError, naming file and setting or tensor, for a model that llama.cpp does not
+    compute or a value that the type cannot hold; DiskError.
     """
     gguf = library(path)
     types.check(kind)

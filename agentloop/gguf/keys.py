@@ -30,7 +30,9 @@ def check(s: Hyperparameters, path: Path) -> None:
     if s.family == "gemma2":
         require("layer_types", s.sliding, _period(s.layers, 2))
         if not s.attention_softcap or not s.final_softcap:
-            raise ModelError(f"{path}: attn_logit_softcapping, final_logit_softcapping: llama.cpp always caps {s.family}")
+            raise ModelError(
+                f"{path}: attn_logit_softcapping, final_logit_softcapping: llama.cpp always caps {s.family}"
+            )
     if s.family == "gemma3n":
         _check_3n(s, require)
     else:

@@ -21,7 +21,8 @@ class Source:
         self._files = {name: file for file in files for name in file.keys()}
         prefix = language_prefix(directory, self._files)
         self._names = {
-            f"{_TEXT_ONLY}{name.removeprefix(prefix)}" if name.startswith(prefix) else name: name for name in self._files
+            f"{_TEXT_ONLY}{name.removeprefix(prefix)}" if name.startswith(prefix) else name: name
+            for name in self._files
         }
         heads = [name for name in self._files if name.endswith("lm_head.weight")]
         if len(heads) == 1:

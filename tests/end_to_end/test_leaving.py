@@ -223,7 +223,7 @@ def test_the_exported_adapter_is_the_one_that_was_trained(house, tmp_path):
 
 def test_the_merged_model_is_what_was_measured(house, tmp_path):
     adapter, out = champion(house), tmp_path / "out"
-    house.run("export", adapter.removeprefix("adapter_")[:6], str(out), "--merged", "--base", "me/tiny")
+    house.run("export", adapter.removeprefix("adapter_")[:6], str(out), "--format", "merged", "--base", "me/tiny")
     ours, tokenizer = FastLanguageModel.from_pretrained(TINY, dtype=torch.float32, cache_directory=tmp_path)
     config = json.loads((house.root / "adapters" / adapter / "adapter_config.json").read_text())
     ours = FastLanguageModel.get_peft_model(ours, r=config["r"], lora_alpha=config["lora_alpha"])
