@@ -22,7 +22,7 @@ _SECONDS = 3600
 
 @dataclass(frozen=True)
 class Answers:
-    """What llama.cpp says of a file."""
+    """Log probabilities, tokens and text that llama.cpp gave for a file."""
 
     logprobs: list[list[float]]
     """For each sequence the log probability of each token given those before it. [sequences][tokens - 1]"""

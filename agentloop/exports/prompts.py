@@ -36,7 +36,7 @@ class Prompts:
 
     @property
     def asked(self) -> tuple[tuple[int, ...], ...]:
-        """What log probabilities are asked for."""
+        """The prompts as far as log probabilities are asked for them."""
         return tuple(ids[:MOST_TOKENS] for ids in self.token_ids)
 
     @property

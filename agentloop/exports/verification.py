@@ -46,7 +46,7 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True)
 class Expected:
-    """What the trainer itself says of the fixed prompts."""
+    """The trainer's own log probabilities of the fixed prompts."""
 
     prompts: Prompts
     base: Rows
@@ -68,7 +68,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Figures:
-    """How far a program's log probabilities of an export are from the trainer's, in nats per token."""
+    """Distance between the log probabilities of a program and those of the trainer, in nats per token."""
 
     export: str
     """The file or directory."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from gguf_exporter import Exporter, vocabulary
 from transformers import (
@@ -17,11 +18,13 @@ from transformers import (
     GemmaConfig,
 )
 
+from agentloop.gguf import llama_library
 from agentloop.gguf.file import open_gguf
 from agentloop.gguf.tokenizer import read_tokenizer
 from agentloop.tiny.architecture import initialise, save
 from agentloop.tiny.gemma import random_gemma_checkpoint
 
+LLAMA = pytest.mark.skipif(llama_library.missing() is not None, reason=str(llama_library.missing()))
 VOCABULARY = 448
 FAMILIES = ("gemma1", "gemma2", "gemma3", "gemma3n")
 _ONE_STREAM = {
