@@ -376,7 +376,7 @@ class Gemma(TrainerFacade):
         self,
         directory: str | Path,
         tokenizer: Any = None,
-        quantization_method: str | Sequence[str] = "q8_0",
+        quantization_method: str | list[str] | tuple[str, ...] = "q8_0",
         *,
         save_method: str = "merged",
         base: merged.Base | None = None,
@@ -400,7 +400,7 @@ class Gemma(TrainerFacade):
         arguments.refuse(others)
         if save_method not in ("merged", "lora"):
             raise SettingError(f"save_method: {save_method!r} is not supported, only 'merged' and 'lora'")
-        kinds = [quantization_method] if isinstance(quantization_method, str) else quantization_method
+        kinds = quantization_method if isinstance(quantization_method, list | tuple) else [quantization_method]
         return exporting.save_gguf(
             self, Path(directory), tokenizer=tokenizer, kinds=kinds, base=base, as_adapter=save_method == "lora",
             verify=verify,

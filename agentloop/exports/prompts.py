@@ -33,23 +33,27 @@ class Prompts:
     texts: tuple[str, ...]
     """Special tokens are written in the last one, the conversation, but for the <bos> that begins each."""
     token_ids: tuple[tuple[int, ...], ...]
+    most_tokens: int = MOST_TOKENS
+    """Number of tokens of each text that log probabilities are asked for."""
 
     @property
     def asked(self) -> tuple[tuple[int, ...], ...]:
         """The prompts as far as log probabilities are asked for them."""
-        return tuple(ids[:MOST_TOKENS] for ids in self.token_ids)
+        return tuple(ids[: self.most_tokens] for ids in self.token_ids)
 
     @property
     def conversation(self) -> str:
         return self.texts[-1]
 
 
-def prompts(tokenizer: Any) -> Prompts:
+def prompts(tokenizer: Any, most_tokens: int = MOST_TOKENS) -> Prompts:
     """Return the fixed prompts as this tokenizer (transformers') and its chat template have them."""
     conversation = rendered(tokenizer, tokenizer.chat_template or chat_template.GEMMA)
     bos = [tokenizer.bos_token_id]
     texts = (*TEXTS, conversation)
-    return Prompts(texts, tuple((*bos, *tokenizer.encode(text, add_special_tokens=False)) for text in texts))
+    return Prompts(
+        texts, tuple((*bos, *tokenizer.encode(text, add_special_tokens=False)) for text in texts), most_tokens
+    )
 
 
 def rendered(tokenizer: Any, template: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from agentloop.errors import ModelError
-from agentloop.exports.prompts import Prompts, prompts
+from agentloop.exports.prompts import MOST_TOKENS, Prompts, prompts
 
 Rows = Sequence[Sequence[float]]
 """For each prompt the log probability of each token given those before it. [prompts][tokens - 1]"""
@@ -40,6 +40,8 @@ _BLURRED = 0.1
 class Trainer(Protocol):
     """The engine's model."""
 
+    max_seq_length: int
+
     def logprobs(self, token_ids: Sequence[int], *, adapter: bool = True) -> Any:
         """Return the log probability of each token given those before it."""
 
@@ -57,7 +59,11 @@ class Expected:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Expected:
         """Return what `dataclasses.asdict` was given."""
-        asked = Prompts(tuple(values["prompts"]["texts"]), tuple(map(tuple, values["prompts"]["token_ids"])))
+        asked = Prompts(
+            tuple(values["prompts"]["texts"]),
+            tuple(map(tuple, values["prompts"]["token_ids"])),
+            values["prompts"]["most_tokens"],
+        )
         return cls(asked, values["base"], values["adapted"], values["dtype"])
 
     def bound(self, kinds: Sequence[str], computed_in: str) -> float:
@@ -93,7 +99,7 @@ class Figures:
 
 def expect(model: Trainer, tokenizer: Any, dtype: str) -> Expected:
     """Ask the trainer, with the adapter and without it."""
-    asked = prompts(tokenizer)
+    asked = prompts(tokenizer, min(MOST_TOKENS, model.max_seq_length))
     base, adapted = ([model.logprobs(ids, adapter=on).tolist() for ids in asked.asked] for on in (False, True))
     return Expected(asked, base, adapted, dtype)
 

@@ -19,10 +19,13 @@ from agentloop.gguf.exporting import write_gguf
 from agentloop.gguf.file import open_gguf
 from agentloop.gguf.importing import imported
 
-QUICK = ("gemma3", "gemma3n")
-EACH = pytest.mark.parametrize(
-    "family", [family if family in QUICK else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
-)
+
+def families(*quick: str) -> pytest.MarkDecorator:
+    each = [family if family in quick else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
+    return pytest.mark.parametrize("family", each)
+
+
+EACH = families("gemma3")
 
 
 @LLAMA
@@ -58,7 +61,7 @@ def test_gguf_without_llama_cpp_is_read_again(trained, tmp_path, family, monkeyp
 
 
 @LLAMA
-@EACH
+@families("gemma3", "gemma3n")
 def test_an_adapter_over_its_base_by_llama_cpp(trained, tmp_path, family):
     model, _ = trained(family, load_in_4bit=True)
     (figures,) = model.save_pretrained_gguf(tmp_path / "out", quantization_method="f16", save_method="lora")
@@ -77,7 +80,7 @@ def test_merged_by_transformers(trained, tmp_path, family, base):
         assert figures.program == "transformers" and figures.mean < 1e-5 and figures.share == pytest.approx(1, abs=1e-3)
 
 
-@EACH
+@families("gemma3", "gemma3n")
 @pytest.mark.parametrize("kind", ["f32", "bf16"])
 def test_names_are_those_of_the_package_gguf(checkpoints, tmp_path, family, kind):
     """Its table was made by others; that files are read by the table by which they are written would show no error in it."""

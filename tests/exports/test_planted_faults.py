@@ -61,7 +61,7 @@ def test_a_wrong_scale(trained, tmp_path, monkeypatch, program, factor, kind):
 
 
 def test_a_wrong_scale_of_a_merged_model(trained, tmp_path, monkeypatch):
-    model, _ = trained("gemma3n", load_in_4bit=True)
+    model, _ = trained("gemma3", load_in_4bit=True)
     plant_scale(monkeypatch, 0.5)
     assert FAULT in refused(model.save_pretrained_merged, tmp_path / "out")
 
@@ -91,7 +91,7 @@ DROPPED = ["self_attn.o_proj", "mlp.down_proj", "self_attn.k_proj", "input_layer
 
 @pytest.mark.parametrize(
     ("family", "dropped"),
-    [("gemma3", "self_attn.k_proj"), ("gemma3n", "input_layernorm")]
+    [("gemma3", "self_attn.k_proj")]
     + [pytest.param(*each, marks=pytest.mark.slow) for each in itertools.product(FAMILIES, DROPPED)],
 )
 def test_a_part_of_a_layer_that_is_lost(trained, tmp_path, monkeypatch, program, family, dropped):
