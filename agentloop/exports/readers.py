@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -96,21 +97,30 @@ def _ask_transformers(
     adapter: Path | None = None,
 ) -> Figures:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     stored = _stored_dtype(directory)
     computed_in = _dtype_with_room(directory, stored, name)
+    prefix, _ = tensors.headers(directory)
     try:
-        # eager: the others leave out Gemma 2's soft-capping
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=getattr(torch, computed_in), attn_implementation="eager"
-        ).eval()
+        # the language model alone, whatever else there is; eager: the others leave out Gemma 2's soft-capping
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            directory,
+            config=AutoConfig.from_pretrained(directory).get_text_config(),
+            key_mapping={f"^{re.escape(prefix)}": "model."},
+            dtype=getattr(torch, computed_in),
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
         if adapter is not None:
             from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, adapter)
+            model = PeftModel.from_pretrained(model, adapter, key_mapping={"language_model\\.": ""})
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{name}: {program} does not load it: {' '.join(str(error).split())[:300]}") from None
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(f"{name}: not what was trained: its weights lack {missing[0]}")
+    model.eval()
     rows = []
     with torch.no_grad():
         for ids in expected.prompts.asked:

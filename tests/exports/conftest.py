@@ -34,9 +34,10 @@ def cache(tmp_path_factory):
 def trained(checkpoints, cache):
     """The engine's model of a family with a random adapter, and its tokenizer."""
 
-    def load(family: str, **options) -> tuple[Gemma, object]:
+    def load(family: str, directory: Path | None = None, **options) -> tuple[Gemma, object]:
         model, tokenizer = FastLanguageModel.from_pretrained(
-            checkpoints(family), **{"load_in_4bit": False, "cache_directory": cache, "device": "cpu"} | options
+            directory or checkpoints(family),
+            **{"load_in_4bit": False, "cache_directory": cache, "device": "cpu"} | options,
         )
         model = FastLanguageModel.get_peft_model(model, r=8, lora_alpha=16, use_rslora=True)
         generator = torch.Generator().manual_seed(0)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import gguf
 import numpy as np
 import pytest
 import torch
 from computable import FAMILIES, LLAMA
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from agentloop.engine import FastLanguageModel
+from agentloop.engine import FastLanguageModel, exporting
 from agentloop.errors import ModelError, SettingError
-from agentloop.exports import llama, modelfile, prompts
+from agentloop.exports import llama, modelfile, prompts, readers
 from agentloop.gguf.exporting import write_gguf
 from agentloop.gguf.file import open_gguf
 from agentloop.gguf.importing import imported
@@ -182,8 +183,6 @@ def test_a_tokenizer_that_is_not_sentencepieces(tmp_path):
 
 
 def test_values_that_fp16_cannot_hold(checkpoints, tmp_path):
-    from safetensors.torch import save_file
-
     directory = tmp_path / "model"
     directory.mkdir()
     for file in checkpoints("gemma3").iterdir():
@@ -218,3 +217,28 @@ def test_the_modelfile_has_the_turns_of_a_template_of_ones_own(trained, tmp_path
     tokenizer.chat_template = "{{ messages[0].content }}"
     with pytest.raises(ModelError, match="Modelfile: the chat template of its tokenizer has no turns"):
         modelfile.write(tmp_path / "Modelfile", tokenizer, model="x.gguf", adapter=None, stop=[])
+
+
+MULTIMODAL = [("gemma3n", "gemma3n", "model.language_model."), ("gemma3", "gemma3", "language_model.model.")]
+
+
+@pytest.mark.parametrize(("family", "kind", "prefix"), MULTIMODAL)
+def test_the_language_model_of_a_multimodal_checkpoint(checkpoints, trained, tmp_path, family, kind, prefix):
+    """Named as in the released files, beside a tower for which no library need be there."""
+    source, directory = checkpoints(family), tmp_path / "multimodal"
+    shutil.copytree(source, directory)
+    text = json.loads((source / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({"model_type": kind, "text_config": text, "dtype": "float32"}))
+    tensors = {
+        name.replace("model.", prefix, 1): each for name, each in load_file(source / "model.safetensors").items()
+    }
+    tensors["vision_tower.encoder.layers.0.self_attn.q_proj.weight"] = torch.zeros(4)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    model, tokenizer = trained(family, directory=directory)
+    (figures,) = model.save_pretrained_merged(tmp_path / "merged")
+    assert figures.mean < 1e-5
+    model.save_pretrained_gguf(tmp_path / "gguf", quantization_method="f32")
+    model.save_pretrained(tmp_path / "adapter")
+    expected = exporting.ask_engine(model, tokenizer, "bf16")
+    figures = readers.check_adapter(tmp_path / "adapter", directory, expected, name="adapter")
+    assert figures.mean < 1e-5 and figures.share == pytest.approx(1, abs=1e-3)
