@@ -9,6 +9,7 @@ from typing import Any
 
 from agentloop import job
 from agentloop.engine import FastLanguageModel, exporting
+from agentloop.exports import gguf_model
 from agentloop.exports.prompts import MOST_TOKENS
 from agentloop.training.run import TrainingRun
 
@@ -36,6 +37,7 @@ def export(request: dict[str, Any]) -> dict[str, Any]:
     if form == "adapter":
         asked = importlib.util.find_spec("peft") is not None
         figures = [exporting.check_adapter(model, directory, base, expected, name=name)] if asked else []
+        gguf_model.record(directory, figures)
         checks = [str(each) for each in figures] or [_NO_PEFT]
     elif form == "merged":
         figures = exporting.save_merged(
