@@ -13,7 +13,8 @@ from typing import Any
 
 from agentloop import environments, errors, housekeeping, scratch
 from agentloop.at_hand import AtHand
-from agentloop.campaign import fitting, served, suites
+from agentloop.campaign import fitting, heldout, served, suites
+from agentloop.campaign.heldout import Take
 from agentloop.campaign.lock import owned
 from agentloop.campaign.suites import Suite
 from agentloop.environments import Environment
@@ -180,15 +181,24 @@ class Campaign:
 
     def heldout(self, look: Look | None = None, block: int | None = None) -> Suite:
         """The same tasks for both: champion and challenger are compared task by task."""
-        return suites.heldout(self.settings, look or self.looks[0], block or self.block)
+        block = block or self.block
+        with self.database() as database:
+            return suites.heldout(self.settings, look or self.looks[0], block, take=self.take(database))
 
     def unseen(self) -> Suite:
         """Held-out tasks that no verdict was based on. Raises SettingError where the environment has none left."""
-        return suites.unseen(self.settings, self.looks[-1])
+        with self.database() as database:
+            return suites.unseen(self.settings, self.looks[-1], take=self.take(database))
 
     def guards(self, look: Look, block: int | None = None) -> list[Suite]:
         """The suites of other environments, at which a challenger must not be worse."""
-        return suites.guards(self.settings, look, block or self.block)
+        block = block or self.block
+        with self.database() as database:
+            return suites.guards(self.settings, look, block, take=self.take(database))
+
+    def take(self, database: Database) -> Take:
+        """Return the order in which the campaign takes held-out tasks."""
+        return heldout.noted(database, self.name, self.settings.seed)
 
     def database(self) -> Database:
         """The one database, opened for writing. Hold it briefly."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from agentloop.campaign import suites
+from agentloop.campaign import heldout, suites
 from agentloop.campaign.campaign import Campaign
 from agentloop.curation import contamination
 from agentloop.curation.forget import forget
 from agentloop.records import Entry
-from agentloop.store import champions, contests, meetings, tasks
+from agentloop.store import champions, contests, meetings
 from agentloop.store.contests import Contest
 from agentloop.store.database import Database
 
@@ -47,7 +47,7 @@ def upcoming(campaign: Campaign, database: Database) -> Entry:
     # where the champion lost a meeting on a block, that block has decided something already
     lost = [each.block for each in meetings.all_of(database, campaign.name) if each.better and each.kind != "itself"]
     following = max(last.block, *lost, 0) + 1
-    if due and suites.has_block(campaign.settings, campaign.looks[-1], following):
+    if due and suites.has_block(campaign.settings, campaign.looks[-1], following, take=campaign.take(database)):
         return Entry(last.number + 1, following)
     promotions = last.promotions + known[-1].promoted
     return Entry(last.number + 1, last.block, last.place + 1, promotions, due)
@@ -60,8 +60,14 @@ def guard_entry(campaign: Campaign, database: Database, guard: str, entry: Entry
         for each in contests.all_of(database, campaign.name)
         if each.entry.number < entry.number and guard in each.guards
     ]
-    block = _guard_block(campaign, guard, entry)
-    same: list[Contest] = [each for each in before if _guard_block(campaign, guard, each.entry) == block]
+
+    def block_of(entry: Entry) -> int:
+        return suites.guard_block(
+            campaign.settings, guard, campaign.looks[-1], entry.block, take=campaign.take(database)
+        )
+
+    block = block_of(entry)
+    same: list[Contest] = [each for each in before if block_of(each.entry) == block]
     return Entry(len(before) + 1, block, len(same) + 1, sum(each.promoted for each in same))
 
 
@@ -73,7 +79,8 @@ def make_known(campaign: Campaign, iteration: int) -> None:
     """
     with campaign.database() as database:
         block = upcoming(campaign, database).block
-        new = tasks.save(database, suites.reserve(campaign.settings, campaign.looks[-1], block))
+        ends = suites.reserve(campaign.settings, campaign.looks[-1], block)
+        new = heldout.note(database, campaign.name, campaign.settings.seed, ends)
         near = contamination.near_heldout(database, campaign.name, first=0 if new else iteration)
         for task, name in near.items():
             forget(database, tasks=[task], reason=f"nearly {name}, which is held out")
@@ -81,7 +88,3 @@ def make_known(campaign: Campaign, iteration: int) -> None:
         print(f"{task} is nearly {name}, which is held out: it is forgotten, and not learnt from")
     if len(near) > TOLD:
         print(f"and so are {len(near) - TOLD} more training tasks (the table forgotten_tasks has them all)")
-
-
-def _guard_block(campaign: Campaign, guard: str, entry: Entry) -> int:
-    return suites.guard_block(campaign.settings, guard, campaign.looks[-1], entry.block)

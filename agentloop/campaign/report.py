@@ -25,10 +25,11 @@ class Writer:
         cache = paths.cache / "report" if writable(paths.cache) else None
         self._sources = Sources(paths.shards, token_texts(settings.model_directory()), cache)
 
-    def write(self, output: Path | None = None, *, refresh: float = 0.0) -> Path:
+    def write(self, output: Path | None = None, *, refresh: float = 0.0, iterations: range | None = None) -> Path:
         """Write the campaign's page, and where it goes among the reports, the index; return the page's path.
 
-        With `refresh` the page reads itself anew after so many seconds. Nothing else is written. Raises StoreError,
+        With `refresh` the page reads itself anew after so many seconds; with `iterations` it holds their trajectories instead
+        of the newest. Nothing else is written. Raises StoreError,
         ShardError, and DiskError where the page cannot be written.
         """
         paths, name = self._settings.paths, self._settings.campaign
@@ -44,6 +45,7 @@ class Writer:
                 state=standing.state(database, name, paths, owner),
                 refresh=refresh,
                 index=output is None,
+                iterations=iterations,
             )
             if output is None:
                 overview.write(database, paths.reports, at_work=owner.campaign if owner else None)
@@ -63,14 +65,15 @@ def path(settings: Settings) -> Path:
     return settings.paths.reports / page.file_name(settings.campaign)
 
 
-def write(settings: Settings, output: Path | None = None) -> Path:
+def write(settings: Settings, output: Path | None = None, iterations: range | None = None) -> Path:
     """Write the campaign's HTML page, also while a run is at work, and return its path: by default among the reports.
 
-    The index and the sinks are brought up to date with a page among the reports. Raises as `Writer.write` does, and
-    SettingError for a sink whose package is not installed.
+    It holds the newest trajectories, as many as a browser opens at once, or those of some `iterations`. The index and the
+    sinks are brought up to date with a page among the reports. Raises as `Writer.write` does, and SettingError for a sink
+    whose package is not installed.
     """
     sinks.require(settings.report.sinks)
-    written = Writer(settings).write(output)
+    written = Writer(settings).write(output, iterations=iterations)
     if output is None:
         tell(settings)
     return written

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 
 from agentloop import environments
+from agentloop.campaign.heldout import Take, drawn
 from agentloop.environments import TooFewTasks
 from agentloop.errors import SettingError
 from agentloop.evaluation import looks
@@ -43,14 +43,16 @@ class Suite:
         return [task for block in self.blocks for task in block]
 
 
-def heldout(settings: Settings, look: Look, block: int = 1) -> Suite:
-    """The campaign's own suite."""
+def heldout(settings: Settings, look: Look, block: int = 1, *, take: Take | None = None) -> Suite:
+    """The campaign's own suite. `take`: the order in which the campaign takes held-out tasks; None: that of its seed."""
     evaluate = settings.evaluate
-    tasks = _blocks(settings.environment, evaluate.tasks, look, settings.seed, _first_own(settings, look, block))
+    tasks = _blocks(
+        take or drawn(settings.seed), settings.environment, evaluate.tasks, look, _first_own(settings, look, block)
+    )
     return Suite(HELDOUT, tasks, evaluate.samples, block)
 
 
-def unseen(settings: Settings, last: Look) -> Suite:
+def unseen(settings: Settings, last: Look, *, take: Take | None = None) -> Suite:
     """Return as many tasks again, of which no look has seen one: no choice was made on them.
 
     Raises SettingError, naming the most that works, where the environment has none left.
@@ -58,65 +60,58 @@ def unseen(settings: Settings, last: Look) -> Suite:
     evaluate = settings.evaluate
     used = evaluate.tasks * last.scale
     try:
-        stream = _stream(settings.environment, used + evaluate.tasks, settings.seed)
+        tasks = (take or drawn(settings.seed))(settings.environment, used, evaluate.tasks)
     except TooFewTasks as error:
         most = _most_with_unseen(error.available, settings.gate.max_tasks)
         raise SettingError(
             f"evaluate.tasks: {_without_setting(error)}: {used} for verdicts and {evaluate.tasks} that no verdict sees; "
             + (f"a campaign with evaluate.tasks={most} leaves enough" if most else "no campaign leaves enough of them")
         ) from None
-    return Suite(UNSEEN, (stream[used:],), evaluate.samples)
+    return Suite(UNSEEN, (tasks,), evaluate.samples)
 
 
-def guards(settings: Settings, look: Look, block: int = 1) -> list[Suite]:
+def guards(settings: Settings, look: Look, block: int = 1, *, take: Take | None = None) -> list[Suite]:
     """The suites of the guards, which grow with the looks as the campaign's own does.
 
     A guard whose environment has fewer blocks stays at its last one.
     """
-    suites = []
+    take, suites = take or drawn(settings.seed), []
     for name, guard in settings.gate.guards.items():
-        own = guard_block(settings, name, look, block)
+        own = guard_block(settings, name, look, block, take=take)
         first = (own - 1) * _size(guard.tasks, look)
-        suites.append(Suite(name, _blocks(name, guard.tasks, look, settings.seed, first), guard.samples, own))
+        suites.append(Suite(name, _blocks(take, name, guard.tasks, look, first), guard.samples, own))
     return suites
 
 
-def has_block(settings: Settings, look: Look, block: int) -> bool:
+def has_block(settings: Settings, look: Look, block: int, *, take: Take | None = None) -> bool:
     """Return True where the environment has enough held-out tasks for a block of this number. `look`: any of the plan."""
     try:
-        heldout(settings, Look(look.of, look.of), block)
+        heldout(settings, Look(look.of, look.of), block, take=take)
     except TooFewTasks:
         return False
     return True
 
 
-def guard_block(settings: Settings, name: str, look: Look, block: int) -> int:
+def guard_block(settings: Settings, name: str, look: Look, block: int, *, take: Take | None = None) -> int:
     """Return the number of a guard's block that goes with a block of the campaign's own."""
     size = _size(settings.gate.guards[name].tasks, look)
     while block > 1:
         try:
-            _stream(name, size, settings.seed, (block - 1) * size)
+            (take or drawn(settings.seed))(name, (block - 1) * size, size)
             break
         except TooFewTasks as error:
             block = max(1, min(block - 1, error.available // size))
     return block
 
 
-def reserve(settings: Settings, look: Look, block: int) -> list[Task]:
-    """Return the held-out tasks that nothing may be learnt from: of all blocks up to the next one, those that no verdict is
-    based on, and those of the guards.
+def reserve(settings: Settings, look: Look, block: int) -> dict[str, int]:
+    """Return how many held-out tasks of each environment nothing may be learnt from: those of all blocks up to the next one,
+    those that no verdict is based on, and those of the guards.
     """
     following = block + 1
-    ends = {settings.environment: _first_own(settings, look, following) + _size(settings.evaluate.tasks, look)}
-    for name, guard in settings.gate.guards.items():
-        ends[name] = following * _size(guard.tasks, look)
-    tasks: list[Task] = []
-    for name, count in ends.items():
-        try:
-            tasks += _stream(name, count, settings.seed)
-        except TooFewTasks as error:
-            tasks += _stream(name, error.available, settings.seed)
-    return tasks
+    own = _first_own(settings, look, following) + _size(settings.evaluate.tasks, look)
+    of_guards = {name: following * _size(guard.tasks, look) for name, guard in settings.gate.guards.items()}
+    return {settings.environment: own, **of_guards}
 
 
 def planned_looks(settings: Settings) -> tuple[Look, ...]:
@@ -135,7 +130,7 @@ def planned_looks(settings: Settings) -> tuple[Look, ...]:
         heldout(settings, Look(1, 1))
     for name, guard in settings.gate.guards.items():
         with _blaming("gate.guards"), enough(f"gate.guards.{name}.tasks"):
-            _stream(name, guard.tasks, settings.seed)
+            drawn(settings.seed)(name, 0, guard.tasks)
     count = looks.most(settings.evaluate.tasks, settings.gate.max_tasks)
     while count > 1 and not _enough(settings, Look(count, count)):
         count -= 1
@@ -209,13 +204,8 @@ def _first_own(settings: Settings, look: Look, block: int) -> int:
     return 0 if block == 1 else (block - 1) * _size(tasks, look) + tasks  # the second is behind the unseen ones
 
 
-def _blocks(environment: str, tasks: int, look: Look, seed: int, first: int = 0) -> tuple[tuple[Task, ...], ...]:
-    # of one stream, as long as the last look may need it: what an earlier look has is the beginning of what a later one has
-    stream = _stream(environment, _size(tasks, look), seed, first)
+def _blocks(take: Take, environment: str, tasks: int, look: Look, first: int = 0) -> tuple[tuple[Task, ...], ...]:
+    # of one stretch, as long as the last look may need it: what an earlier look has is the beginning of what a later one has
+    stretch = take(environment, first, _size(tasks, look))
     ends = [tasks * 2**doublings for doublings in range(look.number)]
-    return tuple(stream[first:end] for first, end in zip([0, *ends], ends, strict=False))
-
-
-@cache
-def _stream(environment: str, count: int, seed: int, first: int = 0) -> tuple[Task, ...]:
-    return tuple(environments.get(environment).tasks("heldout", count, seed, skip=first))
+    return tuple(stretch[first:end] for first, end in zip([0, *ends], ends, strict=False))

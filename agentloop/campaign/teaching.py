@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from agentloop.at_hand import AtHand
+from agentloop.campaign import heldout, suites
 from agentloop.campaign import select as selecting
-from agentloop.campaign import suites
 from agentloop.campaign import train as training
 from agentloop.campaign.campaign import Campaign
 from agentloop.errors import ModelError, SettingError
@@ -28,7 +28,7 @@ from agentloop.naming import content, content_id
 from agentloop.reading import read_object
 from agentloop.records import NONE
 from agentloop.settings import Settings, Training
-from agentloop.store import campaigns, evaluations, families, tasks, taught_bases, teacher_usage
+from agentloop.store import campaigns, evaluations, families, taught_bases, teacher_usage
 from agentloop.store.runs import FlowRun
 from agentloop.store.taught_bases import TaughtBase
 from agentloop.teaching import messages
@@ -176,7 +176,8 @@ def choose(teaching: Teaching) -> dict[str, Any]:
     """Select the dataset, as `select.select` does; what is measured on is made known first, so that none of it is taught."""
     campaign = teaching.campaign
     with campaign.database() as database:
-        tasks.save(database, suites.reserve(campaign.settings, campaign.looks[-1], 1))
+        ends = suites.reserve(campaign.settings, campaign.looks[-1], 1)
+        heldout.note(database, campaign.name, campaign.settings.seed, ends)
     return selecting.select(teaching.learner, TAUGHT)
 
 

@@ -11,7 +11,7 @@ import typer
 
 from agentloop.cli import choosing, ids
 from agentloop.cli.common import Named, Overrides, Profile, console, load, reading, say_json, user_path
-from agentloop.errors import StoreError
+from agentloop.errors import SettingError, StoreError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,9 +64,18 @@ def report(
     output: Annotated[
         Path | None, typer.Option(help="The file to write. Default: reports/CAMPAIGN.html in the data root.")
     ] = None,
+    iterations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIRST-LAST",
+            help="Hold the trajectories of these iterations, instead of the newest that fit into a page. Default file: "
+            "reports/CAMPAIGN_FIRST-LAST.html.",
+        ),
+    ] = None,
 ) -> None:
     """Write a campaign's report, one HTML file that needs no network, and print its path."""
     settings = load(profile, overrides)
+    wanted = _span(iterations) if iterations else None
     from agentloop.campaign import report as reporting
     from agentloop.store import campaigns
 
@@ -77,7 +86,23 @@ def report(
         word.startswith("model=") for word in overrides or ()
     ):  # its tokens are those of the model it was run with
         settings = settings.model_copy(update={"model": model})
-    print(reporting.write(settings, output and user_path(output)))
+    to = user_path(output) if output else None
+    if wanted and to is None:
+        usual = reporting.path(settings)
+        to = usual.with_name(f"{settings.campaign}_{wanted[0]}-{wanted[-1]}.html")
+    print(reporting.write(settings, to, wanted))
+
+
+def _span(text: str) -> range:
+    """The iterations of `3-7` or `3`."""
+    first, dash, last = text.partition("-")
+    try:
+        found = range(int(first), int(last if dash else first) + 1)
+    except ValueError:
+        found = range(0)
+    if not found or found[0] < 0:
+        raise SettingError(f"--iterations: {text!r} is no span of iterations such as 3-7, or 3")
+    return found
 
 
 def lineage(

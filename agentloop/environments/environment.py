@@ -106,16 +106,20 @@ class Environment(ABC):
 
     name: ClassVar[str]
     """Name of the environment in the store, in reports and in messages."""
+    chapter: ClassVar[int] = 1024
+    """Tasks of a split that are drawn one after the other. The next ones are drawn anew from a seed of their own: else the
+    hundredth night would have to draw the tasks of ninety-nine nights to come to its own."""
     _patience: ClassVar[float] = _PATIENCE
 
     def tasks(self, split: Split, count: int, seed: int, skip: int = 0) -> list[Task]:
-        """Return `count` tasks of the split's stream for this seed, from the task number `skip` on.
+        """Return `count` tasks of the split for this seed, from the task number `skip` on.
 
-        No question occurs twice in a stream. Training tasks that are used up begin again: a later policy meets them anew.
-        Raises TooFewTasks where the split has fewer tasks than that, and SettingError, in one line, for whatever is wrong
-        with what `questions` yields.
+        No question occurs twice in a chapter. Training tasks that are used up begin again: a later policy meets them anew; in
+        a further chapter some may occur that occurred before. Raises TooFewTasks where the split has fewer tasks than that, and
+        SettingError, in one line, for whatever is wrong with what `questions` yields.
         """
-        stream = list(islice(self.stream(split, seed), skip + count))
+        chapter, skip = divmod(skip, self.chapter) if split == "train" else (0, skip)
+        stream = list(islice(self.stream(split, seed, chapter), skip + count))
         needed = count if split == "train" else skip + count
         if len(stream) < needed:
             raise TooFewTasks(
@@ -124,14 +128,16 @@ class Environment(ABC):
             )
         return [stream[index % len(stream)] for index in range(skip, skip + count)]
 
-    def stream(self, split: Split, seed: int) -> Iterator[Task]:
+    def stream(self, split: Split, seed: int, chapter: int = 0) -> Iterator[Task]:
         """Yield the tasks of a split in the order that this seed gives, no question twice; the stream may be endless.
 
-        Raises SettingError, in one line, for whatever is wrong with what `questions` yields.
+        Another `chapter` is another order. Raises SettingError, in one line, for whatever is wrong with what `questions`
+        yields.
         """
         splits: dict[str, Split] = {}
         misses = 0
-        for question in self._asked(random.Random(f"{self.name}/{split}/{seed}")):
+        seeds = f"{self.name}/{split}/{seed}" + (f"/{chapter}" if chapter else "")
+        for question in self._asked(random.Random(seeds)):
             own = question.split or self.split_of(question.text)
             known = question.text in splits
             if splits.setdefault(question.text, own) != own:

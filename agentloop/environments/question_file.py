@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -39,6 +40,7 @@ class QuestionFile(Environment):
     """Use of each of a dataset's splits: {"train": "train", "test": "heldout"}. Those that are not named are not read; None as
     a value leaves it to the question's hash. Of a file, or where `columns` has `split`, the values of that column."""
 
+    chapter: ClassVar[int] = sys.maxsize  # none is asked again before all others were
     _patience: ClassVar[float] = float("inf")  # it ends
     _counted: ClassVar[tuple[tuple, Questions] | None] = None
     """What was counted and its questions, where these are many, so that they are not counted anew each time."""

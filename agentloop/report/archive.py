@@ -27,6 +27,8 @@ from agentloop.store.shards import read_columns
 
 FORMAT = 1
 """Of a chunk; a kept one of another format is packed again."""
+_LAST = 2**31 - 1
+"""No iteration has a higher number."""
 LEVEL = 6
 """Of gzip: 9 takes twice as long for 1 % less."""
 _OWN = ("id", "iteration", "sample", "answer", "success", "tokens", "tool_errors", "attempts")
@@ -41,7 +43,7 @@ class Archive:
     """Packed JSON: `[{turns, ids, mask, logprobs}, …]`, in the order of the shard."""
     shown: int
     total: int
-    """Trajectories of the campaign; more than `shown` where only so many bytes were allowed."""
+    """Trajectories of the campaign; more than `shown` where only so many bytes, or some iterations, were asked for."""
 
 
 @dataclass(frozen=True)
@@ -59,37 +61,44 @@ def pack(
     *,
     cache: Path | None = None,
     most_bytes: int | None = None,
+    iterations: range | None = None,
 ) -> Archive:
-    """Pack the trajectories of a campaign; with `most_bytes` those of the newest shards that fit in, at least one shard.
+    """Pack the trajectories of a campaign, or of some of its `iterations`; with `most_bytes` those of the newest shards that
+    fit in, at least one shard.
 
     `shards_root`: where shards are looked for that no longer lie where they were ingested. A trajectory whose shard is in
     neither place is packed without its tokens. `decode` gives the text of a token id; without it the viewer shows ids.
     Raises ShardError where a shard is damaged.
     """
-    rows = query.rows(database, "trajectories", campaign=campaign)
+    [(total,)] = database.execute(
+        "SELECT count(DISTINCT c.trajectory) FROM collected c JOIN trajectories t ON t.id = c.trajectory WHERE c.campaign = ?",
+        [campaign],
+    )
+    first, last = (iterations[0], iterations[-1]) if iterations else (0, _LAST)
     chunks: dict[int, _Chunk] = {}
     size = 0
-    for shard in query.rows(database, "shards", campaign=campaign):
+    for shard in query.rows(database, "shards", campaign=campaign, first=first, last=last):
         chunk = _chunk(database, shard, shards_root, cache)
         size += len(chunk.packed)
         if chunks and most_bytes is not None and size > most_bytes:
             break
         chunks[shard["number"]] = chunk
     used = sorted({token for chunk in chunks.values() for token in chunk.used}) if decode else []
-    index = _index(database, campaign, [row for row in rows if row["shard"] in chunks], list(chunks))
+    index = _index(database, campaign, list(chunks))
     index["vocabulary"] = {token: decode(token) for token in used} if decode else {}
     shown = len(index["rows"]["id"])
-    return Archive(_packed(index), [chunk.packed for chunk in chunks.values()], shown, len(rows))
+    return Archive(_packed(index), [chunk.packed for chunk in chunks.values()], shown, total)
 
 
-def _index(database: Database, campaign: str, rows: list[dict[str, Any]], shards: list[int]) -> dict[str, Any]:
+def _index(database: Database, campaign: str, shards: list[int]) -> dict[str, Any]:
     """Columns of values, and of numbers into lists of names; tasks and flips beside them."""
+    rows, tasks, flips = (
+        query.rows(database, name, campaign=campaign, shards=shards) for name in ("trajectories", "asked", "flips")
+    )
     actors = {
         row["adapter"]: "control" if row["role"] == "control" else f"adapter of iteration {row['iteration']}"
         for row in query.rows(database, "candidates", campaign=campaign)
     }
-    wanted = {row["task"] for row in rows}
-    tasks = [task for task in query.rows(database, "asked", campaign=campaign) if task["id"] in wanted]
     places = {task["id"]: place for place, task in enumerate(tasks)}
     chunk = {number: place for place, number in enumerate(shards)}
     columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in _OWN}
@@ -107,17 +116,7 @@ def _index(database: Database, campaign: str, rows: list[dict[str, Any]], shards
         names[column] = list(dict.fromkeys(values))
         numbers = {name: number for number, name in enumerate(names[column])}
         columns[column] = [numbers[value] for value in values]
-    ids = set(columns["id"])
-    return {
-        "rows": columns,
-        "names": names,
-        "tasks": tasks,
-        "flips": [
-            flip
-            for flip in query.rows(database, "flips", campaign=campaign)
-            if flip["champion"] in ids and flip["challenger"] in ids
-        ],
-    }
+    return {"rows": columns, "names": names, "tasks": tasks, "flips": flips}
 
 
 def _chunk(database: Database, shard: dict[str, Any], shards_root: Path, cache: Path | None) -> _Chunk:

@@ -69,10 +69,14 @@ def of_campaign(database: Database, campaign: str) -> list[Cost]:
     spent = {(row["iteration"], row["control"]): row for row in query.rows(database, "spent", campaign=campaign)}
     at_work = _at_work(database, campaign)
     costs, inside = [], 0.0
+    rest = [each for each in times if each["iteration"] == 0]
     for (iteration, control), row in spent.items():
         if iteration == 0:
             continue
         own = [each for each in times if (each["iteration"], each["control"]) == (iteration, control)]
+        if control and all(each["part"].startswith("vllm ") for each in own):  # at the end of the run vLLM is stopped
+            rest += own
+            continue
         if control:
             last = max((each["ended"] for each in own), default=_epoch(row["finished"]))
             stretch = (_epoch(row["finished"]), last)
@@ -84,8 +88,7 @@ def of_campaign(database: Database, campaign: str) -> list[Cost]:
         inside += cost.wall
         costs.append(cost)
     total = sum(end - start for start, end in at_work)
-    own = [each for each in times if each["iteration"] == 0]
-    outside = _divided(None, False, max(total - inside, 0.0), own, spent.get((0, False), {}))
+    outside = _divided(None, False, max(total - inside, 0.0), rest, spent.get((0, False), {}))
     return [*costs, outside] if outside.wall >= 0.5 else costs
 
 

@@ -28,7 +28,9 @@ from agentloop.store.taught_bases import TaughtBase
 
 FILES = Path(__file__).parent
 LIVE_BYTES = 6_000_000
-"""Of packed trajectories in a page that is written again and again; the last one has them all."""
+"""Of packed trajectories in a page that is written again and again, at most."""
+PAGE_BYTES = 100_000_000
+"""Of packed trajectories in the page that a run ends with, at most: what a browser opens at once."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,14 @@ def write(
     state: State | None = None,
     refresh: float = 0.0,
     index: bool = False,
+    iterations: range | None = None,
 ) -> Path:
     """Write the page of a campaign to `output` and return that path.
 
-    Works on the state that the database is in, finished or not; best on a snapshot, since it reads for a while. With
-    `refresh` the page reads itself anew after so many seconds, and holds the newest LIVE_BYTES of trajectories alone.
-    `index`: it lies beside an index.html. Raises StoreError for an unknown campaign, ShardError naming a damaged shard,
-    DiskError where `output` cannot be written.
+    Works on the state that the database is in, finished or not; best on a snapshot, since it reads for a while. The page
+    holds the newest PAGE_BYTES of trajectories, or all those of some `iterations`. With `refresh` it reads itself anew after
+    so many seconds, and holds the newest LIVE_BYTES alone. `index`: it lies beside an index.html. Raises StoreError for an
+    unknown campaign, ShardError naming a damaged shard, DiskError where `output` cannot be written.
     """
     settings = campaigns.settings_json(database, campaign)
     rows = summary.iterations(database, campaign, result.control)
@@ -70,7 +73,8 @@ def write(
         sources.shards,
         sources.decode,
         cache=sources.cache,
-        most_bytes=LIVE_BYTES if refresh else None,
+        most_bytes=LIVE_BYTES if refresh else PAGE_BYTES if iterations is None else None,
+        iterations=iterations,
     )
     script = (FILES / "page.js").read_text(encoding="utf-8")
     spent = cost.of_campaign(database, campaign)
@@ -95,7 +99,7 @@ def write(
         learning_figures=sections.learning_figures(database, campaign),
         tables=sections.tables(database, campaign),
         cost=cost_section.cost(database, campaign, spent),
-        sample_note=_sample_note(packed, refresh),
+        sample_note=_sample_note(packed, refresh, iterations),
         lineage=sections.lineage(database, campaign),
         settings=sections.settings(settings),
         data=_embedded(packed),
@@ -137,11 +141,16 @@ def _state(state: State | None) -> str:
     return f'<div class="state {state.kind}"><p>{escape(state.said)}{link}</p>{advice}</div>'
 
 
-def _sample_note(packed: Archive, refresh: float) -> str:
+def _sample_note(packed: Archive, refresh: float, iterations: range | None) -> str:
     if packed.shown == packed.total:
         return f"All {packed.shown:,} trajectories of the campaign."
-    rest = "all of them are in the page that the run ends with" if refresh else "the rest is not in this page"
-    return f"The newest {packed.shown:,} of the campaign's {packed.total:,} trajectories; {rest}."
+    if iterations is not None:
+        span = f"{iterations[0]} to {iterations[-1]}" if len(iterations) > 1 else f"{iterations[0]}"
+        return f"The {packed.shown:,} trajectories of iteration {span}, of the campaign's {packed.total:,}."
+    newest = f"The newest {packed.shown:,} of the campaign's {packed.total:,} trajectories; "
+    if refresh:
+        return f"{newest}the page that the run ends with has more of them."
+    return f"{newest}<code>agentloop report --iterations 1-3</code> writes a page with those of iterations 1 to 3."
 
 
 def _embedded(packed: Archive) -> str:

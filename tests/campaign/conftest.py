@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 
 from agentloop import environments
-from agentloop.campaign import suites
+from agentloop.campaign import heldout
 from agentloop.cli import app as cli
 
 ENVIRONMENT = """
@@ -50,5 +50,5 @@ def small(tmp_path, monkeypatch):
     for name in ("fewer", "few"):
         (tmp_path / f"{name}.py").write_text(ENVIRONMENT.format(name=name))
     environments.get(str(tmp_path / "fewer.py"))
-    suites._stream.cache_clear()
+    heldout._continued.cache_clear()
     return tmp_path / "few.py"

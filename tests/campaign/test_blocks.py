@@ -5,13 +5,14 @@ from by_hand import CHALLENGER, always, measured, never, opened, roll_out, somet
 from made_by_hand import episode
 
 from agentloop import environments
-from agentloop.campaign import contest, gate, meeting, suites
+from agentloop.campaign import contest, gate, heldout, meeting, suites
 from agentloop.campaign.suites import HELDOUT
 from agentloop.curation import contamination
+from agentloop.environments import TooFewTasks
 from agentloop.errors import ContaminationError
 from agentloop.evaluation import level
 from agentloop.records import Adapter, Entry, Interval, Task, Verdict
-from agentloop.store import adapters, campaigns, champions, meetings, verdicts
+from agentloop.store import adapters, campaigns, champions, heldout_tasks, meetings, verdicts
 from agentloop.store.ingest import ingest
 from agentloop.store.shards import write_shard
 
@@ -97,9 +98,10 @@ def test_a_file_whose_heldout_tasks_are_used_up_says_so_and_uses_the_last_block_
 def test_heldout_tasks_of_every_block_are_refused_before_any_is_used(campaign):
     contest.make_known(campaign, 1)
     tasks = environments.get(campaign.settings.environment).tasks("heldout", 25, campaign.settings.seed)
-    ahead = {task.id for task in suites.reserve(campaign.settings, campaign.looks[-1], 1)}
-    assert {task.id for task in tasks[:15]} == ahead  # two blocks, and the unseen ones between them
+    assert suites.reserve(campaign.settings, campaign.looks[-1], 1) == {campaign.settings.environment: 15}
     with campaign.database() as database:
+        ahead = heldout_tasks.load(database, campaign.name, "few", 0, 100)
+        assert tasks[:15] == ahead  # two blocks, and the unseen ones between them
         database.execute("CREATE TEMP TABLE chosen AS SELECT 'traj_1' AS trajectory, 1 AS place")
         database.execute("CREATE TEMP TABLE pool AS SELECT 'traj_1' AS trajectory, ? AS task", [tasks[14].id])
         with pytest.raises(ContaminationError, match=f"held-out tasks: traj_1 .{tasks[14].id}"):
@@ -253,3 +255,65 @@ def test_a_verdict_from_before_the_gate_went_by_evidence_stands(campaign):
     assert (told["verdict"], told["reason"], told["evidence"]) == (name, "so it was", None)
     with campaign.database() as database:
         assert database.execute("SELECT count(*) FROM verdicts") == [(1,)]
+
+
+def test_what_a_campaign_has_noted_stays_and_more_of_it_goes_on_where_it_ended(campaign):
+    name, seed = campaign.settings.environment, campaign.settings.seed
+    drawn = environments.get(name).tasks("heldout", 25, seed)
+    with campaign.database() as database:
+        take = campaign.take(database)
+        assert list(take(name, 3, 20)) == drawn[3:23]  # nothing is noted yet
+        assert heldout.note(database, campaign.name, seed, {name: 10}) == 10
+        assert heldout.note(database, campaign.name, seed, {name: 10}) == 0
+        assert list(take(name, 3, 5)) == drawn[3:8]
+        assert list(take(name, 8, 9)) == drawn[8:17]
+        assert list(take(name, 14, 3)) == drawn[14:17]
+        with pytest.raises(TooFewTasks, match="few has 25 heldout tasks, fewer than the 26 asked for") as error:
+            take(name, 0, 26)
+        assert error.value.available == 25
+        assert heldout.note(database, campaign.name, seed, {name: 99}) == 15  # as far as there are any
+        # a seed that is changed gives others, and takes none of those that are noted
+        database.execute("DELETE FROM heldout_tasks WHERE place >= 10")
+        other = heldout.noted(database, campaign.name, seed + 1)
+        assert list(other(name, 0, 10)) == drawn[:10]
+        assert {task.id for task in other(name, 10, 15)} == {task.id for task in drawn[10:]}
+
+
+ENDLESS = """
+from agentloop.environments.arithmetic import Arithmetic
+
+class Endless(Arithmetic):
+    name = "endless"
+    chapter = 32
+    asked = 0
+
+    def questions(self, rng):
+        for question in super().questions(rng):
+            Endless.asked += 1
+            yield question
+"""
+"""Arithmetic in chapters of 32 tasks, which counts what it is asked for."""
+
+
+def test_tasks_of_a_late_night_are_drawn_as_fast_as_those_of_an_early_one(tmp_path):
+    file = tmp_path / "endless.py"
+    file.write_text(ENDLESS)
+    campaign = opened(tmp_path / "data", "evaluate.tasks=8", "gate.max_tasks=8", environment=str(file), guard=False)
+    name, seed, asked, seen = str(file), campaign.settings.seed, [], set()
+    environment = environments.get(name)
+    with campaign.database() as database:
+        for block in range(1, 41):
+            before = environment.asked
+            heldout.note(database, campaign.name, seed, suites.reserve(campaign.settings, campaign.looks[-1], block))
+            tasks = suites.heldout(campaign.settings, campaign.looks[0], block, take=campaign.take(database)).tasks
+            seen |= {task.id for task in tasks}
+            asked.append(environment.asked - before)
+        assert len(seen) == 40 * 8 and heldout_tasks.count(database, campaign.name, "endless") == 42 * 8
+    assert max(asked[-8:]) < 3 * max(asked[:8])
+    asked, tasks = [], []
+    for night in range(40):
+        before = environment.asked
+        tasks += environment.tasks("train", 8, seed, skip=8 * night)
+        asked.append(environment.asked - before)
+    assert max(asked[-8:]) < 2 * max(asked[:8])
+    assert len({task.id for task in tasks}) > 310  # fresh ones, but for chance

@@ -66,12 +66,22 @@ class Browser:
         self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self._call("Page.navigate", url="about:blank")  # the same address with another fragment would not load anew
         self._call("Page.navigate", url=address)
+        self._until_read()
+
+    def _until_read(self) -> None:
         while self.run("document.readyState") != "complete" or self.run("location.href") == "about:blank":
             time.sleep(0.02)
 
     def run(self, expression: str) -> Any:
-        """The JSON value of an expression."""
-        answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        """The JSON value of an expression. Where the page goes meanwhile, of the next one."""
+        while True:
+            try:
+                answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+                break
+            except AssertionError as error:
+                if "navigated" not in str(error):
+                    raise
+                self._until_read()
         if "exceptionDetails" in answer:
             raise AssertionError(f"{expression}: {answer['exceptionDetails']}")
         return answer["result"].get("value")

@@ -78,6 +78,14 @@ def test_the_parts_of_an_iteration_add_up_to_the_time_at_work(database):
     assert (first.spent["vllm_starts"], first.spent["trainer_losses"], first.spent["peak"]) == (1, 1, 2**30)
 
 
+def test_the_end_of_a_run_without_a_control_is_outside_of_its_iterations(database):
+    database.execute("DELETE FROM gpu_phases WHERE started >= ?", [moment(40_060)])
+    took(database, "vllm", "stop", 40_070, 3)
+    first, outside = cost.of_campaign(database, CAMPAIGN)
+    assert (first.name, first.wall, outside.name, outside.wall) == ("1", 150, "outside", 50)
+    assert outside.parts["vLLM swap"] == 3 and outside.parts["other"] == 47
+
+
 def test_the_page_tells_cost_faults_and_runs(database, tmp_path):
     written = page.write(
         database, CAMPAIGN, results.headline(database, CAMPAIGN), Sources(tmp_path), tmp_path / "page.html"

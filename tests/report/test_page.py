@@ -209,6 +209,21 @@ def test_a_live_page_has_the_newest_trajectories_and_reads_itself_anew(recorded,
     assert all({flip["champion"], flip["challenger"]} <= ids for flip in live.index["flips"])
 
 
+def test_a_page_holds_what_a_browser_opens_at_once_or_the_iterations_that_are_asked_for(
+    recorded, tmp_path, monkeypatch
+):
+    whole = write(recorded, tmp_path / "a.html")
+    monkeypatch.setattr(page, "PAGE_BYTES", 200_000)
+    newest, first = write(recorded, tmp_path / "b.html"), write(recorded, tmp_path / "c.html", iterations=range(1, 3))
+    everything = {each["id"]: each for each in whole.trajectories}
+    assert 0 < len(newest.trajectories) < len(everything)
+    assert f"The newest {len(newest.trajectories):,} of the campaign's {len(everything):,}" in newest.text
+    assert f"The {len(first.trajectories):,} trajectories of iteration 1 to 2, of the" in first.text
+    early = {name for name, each in everything.items() if each["iteration"] in (1, 2)}
+    assert early <= {each["id"] for each in first.trajectories} < set(everything)
+    assert "agentloop report --iterations" in newest.text
+
+
 def test_what_was_packed_once_is_taken_from_the_cache(recorded, tmp_path):
     first = write(recorded, tmp_path / "a.html", cache=tmp_path / "cache", decode=decode)
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
@@ -457,7 +472,7 @@ def test_the_viewer_filters_searches_and_compares(browser, written):
 
 def test_a_page_that_reads_itself_anew_goes_on_where_it_was(browser, recorded, tmp_path):
     path = tmp_path / "live.html"
-    flip = write(recorded, path, refresh=0.5).index["flips"][2]
+    flip = write(recorded, path, refresh=4).index["flips"][2]
     opened(browser, f"{path.as_uri()}#trajectory={flip['champion']}&beside={flip['challenger']}", 1280)
     browser.run("""(() => {
         const search = document.querySelector('input[type=search]');

@@ -1,9 +1,10 @@
--- $campaign. Every task that an iteration gained or lost, with the first sample that went the same way: champion and
--- challenger are the two trajectories.
+-- $campaign, $shards (numbers). Every task that an iteration gained or lost, with the first sample that went the same way: champion and
+-- challenger are the two trajectories, both in these shards.
 WITH heldout AS (
     SELECT t.id, t.policy, t.task, t.sample, t.seed
     FROM (SELECT DISTINCT trajectory FROM collected WHERE campaign = $campaign AND purpose = 'evaluate') c
     JOIN trajectories t ON t.id = c.trajectory
+    WHERE t.shard IN (SELECT unnest($shards))
 )
 SELECT f.iteration, f.flip, f.task, before.id AS champion, after.id AS challenger
 FROM v_task_flips f

@@ -1,4 +1,4 @@
--- $campaign. Every trajectory of the campaign, without what was said. trained: iterations whose challenger learned of it.
+-- $campaign, $shards (numbers). The campaign's trajectories in these shards, without what was said. trained: iterations whose challenger learned of it.
 -- actor: who acted without an adapter, where it is not the campaign's base: experts, messages, stored, teacher, taught base
 WITH used AS (
     SELECT trajectory, min(iteration) AS iteration, arg_min(purpose, iteration) AS purpose
@@ -28,4 +28,5 @@ JOIN tasks k ON k.id = t.task
 JOIN v_success s ON s.trajectory = t.id
 LEFT JOIN policies p ON p.id = t.policy
 LEFT JOIN learned l ON l.trajectory = t.id
+WHERE t.shard IN (SELECT unnest($shards))
 ORDER BY u.iteration, u.purpose, k.family, t.task, t.sample, t.id
