@@ -219,7 +219,10 @@ def test_the_modelfile_has_the_turns_of_a_template_of_ones_own(trained, tmp_path
         modelfile.write(tmp_path / "Modelfile", tokenizer, model="x.gguf", adapter=None, stop=[])
 
 
-MULTIMODAL = [("gemma3n", "gemma3n", "model.language_model."), ("gemma3", "gemma3", "language_model.model.")]
+MULTIMODAL = [
+    pytest.param("gemma3n", "gemma3n", "model.language_model.", marks=pytest.mark.slow),
+    ("gemma3", "gemma3", "language_model.model."),
+]
 
 
 @pytest.mark.parametrize(("family", "kind", "prefix"), MULTIMODAL)
