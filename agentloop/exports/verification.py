@@ -1,8 +1,9 @@
 """Is what was exported what was trained? What another program computes with it, against the trainer's own log probabilities.
 
 Two right programs differ by rounding and, where the export is quantised, by that: the mean difference has a bound for each
-type. A quantised model's bound is too wide to see that an adapter is scaled wrongly. So the adapter's effect is looked at by
-itself as well: rounding averages out over some hundred tokens, and what is left says how much of the effect is there.
+type. An adapter that moves the model by less than the bound could be scaled wrongly and pass. So its effect is looked at by
+itself as well: rounding averages out over some hundred tokens, and what is left says how much of the effect is there. Not so
+where an export is quantised: that makes a model worse on the same tokens that an adapter moves, and nothing averages out.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Figures:
     effect: float
     """How far the adapter moves the trainer's log probabilities, in the mean."""
     share: float | None
-    """How much of that effect the export has: 1 for all. None where rounding hides it."""
+    """How much of that effect the export has: 1 for all. None where rounding hides it, or quantisation."""
     tokens: int
 
     def __str__(self) -> str:
@@ -123,7 +124,7 @@ def compare(
         worst=float(np.abs(gap).max()),
         bound=expected.bound(kinds, computed_in),
         effect=float(np.abs(effect).mean()),
-        share=share if error <= _BLURRED else None,
+        share=share if error <= _BLURRED and all(kind in EXACT for kind in kinds) else None,
         tokens=gap.size,
     )
     if not figures.mean <= figures.bound:  # also where something is not a number
