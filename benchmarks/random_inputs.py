@@ -33,7 +33,7 @@ def write_adapters(checkpoint: Path, directories: Sequence[Path], *, rank: int, 
         return
     model, _ = FastLanguageModel.from_pretrained(checkpoint, load_in_4bit=False, cache_directory=cache)
     for seed, directory in enumerate(directories):
-        FastLanguageModel.get_peft_model(model, r=rank, lora_alpha=2 * rank, random_state=3407 + seed)
+        FastLanguageModel.get_peft_model(model.unload(), r=rank, lora_alpha=2 * rank, random_state=3407 + seed)
         generator = torch.Generator().manual_seed(seed)
         for name, view in model.lora.named().items():
             if "lora_B" in name:

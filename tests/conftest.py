@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -37,3 +37,17 @@ def _as_before():
     if registered is not None:
         verifiers._REGISTERED.clear()
         verifiers._REGISTERED.update(registered)
+
+
+@pytest.fixture(scope="session")
+def gemma(request) -> Path:
+    """Directory of the pretrained Gemma 3 270M. Where it is missing the test is skipped, or fails if the tests were asked for
+    it by `--real`."""
+    from agentloop.fetching.gemma import NAME
+    from agentloop.settings import load
+
+    directory = load().paths.models / NAME
+    if not directory.is_dir():
+        missing = f"{directory} is not there: agentloop fetch {NAME}"
+        (pytest.fail if request.config.getoption("real") else pytest.skip)(missing)
+    return directory

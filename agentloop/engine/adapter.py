@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,16 @@ TEXT_ONLY, MULTIMODAL = "base_model.model.model.", "base_model.model.model.langu
 """What PEFT and vLLM put before the names of a language model's modules."""
 TOWERS = r".*_tower\..*"
 """Pattern of the modules beside a language model, some of which are named as its own: PEFT would adapt them too."""
-CHANGING = (
-    "alpha_pattern", "rank_pattern", "fan_in_fan_out", "use_dora", "lora_bias", "layer_replication", "modules_to_save",
-    "target_parameters", "trainable_token_indices",
-)  # fmt: skip
-"""PEFT's settings that change what an adapter computes, or where, wherever they are not off."""
+HARMLESS = {
+    "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying", "eva_config",
+    "exclude_modules", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config",
+    "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "peft_type", "peft_version",
+    "qalora_group_size", "r", "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
+}  # fmt: skip
+"""PEFT's settings that do not change what a trained adapter computes, or that are read here. Any other must be off: PEFT
+gains variants that have plain LoRA's tensors."""
+NAMES = re.compile(r"(?:base_model\.model\.)?(?:model\.|language_model\.)*(layers\.\d+\..*)")
+"""Of an adapter's tensors: what stands in front of the language model's layers, text-only or multimodal, old or new."""
 KEEPING_THE_BASE = (True, False, "gaussian", "orthogonal", "eva")
 """Ways to begin an adapter after which it still belongs to the unchanged base."""
 
@@ -49,7 +55,7 @@ def save(lora: LoraBuffer, directory: Path, *, base: str, model: Path | None, in
         "fan_in_fan_out": False,
         "target_modules": sorted({name.rpartition(".")[2] for name in lora.slots}),
         "layers_to_transform": None if settings.layers is None else list(settings.layers),
-        "base_model_name_or_path": base if model is None else str(model),
+        "base_model_name_or_path": base if model is None else str(model.absolute()),
     }
     prefix = TEXT_ONLY
     if model is not None and is_multimodal(model):
@@ -71,9 +77,11 @@ def read_config(directory: Path) -> dict[str, Any]:
     config = read_object(path, AdapterError)
     if config.get("peft_type") != "LORA":
         raise AdapterError(f"{path}: peft_type {config.get('peft_type')!r} is not supported (only 'LORA')")
-    for name in CHANGING:
-        if value := config.get(name):
+    for name, value in config.items():
+        if value and name not in HARMLESS:
             raise AdapterError(f"{path}: {name} {value!r} is not supported")
+    if not isinstance(config.get("use_rslora", False), bool):
+        raise AdapterError(f"{path}: use_rslora {config['use_rslora']!r} is neither true nor false")
     if config.get("init_lora_weights", True) not in KEEPING_THE_BASE:
         raise AdapterError(f"{path}: init_lora_weights {config['init_lora_weights']!r} changes the base's weights")
     for name in ("r", "lora_alpha"):
@@ -112,6 +120,8 @@ def load(lora: LoraBuffer, directory: Path, *, base: str) -> None:
         )
     with open_tensors(path, AdapterError) as file:
         tensors = {_plain(name): file.get_tensor(name) for name in file.keys()}
+        if len(tensors) < len(file.keys()):
+            raise AdapterError(f"{path}: it holds two adapters for the same layers")
     expected = lora.named()
     if missing := sorted(expected.keys() - tensors.keys()):
         raise AdapterError(f"{path}: {missing[0]} is missing")
@@ -126,5 +136,6 @@ def load(lora: LoraBuffer, directory: Path, *, base: str) -> None:
 
 
 def _plain(name: str) -> str:
-    """`base_model.model.model.language_model.layers.…` -> `layers.…`."""
-    return name[name.index("layers.") :] if "layers." in name else name
+    """`base_model.model.model.language_model.layers.…` -> `layers.…`; a tower's layers keep their name."""
+    found = NAMES.fullmatch(name)
+    return found[1] if found else name

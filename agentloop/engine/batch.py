@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agentloop.engine.modes import usual_modes
 from agentloop.errors import SettingError
 
 IGNORED = -100
@@ -42,7 +43,23 @@ class PackedBatch:
         """Number of positions that carry a label."""
         return int((self.labels != IGNORED).sum())
 
+    def check(self, vocabulary: int) -> None:
+        """Raise SettingError where a token id or a label is none of the model's `vocabulary` tokens."""
+        for name, values in (("token ids", self.token_ids), ("labels", self.labels[self.labels != IGNORED])):
+            if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+                raise SettingError(f"{name}: {values.dtype} is no dtype of whole numbers")
+            if not values.numel():
+                continue
+            least, most = (int(each) for each in values.aminmax())
+            if least < 0 or most >= vocabulary:
+                wrong = least if least < 0 else most
+                but = f", nor {IGNORED}" if name == "labels" else ""
+                raise SettingError(
+                    f"{name}: {wrong} is none of the model's {vocabulary} tokens (0 to {vocabulary - 1}){but}"
+                )
 
+
+@usual_modes()
 def join(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> PackedBatch:
     """Return one batch of all the sequences, each (token_ids, mask): mask is True at the tokens that are trained on.
 
@@ -65,6 +82,7 @@ def join(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> PackedBat
     )
 
 
+@usual_modes()
 def split(batch: PackedBatch, parts: int) -> list[PackedBatch]:
     """Return the batch's sequences dealt out to so many batches, the longest first to the one with the fewest tokens.
 

@@ -2,11 +2,13 @@
 
 QLoRA trains an adapter on top of quantised weights. Served on the original ones it corrects errors that are not there.
 This checkpoint, made once and named by its content, is what the adapter was trained on, for any server that reads
-transformers checkpoints; it takes no more memory than the original.
+transformers checkpoints; it takes no more memory than the original. Of a base that comes in 4 bit itself it is what these
+unpack to.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -16,9 +18,12 @@ from safetensors.torch import save_file
 
 from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.packed import FORMAT, packed_weights
+from agentloop.errors import ModelError
 from agentloop.files import atomic
-from agentloop.model_directory.configuration import read_architecture
+from agentloop.model_directory.configuration import is_packed, read_architecture
+from agentloop.model_directory.files import INDEX, weight_files
 from agentloop.model_directory.fingerprint import base_fingerprint
+from agentloop.reading import read_object
 from agentloop.records import NF4, Quantization
 from agentloop_kernels.nf4 import dequantise
 
@@ -26,23 +31,68 @@ from agentloop_kernels.nf4 import dequantise
 def dequantised_checkpoint(directory: Path, cache: Path, quantization: Quantization = NF4) -> Path:
     """The directory of the dequantised base under `cache`, written on the first call. Raises ModelError, DiskError."""
     fingerprint = base_fingerprint(directory, cache)
-    own = "" if quantization == NF4 else f"-{quantization.named('').lstrip('-')}"
+    own = "" if quantization == NF4 or is_packed(directory) else f"-{quantization.named('').lstrip('-')}"
     path = cache / "dequantised" / f"{fingerprint}-{FORMAT}{own}"
     if path.is_dir():
         return path
     checkpoint = Checkpoint(directory)
+    if checkpoint.packed:
+        _unpack(checkpoint, path)
+        return path
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     packed = packed_weights(
         read_architecture(directory), checkpoint, fingerprint, cache, device, in_16bit=quantization.in_16bit
     )
+    weights = weight_files(directory)
     with atomic(path) as temporary:
         temporary.mkdir()
         for file in directory.iterdir():
-            if file.suffix == ".safetensors":
+            if file.suffix == ".safetensors" and file not in weights:
+                continue  # left over, or of something else
+            if file in weights:
                 _rewrite(file, temporary / file.name, checkpoint.prefix, packed)
             elif file.is_file():
                 shutil.copy(file, temporary / file.name)
     return path
+
+
+def _unpack(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint that comes in 4 bit as one in 16: every packed weight, those of towers too."""
+    with atomic(path) as temporary:
+        temporary.mkdir()
+        weights = weight_files(checkpoint.directory)
+        for file in checkpoint.directory.iterdir():
+            if file.suffix == ".safetensors" and file not in weights:
+                continue
+            if file in weights:
+                _unpack_file(checkpoint, file, temporary / file.name)
+            elif file.is_file() and file.name != INDEX:
+                shutil.copy(file, temporary / file.name)
+        config = read_object(checkpoint.directory / "config.json", ModelError)
+        del config["quantization_config"]
+        (temporary / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        write_index(temporary)
+
+
+def _unpack_file(checkpoint: Checkpoint, source: Path, target: Path) -> None:
+    belonging = {name for weight in checkpoint.packed for name in checkpoint.beside(weight)}
+    with safe_open(source, framework="pt") as file:
+        tensors = {name: checkpoint.whole(name) for name in file.keys() if name not in belonging}
+        save_file(tensors, target, metadata=file.metadata() or {"format": "pt"})
+
+
+def write_index(directory: Path) -> None:
+    """Write an index of the tensors where they are in more than one file, which transformers asks for."""
+    files = sorted(directory.glob("*.safetensors"))
+    if len(files) < 2:
+        return
+    where: dict[str, str] = {}
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            where |= dict.fromkeys(file.keys(), path.name)
+    size = sum(path.stat().st_size for path in files)
+    text = json.dumps({"metadata": {"total_size": size}, "weight_map": where}, indent=2)
+    (directory / INDEX).write_text(text, encoding="utf-8")
 
 
 def _rewrite(source: Path, target: Path, prefix: str, packed) -> None:

@@ -26,6 +26,7 @@ from agentloop.exports.verification import Expected, Figures, expect
 from agentloop.files import atomic
 from agentloop.gguf import types
 from agentloop.gguf.file import library
+from agentloop.model_directory.configuration import is_packed
 from agentloop.model_directory.fingerprint import default_cache
 from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.records import NF4
@@ -150,7 +151,7 @@ def _add(tokenizer: Any, directory: Path) -> None:
 
 def _source(model: Gemma, base: Base) -> Path:
     """The directory of the weights that the adapter goes onto."""
-    if base == "bf16":
+    if base == "bf16" and not is_packed(_directory(model)):
         return _directory(model)
     quantization = model.quantization
     return dequantised_checkpoint(_directory(model), _cache(model), quantization if quantization.in_4bit else NF4)
@@ -171,7 +172,8 @@ def _merge(model: Gemma, directory: Path, base: Base, beside: Mapping[str, str] 
 
 def ask_engine(model: Gemma, tokenizer: Any, base: Base) -> Expected:
     """Return what the engine itself computes with the adapter on the base that it goes onto."""
-    computing = model if base == _base(model, None) else _on(model, base)
+    own = base == _base(model, None) or is_packed(_directory(model))
+    computing = model if own else _on(model, base)
     words = load_tokenizer(_directory(model)) if tokenizer is None else tokenizer
     return expect(computing, words, str(model.dtype).removeprefix("torch."))
 

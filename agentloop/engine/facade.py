@@ -7,7 +7,8 @@ backward hands that gradient over. Frozen weights are no parameters: they stay w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from agentloop.engine import generation
-from agentloop.engine.batch import IGNORED, PackedBatch
+from agentloop.engine import callers, generation
+from agentloop.engine.batch import PackedBatch
+from agentloop.engine.layout import Layout
+from agentloop.engine.lazy import LazyLogits
+from agentloop.engine.modes import usual_modes
+from agentloop.engine.outputs import CausalLMOutput
 from agentloop.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
@@ -25,35 +30,12 @@ if TYPE_CHECKING:
     from agentloop.engine.model import Gemma
 
 IMPLIED = {
-    "use_cache", "return_dict", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx",
+    "use_cache", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx",
     "fused_lm_head", "token_type_ids",
 }  # fmt: skip
 """Inputs that say nothing new: where sequences start is read from position_ids, and nothing is cached."""
-
-
-class CausalLMOutput(dict):
-    """Result of `forward`, by key and by attribute, as transformers' outputs are.
-
-    With labels it holds everything but the logits, which never exist all at once; without labels only the logits. What is
-    None has no key.
-    """
-
-    loss: Tensor | None = None
-    """[] cross-entropy in nats, mean over the labels."""
-    logits: Tensor | None = None
-    """[batch, tokens, vocab] logits of the next token."""
-    log_probs: Tensor | None = None
-    """[batch, tokens - 1] fp32: log probability of each label given what stands before it; 0 where there is none."""
-    entropy: Tensor | None = None
-    """[batch, tokens - 1] entropy in nats of the distribution that the label is taken from."""
-    is_top1: Tensor | None = None
-    """[batch, tokens - 1] bool: the label is the most probable token."""
-    label_mask: Tensor | None = None
-    """[batch, tokens - 1] bool: there is a label."""
-
-    def __init__(self, *items: Any, **values: Tensor | None) -> None:
-        super().__init__(*items, **{name: value for name, value in values.items() if value is not None})
-        self.__dict__.update(self)
+BESIDE_LOGITS = ["log_probs", "entropy", "is_top1", "label_mask"]
+"""Outputs that transformers' Trainer is not to take for predictions."""
 
 
 class TrainerFacade(nn.Module):
@@ -62,13 +44,31 @@ class TrainerFacade(nn.Module):
     main_input_name = "input_ids"
     loss_type = "ForCausalLM"
     """The loss shifts the labels: the trainer then counts num_items_in_batch rightly."""
-    accepts_loss_kwargs = True
 
     def __init__(self, directory: Path | None) -> None:
         super().__init__()
         self.directory = directory
         """Directory of the base model; None for a model without files."""
         self.model_tags: list[str] = []
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Return True: `forward` takes num_items_in_batch. Every trainer reads this as it is made.
+
+        Raises SettingError where it is one of TRL's with another objective than SFTTrainer's.
+        """
+        callers.refuse_objective(sys._getframe(1))
+        return True
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Return this module alone. Raises SettingError where PEFT asks, which would find nothing to adapt."""
+        callers.refuse_peft(sys._getframe(1))
+        return super().modules()
+
+    def named_modules(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Module]]:
+        """Return this module alone, under its name. Raises SettingError where PEFT asks."""
+        callers.refuse_peft(sys._getframe(1))
+        return super().named_modules(*args, **options)
 
     @cached_property
     def config(self) -> Any:
@@ -78,7 +78,9 @@ class TrainerFacade(nn.Module):
         """
         from transformers import AutoConfig  # takes seconds
 
-        return AutoConfig.from_pretrained(self.directory, attn_implementation="flash_attention_2")
+        config = AutoConfig.from_pretrained(self.directory, attn_implementation="flash_attention_2")
+        config.keys_to_ignore_at_inference = BESIDE_LOGITS
+        return config
 
     @cached_property
     def generation_config(self) -> GenerationConfig:
@@ -89,7 +91,7 @@ class TrainerFacade(nn.Module):
             return GenerationConfig.from_pretrained(self.directory)
         return GenerationConfig.from_model_config(self.config)
 
-    def __call__(self, *args: Any, **inputs: Any) -> CausalLMOutput:
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
         # TRL lays a head of its own over `forward` of the instance, accelerate a cast; neither has anything to add.
         return type(self).forward(self, *args, **inputs)
 
@@ -100,33 +102,51 @@ class TrainerFacade(nn.Module):
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
         **others: Any,
-    ) -> CausalLMOutput:
+    ) -> CausalLMOutput | tuple[Any, ...]:
         """Return loss and per-token results where there are `labels`, else the logits.
 
         All inputs are [batch, tokens]. `labels` are not shifted, and -100 where a token is not trained on. `attention_mask` is
         0 where padded. A sequence starts in each row, and wherever `position_ids` do not go on from the token before. The
-        loss is the mean over the labels, or their sum divided by `num_items_in_batch`. Raises SettingError for an input that
-        would change the result and is not supported.
+        loss is the mean over the labels, or their sum divided by `num_items_in_batch`, and 0 where there is no label.
+        `return_dict=False` asks for a tuple of the same values. Raises SettingError for an input that would change the result
+        and is not supported, and for a token id or label that the model does not have.
         """
         for name, value in others.items():
-            if name not in IMPLIED and value is not None and value is not False:
+            if name not in IMPLIED and not (
+                value is None or value is False or (name == "logits_to_keep" and value == 0)
+            ):
                 raise SettingError(f"{name}: not an input that this model supports")
         if labels is None and self.training and torch.is_grad_enabled():
             raise SettingError(
                 "labels: a loss made from logits has no gradient here (label_smoothing_factor, compute_loss_func); for the "
                 "logits alone use FastLanguageModel.for_inference or torch.no_grad"
             )
-        layout = _Layout.of(input_ids, attention_mask, position_ids, labels)
-        with torch.autocast(self.device.type, enabled=False):
-            if labels is None:
-                return CausalLMOutput(logits=layout.spread(self.logits(layout.batch)))
-            if torch.is_grad_enabled():
-                self.lora.refresh()  # the optimizer changes the parameter alone
-                results = _TokenLosses.apply(self.adapter, self, layout.batch)
-            else:
-                measured = self.token_results(layout.batch, observe=True)
-                results = measured.losses, measured.entropy, measured.top
+        with usual_modes():
+            layout = Layout.of(input_ids, attention_mask, position_ids, labels)
+        if labels is None:
+            output = CausalLMOutput(logits=layout.spread(self.logits(layout.batch)))
+        else:
+            with torch.autocast(self.device.type, enabled=False):
+                output = self._losses(layout, num_items_in_batch)
+            if not torch.is_grad_enabled():
+                unlabelled = input_ids, attention_mask, position_ids
+                output["logits"] = LazyLogits(
+                    (*input_ids.shape, self.shape.vocab), self.dtype, self.device, lambda: self._unlabelled(*unlabelled)
+                )
+        return output.to_tuple() if return_dict is False else output
+
+    @torch.no_grad()
+    def _unlabelled(self, *inputs: Tensor | None) -> Tensor:
+        return self(*inputs).logits
+
+    def _losses(self, layout: Layout, num_items_in_batch: Tensor | int | None) -> CausalLMOutput:
+        if torch.is_grad_enabled():
+            results = _TokenLosses.apply(self.lora.parameter, self, layout.batch)
+        else:
+            measured = self.token_results(layout.batch, observe=True)
+            results = measured.losses, measured.entropy, measured.top
         losses, entropy, top = (layout.spread(values)[:, :-1] for values in results)
         count = layout.batch.supervised if num_items_in_batch is None else num_items_in_batch
         return CausalLMOutput(
@@ -137,14 +157,17 @@ class TrainerFacade(nn.Module):
             label_mask=layout.mask[:, :-1].to(self.device),
         )
 
-    def generate(self, input_ids: Tensor, **options: Any) -> Tensor:
-        """Continue each row: [batch, tokens] -> [batch, tokens + new].
+    @usual_modes()
+    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **options: Any) -> Any:
+        """Continue each row: token ids [batch, tokens] -> [batch, tokens + new], as transformers' `generate` does.
 
-        Options: `attention_mask`, `max_new_tokens`, `do_sample`, `temperature`, `top_k`, `top_p`, `eos_token_id`,
-        `pad_token_id` and `streamer`, as in transformers; others raise SettingError. Each new token computes its prefix
-        again: for a look at what was learnt, not for serving.
+        The ids are `inputs` or `input_ids`. Options are those of transformers for greedy search and sampling, with
+        `attention_mask`, `streamer`, `stop_strings` and `num_return_sequences` among them (docs/engine.md lists them); what is
+        not passed comes from `generation_config` and from the model's own. `return_dict_in_generate` returns transformers'
+        GenerateDecoderOnlyOutput. Raises SettingError for anything else that would change the result.
         """
-        return generation.generate(self, input_ids, **options)
+        ids = options.pop("input_ids", inputs)
+        return generation.generate(self, ids, generation_config=generation_config, **options)
 
     def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:
         """Accepted and ignored: the memory budget decides what is kept and what is recomputed."""
@@ -211,49 +234,3 @@ class _TokenLosses(torch.autograd.Function):
         elif count:
             gradient *= dlosses[0] * count
         return gradient, None, None
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """A batch as the trainer made it, and the packed batch that the engine computes."""
-
-    batch: PackedBatch
-    mask: Tensor
-    """[rows, tokens] bool on the CPU: where a packed row with a label belongs."""
-
-    @classmethod
-    def of(
-        cls, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, labels: Tensor | None
-    ) -> _Layout:
-        """Without labels every token counts as labelled."""
-        ids = input_ids.cpu()
-        real = torch.ones_like(ids, dtype=torch.bool)
-        if attention_mask is not None:
-            if attention_mask.shape != ids.shape:
-                raise SettingError(f"attention_mask: has the shape {list(attention_mask.shape)}, not {list(ids.shape)}")
-            real = attention_mask.cpu() != 0
-        targets = torch.full_like(ids, IGNORED)
-        if labels is None:
-            targets[:] = 0
-        else:
-            targets[:, :-1] = labels.cpu()[:, 1:]
-        places = torch.arange(ids.shape[1]) if position_ids is None else position_ids.cpu()
-        places, row = places.expand_as(ids)[real], torch.arange(len(ids))[:, None].expand_as(ids)[real]
-        begins = torch.ones(len(places), dtype=torch.bool)
-        begins[1:] = (row.diff() != 0) | (places.diff() != 1)
-        starts = torch.nonzero(begins).flatten()
-        lengths = torch.cat([starts, torch.tensor([len(places)])]).diff()
-        batch = PackedBatch(
-            ids[real],
-            targets[real],
-            torch.arange(len(places)) - starts.repeat_interleave(lengths),
-            torch.cat([starts, torch.tensor([len(places)])]).to(torch.int32),
-            int(lengths.max()) if len(lengths) else 0,
-        )
-        return cls(batch, real & (targets != IGNORED))
-
-    def spread(self, values: Tensor) -> Tensor:
-        """[supervised, …] -> [rows, tokens, …], 0 elsewhere; differentiable."""
-        where = torch.nonzero(self.mask.flatten()).flatten().to(values.device)
-        whole = values.new_zeros(self.mask.numel(), *values.shape[1:])
-        return whole.index_copy(0, where, values).unflatten(0, self.mask.shape)

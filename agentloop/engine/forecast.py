@@ -126,10 +126,9 @@ class StepForecast:
     def resident(self) -> dict[str, float]:
         """GiB that are in use whatever the batch."""
         model, lora = self.model, self.model.lora
-        copy = 0 if lora.compute is lora.parameters else lora.compute.nbytes
         return {
             "weights": model.weights.device_bytes / GIB,
-            "adapter, gradients and AdamW": (lora.parameters.nbytes * 2 + copy + lora.optimizer_bytes) / GIB,
+            "adapter, gradients and AdamW": (lora.nbytes + lora.optimizer_bytes) / GIB,
             "dequantised matrices": model.workspace.bytes_for(model.weights.layers) / GIB,
         }
 

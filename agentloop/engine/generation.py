@@ -1,8 +1,5 @@
-"""Sampling by the trained model itself: for a look at what it learnt. Whoever needs many tokens serves it (docs/serving.md).
-
-Every new token computes its whole prefix again, the layers above the boundary for the last position only. The sequences of
-a batch lie packed, so they need no padding inside.
-"""
+"""Sampling by the trained model itself, as `generate` of transformers does it. Who has many requests serves the model
+(docs/serving.md)."""
 
 from __future__ import annotations
 
@@ -11,86 +8,123 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from agentloop.engine.batch import IGNORED, PackedBatch, join
+from agentloop.engine.decoding.decoder import Decoder
+from agentloop.engine.decoding.graph import WORTH_RECORDING, RecordedStep
+from agentloop.engine.decoding.options import GenerationOptions, read_options
 from agentloop.errors import SettingError
 
 if TYPE_CHECKING:
     from agentloop.engine.model import Gemma
 
 
-@torch.no_grad()
-def generate(
-    model: Gemma,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    *,
-    max_new_tokens: int = 20,
-    do_sample: bool | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    eos_token_id: int | list[int] | None = None,
-    pad_token_id: int | None = None,
-    streamer: Any = None,
-    **others: Any,
-) -> Tensor:
-    """[batch, tokens] -> [batch, tokens + new], filled up with pad_token_id behind a sequence that has ended.
+def generate(model: Gemma, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
+    """[batch, tokens] -> [batch * copies, tokens + new], filled up with the pad token behind a sequence that has ended.
 
-    What is None is taken from the model's generation config. `streamer` as in transformers, for one sequence. Raises
-    SettingError for other options that are set.
+    Tokens that `attention_mask` leaves out are not read. With `return_dict_in_generate` transformers'
+    GenerateDecoderOnlyOutput. Raises SettingError for an option or an input that does not fit.
     """
-    for name, value in others.items():
-        if name != "use_cache" and value is not None:
-            raise SettingError(f"{name}: not an option of generate; serve the adapter to use it")
-    defaults = model.generation_config
-    sampled = bool(defaults.do_sample) if do_sample is None else do_sample
-    ends = defaults.eos_token_id if eos_token_id is None else eos_token_id
-    ends = {ends} if isinstance(ends, int) else set(ends or ())
-    pad = defaults.pad_token_id if pad_token_id is None else pad_token_id
-    real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    sequences = [row[mask != 0].tolist() for row, mask in zip(input_ids.cpu(), real.cpu(), strict=True)]
-    new: list[list[int]] = [[] for _ in sequences]
-    if streamer is not None:
-        streamer.put(input_ids.cpu())
-    for _ in range(max_new_tokens):
-        going = [i for i, tokens in enumerate(new) if not (tokens and tokens[-1] in ends)]
-        if not going:
-            break
-        logits = model.logits(_last_tokens([sequences[i] + new[i] for i in going])).float()
-        if sampled:
-            chances = _restricted(
-                logits / (defaults.temperature if temperature is None else temperature or 1.0),
-                defaults.top_k if top_k is None else top_k,
-                defaults.top_p if top_p is None else top_p,
-            )
-            chosen = torch.multinomial(chances, 1)[:, 0]
+    defaults = model.generation_config.to_dict()
+    chosen = read_options(options, defaults, prompt=_width(input_ids), vocab=model.shape.vocab, device=model.device)
+    prompts = _prompts(model, input_ids, attention_mask, chosen)
+    new = _new_tokens(model, max(map(len, prompts)), chosen, options)
+    if chosen.streamer is not None:
+        chosen.streamer.put(input_ids.cpu())
+    decoder = Decoder(model, prompts, new=new, copies=chosen.copies)
+    start = input_ids.to(model.device).repeat_interleave(chosen.copies, 0)
+    result = _continued(model, decoder, start, new, chosen)
+    if chosen.streamer is not None:
+        chosen.streamer.end()
+    return result
+
+
+def _new_tokens(model: Gemma, prompt: int, options: GenerationOptions, passed: dict[str, Any]) -> int:
+    """At most what was asked for. What nobody asked for ends where the model does."""
+    asked = [name for name in ("max_new_tokens", "max_length", "generation_config") if passed.get(name) is not None]
+    room = model.max_seq_length - prompt
+    if room < 1 or (asked and options.new_tokens > room):
+        new = options.new_tokens if asked else 1
+        raise SettingError(
+            f"{(asked or ['max_seq_length'])[0]}: {prompt} tokens of the prompt and {new} new ones are more than "
+            f"{model.max_seq_length}, the max_seq_length for which the model was loaded"
+        )
+    return min(options.new_tokens, room)
+
+
+def _continued(model: Gemma, decoder: Decoder, start: Tensor, new: int, options: GenerationOptions) -> Any:
+    rows, width = start.shape
+    ids = start.new_zeros(rows, width + new)
+    ids[:, :width] = start
+    positions = torch.tensor(decoder.lengths, dtype=torch.int32, device=model.device)
+    longest = max(decoder.lengths)
+    record = model.graphs and decoder.recordable and new > WORTH_RECORDING
+    step = RecordedStep(decoder) if record else decoder.step
+    going = torch.ones(rows, dtype=torch.bool, device=model.device)
+    all_logits, all_scores = [], []
+    logits = decoder.read()
+    for end in range(width + 1, width + new + 1):
+        logits = logits.float()
+        if options.logits:
+            all_logits.append(logits.clone())
+        scores = options.processors(ids[:, : end - 1], logits)
+        if options.scores:
+            all_scores.append(scores.clone())
+        if options.sample:
+            chosen = torch.multinomial(scores.softmax(-1), 1).squeeze(1)
         else:
-            chosen = logits.argmax(-1)
-        for i, token in zip(going, chosen.tolist(), strict=True):
-            new[i].append(token)
-        if streamer is not None:
-            streamer.put(chosen.cpu())
-    if streamer is not None:
-        streamer.end()
-    width = max(map(len, new))
-    filled = [tokens + [pad or 0] * (width - len(tokens)) for tokens in new]
-    return torch.cat([input_ids, torch.tensor(filled, device=input_ids.device, dtype=input_ids.dtype)], dim=1)
+            chosen = scores.argmax(-1)
+        if options.ends:
+            chosen = torch.where(going, chosen, options.pad)
+        ids[:, end - 1] = chosen
+        if options.streamer is not None:
+            options.streamer.put(chosen.cpu())
+        going &= ~options.finished(ids[:, :end], tuple(all_scores) or None)
+        if end == width + new or not going.any():
+            break
+        logits = step(chosen, positions, longest)
+        positions, longest = positions + 1, longest + 1
+    return _result(ids[:, :end], options, all_scores, all_logits)
 
 
-def _last_tokens(sequences: list[list[int]]) -> PackedBatch:
-    """A batch whose only labels (their values do not matter) sit at the last token of each sequence."""
-    batch = join([(ids, [False] * len(ids)) for ids in sequences])
-    batch.labels.fill_(IGNORED)[batch.cu_seqlens[1:].long() - 1] = 0
-    return batch
+def _result(ids: Tensor, options: GenerationOptions, scores: list[Tensor], logits: list[Tensor]) -> Any:
+    if not options.as_dict:
+        return ids
+    from transformers.generation import GenerateDecoderOnlyOutput
+
+    return GenerateDecoderOnlyOutput(
+        sequences=ids,
+        scores=tuple(scores) if options.scores else None,
+        logits=tuple(logits) if options.logits else None,
+    )
 
 
-def _restricted(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """Probabilities [rows, vocab] of the `top_k` likeliest tokens, and of those the fewest that sum up to `top_p`."""
-    if top_k:
-        logits = logits.masked_fill(logits < logits.topk(min(top_k, logits.shape[-1])).values[:, -1:], float("-inf"))
-    chances = logits.softmax(-1)
-    if top_p is not None and top_p < 1:
-        ordered, order = chances.sort(-1, descending=True)
-        beyond = ordered.cumsum(-1) - ordered >= top_p
-        chances = chances.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0.0)
-    return chances
+def _width(input_ids: Any) -> int:
+    if (
+        not isinstance(input_ids, Tensor)
+        or input_ids.dim() != 2
+        or input_ids.is_floating_point()
+        or not input_ids.numel()
+    ):
+        what = (
+            f"{list(input_ids.shape)} {input_ids.dtype}" if isinstance(input_ids, Tensor) else type(input_ids).__name__
+        )
+        raise SettingError(f"input_ids: {what} is not a tensor of token ids [batch, tokens]")
+    return input_ids.shape[1]
+
+
+def _prompts(
+    model: Gemma, input_ids: Tensor, attention_mask: Tensor | None, options: GenerationOptions
+) -> list[list[int]]:
+    """The real tokens of each row."""
+    ids = input_ids.cpu()
+    if outside := ids[(ids < 0) | (ids >= model.shape.vocab)].tolist():
+        raise SettingError(f"input_ids: {outside[0]} is not a token id from 0 to {model.shape.vocab - 1}")
+    if attention_mask is None:
+        real = torch.ones_like(ids, dtype=torch.bool) if options.padding is None else ids != options.padding
+    elif attention_mask.shape != ids.shape:
+        raise SettingError(f"attention_mask: has the shape {list(attention_mask.shape)}, not {list(ids.shape)}")
+    else:
+        real = attention_mask.cpu() != 0
+    prompts = [row[kept].tolist() for row, kept in zip(ids, real, strict=True)]
+    if not all(prompts):
+        raise SettingError(f"attention_mask: it leaves nothing of row {[not prompt for prompt in prompts].index(True)}")
+    return prompts

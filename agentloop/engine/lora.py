@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.precision import Precision, wide_dtype
+from agentloop.errors import ModelError
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEEDFORWARD = ("gate_proj", "up_proj", "down_proj")
@@ -99,12 +100,16 @@ class LoraBuffer:
                 )
                 end += settings.width * outputs
         precision = wide_dtype(dtype)
-        self.parameters = torch.zeros(end, dtype=precision, device=device)
-        """[size] fp32: what the optimizer changes."""
+        self.parameter = torch.nn.Parameter(torch.zeros(end, dtype=precision, device=device))
+        """[size] fp32: what an optimizer changes. The model exchanges it where torch exchanged its own."""
         self.gradients = torch.zeros_like(self.parameters)
         """[size] fp32: `loss_and_gradients` adds to it, the optimizer's step clears it."""
-        self.compute = self.parameters if dtype == precision else torch.zeros(end, dtype=dtype, device=device)
-        """[size]: the weights as the GEMMs read them."""
+        self.rounded = None if dtype == precision else torch.zeros(end, dtype=dtype, device=device)
+        """[size] a copy of the parameters in the dtype that GEMMs read; None where that is their own."""
+        self.loaded = False
+        """The weights were read from a file."""
+        self.address = self.parameters.data_ptr()
+        """Where the parameters were when they were last refreshed."""
         self._loss_scale = Precision.of(dtype).loss
         self.unscale = torch.ones((), dtype=precision, device=device) if Precision.of(dtype).scaled else None
         """[]: what gradients are still to be multiplied by when a projection adds them here."""
@@ -122,10 +127,57 @@ class LoraBuffer:
             slot.view_a(self.parameters)[: self.settings.rank].copy_(a / math.sqrt(slot.inputs))
         self.refresh()
 
+    @property
+    def parameters(self) -> Tensor:
+        """The values of `parameter`, [size] fp32, to be changed in place."""
+        return self.parameter.data
+
+    @property
+    def compute(self) -> Tensor:
+        """[size]: the weights as the GEMMs read them."""
+        return self.parameters if self.rounded is None else self.rounded
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of parameters, gradients and the rounded copy."""
+        copy = 0 if self.rounded is None else self.rounded.nbytes
+        return self.parameters.nbytes + self.gradients.nbytes + copy
+
+    @property
+    def trained(self) -> bool:
+        """It would be a loss to begin anew: the weights come from a file, or some B is not zero any more."""
+        return self.loaded or any(bool(slot.view_b(self.parameters).any()) for slot in self.slots.values())
+
+    def differences(self, settings: LoraSettings) -> str:
+        """Name the first of `settings` that asks for another adapter than this one, with both values; "" where none does.
+
+        The seed does where the weights came from it: not in those of a file.
+        """
+        own = self.settings
+        pairs = {
+            "r": (settings.rank, own.rank),
+            "lora_alpha": (settings.alpha, own.alpha),
+            "use_rslora": (settings.rslora, own.rslora),
+            "target_modules": (sorted(settings.targets), sorted(own.targets)),
+            "layers_to_transform": (settings.layers, own.layers),
+            "random_state": (settings.seed, settings.seed if self.loaded else own.seed),
+        }
+        return next((f"{name}: {asked}, not {had}" for name, (asked, had) in pairs.items() if asked != had), "")
+
     def refresh(self) -> None:
-        """Copy the parameters into the compute weights after they changed."""
-        if self.compute is not self.parameters:
-            self.compute.copy_(self.parameters)
+        """Copy the parameters into the compute weights after they changed.
+
+        Raises ModelError where they were exchanged for others of another size, dtype or device.
+        """
+        given, own = self.parameters, self.gradients
+        if (given.shape, given.dtype, given.device) != (own.shape, own.dtype, own.device):
+            raise ModelError(
+                f"adapter: has been replaced by {list(given.shape)} {given.dtype} on {given.device}; it is "
+                f"{list(own.shape)} {own.dtype} on {own.device}"
+            )
+        if self.rounded is not None:
+            self.rounded.copy_(given)
+        self.address = given.data_ptr()
         self.version += 1
 
     def backward_weights(self, weights: Tensor) -> Tensor:
@@ -157,6 +209,7 @@ class LoraBuffer:
         self.parameters.zero_()
         for name, view in self.named().items():
             view.copy_(tensors[name])
+        self.loaded = True
         self.refresh()
 
     def describe(self) -> dict[str, Any]:

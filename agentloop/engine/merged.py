@@ -2,13 +2,14 @@
 
 Each covered weight becomes W + s B A, summed in fp32 and rounded once to the dtype in which the base is stored. W is either
 the original weight or what NF4 made of it: an adapter trained in 4 bit corrects the latter's errors, which the former does
-not have. Which one it is stands in the directory's README.md and config.json.
+not have. Which one it is stands in the directory's README.md and config.json. A base that comes in 4 bit has only the latter.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,8 @@ from agentloop.engine.dequantised import dequantised_checkpoint
 from agentloop.engine.lora import LoraBuffer, LoraSlot
 from agentloop.errors import SettingError
 from agentloop.files import atomic
+from agentloop.model_directory.configuration import is_packed
+from agentloop.model_directory.files import weight_files
 from agentloop.records import NF4, Quantization
 from agentloop_kernels.precision import wide
 
@@ -52,25 +55,32 @@ def write_merged(
     """
     if directory.exists():
         raise SettingError(f"{directory}: exists already; a merged model is written to a directory of its own")
+    shipped = is_packed(model)
+    if shipped and base == "bf16":
+        base = "dequantised"
+        warnings.warn(
+            f"{model} holds 4-bit weights alone: the adapter is merged onto the dequantised ones", stacklevel=3
+        )
     source = (
         model if base == "bf16" else dequantised_checkpoint(model, cache, quantization if quantization.in_4bit else NF4)
     )
     prefix = Checkpoint(source).prefix
     slots = {f"{prefix}{name}.weight": slot for name, slot in lora.slots.items()}
     description = {"base": fingerprint, "onto": base, "adapter": asdict(lora.settings)}
+    weights = weight_files(source)
     with atomic(directory) as temporary:
         temporary.mkdir()
         for file in source.iterdir():
-            if file.suffix == ".safetensors":
+            if file in weights:
                 _merge_file(file, temporary / file.name, lora, slots, {"merged_onto": base, "base": fingerprint})
-            elif file.is_file() and not file.name.startswith(_RECORDS):
+            elif file.is_file() and file.suffix != ".safetensors" and not file.name.startswith(_RECORDS):
                 shutil.copy(file, temporary / file.name)
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         (temporary / "config.json").write_text(
             json.dumps(config | {"agentloop_merged": description}, indent=2), encoding="utf-8"
         )
         (temporary / "README.md").write_text(
-            _readme(model.name, base, quantization.in_4bit, description), encoding="utf-8"
+            _readme(model.name, base, shipped or quantization.in_4bit, shipped, description), encoding="utf-8"
         )
         for name, text in (beside or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
@@ -107,9 +117,10 @@ def merged(weight: Tensor, lora: LoraBuffer, slot: LoraSlot) -> Tensor:
     return wide(weight).add((b @ a).cpu().to(wide(weight).dtype), alpha=lora.settings.scale).to(weight.dtype)
 
 
-def _readme(name: str, base: Base, quantised: bool, description: dict) -> str:
+def _readme(name: str, base: Base, quantised: bool, shipped: bool, description: dict) -> str:
     trained_on = ONTO["dequantised" if quantised else "bf16"]
+    original = " The base came in 4 bit: there were no original weights to merge it onto." if shipped else ""
     return (
         f"# {name} with an adapter merged onto its {ONTO[base]}\n\nMade by agentloop. The adapter was trained on the "
-        f"base's {trained_on}.\n\n```json\n{json.dumps(description, indent=2)}\n```\n"
+        f"base's {trained_on}.{original}\n\n```json\n{json.dumps(description, indent=2)}\n```\n"
     )

@@ -6,7 +6,10 @@ nn.Module that its base class makes of it (facade.py).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,12 +36,15 @@ from agentloop.engine.memory import (
     peak_bytes,
     process_bytes,
 )
-from agentloop.engine.network import Network
+from agentloop.engine.modes import usual_modes
+from agentloop.engine.network import LeftKeys, Network
+from agentloop.engine.precision import wide_dtype
 from agentloop.engine.projection import Workspace
 from agentloop.engine.results import TokenResults
 from agentloop.engine.weights import ModelWeights
 from agentloop.errors import ModelError, SettingError
 from agentloop.model_directory.architecture import Architecture
+from agentloop.model_directory.tokenizer import check_size
 from agentloop.records import NONE, Quantization
 from agentloop_kernels.nf4 import BLOCK, Nf4
 
@@ -72,6 +78,7 @@ class Gemma(TrainerFacade):
     `FastLanguageModel.from_pretrained`.
     """
 
+    @usual_modes()
     def __init__(
         self,
         shape: Architecture,
@@ -87,8 +94,9 @@ class Gemma(TrainerFacade):
         directory: Path | None = None,
         cache_directory: Path | None = None,
     ) -> None:
-        super().__init__(directory)
-        self.cache_directory = cache_directory
+        # The caller's working directory may be another when they are read again.
+        super().__init__(None if directory is None else directory.absolute())
+        self.cache_directory = None if cache_directory is None else cache_directory.absolute()
         self.shape, self.weights, self.fingerprint = shape, weights, fingerprint
         self.device, self.dtype, self.max_seq_length = device, dtype, max_seq_length
         self.memory_budget = memory_budget
@@ -107,6 +115,8 @@ class Gemma(TrainerFacade):
         """The adapter's weights and gradients. Raises ModelError before `FastLanguageModel.get_peft_model`."""
         if self._lora is None:
             raise ModelError("the model has no adapter: call FastLanguageModel.get_peft_model first")
+        # Another object after load_state_dict(assign=True) and torch.func.functional_call.
+        self._lora.parameter = self._parameters["adapter"]
         return self._lora
 
     @property
@@ -120,8 +130,19 @@ class Gemma(TrainerFacade):
         dense = (name for name, weight in parts.items() if isinstance(weight, Tensor) and weight.shape[1] % BLOCK == 0)
         return Quantization(True, tuple(sorted(dense)))
 
+    @usual_modes()
     def attach_lora(self, settings: LoraSettings) -> None:
-        """Give the covered projections a fresh adapter (B is zero: the outputs do not change)."""
+        """Give the covered projections a fresh adapter (B is zero: the outputs do not change).
+
+        A loaded or trained adapter of these settings stays, with a warning. Raises SettingError where it has others.
+        """
+        if self._lora is not None and self.lora.trained:
+            if differing := self.lora.differences(settings):
+                raise SettingError(
+                    f"{differing}, and the model's adapter, loaded or trained, would be lost: model.unload() takes it off"
+                )
+            warnings.warn("get_peft_model: the model has this adapter already; its weights stay", stacklevel=4)
+            return
         groups = []
         for layer in self.weights.layers:
             for group in layer.groups:
@@ -142,9 +163,35 @@ class Gemma(TrainerFacade):
         for layer in self.weights.layers:
             for group in layer.groups:
                 group.attach(self._lora, self.device)
-        self.adapter = torch.nn.Parameter(self._lora.parameters)
+        self.adapter = self._lora.parameter
         """[size] fp32: the LoRA buffer itself, where trainers look for it."""
 
+    def unload(self) -> Gemma:
+        """Take the adapter off, so that `FastLanguageModel.get_peft_model` can give another, and return the model."""
+        if self._lora is not None:
+            self.workspace.release()
+            self.release_graphs()
+            self._lora = None
+            del self.adapter
+            for layer in self.weights.layers:
+                for group in layer.groups:
+                    group.detach()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy: graphs are recorded anew."""
+        self._wait_for_kernels()
+        return {name: value for name, value in self.__dict__.items() if name != "_graphs"}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Gemma:
+        """A model with an adapter of its own, which shares the frozen weights with this one."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        memo |= {id(each): each for each in self.weights.frozen()}
+        copied.__dict__.update(deepcopy(self.__getstate__(), memo))
+        return copied
+
+    @usual_modes()
     def loss_and_gradients(
         self, batch: PackedBatch, *, scale: float = 1.0, weight: float | None = None, skip: bool | None = None
     ) -> LossSum:
@@ -152,7 +199,7 @@ class Gemma(TrainerFacade):
 
         `weight` is 1 / supervised tokens of the whole optimizer step; None: of this batch. `skip` forces skipping in the
         upper layers on or off; None: where it saves time. Raises ModelError where a sequence is longer than `max_seq_length`
-        or the model has no adapter.
+        or the model has no adapter, SettingError for an id that is no token.
         """
         count = batch.supervised
         if not count:
@@ -161,13 +208,15 @@ class Gemma(TrainerFacade):
         results = self.results_and_gradients(batch, scale * (1 / count if weight is None else weight), skip=skip)
         return LossSum(results.losses.sum(), count)
 
+    @usual_modes()
     def results_and_gradients(
         self, batch: PackedBatch, weight: float | Tensor, *, observe: bool = False, skip: bool | None = None
     ) -> TokenResults:
         """Add weight * d(summed cross-entropy) to `lora.gradients` and return the losses of the supervised tokens.
 
         A tensor `weight` [supervised] weighs each token by itself. `observe` asks for `entropy` and `top` too. Raises
-        ModelError where a sequence is longer than `max_seq_length` or the model has no adapter.
+        ModelError where a sequence is longer than `max_seq_length` or the model has no adapter, SettingError for an id that is
+        no token.
         """
         self._prepare(batch)
         count, wide = batch.supervised, self.lora.gradients.dtype
@@ -189,43 +238,52 @@ class Gemma(TrainerFacade):
         weights = self.lora.backward_weights(factor)
         return self.network.gradients(make_context(self.shape, inputs), plan, weights, observe=observe)
 
+    @usual_modes()
     def token_results(self, batch: PackedBatch, *, observe: bool = False) -> TokenResults:
         """Return the losses of the supervised tokens; `observe` asks for `entropy` and `top` too. No gradient is computed.
 
-        Raises ModelError where a sequence is longer than `max_seq_length`.
+        Raises ModelError where a sequence is longer than `max_seq_length`, SettingError for an id that is no token.
         """
         if not batch.supervised:
+            self._prepare(batch)
             return self._no_results(observe)
         return self.network.results(self._context(batch), self._inference_plan, observe=observe)
 
-    def hidden(self, batch: PackedBatch) -> Tensor:
+    @usual_modes()
+    def hidden(self, batch: PackedBatch, left: LeftKeys | None = None) -> Tensor:
         """Return the output head's input at each position that has a label: [supervised, hidden].
 
-        Raises ModelError where a sequence is longer than `max_seq_length`.
+        `left` is told the keys and values of every layer that has its own. Raises ModelError where a sequence is longer than
+        `max_seq_length`, SettingError for an id that is no token.
         """
-        return self.network.hidden(self._context(batch), self._inference_plan)
+        if not batch.supervised:
+            self._prepare(batch)
+            return torch.zeros(0, self.shape.hidden, dtype=self.dtype, device=self.device)
+        return self.network.hidden(self._context(batch), self._inference_plan, left)
 
+    @usual_modes()
     def logits(self, batch: PackedBatch) -> Tensor:
         """Return the logits of the next token at each position that has a label: [supervised, vocab].
 
-        Raises ModelError where a sequence is longer than `max_seq_length`.
+        Raises ModelError where a sequence is longer than `max_seq_length`, SettingError for an id that is no token.
         """
+        if not batch.supervised:
+            self._prepare(batch)
+            return torch.zeros(0, self.shape.vocab, dtype=self.dtype, device=self.device)
         return self.network.logits(self._context(batch), self._inference_plan)
 
+    @usual_modes()
     def logprobs(self, token_ids: Sequence[int], *, adapter: bool = True) -> Tensor:
         """Return the log probability in nats of each token given those before it: [len(token_ids) - 1], on the CPU.
 
-        `adapter=False` asks the base. Raises ModelError where the sequence is longer than `max_seq_length`.
+        `adapter=False` asks the base. Raises ModelError where the sequence is longer than `max_seq_length`, SettingError for an
+        id that is no token.
         """
         batch = join([(list(token_ids), [True] * len(token_ids))])
-        self.workspace.adapter_enabled = adapter
-        result = self.network.logprobs(self._context(batch), self._inference_plan).cpu()
-        self.workspace.adapter_enabled = True
-        return result
+        with nullcontext() if adapter else self.workspace.without_adapter():
+            return -self.token_results(batch).losses.cpu()
 
     def _context(self, batch: PackedBatch) -> StepContext:
-        if self._lora is not None:
-            self._lora.refresh()  # a trainer's optimizer changes the parameters alone
         self._prepare(batch)
         self.workspace.begin_step()
         return make_context(self.shape, step_inputs(batch).to(self.device))
@@ -237,13 +295,22 @@ class Gemma(TrainerFacade):
         return StepPlan(streams) if self.device.type == "cpu" else StepPlan(streams, False, *LEAN[-1])
 
     def _no_results(self, observe: bool) -> TokenResults:
-        none = torch.zeros(0, device=self.device)
-        return TokenResults(none, none, none.bool()) if observe else TokenResults(none)
+        losses = torch.zeros(0, dtype=wide_dtype(self.dtype), device=self.device)
+        return TokenResults(losses, losses.clone(), losses.bool()) if observe else TokenResults(losses)
 
-    def _prepare(self, batch: PackedBatch) -> None:
+    def _wait_for_kernels(self) -> None:
         if self.compilation:
             self.compilation.wait()
             self.compilation = None
+
+    def _prepare(self, batch: PackedBatch) -> None:
+        self._wait_for_kernels()
+        if self._lora is not None:
+            before = self._lora.address
+            self.lora.refresh()  # a trainer's optimizer changes the parameter alone
+            if before != self._lora.address:
+                self.release_graphs()  # they read the tensor that was there before
+        batch.check(self.shape.vocab)
         if batch.max_seqlen > self.max_seq_length:
             raise ModelError(
                 f"max_seq_length: a sequence has {batch.max_seqlen} tokens, the model was loaded for {self.max_seq_length}"
@@ -317,9 +384,7 @@ class Gemma(TrainerFacade):
     @property
     def _fixed_bytes(self) -> int:
         """Weights, adapter, its gradients and the optimizer's state."""
-        lora = self.lora
-        copy = 0 if lora.compute is lora.parameters else lora.compute.nbytes
-        return self.weights.device_bytes + lora.parameters.nbytes + lora.gradients.nbytes + copy + lora.optimizer_bytes
+        return self.weights.device_bytes + self.lora.nbytes + self.lora.optimizer_bytes
 
     @cached_property
     def _graphs(self) -> StepGraphs:
@@ -342,6 +407,7 @@ class Gemma(TrainerFacade):
             self.lora, Path(directory), base=self.fingerprint, model=self.directory, in_16bit=self.quantization.in_16bit
         )
 
+    @usual_modes()
     def save_pretrained_merged(
         self,
         directory: str | Path,
@@ -359,12 +425,16 @@ class Gemma(TrainerFacade):
         adapter alone, as `save_pretrained` does. `verify`: transformers is asked what it computes with the checkpoint, which
         takes the memory of the model in fp32; what is not what was trained is removed.
 
-        Raises SettingError where `directory` exists or an argument is not supported, ModelError where the checkpoint is not
-        what was trained, DiskError where it cannot be written.
+        Raises SettingError where `directory` exists, an argument is not supported or `tokenizer` has a token without a row in
+        the model, ModelError where the checkpoint is not what was trained, DiskError where it cannot be written.
         """
         arguments.refuse(others)
         if save_method not in ("merged_16bit", "lora"):
             raise SettingError(f"save_method: {save_method!r} is not supported, only 'merged_16bit' and 'lora'")
+        if base not in merged.ONTO:
+            raise SettingError(f"base: {base!r} is neither 'bf16' nor 'dequantised'")
+        if tokenizer is not None:
+            check_size(tokenizer, self.directory, self.shape.vocab)
         if save_method == "merged_16bit":
             return exporting.save_merged(self, Path(directory), tokenizer=tokenizer, base=base, verify=verify)
         self.save_pretrained(directory)
@@ -372,6 +442,7 @@ class Gemma(TrainerFacade):
             tokenizer.save_pretrained(directory)
         return []
 
+    @usual_modes()
     def save_pretrained_gguf(
         self,
         directory: str | Path,
@@ -400,12 +471,15 @@ class Gemma(TrainerFacade):
         arguments.refuse(others)
         if save_method not in ("merged", "lora"):
             raise SettingError(f"save_method: {save_method!r} is not supported, only 'merged' and 'lora'")
+        if tokenizer is not None:
+            check_size(tokenizer, self.directory, self.shape.vocab)
         kinds = quantization_method if isinstance(quantization_method, list | tuple) else [quantization_method]
         return exporting.save_gguf(
             self, Path(directory), tokenizer=tokenizer, kinds=kinds, base=base, as_adapter=save_method == "lora",
             verify=verify,
         )  # fmt: skip
 
+    @usual_modes()
     def load_adapter(self, directory: str | Path) -> None:
         """Replace the adapter's weights with those in `directory`, in PEFT's format.
 

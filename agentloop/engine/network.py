@@ -6,6 +6,7 @@ graph; gradients are added to the flat LoRA buffer and nothing else has any. Not
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -23,6 +24,9 @@ from agentloop.engine.results import TokenResults
 from agentloop.engine.weights import ModelWeights
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.loss import Observed, linear_cross_entropy, linear_logprobs
+
+LeftKeys = Callable[[int, Tensor, Tensor], None]
+"""Takes a layer's index and its K and V [tokens, kv_heads, head_dim], which are dropped or overwritten later."""
 
 
 class Network:
@@ -56,6 +60,7 @@ class Network:
         """
         inputs = context.inputs
         observed = self._observed(inputs.labels) if observe else None
+        self._host.begin()
         streams, ple = self.embed(inputs.token_ids)
         keys: Keys = {}
         streams, kept, below = self.forward(streams, ple, context, keys, plan)
@@ -86,10 +91,11 @@ class Network:
         """Soft-capped logits of the supervised rows, all at once: [supervised, vocab]."""
         return softcapped(self.hidden(context, plan) @ self.weights.head.t(), self.shape.softcap)
 
-    def hidden(self, context: StepContext, plan: StepPlan) -> Tensor:
-        """The head's input, without anything kept: [supervised, hidden]."""
+    def hidden(self, context: StepContext, plan: StepPlan, left: LeftKeys | None = None) -> Tensor:
+        """The head's input, without anything kept: [supervised, hidden]. `left` is told the K and V of every layer that has
+        them."""
         streams, ple = self.embed(context.inputs.token_ids)
-        streams, _, _ = self.forward(streams, ple, context, {}, plan, training=False)
+        streams, _, _ = self.forward(streams, ple, context, {}, plan, training=False, left=left)
         if context.rows is None:
             streams = streams[:, context.inputs.supervised]
         return self.embedding.unembed(streams)[0]
@@ -105,7 +111,15 @@ class Network:
         return self.embedding.embed(token_ids, first)
 
     def forward(
-        self, streams: Tensor, ple: Tensor, context: StepContext, keys: Keys, plan: StepPlan, *, training: bool = True
+        self,
+        streams: Tensor,
+        ple: Tensor,
+        context: StepContext,
+        keys: Keys,
+        plan: StepPlan,
+        *,
+        training: bool = True,
+        left: LeftKeys | None = None,
     ) -> tuple[Tensor, list[Activations], Tensor | None]:
         """All layers -> the last streams (of the rows that went on), what each layer kept, and the boundary's
         input where only some rows go on from there."""
@@ -119,6 +133,8 @@ class Network:
             act = layer.activations(streams)
             keep = plan.keep[layer.index] if training else Keep.STREAMS
             streams = layer.forward(act, self._given(layer.index, ple, context), keys, keep, plan.chunk)
+            if left is not None and layer.index in keys:
+                left(layer.index, *keys[layer.index])
             if layer.index not in self._sources:
                 keys.pop(layer.index, None)
             if training:

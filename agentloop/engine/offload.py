@@ -6,6 +6,8 @@ short of memory they wait outside. One copy is under way at a time; its source i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,16 @@ class HostStore:
         self._stream: torch.cuda.Stream | None = None
         self._leaving: list[Tensor] = []
         self._arriving: dict[int, dict[str, Tensor]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, which begins with no buffers."""
+        return HostStore(self.device).__dict__
+
+    def begin(self) -> None:
+        """Forget what a step that failed has left here."""
+        self._held.clear()
+        self._leaving.clear()
+        self._arriving.clear()
 
     def leave(self, index: int, act: Activations) -> None:
         """Copy what `act` holds to the host; the device's tensors go when the next layer has been computed."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.lora import LoraBuffer
+from agentloop.engine.modes import usual_modes
 from agentloop.errors import SettingError
 from agentloop_kernels.adamw import adamw, clip_factor, gradient_norm
 from agentloop_kernels.adamw_8bit import adamw_8bit, new_state
@@ -25,6 +26,7 @@ class FlatAdamW:
     takes 6 bytes a parameter less. Raises SettingError where `bits` is neither 8 nor 32.
     """
 
+    @usual_modes()
     def __init__(
         self,
         lora: LoraBuffer,
@@ -53,6 +55,7 @@ class FlatAdamW:
         self.steps = torch.zeros((), dtype=torch.float32, device=device)
         self._rate = torch.zeros_like(self.steps)
 
+    @usual_modes()
     def step(self, *, learning_rate: float | None = None, max_grad_norm: float | None = None) -> Tensor:
         """Update the adapter from the accumulated gradients, clear them, and return their norm before clipping: [] fp32.
 
@@ -64,7 +67,6 @@ class FlatAdamW:
         clip = clip_factor(norm, max_grad_norm) if max_grad_norm else torch.ones_like(norm)
         self.steps += 1
         self._rate.fill_(self.lr if learning_rate is None else learning_rate)
-        copy = None if lora.compute is lora.parameters else lora.compute
         update = adamw_8bit if self.bits == 8 else adamw
         update(
             lora.parameters,
@@ -78,7 +80,7 @@ class FlatAdamW:
             beta2=self.betas[1],
             eps=self.eps,
             weight_decay=self.weight_decay,
-            compute_copy=copy,
+            compute_copy=lora.rounded,
         )
         lora.version += 1
         lora.gradients.zero_()
@@ -92,6 +94,7 @@ class FlatAdamW:
         tensors = {"parameters": self.lora.parameters, "first": self.first, "second": self.second, "steps": self.steps}
         return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
+    @usual_modes()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned, bit for bit."""
         self.lora.parameters.copy_(tensors["parameters"])

@@ -12,7 +12,8 @@ rounding instead of two. R is padded with zeros to keep the rows aligned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,10 @@ class ProjectionGroup:
         multiple = ALIGNMENT[device.type]
         self.rank = -(-rank // multiple) * multiple
         self.lora = lora if slots else None
+
+    def detach(self) -> None:
+        """Take the adapter off."""
+        self.branches, self.rank, self.lora = [], 0, None
 
     @property
     def used_rank(self) -> int:
@@ -152,6 +157,19 @@ class Workspace:
         self.adapter_enabled = True
         self._matrices: dict[tuple, Tensor] = {}
         self._state: dict[tuple, tuple[int, int, bool]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, which fills matrices of its own: those here are known by the identity of their groups."""
+        return self.__dict__ | {"_matrices": {}, "_state": {}}
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """The base alone, until the block ends in whatever way."""
+        self.adapter_enabled = False
+        try:
+            yield
+        finally:
+            self.adapter_enabled = True
 
     def new_empty(self, *shape: int) -> Tensor:
         """A tensor for what GEMMs read or write."""

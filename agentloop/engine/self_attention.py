@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from agentloop.engine.activations import Activations, Keys, LayerInput
@@ -24,7 +26,7 @@ class SelfAttention:
         # A v that is not normed can outgrow fp16 with o_proj (precision.py).
         self.branch = 1.0 if shape.norm_values else Precision.of(workspace.dtype).branch
         """What o_proj's input, and so its output, is multiplied by."""
-        self.heads = {
+        self.heads: dict[str, Any] = {
             "heads": shape.heads,
             "kv_heads": shape.kv_heads if self.own_keys else 0,
             "query_norm": weights.query_norm,
@@ -32,7 +34,7 @@ class SelfAttention:
             "eps": shape.eps,
             "norm_values": shape.norm_values,
         }
-        self.scores = {"scale": shape.query_scale, "softcap": shape.attention_softcap}
+        self.scores: dict[str, Any] = {"scale": shape.query_scale, "softcap": shape.attention_softcap}
 
     def forward(self, act: Activations, given: LayerInput, keys: Keys) -> None:
         """`act.raw` -> `act.attended`, `lse` and `attention_out`; the layer's own K and V are left in `keys`."""

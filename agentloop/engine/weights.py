@@ -6,8 +6,9 @@ stored. What every generation of Gemma has is here, the rest beside its layers (
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -63,6 +64,18 @@ class ModelWeights:
 
     WIDE: ClassVar[tuple[str, ...]] = ()
     """As in LayerWeights."""
+
+    def frozen(self) -> Iterator[Any]:
+        """Yield every tensor, NF4 linear and table: what copies of a model share."""
+        for owner in (self, *self.layers):
+            for field in fields(owner):
+                value = getattr(owner, field.name)
+                if isinstance(value, ProjectionGroup):
+                    yield from (weight for _, weight in value.parts)
+                elif isinstance(value, dict):
+                    yield from value.values()
+                elif value is not None and not isinstance(value, tuple):
+                    yield value
 
     @property
     def device_bytes(self) -> int:

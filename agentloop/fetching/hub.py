@@ -17,12 +17,11 @@ from agentloop import space
 from agentloop.errors import ModelError, NoSpaceError, SettingError, lacks_space
 from agentloop.files import atomic
 from agentloop.model_directory import files
+from agentloop.model_directory.files import HUB_RECORD
 from agentloop.reading import read_object
 from agentloop.text import one_line_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
-RECORD = "agentloop_hub.json"
-"""In a fetched model's directory: the repository that it came from."""
 _FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*", "README.md")
 
 _SPARE_BYTES = 100 << 20
@@ -47,7 +46,7 @@ def fetch(name: str, models: Path, cache: Path, *, say: Callable[[str], None]) -
     with atomic(directory) as temporary:
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub's own notes
         shutil.move(folder, temporary)
-        (temporary / RECORD).write_text(json.dumps({"repository": name}), encoding="utf-8")
+        (temporary / HUB_RECORD).write_text(json.dumps({"repository": name}), encoding="utf-8")
     return directory
 
 
@@ -59,7 +58,7 @@ def check_name(name: str) -> None:
 
 def origin(directory: Path) -> str | None:
     """Return the repository that a model's directory was fetched from; None where it came from elsewhere."""
-    record = directory / RECORD
+    record = directory / HUB_RECORD
     return read_object(record, ModelError).get("repository") if record.is_file() else None
 
 

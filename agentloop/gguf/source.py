@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agentloop.errors import ModelError
+from agentloop.model_directory.files import weight_files
 from agentloop.model_directory.tensors import language_prefix
 from agentloop.reading import open_tensors
 
@@ -17,7 +18,7 @@ class Source:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        files = [open_tensors(path, ModelError) for path in sorted(directory.glob("*.safetensors"))]
+        files = [open_tensors(path, ModelError) for path in weight_files(directory)]
         self._files = {name: file for file in files for name in file.keys()}
         prefix = language_prefix(directory, self._files)
         self._names = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agentloop.errors import ModelError
+from agentloop.model_directory import bitsandbytes
 from agentloop.model_directory.architecture import FULL, SLIDING, Architecture
 from agentloop.reading import read_object
 
@@ -27,6 +28,19 @@ _MOST = 2**31 - 1
 def is_multimodal(directory: Path) -> bool:
     """Return True where the language model is only a part of what the directory holds."""
     return "text_config" in read_object(directory / "config.json", ModelError)
+
+
+def has_tied_head(directory: Path) -> bool:
+    """Return False where config.json says that the output head is not the embedding. Raises ModelError."""
+    config = read_object(directory / "config.json", ModelError)
+    text = config.get("text_config")
+    inner = text.get("tie_word_embeddings") if isinstance(text, dict) else None
+    return config.get("tie_word_embeddings", inner) is not False
+
+
+def is_packed(directory: Path) -> bool:
+    """Return True where the weights are bitsandbytes' four bits, which have no 16-bit original in the directory."""
+    return read_object(directory / "config.json", ModelError).get("quantization_config") is not None
 
 
 def read_architecture(directory: Path) -> Architecture:
@@ -51,7 +65,7 @@ def read_architecture(directory: Path) -> Architecture:
         known = ", ".join(sorted((*_FAMILIES, *MULTIMODAL)))
         raise ModelError(f"{path}: model_type {whole!r:.60} is not supported ({known})")
     if config.get("quantization_config") is not None:
-        raise ModelError(f"{path}: quantization_config {config['quantization_config']!r} is not supported (only None)")
+        bitsandbytes.check_config(path, config["quantization_config"])
     filled_class, read = _FAMILIES[kind]
     return read(filled_class(text, path))
 
@@ -66,6 +80,9 @@ def _gemma3n(filled: _Filled) -> Architecture:
     if missing := set(types) - set(unshared):
         raise ModelError(f"{filled.path}: no unshared layer of type {sorted(missing)[0]} to share K/V with")
     clip = filled.altup_coef_clip
+    sparsity = filled.layerwise("activation_sparsity_pattern", int | float)
+    if wrong := [each for each in sparsity if not 0 <= each < 1]:
+        raise ModelError(f"{filled.path}: activation_sparsity_pattern {wrong[0]!r} is not a number from 0 to below 1")
     return Architecture(
         family="gemma3n",
         **filled.sizes(),
@@ -87,7 +104,7 @@ def _gemma3n(filled: _Filled) -> Architecture:
         coef_clip=None if clip is None else filled.number("altup_coef_clip"),
         shared_layers=shared,
         laurel_rank=filled.whole("laurel_rank"),
-        sparsity=tuple(map(float, filled.layerwise("activation_sparsity_pattern", int | float))),
+        sparsity=tuple(map(float, sparsity)),
     )
 
 
@@ -240,6 +257,8 @@ class _Filled:
     def sizes(self) -> dict[str, Any]:
         """What all generations have, as Architecture calls it."""
         self.require("attention_bias", False)
+        if dropout := self._text.get("attention_dropout"):  # off where a file does not mention it
+            self.check("attention_dropout", dropout, 0.0)
         return {
             "vocab": self.whole("vocab_size"),
             "hidden": self.whole("hidden_size"),

@@ -7,7 +7,7 @@ mistaken file is found in a second, by its headers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model")
 """One of them is there where a tokenizer is."""
 GGUF_RECORD = "agentloop_gguf.json"
 """In a directory that was made from a GGUF file: from which one."""
-INDEX = "model.safetensors.index.json"
+HUB_RECORD = "agentloop_hub.json"
+"""In a directory that was downloaded from the hub: from which repository."""
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _OBJECTS = ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json")
 _LENGTH_BYTES = 8
 _MOST_HEADER_BYTES = 100_000_000
@@ -32,11 +34,7 @@ def check(directory: Path) -> None:
     config = read_object(directory / "config.json", ModelError)
     text = config.get("text_config", config)
     check_tokenizer(directory, vocabulary=text.get("vocab_size") if isinstance(text, dict) else None)
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights:
-        raise ModelError(f"{directory}: no *.safetensors")
-    check_index(directory)
-    for file in weights:
+    for file in weight_files(directory):
         check_weights(file)
 
 
@@ -91,11 +89,44 @@ def _words(vocabulary: dict[str, Any] | list[Any]) -> Iterable[str]:
     return (each[0] for each in vocabulary if isinstance(each, list) and each and isinstance(each[0], str))
 
 
-def check_index(directory: Path) -> None:
-    """Raises ModelError where the index of several files of weights is broken, or names one that is not there."""
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold the model's weights, in a stable order: as in transformers model.safetensors where it is there, else
+    those that the index names. Without both it is every *.safetensors.
+
+    Raises ModelError where there is none, or the index is broken or names a file that is not there.
+    """
+    named = _indexed(directory)
+    if (directory / WHOLE).exists():
+        return [directory / WHOLE]
+    files = sorted({directory / name for name in named.values()}) if named else sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{directory}: no *.safetensors")
+    return files
+
+
+def tensor_files(directory: Path, names: Mapping[Path, Iterable[str]]) -> dict[str, Path]:
+    """Each tensor's file, where `names` are those that each of `weight_files` holds.
+
+    A tensor that several files hold is read from the one that the index names. Raises ModelError where there is no index.
+    """
+    named = {} if WHOLE in {path.name for path in names} else _indexed(directory)
+    where: dict[str, Path] = {}
+    for path, held in names.items():
+        for name in held:
+            if name not in where or named.get(name) == path.name:
+                where[name] = path
+            elif name not in named:
+                raise ModelError(
+                    f"{path}: holds {name} as {where[name].name} does; remove one, or let an {INDEX} decide"
+                )
+    return where
+
+
+def _indexed(directory: Path) -> dict[str, str]:
+    """Tensor -> name of its file, by the index of several files; empty where there is none."""
     path = directory / INDEX
     if not path.exists():
-        return
+        return {}
     files = read_object(path, ModelError).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
         raise ModelError(f"{path}: its weight_map does not give a file for each tensor")
@@ -103,6 +134,7 @@ def check_index(directory: Path) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(f"{path}: names {missing[0]}{more}, which is not there")
+    return files
 
 
 def check_weights(path: Path) -> None:

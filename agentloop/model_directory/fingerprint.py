@@ -13,6 +13,7 @@ from pathlib import Path
 
 from agentloop.errors import ModelError
 from agentloop.files import atomic
+from agentloop.model_directory.files import weight_files
 from agentloop.naming import canonical_json, content_id
 from agentloop.reading import read_object
 
@@ -34,8 +35,8 @@ def base_fingerprint(directory: str | Path, cache: Path | None = None) -> str:
     DiskError.
     """
     directory = Path(directory)
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights or not (directory / "config.json").is_file():
+    weights = weight_files(directory)
+    if not (directory / "config.json").is_file():
         raise ModelError(f"{directory}: no config.json with *.safetensors")
     files = [*weights, directory / "config.json", *(p for name in TOKENIZER_FILES if (p := directory / name).is_file())]
     digests = file_digests(files, cache or default_cache())

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from agentloop.errors import ModelError
+from agentloop.model_directory import bitsandbytes
 from agentloop.model_directory.architecture import Architecture
-from agentloop.model_directory.configuration import read_architecture
-from agentloop.model_directory.files import check_index
+from agentloop.model_directory.configuration import has_tied_head, is_packed, read_architecture
+from agentloop.model_directory.files import tensor_files, weight_files
 from agentloop.reading import open_tensors
 
 LANDMARK = "embed_tokens.weight"
 TYPES = ("BF16", "F16", "F32", "F64")
 """Types of weights that are read, as safetensors calls them."""
+_BYTES = {"U8": 1, "I8": 1, "F16": 2, "BF16": 2, "F32": 4}
+"""Of an element of what packed weights may be stored as."""
 _NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
@@ -32,19 +36,52 @@ class Header:
 
 
 def headers(directory: Path) -> tuple[str, dict[str, Header]]:
-    """The prefix of the language model's tensors, and their headers by name without it. Raises ModelError."""
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"{directory}: no *.safetensors")
-    check_index(directory)
-    found: dict[str, Header] = {}
-    for path in files:
-        file = open_tensors(path, ModelError, framework="np")
-        for name in file.keys():
-            tensor = file.get_slice(name)
-            found[name] = Header(tensor.get_dtype(), tuple(tensor.get_shape()))
+    """The prefix of the language model's tensors, and their headers by name without it. Raises ModelError.
+
+    Of a weight in bitsandbytes' four bits it is the header that it has unpacked.
+    """
+    found = _all_headers(directory)
     prefix = language_prefix(directory, found)
     return prefix, {name.removeprefix(prefix): each for name, each in found.items() if name.startswith(prefix)}
+
+
+def _all_headers(directory: Path) -> dict[str, Header]:
+    files = {path: open_tensors(path, ModelError, framework="np") for path in weight_files(directory)}
+    where = tensor_files(directory, {path: file.keys() for path, file in files.items()})
+    found: dict[str, Header] = {}
+    for name, path in where.items():
+        tensor = files[path].get_slice(name)
+        found[name] = Header(tensor.get_dtype(), tuple(tensor.get_shape()))
+    packed = bitsandbytes.states(found)
+    if bool(packed) != is_packed(directory):
+        raise ModelError(
+            f"{directory}: config.json has a quantization_config, but no weight is packed"
+            if not packed
+            else f"{directory}: {min(packed)} is packed, but config.json has no quantization_config"
+        )
+    for weight, state in packed.items():
+        unpacked = _unpacked(weight, bytes(files[where[state]].get_tensor(state)), found, directory)
+        for name in bitsandbytes.parts(weight, list(found)):
+            del found[name]
+        found[weight] = unpacked
+    return found
+
+
+def _unpacked(weight: str, description: bytes, found: dict[str, Header], directory: Path) -> Header:
+    state = bitsandbytes.read_state(description, weight, directory)
+    absmax, nested = f"{weight}.absmax", f"{weight}.nested_absmax"
+    scales = -(-prod(state.shape) // state.blocksize)
+    expected = {weight: state.nbytes, absmax: scales, f"{weight}.quant_map": 16}
+    if state.nested_blocksize is not None:
+        expected |= {nested: -(-scales // state.nested_blocksize), f"{weight}.nested_quant_map": 256}
+    for name, length in expected.items():
+        if name not in found:
+            raise ModelError(f"{directory}: the weights lack {name}")
+        header = found[name]
+        length_here = prod(header.size) * (_BYTES.get(header.type, 0) if name == weight else 1)
+        if length_here != length:
+            raise ModelError(f"{directory}: {name} has {length_here} elements, {length} by its quant_state")
+    return Header(state.stored, state.shape)
 
 
 def language_prefix(directory: Path, names: Iterable[str]) -> str:
@@ -79,6 +116,22 @@ def check(directory: Path) -> None:
             raise ModelError(f"{directory}: {name} is {header.type} in the weights, not {' or '.join(TYPES)}")
     if missing := next((name for name in needed if name not in found), None):
         raise ModelError(f"{directory}: the weights lack {prefix}{missing}")
+    _check_head(directory, shape)
+
+
+def _check_head(directory: Path, shape: Architecture) -> None:
+    """Raises ModelError where the head is not the embedding, by config.json, and there is none, or one that does not fit."""
+    own = next((each for name, each in _all_headers(directory).items() if name.endswith("lm_head.weight")), None)
+    if own is None and not has_tied_head(directory):
+        raise ModelError(
+            f"{directory}: the weights lack lm_head.weight, and tie_word_embeddings is false in config.json"
+        )
+    if own is not None and own.size != (shape.vocab, shape.hidden):
+        raise ModelError(
+            f"{directory}: lm_head.weight is {list(own.size)} in the weights, {[shape.vocab, shape.hidden]} by config.json"
+        )
+    if own is not None and own.type not in TYPES:
+        raise ModelError(f"{directory}: lm_head.weight is {own.type} in the weights, not {' or '.join(TYPES)}")
 
 
 def required(shape: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agentloop.errors import ModelError
+from agentloop.errors import ModelError, SettingError
 from agentloop.model_directory.files import VOCABULARIES, check_tokenizer
 from agentloop.text import one_line_of
 
@@ -48,3 +48,19 @@ def load_tokenizer(directory: Path) -> Any:
     except BaseException as error:  # tokenizers raises nothing more special, and where it panics not even an Exception
         file = next(directory / name for name in VOCABULARIES if (directory / name).exists())
         raise ModelError(f"{file}: the tokenizer is not to be read: {one_line_of(error)}") from error
+
+
+def check_size(tokenizer: Any, directory: Path, vocabulary: int) -> None:
+    """Raises SettingError where `tokenizer` has a token for which the model in `directory`, of `vocabulary` tokens, has no row.
+
+    Those that the model's own tokenizer has are let be: Gemma 3's smaller models have one, for images.
+    """
+    words = getattr(tokenizer, "tokenizer", tokenizer).get_vocab()
+    if beyond := {word: index for word, index in words.items() if index >= vocabulary}:
+        own = load_tokenizer(directory).get_vocab()
+        if added := sorted((index, word) for word, index in beyond.items() if own.get(word) != index):
+            index, word = added[0]
+            raise SettingError(
+                f"tokenizer: token {word!r} has the id {index}, and the model rows for 0 to {vocabulary - 1} alone: its "
+                "vocabulary cannot grow"
+            )

@@ -19,10 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agentloop.engine.checkpoint import Checkpoint
+from agentloop.engine.dequantised import write_index
 from agentloop.engine.packed import PackedWeights, packed_weights
 from agentloop.errors import SettingError
 from agentloop.files import atomic
 from agentloop.model_directory.configuration import read_architecture
+from agentloop.model_directory.files import weight_files
 from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.records import Quantization
 from agentloop_kernels.blockwise import dynamic_code
@@ -41,6 +43,8 @@ def write(model: Path, directory: Path, quantization: Quantization, *, cache: Pa
     if directory.exists():
         raise SettingError(f"{directory}: exists already; a quantised model is written to a directory of its own")
     checkpoint = Checkpoint(model)
+    if checkpoint.packed:
+        raise SettingError(f"{model}: is in bitsandbytes' 4 bit already")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     packed = packed_weights(
         read_architecture(model), checkpoint, base_fingerprint(model, cache), cache, device,
@@ -48,17 +52,20 @@ def write(model: Path, directory: Path, quantization: Quantization, *, cache: Pa
     )  # fmt: skip
     skipped: set[str] = {"lm_head"}
     size = 0
+    weights = weight_files(model)
     with atomic(directory) as temporary:
         temporary.mkdir()
         for file in sorted(model.iterdir()):
-            if file.suffix == ".safetensors":
+            if file.suffix == ".safetensors" and file not in weights:
+                continue  # left over, or of something else
+            if file in weights:
                 skipped |= _rewrite(file, temporary / file.name, checkpoint.prefix, packed)
                 size += (temporary / file.name).stat().st_size
             elif file.name.endswith(".safetensors.index.json"):
                 continue  # names of tensors, which are others now; readers do without in a folder of safetensors
             elif file.is_file():
                 shutil.copy(file, temporary / file.name)
-        _index(temporary)
+        write_index(temporary)
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
         config["quantization_config"] = _config(sorted(skipped | _fused(skipped)), checkpoint.dtype)
         (temporary / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -127,17 +134,3 @@ def _fused(skipped: set[str]) -> set[str]:
     return {
         name.removesuffix(part) + fused for name in skipped for part, fused in _FUSED.items() if name.endswith(part)
     }
-
-
-def _index(directory: Path) -> None:
-    """An index of the tensors where there is more than one file, which transformers asks for."""
-    files = sorted(directory.glob("*.safetensors"))
-    if len(files) < 2:
-        return
-    where = {}
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            where |= dict.fromkeys(file.keys(), path.name)
-    size = sum(path.stat().st_size for path in files)
-    text = json.dumps({"metadata": {"total_size": size}, "weight_map": where}, indent=2)
-    (directory / "model.safetensors.index.json").write_text(text, encoding="utf-8")

@@ -15,7 +15,7 @@ from agentloop.report.summary import DECISIONS, Row
 from agentloop.report.svg import Canvas
 from agentloop.store import base_judgements, champions, evaluations, families, teacher_usage
 from agentloop.store.database import Database
-from agentloop.store.lineage import lineage as story_of
+from agentloop.store.lineage import story as story_of
 from agentloop.store.taught_bases import TaughtBase
 from agentloop.text import odds
 

@@ -35,6 +35,15 @@ def lineage(database: Database, adapter_id: str) -> dict[str, Any]:
     return story
 
 
+def story(database: Database, adapter_id: str) -> dict[str, Any]:
+    """Return the same of this adapter alone: `parent` has its name only, and there are no ancestors.
+
+    However many adapters there were before it, this takes as long. Raises StoreError for an unknown id.
+    """
+    parent = adapters.load(database, adapter_id).parent
+    return _story(database, adapter_id) | {"parent": None if parent is None else {"adapter": parent}}
+
+
 def rows(database: Database, adapter_id: str) -> list[dict[str, Any]]:
     """Every row that an adapter was trained on: position, trajectory, task, question, policy, adapter, shard.
 

@@ -28,6 +28,7 @@ MODULES = (
     "agentloop.engine.batch",
     "agentloop.engine.optimizer",
     "agentloop.engine.facade",
+    "agentloop.engine.outputs",
     "agentloop.engine.results",
     "agentloop.environments",
     "agentloop.tools",

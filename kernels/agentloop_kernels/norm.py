@@ -44,7 +44,9 @@ def rms_norm_backward(
 def normalise(x: Tensor, weight: Tensor | None, eps: float, unit_offset: bool = False) -> Tensor:
     """RMS(x; weight) without rounding: the reference's building block. x already wide."""
     y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-    return y if weight is None else y * (weight.to(x.dtype) + unit_offset)
+    if weight is None:
+        return y
+    return y * (weight.to(x.dtype) + 1 if unit_offset else weight.to(x.dtype))
 
 
 def normalise_backward(dy: Tensor, x: Tensor, weight: Tensor | None, eps: float, unit_offset: bool = False) -> Tensor:

@@ -84,9 +84,15 @@ def qkv_rope_backward(
     )  # fmt: skip
 
 
-def _rotate(x: Tensor, table: Tensor, positions: Tensor, sign: float) -> Tensor:
+def _rotation(table: Tensor, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [tokens, 1, head_dim / 2] of the tokens' positions: the reference's building block."""
+    cos, sin = table.to(dtype)[positions.long()].unsqueeze(1).chunk(2, dim=-1)
+    return cos, sin
+
+
+def _rotate(x: Tensor, turn: tuple[Tensor, Tensor], sign: float) -> Tensor:
     """x [tokens, heads, head_dim]; sign -1 turns back, which is the gradient of turning."""
-    cos, sin = table.to(x.dtype)[positions.long()].unsqueeze(1).chunk(2, dim=-1)
+    cos, sin = turn
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - sign * b * sin, b * cos + sign * a * sin], dim=-1)
 
@@ -111,12 +117,14 @@ def reference_qkv_rope(
     key: Tensor | None = None,
     value: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = _split(wide(qkv), heads, kv_heads)
-    q = _rotate(q if query_norm is None else normalise(q, query_norm, eps), table, positions, 1.0)
-    k = _rotate(k if key_norm is None else normalise(k, key_norm, eps), table, positions, 1.0)
+    both, v = wide(qkv).unflatten(-1, (heads + 2 * kv_heads, -1)).split((heads + kv_heads, kv_heads), dim=1)
+    if query_norm is not None or key_norm is not None:
+        norms = [w.expand(count, -1) for w, count in ((query_norm, heads), (key_norm, kv_heads)) if w is not None]
+        both = normalise(both, norms[0] if len(norms) == 1 else torch.cat(norms), eps)
+    q, k = _rotate(both, _rotation(table, positions, both.dtype), 1.0).split((heads, kv_heads), dim=1)
     # Never a view of qkv, which its owner may overwrite.
     v = normalise(v, None, eps) if norm_values else v.clone()
-    return store(q, query, qkv.dtype), store(k, key, qkv.dtype), store(v, value, qkv.dtype)
+    return store(q.contiguous(), query, qkv.dtype), store(k.contiguous(), key, qkv.dtype), store(v, value, qkv.dtype)
 
 
 def reference_qkv_rope_backward(
@@ -136,12 +144,12 @@ def reference_qkv_rope_backward(
     out: Tensor | None = None,
 ) -> Tensor:
     q, k, v = _split(wide(qkv), heads, kv_heads)
-    parts = []
+    parts, turn = [], _rotation(table, positions, q.dtype)
     if heads:
-        turned = _rotate(wide(dquery), table, positions, -1.0)
+        turned = _rotate(wide(dquery), turn, -1.0)
         parts.append(turned if query_norm is None else normalise_backward(turned, q, query_norm, eps))
     if kv_heads:
-        turned = _rotate(wide(dkey), table, positions, -1.0)
+        turned = _rotate(wide(dkey), turn, -1.0)
         parts.append(turned if key_norm is None else normalise_backward(turned, k, key_norm, eps))
         parts.append(normalise_backward(wide(dvalue), v, None, eps) if norm_values else wide(dvalue))
     return store(torch.cat(parts, dim=1).flatten(1), out, qkv.dtype)

@@ -73,7 +73,7 @@ def test_a_rank_that_is_no_multiple_of_8(checkpoint, cache, tmp_path):
     for slot in model.lora.slots.values():
         assert not slot.view_a(model.lora.parameters)[4:].any() and not slot.view_b(model.lora.parameters)[:, 4:].any()
     assert (
-        not FastLanguageModel.get_peft_model(model, r=4)
+        not FastLanguageModel.get_peft_model(model.unload(), r=4)
         .lora.slots["layers.0.mlp.up_proj"]
         .view_a(model.lora.parameters)[4:]
         .any()

@@ -19,8 +19,9 @@ def test_code_in_the_docs(checkpoint, cache, tmp_path, monkeypatch):
         "sequences": [([5, 9, 17, 4, 30, 8, 7], [False, True, True, False, True, True, True])] * 3,
     }
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(block, dict(names))
+    assert list((tmp_path / "old").rglob("events.out.tfevents*"))
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
     assert (tmp_path / "merged" / "model.safetensors").is_file()

@@ -139,7 +139,7 @@ def test_resumes_and_evaluates(model, tokenizer, texts, tmp_path):
     args = arguments(tmp_path, save_strategy="steps", save_steps=1)
     whole = train(model, tokenizer, texts, args)
     expected = model.lora.parameters.clone()
-    fresh = FastLanguageModel.get_peft_model(model, r=8, lora_alpha=16)
+    fresh = FastLanguageModel.get_peft_model(model.unload(), r=8, lora_alpha=16)
     trainer = SFTTrainer(
         model=fresh, processing_class=tokenizer, train_dataset=texts, eval_dataset=texts.select(range(4)), args=args
     )

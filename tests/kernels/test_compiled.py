@@ -20,11 +20,13 @@ from agentloop_kernels import (
     altup,
     attention,
     attention_triton,
+    decode_attention,
     extension,
     geglu,
     loss,
     magnitude,
     nf4,
+    nf4_matmul,
     norm,
     ple,
     residual,
@@ -116,6 +118,13 @@ def launches(compute: torch.dtype) -> None:
     codes = tensor(INTER * HIDDEN // 2, dtype=torch.uint8), tensor(INTER * HIDDEN // 64, dtype=torch.uint8)
     packed = nf4.Nf4(*codes, tensor(2048, dtype=torch.float32), scalar, (INTER, HIDDEN))
     nf4.triton_dequantise(packed, out=tensor(INTER, HIDDEN + 32)[:, :HIDDEN])
+    cells = tensor(8, KV_HEADS, 2048, HEAD_DIM)
+    for rows in (1, 8):
+        nf4_matmul.triton_nf4_matmul(tensor(rows, HIDDEN + 32)[:, :HIDDEN], packed)
+        for softcap in (None, 50.0):
+            decode_attention.triton_decode_attention(
+                q[:rows], cells[:rows], cells[:rows], positions[:rows], softcap=softcap
+            )
 
 
 def gemma3_launches(compute: torch.dtype) -> None:

@@ -13,7 +13,7 @@ from agentloop.records import Adapter, Evaluation, Interval, Policy, Verdict
 from agentloop.settings import Selection
 from agentloop.store import adapters, campaigns, champions, evaluations, policies, verdicts
 from agentloop.store.ingest import ingest
-from agentloop.store.lineage import lineage
+from agentloop.store.lineage import lineage, story
 from agentloop.store.shards import write_shard
 
 
@@ -102,6 +102,9 @@ def test_a_continued_adapter_carries_its_parent(database, history):
     child = Adapter("base_1", second.dataset, {"rank": 16}, seed=1, code="1", parent=second.id)
     adapters.save(database, child, path=database.path.parent / "adapters" / child.id, campaign="main", iteration=3)
     assert lineage(database, child.id)["parent"] == lineage(database, second.id)
+    alone = story(database, child.id)
+    assert alone["parent"] == {"adapter": second.id} and "ancestors" not in alone
+    assert alone["dataset"] == lineage(database, child.id)["dataset"]
 
 
 def test_iterations_are_one_line_each(database, history):

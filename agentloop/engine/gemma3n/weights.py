@@ -89,7 +89,11 @@ def load(shape: Architecture, reader: Reader, *, positions: int, offload_embeddi
             )
         )
     embedding = dense("embed_tokens.weight")
-    others = range(shape.streams - 1)
+
+    def stacked(kind: str) -> Tensor:
+        matrices = [dense(f"{kind}.{i}.weight") for i in range(shape.streams - 1)]
+        return torch.stack(matrices) if matrices else embedding.new_empty(0, shape.hidden, shape.hidden)
+
     return Gemma3nWeights(
         layers=tuple(layers),
         embedding=embedding,
@@ -97,8 +101,8 @@ def load(shape: Architecture, reader: Reader, *, positions: int, offload_embeddi
         ple_table=ple_table.result(),
         ple_model_projection=dense("per_layer_model_projection.weight"),
         ple_projection_norm=dense("per_layer_projection_norm.weight"),
-        altup=torch.stack([dense(f"altup_projections.{i}.weight") for i in others]),
-        unembed=torch.stack([dense(f"altup_unembed_projections.{i}.weight") for i in others]),
+        altup=stacked("altup_projections"),
+        unembed=stacked("altup_unembed_projections"),
         final_norm=dense("norm.weight"),
         rope=reader.rope(shape, positions),
     )

@@ -22,6 +22,20 @@ def test_softcap_cross_entropy(agree, words, softcap, gradient):
     agree(loss.triton_softcap_cross_entropy, loss.reference_softcap_cross_entropy, call, inputs)
 
 
+@pytest.mark.parametrize("op", [loss.triton_softcap_cross_entropy, loss.reference_softcap_cross_entropy])
+@pytest.mark.parametrize(("words", "softcap"), [(64, None), (9000, 30.0)])
+def test_a_label_that_is_no_word_trains_nothing_in_silence(op, words, softcap):
+    """Its loss and its gradient are NaN, those of its neighbours as without it."""
+    labels = torch.tensor([3, -1, 5, words, loss.IGNORED, -101, words + 10**6, words - 1], device=DEVICE)
+    right = torch.where((labels >= 0) & (labels < words), labels, loss.IGNORED)
+    logits, expected = 6 * normal(8, words), 6 * normal(8, words)
+    expected.copy_(logits)
+    losses, fine = op(logits, labels, softcap), op(expected, right, softcap)
+    wrong = right != labels
+    assert losses[wrong].isnan().all() and logits[wrong].isnan().all()
+    assert torch.equal(losses[~wrong], fine[~wrong]) and torch.equal(logits[~wrong], expected[~wrong])
+
+
 @pytest.mark.parametrize(
     ("words", "softcap", "gradient"), [(64, None, True), (9000, None, False), (500, 3.0, False), (9000, 30.0, True)]
 )
