@@ -6,6 +6,7 @@ _EXTRAS = {
     "loop": ("typer", "rich", "prefect", "duckdb", "pyarrow", "httpx", "aiohttp", "orjson", "packaging", "tensorboard"),
     "trl": ("trl", "peft", "bitsandbytes", "datasets"),
     "gguf": ("gguf",),
+    "llamacpp": ("xllamacpp",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
 }
 """Packages as they are imported, by the extra that brings them."""

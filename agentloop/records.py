@@ -18,6 +18,8 @@ Status = Literal["answered", "malformed", "turn_limit", "token_limit", "time_lim
 Role = Literal["user", "model", "tool"]
 """Whose turn it is."""
 Decision = Literal["promote", "keep", "needs_more_data"]
+ExportForm = Literal["adapter", "merged", "gguf", "gguf-adapter"]
+"""Form in which an adapter leaves the house: for PEFT, as a whole model, as GGUF, as GGUF beside its base."""
 
 
 @dataclass(frozen=True)

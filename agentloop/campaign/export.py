@@ -1,31 +1,40 @@
-"""An adapter made ready for others: as PEFT has it, or merged into its base, with a card that says what it is."""
+"""An adapter made ready for others, as PEFT, transformers, llama.cpp or Ollama have it, with a card that says what it is."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 import shutil
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agentloop import __version__
-from agentloop.campaign import results
+from agentloop.campaign import lock, results
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import UNSEEN
 from agentloop.errors import AdapterError, ModelError, SettingError, ShardError, StoreError
+from agentloop.exports.verification import Rows, compare
 from agentloop.files import atomic
 from agentloop.model_directory import chat_template
 from agentloop.model_directory.files import GGUF_RECORD
 from agentloop.reading import read_object
-from agentloop.records import Adapter, Quantization
+from agentloop.records import Adapter, ExportForm, Quantization
 from agentloop.report import model_card, query
 from agentloop.report.model_card import Origin
 from agentloop.serving import adapters as adapter_files
+from agentloop.serving import installation
+from agentloop.serving.canary import ask
+from agentloop.serving.client import CompletionClient
+from agentloop.serving.server import ModelServer
 from agentloop.settings import Settings
 from agentloop.store import adapters, campaigns, champions, datasets, evaluations, lineage, tasks, verdicts
 from agentloop.store.database import Database
-from agentloop.training.merging import merge
+from agentloop.training import exporting
+from agentloop.training.exporting import Written
 from agentloop.training.run import TrainingRun
 
 CARD = "README.md"
@@ -45,6 +54,8 @@ class Exported:
     """The base as the configuration names it."""
     on_hub: bool
     """A stranger finds the base under that name."""
+    checks: tuple[str, ...]
+    """What each program that it is for computed with it, a line each, or why it was not asked."""
 
 
 def refuse(directory: Path) -> None:
@@ -53,11 +64,14 @@ def refuse(directory: Path) -> None:
         raise SettingError(f"{directory}: exists already; an export is written to a directory of its own")
 
 
-def export(campaign: Campaign, adapter: str, directory: Path, *, merged: bool, base: str | None) -> Exported:
-    """Write `directory`, whole or not at all. `base`: the repository that the base came from, as ORG/NAME.
+def export(
+    campaign: Campaign, adapter: str, directory: Path, *, form: ExportForm, kinds: Sequence[str], base: str | None
+) -> Exported:
+    """Write `directory`, whole or not at all, once the programs that it is for have computed what the trainer does.
 
-    Raises SettingError where the directory exists, AdapterError where the weights are gone or of another base, ModelError
-    where the campaign's model is another one by now, StoreError, DiskError, RoomError, TrainerError.
+    `base`: the repository that the base came from, as ORG/NAME. `kinds`: types of GGUF. Raises SettingError where the directory
+    exists, AdapterError where the weights are gone or of another base, ModelError where the campaign's model is another one by
+    now or another program computes something else, StoreError, DiskError, RoomError, TrainerError, ServerError.
     """
     refuse(directory)
     with Database.open_snapshot(campaign.settings.paths.database) as database:
@@ -67,32 +81,45 @@ def export(campaign: Campaign, adapter: str, directory: Path, *, merged: bool, b
             raise ModelError(f"{campaign.model}: is {campaign.base} now, but {adapter} was trained on {record.base}")
         adapter_files.check_base(weights, fingerprint=campaign.base, model=campaign.model)
         origin = origin_of(database, campaign, record, base)
-    card = model_card.text(origin, merged=merged)
-    if merged:
-        _write_merged(campaign, record, directory, card)
-    else:
-        _write_peft(campaign, weights, directory, card, origin)
-    return Exported(adapter, directory, origin.hub or origin.model, origin.hub is not None)
+    card = model_card.text(origin, form=form)
+    with atomic(directory) as temporary:
+        beside = {CARD: card}
+        if form == "adapter":
+            _write_peft(campaign, weights, temporary, card, origin)
+        if form == "merged" and not campaign.tokenizer.chat_template:
+            beside["chat_template.jinja"] = chat_template.GEMMA
+        written = exporting.write(
+            _run(campaign, record), temporary.absolute(), campaign.settings, name=directory.name, form=form, kinds=kinds,
+            onto=_served(campaign), beside=beside,
+        )  # fmt: skip
+        _add_licences(campaign, temporary)
+        checks = (
+            *written.checks,
+            *([_by_vllm(campaign, temporary, written, directory.name)] if form == "merged" else []),
+        )
+    return Exported(adapter, directory, origin.hub or origin.model, origin.hub is not None, checks)
 
 
 def _write_peft(campaign: Campaign, weights: Path, directory: Path, card: str, origin: Origin) -> None:
     config = read_object(weights / adapter_files.CONFIG, AdapterError)
     config |= {"base_model_name_or_path": origin.hub or origin.model}
-    with atomic(directory) as temporary:
-        temporary.mkdir()
-        shutil.copy(weights / adapter_files.WEIGHTS, temporary / adapter_files.WEIGHTS)
-        (temporary / adapter_files.CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
-        if (weights / adapter_files.RECORD).is_file():
-            shutil.copy(weights / adapter_files.RECORD, temporary / adapter_files.RECORD)
-        for file in {each for pattern in _LICENCES for each in campaign.model.glob(pattern)}:
-            shutil.copy(file, temporary / file.name)
-        (temporary / CARD).write_text(card, encoding="utf-8")
+    directory.mkdir()
+    shutil.copy(weights / adapter_files.WEIGHTS, directory / adapter_files.WEIGHTS)
+    (directory / adapter_files.CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
+    if (weights / adapter_files.RECORD).is_file():
+        shutil.copy(weights / adapter_files.RECORD, directory / adapter_files.RECORD)
+    (directory / CARD).write_text(card, encoding="utf-8")
 
 
-def _write_merged(campaign: Campaign, record: Adapter, directory: Path, card: str) -> None:
+def _add_licences(campaign: Campaign, directory: Path) -> None:
+    for file in {each for pattern in _LICENCES for each in campaign.model.glob(pattern)}:
+        shutil.copy(file, directory / file.name)
+
+
+def _run(campaign: Campaign, record: Adapter) -> TrainingRun:
     settings = campaign.settings
     settings.export()
-    run = TrainingRun(
+    return TrainingRun(
         record,
         campaign.model,
         rows=settings.paths.data / "datasets",
@@ -100,10 +127,27 @@ def _write_merged(campaign: Campaign, record: Adapter, directory: Path, card: st
         checkpoints=settings.paths.checkpoints,
         cache=settings.paths.cache,
     )
-    beside = {CARD: card}
-    if not campaign.tokenizer.chat_template:
-        beside["chat_template.jinja"] = chat_template.GEMMA
-    merge(run, directory.absolute(), settings, onto=_served(campaign), beside=beside)
+
+
+def _by_vllm(campaign: Campaign, model: Path, written: Written, name: str) -> str:
+    """What vLLM computes with a whole model, in one line, or why it was not asked. Raises ModelError, ServerError."""
+    settings = campaign.settings
+    try:
+        installation.find(settings.serving.python or Path(sys.executable))
+    except SettingError as error:
+        return f"vLLM was not asked: {error}"
+    if (owner := lock.owner(settings.paths.data)) is not None:
+        return f"vLLM was not asked: {owner} is running"
+    with lock.owned(settings.paths.data), ModelServer(settings, model) as server:
+        rows = asyncio.run(_ask(server, settings, written))
+    # left to itself it computes in 16 bit on a card, whatever the weights are stored in
+    computed_in = "bfloat16" if settings.serving.dtype == "auto" else settings.serving.dtype
+    return str(compare(written.expected, rows, export=name, program="vLLM", kinds=["bf16"], computed_in=computed_in))
+
+
+async def _ask(server: ModelServer, settings: Settings, written: Written) -> Rows:
+    async with CompletionClient([server.endpoint], settings.serving) as client:
+        return await ask(client, server.model_name, written.expected.prompts.asked)
 
 
 def _served(campaign: Campaign) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -45,9 +45,11 @@ def write_merged(
     fingerprint: str,
     quantization: Quantization,
     beside: Mapping[str, str] | None = None,
+    finish: Callable[[Path], None] = lambda written: None,
 ) -> None:
     """Write `directory`, whole or not at all. `model` is the base's directory, `fingerprint` its name, `quantization` what the
-    adapter was trained on, `beside` the texts of further files by name.
+    adapter was trained on, `beside` the texts of further files by name. `finish` is given the directory under its temporary
+    name; what it raises leaves nothing behind.
 
     `cache` is where the dequantised base is, or is put. Raises SettingError where `directory` exists, DiskError.
     """
@@ -82,6 +84,7 @@ def write_merged(
         )
         for name, text in (beside or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
+        finish(temporary)
 
 
 def _merge_file(

@@ -1,12 +1,14 @@
-"""A model's config.json and generation_config.json, from what a GGUF says of it."""
+"""A model's config.json and generation_config.json, from what a GGUF says of it; and what they say, for a GGUF."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from agentloop.errors import ModelError
 from agentloop.gguf.hyperparameters import Hyperparameters
 from agentloop.model_directory.architecture import FULL, SLIDING
+from agentloop.model_directory.configuration import read_architecture
 
 END_OF_TURN = "<end_of_turn>"
 
@@ -117,3 +119,44 @@ def _two_ropes(s: Hyperparameters) -> dict[str, Any]:
         FULL: scaling | {"rope_theta": s.rope_base},
         SLIDING: {"rope_type": "default", "rope_theta": s.rope_base_sliding},
     }
+
+
+_KINDS = {"gemma": "gemma", "gemma2": "gemma2", "gemma3_text": "gemma3", "gemma3n_text": "gemma3n"}
+"""transformers' name of a family -> GGUF's."""
+
+
+def read_configuration(directory: Path) -> Hyperparameters:
+    """Return the numbers that the model's config.json states. Raises ModelError, naming the file and the setting."""
+    shape = read_architecture(directory)
+    from transformers import AutoConfig  # fills in what a file leaves out
+
+    text = AutoConfig.from_pretrained(directory).get_text_config()
+    scalar = round(shape.query_scale**-2)
+    if abs(scalar**-0.5 / shape.query_scale - 1) > 1e-6:
+        raise ModelError(f"{directory}/config.json: query_pre_attn_scalar {shape.query_scale**-2!r} is no whole number")
+    return Hyperparameters(
+        family=_KINDS[text.model_type],
+        vocab=shape.vocab,
+        hidden=shape.hidden,
+        layers=shape.layers,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        intermediate=shape.intermediate,
+        context=text.max_position_embeddings,
+        eps=shape.eps,
+        tied=bool(text.tie_word_embeddings),
+        rope_base=shape.rope_theta[FULL],
+        rope_base_sliding=shape.rope_theta.get(SLIDING, shape.rope_theta[FULL]),
+        rope_factor=shape.rope_factor[FULL],
+        window=shape.window if SLIDING in shape.layer_types else None,
+        sliding=tuple(kind == SLIDING for kind in shape.layer_types),
+        query_scalar=scalar,
+        attention_softcap=shape.attention_softcap,
+        final_softcap=shape.softcap,
+        streams=shape.streams,
+        per_layer=shape.ple,
+        laurel_rank=shape.laurel_rank,
+        shared_layers=shape.shared_layers,
+        sparsity=shape.sparsity,
+    )

@@ -18,9 +18,9 @@ from agentloop.errors import ModelError
 from agentloop.gguf.file import GgufFile
 
 _MOST = 2**31 - 1
-_LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
+LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
 """These alone scale queries by hidden size and heads; no key says so, llama.cpp too knows them by their layers."""
-_KV_LAYERS = 20
+KV_LAYERS = 20
 """Layers of Gemma 3n that have keys and values of their own, where no key says it."""
 _SILENT = frozenset({"vocab_size", "rope.scaling.original_context_length", "rope.scaling.finetuned"})
 """Keys that change nothing which is not read from elsewhere."""
@@ -151,7 +151,7 @@ def _gemma3n(keys: _Keys) -> Hyperparameters:
         active_stream=keys.whole("altup.active_idx", least=0),
         per_layer=keys.whole("embedding_length_per_layer_input"),
         laurel_rank=keys.size_of("blk.0.laurel_l.weight"),
-        shared_layers=keys.whole("attention.shared_kv_layers", max(layers - _KV_LAYERS, 0), least=0),
+        shared_layers=keys.whole("attention.shared_kv_layers", max(layers - KV_LAYERS, 0), least=0),
         sparsity=tuple(_share(each) for each in keys.numbers("activation_sparsity_scale", layers)),
     )
 
@@ -219,7 +219,7 @@ def _rope_factor(keys: _Keys) -> float:
 def _query_scalar(keys: _Keys) -> int:
     hidden, heads = keys.whole("embedding_length"), keys.same("attention.head_count")
     implied = keys.whole("attention.key_length", hidden // heads)
-    if keys.layers() == _LAYERS_OF_27B.get(keys.family):
+    if keys.layers() == LAYERS_OF_27B.get(keys.family):
         implied = hidden // heads
     scale = keys.number("attention.scale", 0.0, least=0)
     if not scale:

@@ -18,7 +18,7 @@ from agentloop.model_directory.files import TURN_TOKENS
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 """Types of pieces, as SentencePiece numbers them."""
-_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 """SentencePiece's."""
 
 
@@ -97,7 +97,7 @@ def _vocabulary(file: GgufFile, tokens: list[str]) -> dict[str, int]:
 
 
 def _respelled(token: str) -> str:
-    return _SPACE * len(token) if token and not token.strip(" ") else token
+    return SPACE * len(token) if token and not token.strip(" ") else token
 
 
 def _merges(vocabulary: dict[str, int]) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentloop.markdown import listed, table
-from agentloop.records import Interval, Sampling
+from agentloop.records import ExportForm, Interval, Sampling
 from agentloop.report.comparison import Comparison, percent, points, probability, span
 
 TERMS = "https://ai.google.dev/gemma/terms"
@@ -60,12 +60,20 @@ class Origin:
     """Of agentloop."""
 
 
-def text(origin: Origin, *, merged: bool) -> str:
+_LIBRARIES: dict[ExportForm, str] = {
+    "adapter": "peft",
+    "merged": "transformers",
+    "gguf": "gguf",
+    "gguf-adapter": "gguf",
+}
+
+
+def text(origin: Origin, *, form: ExportForm) -> str:
     """The whole of README.md."""
-    return f"---\n{_header(origin, merged)}\n---\n\n{_body(origin, merged)}"
+    return f"---\n{_header(origin, form)}\n---\n\n{_body(origin, form)}"
 
 
-def _header(origin: Origin, merged: bool) -> str:
+def _header(origin: Origin, form: ExportForm) -> str:
     from huggingface_hub import EvalResult, ModelCardData  # takes a second
 
     results = []
@@ -86,19 +94,23 @@ def _header(origin: Origin, merged: bool) -> str:
     card = ModelCardData(
         model_name=f"{origin.campaign}-{origin.adapter}",
         base_model=origin.hub,
-        base_model_relation=("finetune" if merged else "adapter") if origin.hub else None,
-        library_name="transformers" if merged else "peft",
+        base_model_relation=("finetune" if _is_whole(form) else "adapter") if origin.hub else None,
+        library_name=_LIBRARIES[form],
         pipeline_tag="text-generation",
         license="gemma" if origin.gemma else None,
         license_link=TERMS if origin.gemma else None,
-        tags=["agentloop", "tool-use", *([] if merged else ["lora"])],
+        tags=["agentloop", "tool-use", *([] if _is_whole(form) else ["lora"])],
         eval_results=results or None,
     )
     return card.to_yaml()
 
 
-def _body(origin: Origin, merged: bool) -> str:
-    what = "A whole model, made" if merged else "A LoRA adapter"
+def _is_whole(form: ExportForm) -> bool:
+    return form in ("merged", "gguf")
+
+
+def _body(origin: Origin, form: ExportForm) -> str:
+    what = "A whole model, made" if _is_whole(form) else "A LoRA adapter"
     base = f"`{origin.hub or origin.model}`"
     parts = [
         f"# {origin.campaign}: {origin.adapter}\n",
@@ -115,7 +127,7 @@ def _body(origin: Origin, merged: bool) -> str:
         "## How it is asked\n",
         *_asked(origin),
         "## Use\n",
-        *_use(origin, merged),
+        *_use(origin, form),
         "## Make it again\n",
         *_again(origin),
         "## Licence\n",
@@ -285,12 +297,16 @@ def _asked(origin: Origin) -> list[str]:
     return parts
 
 
-def _use(origin: Origin, merged: bool) -> list[str]:
+def _use(origin: Origin, form: ExportForm) -> list[str]:
     base = origin.hub or "PATH OF THE BASE"
-    if merged:
-        onto = (
-            "4-bit weights, dequantised: those that it was trained on" if origin.served == "dequantised" else "weights"
-        )
+    onto = "4-bit weights, dequantised: those that it was trained on" if origin.served == "dequantised" else "weights"
+    if form in ("gguf", "gguf-adapter"):
+        laid = "merged onto" if form == "gguf" else "a file of its own, to be laid over the base beside it:"
+        return [
+            f"The adapter is {laid} the base's {onto}. Ollama takes the Modelfile, llama.cpp the files that it names:\n",
+            "```sh\nollama create NAME -f Modelfile\n```\n",
+        ]
+    if form == "merged":
         code = 'model = AutoModelForCausalLM.from_pretrained("PATH", dtype="auto")\n'
         load = f"```python\nfrom transformers import AutoModelForCausalLM\n\n{code}```\n"
         return [f"The adapter is merged onto the base's {onto}.\n", load]

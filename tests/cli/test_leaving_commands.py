@@ -102,3 +102,16 @@ def test_a_run_ends_a_chat_that_has_the_card(tmp_path):
         run.join()
         os.close(keyboard)
         os.close(nobody)
+
+
+def test_formats_that_cannot_be(agentloop, on_recorded, tmp_path):
+    out = tmp_path / "out"
+    for words, told in (
+        (["--format", "merged", "--quantization", "f16"], "error: --quantization: of a GGUF, not of --format merged"),
+        (
+            ["--format", "gguf", "--quantization", "int4"],
+            "error: quantization_method: 'int4' is not supported (f32, f16,",
+        ),
+    ):
+        code, _, error = agentloop("export", out, *words)
+        assert code == 2 and last(error).startswith(told) and not out.exists()

@@ -202,6 +202,7 @@ def test_the_exported_adapter_is_the_one_that_was_trained(house, tmp_path):
     adapter, out = champion(house), tmp_path / "out"
     said = house.run("export", str(out))
     assert f"{out}: {adapter} as an adapter for PEFT" in said
+    assert re.search(r"^out: PEFT is \S+ nats per token from the trainer", said, re.MULTILINE)
     config = json.loads((out / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tiny"
     base = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
@@ -223,7 +224,11 @@ def test_the_exported_adapter_is_the_one_that_was_trained(house, tmp_path):
 
 def test_the_merged_model_is_what_was_measured(house, tmp_path):
     adapter, out = champion(house), tmp_path / "out"
-    house.run("export", adapter.removeprefix("adapter_")[:6], str(out), "--merged", "--base", "me/tiny")
+    said = house.run(
+        "export", adapter.removeprefix("adapter_")[:6], str(out), "--format", "merged", "--base", "me/tiny"
+    )
+    for program in ("transformers", "vLLM"):
+        assert re.search(rf"^out: {program} is \S+ nats per token from the trainer", said, re.MULTILINE)
     ours, tokenizer = FastLanguageModel.from_pretrained(TINY, dtype=torch.float32, cache_directory=tmp_path)
     config = json.loads((house.root / "adapters" / adapter / "adapter_config.json").read_text())
     ours = FastLanguageModel.get_peft_model(ours, r=config["r"], lora_alpha=config["lora_alpha"])
@@ -233,6 +238,11 @@ def test_the_merged_model_is_what_was_measured(house, tmp_path):
         torch.testing.assert_close(merged(IDS).logits, ours(IDS).logits, rtol=0, atol=1e-3)
     data = ModelCard.load(out / "README.md").data
     assert (data.library_name, data.base_model, data.base_model_relation) == ("transformers", "me/tiny", "finetune")
+
+
+def test_the_tiny_model_is_no_gguf(house, tmp_path):
+    said = house.run("export", str(tmp_path / "out"), "--format", "gguf", code=2)
+    assert "llama.cpp computes gemma3n with 4 alone" in said.strip().splitlines()[-1] and not list(tmp_path.iterdir())
 
 
 def test_a_push_that_cannot_be_leaves_the_export(house, tmp_path):

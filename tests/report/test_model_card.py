@@ -46,7 +46,7 @@ def read(text):
 
 def test_the_hub_reads_the_header(origin):
     for merged in (False, True):
-        data, _ = read(model_card.text(origin(), merged=merged))
+        data, _ = read(model_card.text(origin(), form="merged" if merged else "adapter"))
         assert (data.base_model, data.license) == ("google/gemma-3n-E2B-it", "gemma")
         assert data.library_name == ("transformers" if merged else "peft")
         assert data.base_model_relation == ("finetune" if merged else "adapter")
@@ -56,7 +56,7 @@ def test_the_hub_reads_the_header(origin):
 
 def test_the_figures_are_those_of_the_report(origin, recorded):  # noqa: F811
     made = origin()
-    data, text = read(model_card.text(made, merged=False))
+    data, text = read(model_card.text(made, form="adapter"))
     with Database.open(recorded.database, read_only=True) as database:
         gain = results.headline(database, CAMPAIGN).gain
         verdicts = database.execute("SELECT reason FROM verdicts WHERE adapter = ?", [made.adapter])
@@ -72,7 +72,7 @@ def test_the_figures_are_those_of_the_report(origin, recorded):  # noqa: F811
 
 def test_data_and_lineage_are_told(origin):
     made = origin()
-    _, text = read(model_card.text(made, merged=False))
+    _, text = read(model_card.text(made, form="adapter"))
     story = made.lineage
     for told in (
         story["base"],
@@ -89,7 +89,7 @@ def test_data_and_lineage_are_told(origin):
 
 
 def test_no_folder_of_this_machine_is_told(origin, tmp_path):
-    text = model_card.text(origin(), merged=False)
+    text = model_card.text(origin(), form="adapter")
     assert "selection.benchmarks=prompts.txt" in text
     assert "/home/somebody" not in text and str(tmp_path) not in text
 
@@ -104,26 +104,26 @@ def test_one_that_is_no_champion_says_so(origin):
             f"SELECT adapter FROM candidates WHERE role = 'challenger' AND adapter NOT IN ({promoted})"
         )[0][0]
 
-    assert "It is a control: trained on randomly chosen episodes" in model_card.text(origin(control), merged=False)
-    assert "It was never promoted." in model_card.text(origin(kept), merged=False)
+    assert "It is a control: trained on randomly chosen episodes" in model_card.text(origin(control), form="adapter")
+    assert "It was never promoted." in model_card.text(origin(kept), form="adapter")
 
 
 def test_without_a_repository_there_is_none_in_the_header(origin):
-    data, text = read(model_card.text(origin(repository=None), merged=False))
+    data, text = read(model_card.text(origin(repository=None), form="adapter"))
     assert data.base_model is None
     assert "is on no hub that is known here" in text
 
 
 def test_our_own_weights_are_under_no_terms_of_googles(origin):
-    data, text = read(model_card.text(replace(origin(), gemma=False), merged=False))
+    data, text = read(model_card.text(replace(origin(), gemma=False), form="adapter"))
     assert data.license is None and "Terms of Use" not in text
-    _, text = read(model_card.text(origin(), merged=True))
+    _, text = read(model_card.text(origin(), form="merged"))
     assert model_card.TERMS in text
 
 
 def test_what_was_not_measured_is_not_stated(origin):
     unmeasured = replace(origin(), gain=None, families=(), over_control=None)
-    data, text = read(model_card.text(unmeasured, merged=False))
+    data, text = read(model_card.text(unmeasured, form="adapter"))
     assert data.eval_results is None
     assert "no gain can be stated" in text
     assert json.dumps(None) not in text
