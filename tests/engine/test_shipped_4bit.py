@@ -13,6 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from agentloop.campaign import fitting
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
 from agentloop.engine.dequantised import dequantised_checkpoint
@@ -20,6 +21,7 @@ from agentloop.errors import ModelError, SettingError
 from agentloop.model_directory import tensors
 from agentloop.quantization import bitsandbytes
 from agentloop.records import NF4
+from agentloop.settings import load
 
 IDS = [2, 5, 9, 17, 4, 30, 8, 7, 11, 3, 90, 41]
 NARROW = ["linear_right", "per_layer_projection"]
@@ -210,3 +212,31 @@ def test_a_broken_directory_says_what_is_broken(packed, tmp_path, fault):
     with pytest.raises(ModelError) as error:
         tensors.check(directory)
     assert expected in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+@pytest.mark.parametrize("shipped", [True, False], ids=["packed", "packed by us"])
+def test_what_is_served_without_a_card_is_what_the_trainer_computes_with(checkpoint, cache, tmp_path, stored, shipped):
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=stored)
+    model.save_pretrained(tmp_path / "narrow")
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path / "narrow")
+    base = tmp_path / "narrow"
+    if shipped:
+        base = pack(base, tmp_path / "packed", SKIPPED["gemma3n"])
+    trained, _ = FastLanguageModel.from_pretrained(base, cache_directory=cache, load_in_4bit=True)
+    written = dequantised_checkpoint(base, cache, exact=True)
+    served, _ = FastLanguageModel.from_pretrained(written, cache_directory=cache, load_in_4bit=False)
+    torch.testing.assert_close(ours(served), ours(trained), rtol=1e-5, atol=1e-5)
+
+
+def test_a_base_in_4_bit_is_trained_on_as_it_is_or_refused(packed, tmp_path):
+    def settings(kind):
+        words = [f"model={packed}", f"paths.data={tmp_path}", f"training.quantization={kind}"]
+        return load(words, profile="demo")
+
+    assert fitting.kind(settings("auto")) == fitting.kind(settings("nf4")) == "nf4"
+    for kind in ("none", "dynamic"):
+        with pytest.raises(
+            SettingError, match=f"^training.quantization: {kind} needs a base in 16 bit, but .* comes in"
+        ):
+            fitting.check(settings(kind))
