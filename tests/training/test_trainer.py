@@ -198,7 +198,7 @@ def test_out_of_host_memory_is_one_line(settings, base, monkeypatch, capfd):
 
 
 def test_a_hung_trainer_is_ended_and_continues(settings, base):
-    patient = with_training(settings, stall_seconds=20)  # longer than it takes to load
+    patient = with_training(settings, stall_seconds=30)  # longer than it takes to load
     run = plan(patient, base)
     stopped = []
 
