@@ -167,8 +167,11 @@ class Nights:
     def lost(self) -> list[str]:
         """What is not as it should be after all nights."""
         played = self.home.rows(
-            "SELECT iteration, count(*), count(DISTINCT trajectory) FROM collected "
-            "WHERE campaign = 'nights' AND purpose = 'collect' GROUP BY 1 ORDER BY 1"
+            "SELECT iteration, count(*), count(DISTINCT episode) FROM ("
+            "    SELECT iteration, trajectory AS episode FROM collected WHERE campaign = 'nights' AND purpose = 'collect'"
+            "    UNION ALL SELECT u.iteration, f.trajectory FROM failed_episodes f JOIN shard_uses u ON u.shard = f.shard"
+            "    WHERE u.campaign = 'nights' AND u.purpose = 'collect'"
+            ") GROUP BY 1 ORDER BY 1"
         )
         faults = [
             f"iteration {each}: {count} episodes" for each, count, different in played if (count, different) != (96, 96)
