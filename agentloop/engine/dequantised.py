@@ -38,7 +38,7 @@ def dequantised_checkpoint(
     """
     fingerprint = base_fingerprint(directory, cache)
     own = "" if quantization == NF4 or is_packed(directory) else f"-{quantization.named('').lstrip('-')}"
-    path = cache / "dequantised" / f"{fingerprint}-{FORMAT}{own}{'-fp32' if exact else ''}"
+    path = cache / "dequantised" / f"{fingerprint}-{FORMAT}{'-fp32' if exact else ''}{own}"
     if path.is_dir():
         return path
     checkpoint = Checkpoint(directory)
