@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentloop import space
+from agentloop import card, space
 from agentloop.campaign.campaign import Campaign
 from agentloop.model_directory import tensors
 from agentloop.model_directory.configuration import read_architecture
@@ -57,7 +57,8 @@ def training(campaign: Campaign, run: TrainingRun, tokens: int) -> None:
 def dequantised(campaign: Campaign) -> None:
     """Room for the base as training sees it, and for its packed weights."""
     original = sum(file.stat().st_size for file in campaign.model.iterdir() if file.is_file())
-    _require(campaign.settings, campaign.settings.paths.cache, original + _packed(campaign))
+    written = original if card.present() else 2 * original  # in fp32, as it is computed with there
+    _require(campaign.settings, campaign.settings.paths.cache, written + _packed(campaign))
 
 
 def report(settings: Settings, page: Path) -> None:
