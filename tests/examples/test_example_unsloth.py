@@ -52,7 +52,10 @@ def check(script: str, said: str, folder: Path) -> None:
         assert "loaded again: 8" in said
 
 
-@pytest.mark.parametrize("script", WRITTEN)
+SLOW = {"long_context"}  # much of what finetune shows
+
+
+@pytest.mark.parametrize("script", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in WRITTEN])
 def test_the_script_runs_as_it_is(script, tmp_path):
     check(script, run(script, MODELS / "tiny", tmp_path, timeout=400), tmp_path)
 
