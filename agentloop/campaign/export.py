@@ -55,7 +55,7 @@ class Exported:
     on_hub: bool
     """A stranger finds the base under that name."""
     checks: tuple[str, ...]
-    """What each program that it is for computed with it, a line each, or why it was not asked."""
+    """Lines for people: what each program that the export is for computed with it, or why it was not asked."""
 
 
 def refuse(directory: Path) -> None:

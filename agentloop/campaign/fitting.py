@@ -19,7 +19,6 @@ WORTHWHILE = 0.1
 def kind(settings: Settings) -> str:
     """ "none", "dynamic" or "nf4": as training.quantization says; for "auto" what the campaign began with, or what fits now."""
     chosen = settings.training.quantization
-    check(settings)
     if chosen != "auto":
         return chosen
     with Database.open(settings.paths.database) as database:

@@ -12,6 +12,7 @@ from itertools import islice
 
 from agentloop import environments
 from agentloop.environments import TooFewTasks
+from agentloop.environments.environment import too_few
 from agentloop.records import Task
 from agentloop.store import heldout_tasks, tasks
 from agentloop.store.database import Database
@@ -44,7 +45,7 @@ def noted(database: Database, campaign: str, seed: int) -> Take:
         if not known:
             return _drawn(environment, seed, first, count)
         new = _continued(environment, seed, known, first + count)
-        _refuse_too_few(environment, len(known) + len(new), first + count)
+        _refuse_too_few(name, len(known) + len(new), first + count)
         return (*found, *new[max(0, first - len(known)) :])
 
     return take
@@ -76,7 +77,7 @@ def at_most(take: Take, environment: str, first: int, count: int) -> tuple[Task,
 
 def _drawn(environment: str, seed: int, first: int, count: int) -> tuple[Task, ...]:
     found = _continued(environment, seed, (), first + count)
-    _refuse_too_few(environment, len(found), first + count)
+    _refuse_too_few(environments.get(environment).name, len(found), first + count)
     return found[first:]
 
 
@@ -96,9 +97,6 @@ def _continued(environment: str, seed: int, known: tuple[str, ...], end: int) ->
     return tuple(found)
 
 
-def _refuse_too_few(environment: str, available: int, needed: int) -> None:
+def _refuse_too_few(name: str, available: int, needed: int) -> None:
     if available < needed:
-        name = environments.get(environment).name
-        raise TooFewTasks(
-            f"environment: {name} has {available} heldout tasks, fewer than the {needed} asked for", available
-        )
+        raise too_few(name, "heldout", available, needed)

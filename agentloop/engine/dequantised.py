@@ -21,7 +21,7 @@ from agentloop.engine.packed import FORMAT, packed_weights
 from agentloop.errors import ModelError
 from agentloop.files import atomic
 from agentloop.model_directory.configuration import is_packed, read_architecture
-from agentloop.model_directory.files import INDEX, weight_files
+from agentloop.model_directory.files import INDEX, other_files, weight_files
 from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.reading import read_object
 from agentloop.records import NF4, Quantization
@@ -49,16 +49,12 @@ def dequantised_checkpoint(
     packed = packed_weights(
         read_architecture(directory), checkpoint, fingerprint, cache, device, in_16bit=quantization.in_16bit
     )
-    weights = weight_files(directory)
     with atomic(path) as temporary:
         temporary.mkdir()
-        for file in directory.iterdir():
-            if file.suffix == ".safetensors" and file not in weights:
-                continue  # left over, or of something else
-            if file in weights:
-                _rewrite(file, temporary / file.name, checkpoint.prefix, packed, exact=exact)
-            elif file.is_file():
-                shutil.copy(file, temporary / file.name)
+        for file in other_files(directory):
+            shutil.copy(file, temporary / file.name)
+        for file in weight_files(directory):
+            _rewrite(file, temporary / file.name, checkpoint.prefix, packed, exact=exact)
     return path
 
 
@@ -66,14 +62,11 @@ def _unpack(checkpoint: Checkpoint, path: Path, *, exact: bool) -> None:
     """Write a checkpoint that comes in 4 bit as one in 16: every packed weight, those of towers too."""
     with atomic(path) as temporary:
         temporary.mkdir()
-        weights = weight_files(checkpoint.directory)
-        for file in checkpoint.directory.iterdir():
-            if file.suffix == ".safetensors" and file not in weights:
-                continue
-            if file in weights:
-                _unpack_file(checkpoint, file, temporary / file.name, exact=exact)
-            elif file.is_file() and file.name != INDEX:
+        for file in other_files(checkpoint.directory):
+            if file.name != INDEX:
                 shutil.copy(file, temporary / file.name)
+        for file in weight_files(checkpoint.directory):
+            _unpack_file(checkpoint, file, temporary / file.name, exact=exact)
         config = read_object(checkpoint.directory / "config.json", ModelError)
         del config["quantization_config"]
         (temporary / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -16,9 +16,8 @@ import torch
 from agentloop import space
 from agentloop.engine import adapter
 from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.dequantised import dequantised_checkpoint
 from agentloop.engine.families import load_weights
-from agentloop.engine.merged import ONTO, Base, write_merged
+from agentloop.engine.merged import ONTO, Base, weights_under, write_merged
 from agentloop.engine.packed import packed_weights
 from agentloop.errors import ModelError, SettingError
 from agentloop.exports import gguf_model, readers
@@ -27,9 +26,9 @@ from agentloop.files import atomic
 from agentloop.gguf import types
 from agentloop.gguf.file import library
 from agentloop.model_directory.configuration import is_packed
+from agentloop.model_directory.files import weight_bytes
 from agentloop.model_directory.fingerprint import default_cache
 from agentloop.model_directory.tokenizer import load_tokenizer
-from agentloop.records import NF4
 
 if TYPE_CHECKING:
     from agentloop.engine.model import Gemma
@@ -151,16 +150,12 @@ def _add(tokenizer: Any, directory: Path) -> None:
 
 def _source(model: Gemma, base: Base) -> Path:
     """The directory of the weights that the adapter goes onto."""
-    if base == "bf16" and not is_packed(_directory(model)):
-        return _directory(model)
-    quantization = model.quantization
-    return dequantised_checkpoint(_directory(model), _cache(model), quantization if quantization.in_4bit else NF4)
+    return weights_under(base, _directory(model), _cache(model), model.quantization)
 
 
 def _require_room(model: Gemma, directory: Path) -> None:
     """For the merged model, which is needed meanwhile, and a file of its size."""
-    weights = sum(file.stat().st_size for file in _directory(model).glob("*.safetensors"))
-    space.require(directory, 2 * weights)
+    space.require(directory, 2 * weight_bytes(_directory(model)))
 
 
 def _merge(model: Gemma, directory: Path, base: Base, beside: Mapping[str, str] | None, finish: Any) -> None:

@@ -25,7 +25,7 @@ from agentloop.engine.lora import LoraBuffer, LoraSlot
 from agentloop.errors import SettingError
 from agentloop.files import atomic
 from agentloop.model_directory.configuration import is_packed
-from agentloop.model_directory.files import weight_files
+from agentloop.model_directory.files import other_files, weight_files
 from agentloop.records import NF4, Quantization
 from agentloop_kernels.precision import wide
 
@@ -61,20 +61,17 @@ def write_merged(
         warnings.warn(
             f"{model} holds 4-bit weights alone: the adapter is merged onto the dequantised ones", stacklevel=3
         )
-    source = (
-        model if base == "bf16" else dequantised_checkpoint(model, cache, quantization if quantization.in_4bit else NF4)
-    )
+    source = weights_under(base, model, cache, quantization)
     prefix = Checkpoint(source).prefix
     slots = {f"{prefix}{name}.weight": slot for name, slot in lora.slots.items()}
     description = {"base": fingerprint, "onto": base, "adapter": asdict(lora.settings)}
-    weights = weight_files(source)
     with atomic(directory) as temporary:
         temporary.mkdir()
-        for file in source.iterdir():
-            if file in weights:
-                _merge_file(file, temporary / file.name, lora, slots, {"merged_onto": base, "base": fingerprint})
-            elif file.is_file() and file.suffix != ".safetensors" and not file.name.startswith(_RECORDS):
+        for file in other_files(source):
+            if not file.name.startswith(_RECORDS):
                 shutil.copy(file, temporary / file.name)
+        for file in weight_files(source):
+            _merge_file(file, temporary / file.name, lora, slots, {"merged_onto": base, "base": fingerprint})
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         (temporary / "config.json").write_text(
             json.dumps(config | {"agentloop_merged": description}, indent=2), encoding="utf-8"
@@ -85,6 +82,16 @@ def write_merged(
         for name, text in (beside or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
         finish(temporary)
+
+
+def weights_under(base: Base, model: Path, cache: Path, quantization: Quantization) -> Path:
+    """The directory of the weights that an adapter goes onto: `model`, or the dequantised base, made where it is missing.
+
+    Of a `model` that comes in 4 bit it is the latter in any case. Raises ModelError, DiskError.
+    """
+    if base == "bf16" and not is_packed(model):
+        return model
+    return dequantised_checkpoint(model, cache, quantization if quantization.in_4bit else NF4)
 
 
 def _merge_file(

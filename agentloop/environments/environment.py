@@ -43,6 +43,13 @@ class TooFewTasks(SettingError):
         """Tasks of the split."""
 
 
+def too_few(environment: str, split: Split, available: int, needed: int) -> TooFewTasks:
+    """Return the error of an environment, by its name, with fewer tasks of a split than are needed."""
+    return TooFewTasks(
+        f"environment: {environment} has {available} {split} tasks, fewer than the {needed} asked for", available
+    )
+
+
 @dataclass(frozen=True)
 class Question:
     """One question with its answer, as an environment yields it: a task before its split is known."""
@@ -122,10 +129,7 @@ class Environment(ABC):
         stream = list(islice(self.stream(split, seed, chapter), skip + count))
         needed = count if split == "train" else skip + count
         if len(stream) < needed:
-            raise TooFewTasks(
-                f"environment: {self.name} has {len(stream)} {split} tasks, fewer than the {needed} asked for",
-                len(stream),
-            )
+            raise too_few(self.name, split, len(stream), needed)
         return [stream[index % len(stream)] for index in range(skip, skip + count)]
 
     def stream(self, split: Split, seed: int, chapter: int = 0) -> Iterator[Task]:

@@ -17,6 +17,7 @@ from agentloop.exports.verification import Expected, Figures, compare, same_toke
 from agentloop.gguf.file import open_gguf
 from agentloop.gguf.importing import imported
 from agentloop.model_directory import tensors
+from agentloop.model_directory.files import weight_bytes
 from agentloop.model_directory.tokenizer import load_tokenizer
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -140,7 +141,7 @@ def _stored_dtype(directory: Path) -> str:
 def _dtype_with_room(directory: Path, stored: str, name: str) -> str:
     """fp32, or where the machine's memory has no room for that, what the weights are stored in. Raises ModelError where it has
     none for that either."""
-    size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    size = weight_bytes(directory)
     free = psutil.virtual_memory().available
     widened = size * (2 if stored in ("bfloat16", "float16") else 1)
     if widened + _SPARE_BYTES <= free:

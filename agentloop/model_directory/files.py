@@ -104,6 +104,18 @@ def weight_files(directory: Path) -> list[Path]:
     return files
 
 
+def other_files(directory: Path) -> list[Path]:
+    """The files beside the weights, in a stable order: configuration, tokenizer, index and whatever else, but no *.safetensors,
+    which are left over or of something else.
+    """
+    return sorted(file for file in directory.iterdir() if file.is_file() and file.suffix != ".safetensors")
+
+
+def weight_bytes(directory: Path) -> int:
+    """Size of the files that hold the model's weights. Raises ModelError as `weight_files` does."""
+    return sum(file.stat().st_size for file in weight_files(directory))
+
+
 def tensor_files(directory: Path, names: Mapping[Path, Iterable[str]]) -> dict[str, Path]:
     """Each tensor's file, where `names` are those that each of `weight_files` holds.
 

@@ -40,7 +40,10 @@ def headers(directory: Path) -> tuple[str, dict[str, Header]]:
 
     Of a weight in bitsandbytes' four bits it is the header that it has unpacked.
     """
-    found = _all_headers(directory)
+    return _of_language(directory, _all_headers(directory))
+
+
+def _of_language(directory: Path, found: dict[str, Header]) -> tuple[str, dict[str, Header]]:
     prefix = language_prefix(directory, found)
     return prefix, {name.removeprefix(prefix): each for name, each in found.items() if name.startswith(prefix)}
 
@@ -100,7 +103,8 @@ def check(directory: Path) -> None:
     or of another size than config.json implies.
     """
     shape = read_architecture(directory)
-    prefix, found = headers(directory)
+    everything = _all_headers(directory)
+    prefix, found = _of_language(directory, everything)
     needed = dict(required(shape))
     for name, header in found.items():
         if name.startswith("layers.") and int(name.split(".")[1]) >= shape.layers:
@@ -116,12 +120,12 @@ def check(directory: Path) -> None:
             raise ModelError(f"{directory}: {name} is {header.type} in the weights, not {' or '.join(TYPES)}")
     if missing := next((name for name in needed if name not in found), None):
         raise ModelError(f"{directory}: the weights lack {prefix}{missing}")
-    _check_head(directory, shape)
+    _check_head(directory, everything, shape)
 
 
-def _check_head(directory: Path, shape: Architecture) -> None:
+def _check_head(directory: Path, found: dict[str, Header], shape: Architecture) -> None:
     """Raises ModelError where the head is not the embedding, by config.json, and there is none, or one that does not fit."""
-    own = next((each for name, each in _all_headers(directory).items() if name.endswith("lm_head.weight")), None)
+    own = next((each for name, each in found.items() if name.endswith("lm_head.weight")), None)
     if own is None and not has_tied_head(directory):
         raise ModelError(
             f"{directory}: the weights lack lm_head.weight, and tie_word_embeddings is false in config.json"

@@ -15,6 +15,7 @@ import psutil
 from agentloop import __version__, card, limits
 from agentloop.campaign.campaign import Campaign
 from agentloop.model_directory.configuration import read_architecture
+from agentloop.model_directory.files import weight_bytes
 from agentloop.model_directory.tensors import headers
 from agentloop.serving import installation
 from agentloop.settings import Settings
@@ -74,7 +75,7 @@ def _model(campaign: Campaign) -> dict[str, Any]:
         "hidden": shape.hidden,
         "vocabulary": shape.vocab,
         "parameters": sum(math.prod(header.size) for header in weights.values()),
-        "bytes": sum(file.stat().st_size for file in campaign.model.glob("*.safetensors")),
+        "bytes": weight_bytes(campaign.model),
         "stored_in": ", ".join(types),
     }
 

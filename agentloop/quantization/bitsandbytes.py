@@ -24,7 +24,7 @@ from agentloop.engine.packed import PackedWeights, packed_weights
 from agentloop.errors import SettingError
 from agentloop.files import atomic
 from agentloop.model_directory.configuration import read_architecture
-from agentloop.model_directory.files import weight_files
+from agentloop.model_directory.files import other_files, weight_files
 from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.records import Quantization
 from agentloop_kernels.blockwise import dynamic_code
@@ -52,19 +52,14 @@ def write(model: Path, directory: Path, quantization: Quantization, *, cache: Pa
     )  # fmt: skip
     skipped: set[str] = {"lm_head"}
     size = 0
-    weights = weight_files(model)
     with atomic(directory) as temporary:
         temporary.mkdir()
-        for file in sorted(model.iterdir()):
-            if file.suffix == ".safetensors" and file not in weights:
-                continue  # left over, or of something else
-            if file in weights:
-                skipped |= _rewrite(file, temporary / file.name, checkpoint.prefix, packed)
-                size += (temporary / file.name).stat().st_size
-            elif file.name.endswith(".safetensors.index.json"):
-                continue  # names of tensors, which are others now; readers do without in a folder of safetensors
-            elif file.is_file():
+        for file in other_files(model):
+            if not file.name.endswith(".safetensors.index.json"):  # names of tensors, which are others now
                 shutil.copy(file, temporary / file.name)
+        for file in weight_files(model):
+            skipped |= _rewrite(file, temporary / file.name, checkpoint.prefix, packed)
+            size += (temporary / file.name).stat().st_size
         write_index(temporary)
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
         config["quantization_config"] = _config(sorted(skipped | _fused(skipped)), checkpoint.dtype)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from agentloop.records import Task
+from agentloop.store import tasks
 from agentloop.store.database import Database
 
 
-def append(database: Database, campaign: str, environment: str, first: int, tasks: Sequence[Task]) -> None:
+def append(database: Database, campaign: str, environment: str, first: int, new: Sequence[Task]) -> None:
     """Note known tasks at the places from `first` on, counted from 0. A place that is taken stays as it is."""
     database.execute(
         """
@@ -17,25 +17,23 @@ def append(database: Database, campaign: str, environment: str, first: int, task
         SELECT $campaign, $environment, $first - 1 + unnest(range(1, len($tasks::VARCHAR[]) + 1)), unnest($tasks::VARCHAR[])
         ON CONFLICT DO NOTHING
         """,
-        {"campaign": campaign, "environment": environment, "first": first, "tasks": [task.id for task in tasks]},
+        {"campaign": campaign, "environment": environment, "first": first, "tasks": [task.id for task in new]},
     )
 
 
 def load(database: Database, campaign: str, environment: str, first: int, count: int) -> list[Task]:
     """Return the tasks at the places from `first` on, `count` at most: fewer where fewer are noted."""
     rows = database.execute(
-        """
-        SELECT k.environment, k.family, k.question, k.answer, k.payload
-        FROM heldout_tasks h JOIN tasks k ON k.id = h.task
-        WHERE h.campaign = $campaign AND h.environment = $environment AND h.place BETWEEN $first AND $first + $count - 1
-        ORDER BY h.place
+        f"""
+        WITH taken AS (
+            SELECT task AS id, place FROM heldout_tasks
+            WHERE campaign = $campaign AND environment = $environment AND place BETWEEN $first AND $first + $count - 1
+        )
+        SELECT {tasks.COLUMNS} FROM taken JOIN tasks USING (id) ORDER BY place
         """,
         {"campaign": campaign, "environment": environment, "first": first, "count": count},
     )
-    return [
-        Task(name, family, question, answer, "heldout", json.loads(payload))
-        for name, family, question, answer, payload in rows
-    ]
+    return [tasks.of_row(row) for row in rows]
 
 
 def ids(database: Database, campaign: str, environment: str) -> list[str]:

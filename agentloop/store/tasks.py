@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import pyarrow as pa
 
@@ -11,6 +12,9 @@ from agentloop.errors import StoreError
 from agentloop.naming import canonical_json
 from agentloop.records import Task
 from agentloop.store.database import Database
+
+COLUMNS = "environment, family, question, answer, split, payload"
+"""What makes a task, in SQL."""
 
 
 def save(database: Database, tasks: Iterable[Task]) -> int:
@@ -48,12 +52,15 @@ def save(database: Database, tasks: Iterable[Task]) -> int:
 
 def load(database: Database, task_id: str) -> Task:
     """Raises StoreError for an unknown id."""
-    rows = database.execute(
-        "SELECT environment, family, question, answer, split, payload FROM tasks WHERE id = ?", [task_id]
-    )
+    rows = database.execute(f"SELECT {COLUMNS} FROM tasks WHERE id = ?", [task_id])
     if not rows:
         raise StoreError(f"{database.path}: no task {task_id}")
-    environment, family, question, answer, split, payload = rows[0]
+    return of_row(rows[0])
+
+
+def of_row(row: tuple[Any, ...]) -> Task:
+    """The task of a row of COLUMNS."""
+    environment, family, question, answer, split, payload = row
     return Task(environment, family, question, answer, split, json.loads(payload))
 
 

@@ -1,5 +1,5 @@
--- $campaign, $shards (numbers). Every task that an iteration gained or lost, with the first sample that went the same way: champion and
--- challenger are the two trajectories, both in these shards.
+-- $campaign, $shards (numbers). Every task that an iteration gained or lost, with the first sample that went the same
+-- way: champion and challenger are the two trajectories, both in these shards.
 WITH heldout AS (
     SELECT t.id, t.policy, t.task, t.sample, t.seed
     FROM (SELECT DISTINCT trajectory FROM collected WHERE campaign = $campaign AND purpose = 'evaluate') c

@@ -1,4 +1,5 @@
--- $campaign, $shards (numbers). The campaign's trajectories in these shards, without what was said. trained: iterations whose challenger learned of it.
+-- $campaign, $shards (numbers). The campaign's trajectories in these shards, without what was said.
+-- trained: iterations whose challenger learned of it.
 -- actor: who acted without an adapter, where it is not the campaign's base: experts, messages, stored, teacher, taught base
 WITH used AS (
     SELECT trajectory, min(iteration) AS iteration, arg_min(purpose, iteration) AS purpose
