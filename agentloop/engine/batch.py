@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from agentloop.engine import packing
 from agentloop.engine.modes import usual_modes
 from agentloop.errors import SettingError
 
@@ -38,9 +40,9 @@ class PackedBatch:
         """Number of tokens, of all segments together."""
         return self.token_ids.numel()
 
-    @property
+    @cached_property
     def supervised(self) -> int:
-        """Number of positions that carry a label."""
+        """Number of positions that carry a label. Waits for the device where the batch is on one, once."""
         return int((self.labels != IGNORED).sum())
 
     def check(self, vocabulary: int) -> None:
@@ -111,21 +113,13 @@ def _selected(batch: PackedBatch, segments: list[slice]) -> PackedBatch:
 
 
 def pack(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]], budget: int) -> list[PackedBatch]:
-    """Return the sequences, each (token_ids, mask), as batches of at most `budget` tokens.
+    """Return the sequences, each (token_ids, mask), as batches of at most `budget` tokens, none of them split.
 
-    First fit in the given order: each sequence goes into the first batch with room for it, and none is split.
-    Raises SettingError where a sequence is longer than the budget.
+    As few batches as can be, nearly equal in tokens and in tokens that are trained on; where lengths are close, the order of
+    the sequences decides who is with whom. Raises SettingError where a sequence is longer than the budget.
     """
-    bins: list[list[int]] = []
-    room: list[int] = []
     for index, (ids, _) in enumerate(sequences):
         if len(ids) > budget:
             raise SettingError(f"training.batch_tokens: sequence {index} has {len(ids)} tokens, the budget is {budget}")
-        place = next((i for i, free in enumerate(room) if free >= len(ids)), None)
-        if place is None:
-            bins.append([])
-            room.append(budget)
-            place = len(bins) - 1
-        bins[place].append(index)
-        room[place] -= len(ids)
-    return [join([sequences[i] for i in chosen]) for chosen in bins]
+    lengths, supervised = [len(ids) for ids, _ in sequences], [sum(mask[1:]) for _, mask in sequences]
+    return [join([sequences[i] for i in chosen]) for chosen in packing.deal(lengths, supervised, budget)]

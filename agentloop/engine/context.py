@@ -12,13 +12,9 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.batch import IGNORED, PackedBatch
+from agentloop.engine.shapes import StepShape, exact
 from agentloop.model_directory.architecture import SLIDING, Architecture
 from agentloop_kernels.attention import AttentionPlan, plan_attention
-
-SKIP_BELOW = 0.9
-"""Skip when at most this share of the tokens is supervised; gathering rows costs a little too."""
-TOKEN_STEP, ROW_STEP, SEGMENT_STEP = 256, 256, 16
-"""Padded sizes are multiples of these, so that few CUDA graphs serve many batches."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +36,9 @@ class StepInputs:
     """Carry only supervised rows above the boundary."""
 
     @property
-    def size(self) -> tuple[int, int, int, int, bool]:
+    def shape(self) -> StepShape:
         """Return what decides the shapes of everything in the step."""
-        return self.token_ids.numel(), self.labels.numel(), self.segments.numel(), self.longest, self.skip
+        return StepShape(self.token_ids.numel(), self.labels.numel(), self.segments.numel(), self.longest, self.skip)
 
     def to(self, device: torch.device) -> StepInputs:
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()})
@@ -56,41 +52,26 @@ class StepInputs:
         return {name: getattr(self, name) for name in ("token_ids", "positions", "labels", "supervised", "segments")}
 
 
-def step_inputs(batch: PackedBatch, *, skip: bool | None = None, padded: bool = False) -> StepInputs:
-    """`skip` forces upper-layer skipping on or off; None decides by the supervised share."""
+def step_inputs(batch: PackedBatch, *, skip: bool | None = None, shape: StepShape | None = None) -> StepInputs:
+    """`skip` forces upper-layer skipping on or off; None decides by the supervised share. `shape` is what the batch is padded
+    to, whose `skip` holds then; None: nothing is."""
     supervised = torch.nonzero(batch.labels != IGNORED).flatten()
-    if skip is None:
-        skip = supervised.numel() <= SKIP_BELOW * batch.tokens
-    inputs = StepInputs(
-        batch.token_ids,
-        batch.positions.to(torch.int32),
-        batch.labels[supervised],
-        supervised,
-        batch.cu_seqlens,
-        batch.max_seqlen,
-        skip,
-    )
-    if not padded:
-        return inputs
-    tokens, rows, segments, longest, _ = inputs.size
+    shape = shape or exact(batch, skip)
     return StepInputs(
-        token_ids=_pad(inputs.token_ids, _up(tokens, TOKEN_STEP), 0),
-        positions=_pad(inputs.positions, _up(tokens, TOKEN_STEP), 0),
-        labels=_pad(inputs.labels, _up(rows, ROW_STEP), IGNORED),
+        token_ids=_pad(batch.token_ids, shape.tokens, 0),
+        positions=_pad(batch.positions.to(torch.int32), shape.tokens, 0),
+        labels=_pad(batch.labels[supervised], shape.rows, IGNORED),
         # A repeated row has no label, so it adds nothing.
-        supervised=_pad(supervised, _up(rows, ROW_STEP), int(supervised[-1])),
-        segments=_pad(inputs.segments, _up(segments, SEGMENT_STEP), tokens),
-        longest=max(_up(longest, TOKEN_STEP), _up(tokens, TOKEN_STEP) - tokens),
-        skip=skip,
+        supervised=_pad(supervised, shape.rows, int(supervised[-1]) if len(supervised) < shape.rows else 0),
+        segments=_pad(batch.cu_seqlens, shape.segments, batch.tokens),
+        longest=shape.longest,
+        skip=shape.skip,
     )
-
-
-def _up(size: int, step: int) -> int:
-    return -(-size // step) * step
 
 
 def _pad(values: Tensor, size: int, filling: int) -> Tensor:
-    return torch.nn.functional.pad(values, (0, size - values.numel()), value=filling)
+    missing = size - values.numel()
+    return torch.nn.functional.pad(values, (0, missing), value=filling) if missing else values
 
 
 @dataclass(frozen=True)

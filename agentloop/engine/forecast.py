@@ -13,11 +13,11 @@ import torch
 
 from agentloop.engine.batch import IGNORED, PackedBatch
 from agentloop.engine.blueprint import blueprint
-from agentloop.engine.context import TOKEN_STEP
 from agentloop.engine.lora import TARGETS
 from agentloop.engine.memory import GIB, Keep, StepPlan
 from agentloop.engine.model import AUTO_SHARE, Gemma
 from agentloop.engine.optimizer import FlatAdamW
+from agentloop.engine.shapes import STEP
 from agentloop.errors import SettingError
 from agentloop.model_directory import tensors
 from agentloop.model_directory.architecture import Architecture
@@ -94,6 +94,7 @@ class StepForecast:
         )
         self.supervised = supervised
         self.batch = _batch(tokens, supervised)
+        self.model.expect([self.batch])
 
     def under(self, budget: float) -> Forecast:
         """Return what the engine would choose with `budget` GiB, and what that needs."""
@@ -111,11 +112,14 @@ class StepForecast:
         position = len(self.model.weights.rope) * shape.head_dim * 4
 
         def fits(steps: int) -> bool:
-            batch = _batch(steps * TOKEN_STEP, self.supervised)
+            batch = _batch(steps * STEP, self.supervised)
+            self.model.expect([batch])
             rope = (batch.tokens - self.batch.tokens) * position
             return self.model.needed(batch) + rope <= budget * GIB
 
-        return TOKEN_STEP * bisect_left(range(1, MOST // TOKEN_STEP), True, key=lambda steps: not fits(steps))
+        most = bisect_left(range(1, MOST // STEP), True, key=lambda steps: not fits(steps))
+        self.model.expect([self.batch])
+        return STEP * most
 
     @property
     def least(self) -> float:

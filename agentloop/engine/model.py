@@ -7,7 +7,7 @@ nn.Module that its base class makes of it (facade.py).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -41,6 +41,7 @@ from agentloop.engine.network import LeftKeys, Network
 from agentloop.engine.precision import wide_dtype
 from agentloop.engine.projection import Workspace
 from agentloop.engine.results import TokenResults
+from agentloop.engine.shapes import KnownShapes, StepShape, exact, rounded
 from agentloop.engine.weights import ModelWeights
 from agentloop.errors import ModelError, SettingError
 from agentloop.model_directory.architecture import Architecture
@@ -106,6 +107,7 @@ class Gemma(TrainerFacade):
         self.workspace = Workspace(device, dtype, resident=resident)
         self.network = Network(shape, weights, self.workspace, device=device, dtype=dtype)
         self.graphs = graphs
+        self._known = KnownShapes(shape)
         self.compilation: Compilation | None = None
         """Of the kernels, while it is under way: the first step waits for it."""
         self._lora: LoraBuffer | None = None
@@ -227,10 +229,24 @@ class Gemma(TrainerFacade):
             inputs = step_inputs(batch, skip=skip).to(self.device)
             return self._step(inputs, weight.to(self.device, wide).unsqueeze(1), plan, observe)
         factor = torch.full((1, 1), weight, dtype=wide, device=self.device)
-        inputs = step_inputs(batch, skip=skip, padded=self.graphs)
+        shape = self._step_shape(batch, skip)
+        inputs = step_inputs(batch, shape=shape)
         if self.graphs:
-            return self._graphs.run(inputs, factor, plan, observe).first(count)
+            recurs = shape in self._known.shapes
+            return self._graphs.run(inputs, factor, plan, observe, recurs=recurs).first(count)
         return self._step(inputs.to(self.device), factor, plan, observe)
+
+    def expect(self, batches: Iterable[PackedBatch]) -> None:
+        """Choose the sizes that steps with these batches are padded to: few, so that few CUDA graphs are recorded.
+
+        For a run whose batches are known: all of them, also where it continues. Without it sizes are rounded up, and a
+        batch's step is recorded when its size comes for the second time.
+        """
+        self._known = KnownShapes(self.shape, batches)
+
+    def _step_shape(self, batch: PackedBatch, skip: bool | None) -> StepShape:
+        shape = exact(batch, skip)
+        return (self._known.covering(shape) or rounded(shape)) if self.graphs else shape
 
     def _step(self, inputs: StepInputs, factor: Tensor, plan: StepPlan, observe: bool = False) -> TokenResults:
         # A captured step must not rely on what the step before it left in the workspace.
@@ -363,13 +379,12 @@ class Gemma(TrainerFacade):
         return process_bytes(self.shape, plan, self._step_size(batch, skip), self._fixed_bytes)
 
     def _step_size(self, batch: PackedBatch, skip: bool | None) -> StepSize:
-        inputs = step_inputs(batch, skip=skip, padded=self.graphs)
-        tokens, supervised, *_, skip = inputs.size
+        shape = self._step_shape(batch, skip)
         matrices = self.workspace.bytes_for(self.weights.layers)
         return StepSize(
-            tokens,
-            supervised if skip else tokens,
-            supervised,
+            shape.tokens,
+            shape.rows if shape.skip else shape.tokens,
+            shape.rows,
             self.dtype.itemsize,
             self.network.precision.streams.itemsize,
             self.weights.layers[0].gate_up.rank,

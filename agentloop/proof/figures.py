@@ -128,12 +128,6 @@ SECTIONS: tuple[tuple[str, tuple[Figure, ...]], ...] = (
             Figure("training.rows.tokens", "tokens", "count", "of the epoch"),
             Figure("training.rows.supervised_share", "supervised", "share", "share of the tokens that are trained on"),
             Figure("training.rows.batches", "batches", "count", "packed; one optimizer step each"),
-            Figure(
-                "training.rows.distinct_batch_sizes",
-                "distinct batch sizes",
-                "count",
-                "as many as batches where none comes again",
-            ),
         ),
     ),
     (

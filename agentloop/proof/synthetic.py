@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-SHORTEST = 32
+_SHORTEST = 32
 """Tokens of a row."""
 _TURN = 32
 """Tokens in a run of supervised ones, as a model's turn has them."""
@@ -13,9 +13,9 @@ _SPREAD = 0.6
 """Sigma of the log-normal length of a row."""
 
 
-def row_length(rng: random.Random, median: float, *, shortest: int = SHORTEST) -> int:
+def row_length(rng: random.Random, median: float) -> int:
     """Log-normal, as the lengths of an agent's episodes are."""
-    return max(shortest, round(rng.lognormvariate(math.log(median), _SPREAD)))
+    return max(_SHORTEST, round(rng.lognormvariate(math.log(median), _SPREAD)))
 
 
 def row(rng: random.Random, length: int, supervised: float, vocabulary: int) -> tuple[list[int], list[bool]]:

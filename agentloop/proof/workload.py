@@ -6,7 +6,6 @@ import random
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ STORED, SYNTHETIC = "stored trajectories", "synthetic token ids"
 SUPERVISED = 0.3
 _MEDIAN = 700 / 2048
 """Of the length of a row, as a share of agent.max_tokens."""
-_ATTEMPTS = 50
 _QUERY = Path(__file__).with_name("stored_rows.sql")
 
 Row = tuple[tuple[int, ...], tuple[bool, ...]]
@@ -52,7 +50,7 @@ class Workload:
     def about(self, campaign: Campaign) -> dict[str, Any]:
         """Return what was trained on, as JSON values."""
         lengths = [len(ids) for ids, _ in self.rows]
-        sizes = batch_sizes(self.rows, campaign)
+        training = campaign.settings.training.model_copy(update={"epochs": 1})
         return {
             "source": self.source,
             "rows": len(lengths),
@@ -60,8 +58,7 @@ class Workload:
             "supervised_share": sum(sum(mask) for _, mask in self.rows) / sum(lengths),
             "median_row_tokens": statistics.median(lengths),
             "longest_row_tokens": max(lengths),
-            "batches": len(sizes),
-            "distinct_batch_sizes": len(set(sizes)),
+            "batches": len(plan_batches(self.rows, training, campaign.settings.seed)),
         }
 
 
@@ -77,56 +74,19 @@ def load(campaign: Campaign, source: Path, *, batches: int) -> Workload:
     return Workload(SYNTHETIC, _synthetic(campaign, tokens))
 
 
-def batch_sizes(of: Sequence[Row], campaign: Campaign) -> list[int]:
-    """Tokens of each batch of the epoch."""
-    settings = campaign.settings
-    training = settings.training.model_copy(update={"epochs": 1})
-    return [batch.tokens for _, batch in plan_batches(of, training, settings.seed)]
-
-
 def _synthetic(campaign: Campaign, tokens: int) -> list[Row]:
     from agentloop.model_directory.configuration import read_architecture
 
     shape = read_architecture(campaign.model)
     settings = campaign.settings
     longest = min(settings.agent.max_tokens, settings.selection.max_tokens, settings.training.batch_tokens)
-    # what is taken off some rows leaves gaps in their batches: no row is so short that it fits in there
-    shortest = min(longest, max(synthetic.SHORTEST, tokens // settings.training.batch_tokens + 8))
     rng = random.Random(0)
     made, total = [], 0
     while total < tokens:
-        length = min(longest, synthetic.row_length(rng, _MEDIAN * longest, shortest=shortest))
+        length = min(longest, synthetic.row_length(rng, _MEDIAN * longest))
         ids, mask = synthetic.row(rng, length, SUPERVISED, shape.ple_vocab or shape.vocab)
         made.append((tuple(ids), tuple(mask)))
         total += length
-    return _uneven(made, campaign)
-
-
-def _uneven(made: list[Row], campaign: Campaign) -> list[Row]:
-    """The same rows, some a little shorter, so that no two batches of the epoch have the same size.
-
-    A size that comes again would be computed by what was captured for it; an agent's rows do not oblige that way.
-    """
-    settings = campaign.settings
-    training = settings.training.model_copy(update={"epochs": 1})
-    for _ in range(_ATTEMPTS):  # a shorter row may make room for a later one, and the packing is another
-        batches = [batch for _, batch in plan_batches(made, training, settings.seed)]
-        taken = {batch.tokens for batch in batches}
-        if len(taken) == len(batches):
-            break
-        places = {ids: place for place, (ids, _) in enumerate(made)}
-        seen: set[int] = set()
-        for batch in batches:
-            if batch.tokens not in seen:
-                seen.add(batch.tokens)
-                continue
-            bounds = batch.cu_seqlens.tolist()
-            first, end = max(pairwise(bounds), key=lambda pair: pair[1] - pair[0])
-            ids = tuple(batch.token_ids[first:end].tolist())
-            shorter = next((less for less in range(1, len(ids) - 1) if batch.tokens - less not in taken), 0)
-            taken.add(batch.tokens - shorter)
-            place = places[ids]
-            made[place] = (ids[: len(ids) - shorter], made[place][1][: len(ids) - shorter])
     return made
 
 

@@ -53,6 +53,7 @@ def check(
         targets=settings.targets,
         optimizer_bits=settings.optimizer_bits,
     )
+    planned.expect(batches)
     need, fullest = max(((planned.needed(batch) / GIB, batch) for batch in batches), key=lambda pair: pair[0])
     if need > allowed:
         limit = f"the card has {free:.2f} GiB free" if allowed == free else f"training.memory_budget is {budget:g} GiB"

@@ -71,6 +71,7 @@ def train(
     )
     if run.adapter.parent:
         model.load_adapter(run.adapters / run.adapter.parent)
+    model.expect(shares)
     optimizer = FlatAdamW(model.lora, weight_decay=settings.weight_decay, bits=settings.optimizer_bits)
 
     done = 0

@@ -133,6 +133,7 @@ def main() -> None:
         model.memory_budget = budget if budget == "auto" else float(budget)
         for case in arguments.cases.split(","):
             batches = [make_batch(case, arguments.supervised, seed, vocabulary) for seed in range(arguments.steps)]
+            model.expect(batches)
             try:
                 result = {
                     "case": case,

@@ -8,6 +8,7 @@ import torch
 from agentloop.engine.batch import join, split
 from agentloop.engine.context import step_inputs
 from agentloop.engine.memory import Keep, StepPlan
+from agentloop.engine.shapes import exact, rounded
 
 pytestmark = pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3", "gemma2", "gemma1"], indirect=True)
 
@@ -65,7 +66,7 @@ def test_padding_is_exact(trainable, sequences, skip):
     expected = trainable.loss_and_gradients(batch, skip=skip).loss_sum
     gradients = trainable.lora.gradients.clone()
     trainable.lora.gradients.zero_()
-    inputs = step_inputs(batch, skip=skip, padded=True)
+    inputs = step_inputs(batch, shape=rounded(exact(batch, skip)))
     assert inputs.token_ids.numel() % 256 == 0 and inputs.labels.numel() % 256 == 0
     scale = torch.full((1, 1), 1 / batch.supervised, dtype=torch.float64)
     loss = trainable._step(inputs, scale, trainable.step_plan(batch))

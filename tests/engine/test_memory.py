@@ -85,6 +85,7 @@ def test_predicted_peak_is_the_measured_one(shapes, path):
         batches = [make_batch(result["case"], result["share"], seed) for seed in range(option(command, "--steps", 8))]
         # A run's peak is that of its fullest batch; the plan is what that run chose.
         fullest = max(batches, key=lambda batch: batch.supervised)
+        model.expect([fullest])
         model.plan = parsed(result["plan"])
         predicted = model.predicted_tensors(fullest) / GIB
         assert predicted == pytest.approx(result["peak_gib"], rel=0.013), (result["case"], result["plan"])
