@@ -60,6 +60,7 @@ def train(
         in_16bit=quantization.in_16bit,
         memory_budget=memory_budget,
         cache_directory=run.cache,
+        with_tokenizer=False,  # the rows are ids
     )
     base = reference.measure_base(model, sequences) if ranks.leads else None
     model = FastLanguageModel.get_peft_model(
