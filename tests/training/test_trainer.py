@@ -131,9 +131,12 @@ def test_a_start_imports_what_it_uses_and_says_what_took_how_long(settings, base
     file.write_text(json.dumps(run.to_json()))
     program = f"""
 import sys
+from pathlib import Path
 from agentloop.training import worker
-assert "torch" not in sys.modules  # what is asked of the card is asked meanwhile
+assert "torch" not in sys.modules  # the card is asked while it is imported
+from agentloop.engine.forecast import StepForecast
 assert worker.main({str(file)!r}, "100") == 0
+StepForecast(Path({str(base)!r}), 2048)  # as a card's memory is checked
 print(*sorted({{"transformers", "torch._dynamo", "sympy"}} & set(sys.modules)), file=sys.stderr)
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
