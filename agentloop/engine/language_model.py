@@ -81,7 +81,8 @@ class FastLanguageModel:
         - `quantization_config`: transformers' BitsAndBytesConfig, or its dictionary, of NF4 with double quantisation.
         - `revision`, `cache_dir`: branch, tag or commit in the hub's cache, and that cache's folder.
         - `use_exact_model_name`: neither another case nor another owner's copy of the same model.
-        - `with_tokenizer`: false: None in the tokenizer's place, which saves the seconds that transformers takes to import.
+        - `with_tokenizer`: false: None in the tokenizer's place, whose files are not looked at, and transformers, which takes
+          seconds to import, is not imported for it.
 
         Raises ModelError where a directory is incomplete or not supported, AdapterError where an adapter is, and SettingError
         for an argument; each in one line.
@@ -111,7 +112,8 @@ class FastLanguageModel:
                 f"{directory}: what a trainer saves, to resume from it; an adapter is written by model.save_pretrained"
             )
         shape = read_architecture(directory)
-        check_tokenizer(directory, tokens=())
+        if with_tokenizer:
+            check_tokenizer(directory, tokens=())
         tensors.check(directory)
         checkpoint = Checkpoint(directory)
         if checkpoint.packed and not load_in_4bit:
