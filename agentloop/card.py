@@ -52,26 +52,46 @@ def present() -> bool:
 
 def free_bytes() -> tuple[int, ...]:
     """Bytes free on each visible card beside what asking takes. Raises ServerError where there is no driver or no card."""
-    return tuple(map(int, _asked("the card's free memory is unknown").split()))
+    return FreeBytes().answer()
 
 
 def cards() -> tuple[Card, ...]:
     """The visible cards in CUDA's order. Raises ServerError where there is no driver or no card."""
-    return tuple(Card(**each) for each in json.loads(_asked("the card is unknown", "cards")))
+    return tuple(Card(**each) for each in json.loads(_answer(_asking("cards"), "the card is unknown")))
 
 
-def _asked(fault: str, *words: str) -> str:
-    asked = subprocess.run(
+class FreeBytes:
+    """The question for `free_bytes`, which another process works on until `answer` is called."""
+
+    def __init__(self) -> None:
+        self._asking = _asking()
+
+    def answer(self) -> tuple[int, ...]:
+        """Wait for the answer. Raises as `free_bytes` does."""
+        return tuple(map(int, _answer(self._asking, "the card's free memory is unknown").split()))
+
+
+def _asking(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, "-m", "agentloop.card", *words],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        timeout=_ASK_SECONDS,
         env=inherited(),
     )
-    if asked.returncode:
-        raise ServerError(f"{fault}: {asked.stderr.strip()}")
-    return asked.stdout
+
+
+def _answer(asking: subprocess.Popen[str], fault: str) -> str:
+    with asking:
+        try:
+            told, complaint = asking.communicate(timeout=_ASK_SECONDS)
+        except BaseException:
+            asking.kill()
+            raise
+    if asking.returncode:
+        raise ServerError(f"{fault}: {complaint.strip()}")
+    return told
 
 
 def wait_until_free(targets: Sequence[int], *, seconds: float) -> None:

@@ -29,6 +29,7 @@ from agentloop.engine.context import make_context, step_inputs
 from agentloop.engine.fork import Fork, can_fork, fork
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.optimizer import FlatAdamW
+from agentloop.engine.recast import recast
 from agentloop.files import atomic
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.launching import Compiler, Launch, planning
@@ -95,6 +96,7 @@ def plan_launches(shape: Architecture, dtype: torch.dtype, capability: tuple[int
     half = TOKENS // 2
     batch = join([([0] * half, [False] * (half // 2) + [True] * (half // 2)), ([0] * half, [True] * half)])
     context = make_context(shape, step_inputs(batch, skip=False).to(META))
+    forward = StepPlan((Keep.STREAMS,) * shape.layers)
 
     def step(keep: Keep, chunk: int, skip: bool) -> None:
         model.plan = StepPlan((keep,) * shape.layers, chunk=chunk)
@@ -107,7 +109,8 @@ def plan_launches(shape: Architecture, dtype: torch.dtype, capability: tuple[int
         lambda: step(Keep.STREAMS, half, skip=True),
         lambda: step(Keep.ALL, TOKENS, skip=False),
         lambda: step(Keep.STREAMS, half, skip=False),
-        lambda: model.network.logprobs(context, StepPlan((Keep.STREAMS,) * shape.layers)),
+        lambda: model.network.logprobs(context, forward),
+        lambda: recast(model.unload()).network.hidden(context, forward),  # the trainer measures what rounding does
     )
     with planning(capability) as launches:
         for part in parts:

@@ -15,6 +15,7 @@ from agentloop.engine.batch import IGNORED, PackedBatch
 from agentloop.engine.blueprint import blueprint
 from agentloop.engine.lora import TARGETS
 from agentloop.engine.memory import GIB, Keep, StepPlan
+from agentloop.engine.meta_shapes import Shapes
 from agentloop.engine.model import AUTO_SHARE, Gemma
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.engine.shapes import STEP
@@ -145,8 +146,9 @@ class StepForecast:
 
 def in_training(shape: Architecture, *, optimizer_bits: Literal[8, 32], **options: Any) -> Gemma:
     """The blueprint of a model as it is trained on a card, its optimizer included. `options` as `blueprint` takes them."""
-    model = blueprint(shape, **options)
-    FlatAdamW(model.lora, bits=optimizer_bits)  # the adapter knows from then on what its optimizer keeps
+    with Shapes():
+        model = blueprint(shape, **options)
+        FlatAdamW(model.lora, bits=optimizer_bits)  # the adapter knows from then on what its optimizer keeps
     # Batches are padded as for CUDA graphs, which a card will use.
     model.graphs = True
     return model

@@ -52,6 +52,7 @@ class FastLanguageModel:
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         use_exact_model_name: bool = False,
+        with_tokenizer: bool = True,
         **others: Any,
     ) -> tuple[Gemma, Any]:
         """Load a checkpoint and return (model, tokenizer). Nothing is downloaded.
@@ -80,6 +81,8 @@ class FastLanguageModel:
         - `quantization_config`: transformers' BitsAndBytesConfig, or its dictionary, of NF4 with double quantisation.
         - `revision`, `cache_dir`: branch, tag or commit in the hub's cache, and that cache's folder.
         - `use_exact_model_name`: neither another case nor another owner's copy of the same model.
+        - `with_tokenizer`: false: None in the tokenizer's place, whose files are not looked at, and transformers, which takes
+          seconds to import, is not imported for it.
 
         Raises ModelError where a directory is incomplete or not supported, AdapterError where an adapter is, and SettingError
         for an argument; each in one line.
@@ -101,7 +104,7 @@ class FastLanguageModel:
                 max_seq_length=max_seq_length, dtype=dtype, load_in_4bit=load_in_4bit, in_16bit=in_16bit, device=device,
                 memory_budget=memory_budget, resident=resident, graphs=graphs, offload_embedding=offload_embedding,
                 offload_linears=offload_linears, cache_directory=cache_directory, quantization_config=quantization_config,
-                cache_dir=cache_dir,
+                cache_dir=cache_dir, with_tokenizer=with_tokenizer,
             )  # fmt: skip
             return _with_adapter(directory, options)
         if (directory / "training_args.bin").is_file() and not (directory / "config.json").is_file():
@@ -109,7 +112,8 @@ class FastLanguageModel:
                 f"{directory}: what a trainer saves, to resume from it; an adapter is written by model.save_pretrained"
             )
         shape = read_architecture(directory)
-        check_tokenizer(directory, tokens=())
+        if with_tokenizer:
+            check_tokenizer(directory, tokens=())
         tensors.check(directory)
         checkpoint = Checkpoint(directory)
         if checkpoint.packed and not load_in_4bit:
@@ -122,7 +126,7 @@ class FastLanguageModel:
         compilation = compile_ahead(shape, dtype or default_dtype(capability), capability) if capability else None
         # Importing transformers' tokenizers takes seconds; reading weights mostly waits.
         thread = ThreadPoolExecutor(1)
-        tokenizer = thread.submit(load_tokenizer, directory)
+        tokenizer = thread.submit(load_tokenizer, directory) if with_tokenizer else None
         thread.shutdown(wait=False)  # it ends with its task
         chosen = device or _default_device()
         if chosen.type == "cuda":
@@ -156,7 +160,7 @@ class FastLanguageModel:
             cache_directory=cache,
         )
         model.compilation = compilation
-        return model, tokenizer.result()
+        return model, None if tokenizer is None else tokenizer.result()
 
     @staticmethod
     def get_peft_model(
@@ -257,7 +261,7 @@ def _with_adapter(directory: Path, options: dict[str, Any]) -> tuple[Gemma, Any]
     except SettingError as error:
         raise AdapterError(f"{directory}/adapter_config.json: {error}") from None
     model.load_adapter(directory)
-    if any((directory / name).is_file() for name in VOCABULARIES):
+    if options["with_tokenizer"] and any((directory / name).is_file() for name in VOCABULARIES):
         tokenizer = load_tokenizer(directory)
     return model, tokenizer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -33,16 +33,18 @@ def check(
     dtype: torch.dtype | None,
     budget: float | Literal["auto"],
     device: int,
+    free_bytes: Callable[[], tuple[int, ...]],
 ) -> None:
     """Refuse what cannot be trained on this card, before anything is loaded; config.json alone is read.
 
-    `budget`: GiB of card `device` that the process may hold; what is free bounds it. Does nothing without a card. Raises
-    SettingError, in one line with what is needed, where not even the leanest plan fits the fullest batch.
+    `budget`: GiB of card `device` that the process may hold; what is free bounds it. `free_bytes`: tells that, as
+    `card.free_bytes` does. Does nothing without a card. Raises SettingError, in one line with what is needed, where not even
+    the leanest plan fits the fullest batch.
     """
     if not torch.cuda.device_count():
         return
     # Another process asks: this one would have a CUDA context then, and could not be copied any more.
-    free = (card.free_bytes()[device] + card.CONTEXT) / GIB
+    free = (free_bytes()[device] + card.CONTEXT) / GIB
     allowed = free if budget == "auto" else min(budget, free)
     planned = in_training(
         read_architecture(model),

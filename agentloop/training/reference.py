@@ -8,9 +8,8 @@ implementations may differ by that much, and no tolerance need be guessed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,10 +18,8 @@ from agentloop.canary_reference import Prompt, Reference
 from agentloop.engine.batch import join
 from agentloop.engine.model import Gemma
 from agentloop.engine.network import softcapped
-from agentloop.engine.table import EmbeddingTable
-from agentloop.engine.weights import LayerWeights, ModelWeights
+from agentloop.engine.recast import recast
 
-Weights = TypeVar("Weights", bound=LayerWeights | ModelWeights)
 PROMPTS = 8
 MAX_TOKENS = 256
 _HEAD_ROWS = 1 << 13
@@ -35,15 +32,14 @@ def measure_base(model: Gemma, sequences: Sequence[tuple[Sequence[int], Sequence
     They are computed twice, in 16 bit and in fp32, so the time is spent here and not when somebody waits for the adapter: first
     all in one, then all in the other, which needs less memory than a training step.
     """
-    half = model.dtype if model.dtype.itemsize == 2 else torch.bfloat16
     prompts_ids = [tuple(ids[:MAX_TOKENS]) for ids, _ in sequences[:PROMPTS]]
     measured = [model.logprobs(ids, adapter=False).double() for ids in prompts_ids]
     _make_room(model)
-    other = _recast(model, torch.float32 if model.dtype == half else half)
+    other = recast(model)
     prompts = []
     for ids, own in zip(prompts_ids, measured, strict=True):
         others = _logprobs(other, ids).double()
-        rounding = own - others if model.dtype == half else others - own
+        rounding = own - others if model.dtype.itemsize == 2 else others - own
         prompts.append(Prompt(ids, tuple(own.tolist()), (), tuple(rounding.tolist())))
     _make_room(other)
     held = model.quantization
@@ -67,22 +63,6 @@ def write(directory: Path, model: Gemma, base: Reference) -> None:
     replace(base, prompts=prompts).write(directory)
 
 
-def _recast(model: Gemma, dtype: torch.dtype) -> Gemma:
-    """The same base, computed in `dtype` up to the head's input. What is large is shared, not copied."""
-    layers = tuple(_cast(layer, dtype) for layer in model.weights.layers)
-    return Gemma(
-        model.shape,
-        replace(_cast(model.weights, dtype, "embedding", "head"), layers=layers),
-        fingerprint=model.fingerprint,
-        device=model.device,
-        dtype=dtype,
-        max_seq_length=model.max_seq_length,
-        memory_budget=model.memory_budget,
-        resident=False,
-        graphs=False,
-    )
-
-
 def _logprobs(model: Gemma, token_ids: Sequence[int]) -> Tensor:
     """What Gemma.logprobs gives, for a model whose head is in another dtype than it computes in. [len(token_ids) - 1]"""
     hidden = model.hidden(join([(token_ids, [True] * len(token_ids))]))
@@ -97,26 +77,3 @@ def _logprobs(model: Gemma, token_ids: Sequence[int]) -> Tensor:
         mine = (within >= 0) & (within < len(rows))
         wanted += torch.where(mine, logits.gather(1, within.clamp(0, len(rows) - 1)), 0.0).squeeze(1)
     return (wanted - total).cpu()
-
-
-def _cast(weights: Weights, dtype: torch.dtype, *but: str) -> Weights:
-    """Its tensors in `dtype`, but for those named and those that the engine keeps in fp32 whatever it computes in."""
-    cast: dict[str, Any] = {}
-    for name in {field.name for field in fields(weights)}.difference(but, weights.WIDE):
-        value = getattr(weights, name)
-        if isinstance(value, Tensor):
-            cast[name] = value.to(dtype)
-        elif isinstance(value, EmbeddingTable):
-            cast[name] = _RecastTable(value, dtype)
-    return replace(weights, **cast)
-
-
-class _RecastTable:
-    """Rows of an EmbeddingTable in another dtype."""
-
-    def __init__(self, table: EmbeddingTable, dtype: torch.dtype) -> None:
-        self._table, self._dtype = table, dtype
-        self.device_bytes = 0
-
-    def rows(self, ids: Tensor) -> Tensor:
-        return self._table.rows(ids).to(self._dtype)

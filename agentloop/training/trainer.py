@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 
+from agentloop import card
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import PackedBatch, pack, split
 from agentloop.engine.optimizer import FlatAdamW
@@ -36,13 +37,16 @@ def train(
     checkpoint_steps: int,
     memory_budget: float | Literal["auto"] = "auto",
     on_step: Callable[[StepMetrics], None],
+    on_part: Callable[[str], None] = lambda part: None,
+    free_bytes: Callable[[], tuple[int, ...]] = card.free_bytes,
     ranks: Ranks,
 ) -> Path:
     """Train the run's adapter, or continue it, and return its directory. Does nothing where it is already there.
 
-    `memory_budget`: GiB of the GPU that the process may hold at its peak. Every process of `ranks` calls this; a batch's
-    sequences are dealt out among them, so its gradient does not depend on their number. Raises SettingError where the card
-    is too small, Shortage where a step found less memory than was planned for it.
+    `memory_budget`: GiB of the GPU that the process may hold at its peak. `on_part` is told the name of each part that comes
+    before the steps when it has ended; `free_bytes` tells what is free on each card. Every process of `ranks` calls this; a
+    batch's sequences are dealt out among them, so its gradient does not depend on their number. Raises SettingError where the
+    card is too small, Shortage where a step found less memory than was planned for it.
     """
     if run.output.exists():
         return run.output
@@ -51,7 +55,12 @@ def train(
     batches = plan_batches(sequences, settings, run.adapter.seed)
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
     shares = [batch if ranks.count == 1 else split(batch, ranks.count)[ranks.index] for _, batch in batches]
-    memory.check(run.model, shares, settings, quantization, dtype=dtype, budget=memory_budget, device=ranks.index)
+    on_part("batches")
+    memory.check(
+        run.model, shares, settings, quantization, dtype=dtype, budget=memory_budget, device=ranks.index,
+        free_bytes=free_bytes,
+    )  # fmt: skip
+    on_part("check")
     model, _ = FastLanguageModel.from_pretrained(
         str(run.model),
         max_seq_length=max(batch.max_seqlen for _, batch in batches),
@@ -60,8 +69,11 @@ def train(
         in_16bit=quantization.in_16bit,
         memory_budget=memory_budget,
         cache_directory=run.cache,
+        with_tokenizer=False,  # the rows are ids
     )
+    on_part("weights")
     base = reference.measure_base(model, sequences) if ranks.leads else None
+    on_part("yardstick")
     model = FastLanguageModel.get_peft_model(
         model,
         r=settings.rank,
@@ -80,6 +92,7 @@ def train(
         optimizer.load_state(tensors)
     journal = Journal(run, done=done) if ranks.leads else None
     held = CardMemory(model)
+    on_part("adapter")
     for step in range(done, len(batches)):
         started = time.perf_counter()
         (epoch, batch), share = batches[step], shares[step]

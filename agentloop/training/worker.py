@@ -12,17 +12,25 @@ import sys
 from dataclasses import asdict
 from typing import Literal
 
+from agentloop import card
 from agentloop.child import refused
 from agentloop.errors import AgentloopError
 from agentloop.training.journal import StepMetrics
-from agentloop.training.ranks import joined
 from agentloop.training.run import TrainingRun
 from agentloop.training.shortage import Shortage, ran_out
-from agentloop.training.trainer import train
+from agentloop.training.start import Start
 
 
 def main(run_file: str, checkpoint_steps: str, memory_budget: str = "auto") -> int:
+    start = Start()
+    free = card.FreeBytes()  # asked for while torch is imported, which takes as long
+    from agentloop.training.ranks import joined
+    from agentloop.training.trainer import train
+
+    start.reach("imports")
+
     def report(metrics: StepMetrics) -> None:
+        start.finish("first step")
         print(json.dumps(asdict(metrics)), flush=True)
 
     try:
@@ -30,7 +38,10 @@ def main(run_file: str, checkpoint_steps: str, memory_budget: str = "auto") -> i
             run = TrainingRun.from_json(json.load(file))
         budget: float | Literal["auto"] = "auto" if memory_budget == "auto" else float(memory_budget)
         with joined() as ranks:
-            train(run, checkpoint_steps=int(checkpoint_steps), memory_budget=budget, on_step=report, ranks=ranks)
+            train(
+                run, checkpoint_steps=int(checkpoint_steps), memory_budget=budget, on_step=report, on_part=start.reach,
+                free_bytes=free.answer, ranks=ranks,
+            )  # fmt: skip
     except (AgentloopError, OSError) as error:
         return refused(error)
     except Shortage as shortage:

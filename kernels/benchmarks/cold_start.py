@@ -59,7 +59,7 @@ def watch_load(clock: Clock) -> None:
 
     clock.watch(language_model.nvml, "capability", "capability")
     clock.watch(language_model, "compile_ahead", "start of the compilation")
-    clock.watch(language_model, "_tokenizer", "tokenizer")
+    clock.watch(language_model, "load_tokenizer", "tokenizer")
     clock.watch(language_model, "_default_device", "search for CUDA")
     clock.watch(torch.cuda, "set_device", "cuda")
     clock.watch(language_model, "Checkpoint", "checkpoint's index")

@@ -214,6 +214,9 @@ def test_an_adapters_directory_brings_its_base(checkpoint, cache, fill_adapter, 
     assert torch.equal(again.lora.parameters, model.lora.parameters)
     assert again.lora.settings.scale == model.lora.settings.scale
     assert tokenizer.eos_token == "<end_of_turn>"
+    for directory in (checkpoint, tmp_path / "adapter"):
+        _, nothing = FastLanguageModel.from_pretrained(directory, cache_directory=cache, with_tokenizer=False)
+        assert nothing is None
 
 
 def test_a_module_that_stays_where_it_is(base):

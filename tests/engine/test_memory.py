@@ -12,6 +12,7 @@ from agentloop.engine.blueprint import blueprint
 from agentloop.engine.memory import GIB, Keep, StepPlan, block, leanest
 from agentloop.engine.model import Gemma
 from agentloop.engine.optimizer import FlatAdamW
+from agentloop.engine.shapes import Shapes
 from agentloop.errors import SettingError
 from agentloop.model_directory.architecture import Architecture
 from agentloop.model_directory.configuration import read_architecture
@@ -122,11 +123,19 @@ def test_a_budget_below_the_leanest_plan_is_refused(shapes):
 @pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3", "gemma2", "gemma1"], indirect=True)
 def test_shapes_alone_weigh_what_weights_weigh(trainable):
     """The blueprint's tensors are those of the checkpoint, in size and dtype."""
-    implied = blueprint(trainable.shape, dtype=torch.float64, max_seq_length=trainable.max_seq_length, rank=8)
+    options = dict(dtype=torch.float64, max_seq_length=trainable.max_seq_length, rank=8)
+    implied = blueprint(trainable.shape, **options)
+    with Shapes():
+        quick = blueprint(trainable.shape, **options)
+    assert described(quick) == described(implied)
     table = getattr(trainable.weights, "ple_table", None)
     in_host_memory = 0 if table is None else table.device_bytes
     assert implied.weights.device_bytes == trainable.weights.device_bytes - in_host_memory
     assert implied.lora.slots == trainable.lora.slots
+
+
+def described(model: Gemma) -> list[tuple[torch.Size, torch.dtype]]:
+    return [(each.shape, each.dtype) for each in model.weights.frozen() if isinstance(each, torch.Tensor)]
 
 
 def test_blocks_of_the_allocator():

@@ -4,7 +4,10 @@ import dataclasses
 import json
 import os
 import random
+import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +123,27 @@ def test_killed_run_continues_exactly(settings, base):
     assert all(found[name].equal(expected[name]) for name in expected)
     assert [row["loss"] for row in read_metrics(again)] == [row["loss"] for row in read_metrics(undisturbed)]
     assert not again.checkpoint.exists()
+
+
+def test_a_start_imports_what_it_uses_and_says_what_took_how_long(settings, base):
+    run = plan(with_training(settings, epochs=1), base)
+    file = settings.paths.data / "run.json"
+    file.write_text(json.dumps(run.to_json()))
+    program = f"""
+import sys
+from pathlib import Path
+from agentloop.training import worker
+assert "torch" not in sys.modules  # the card is asked while it is imported
+from agentloop.engine.forecast import StepForecast
+assert worker.main({str(file)!r}, "100") == 0
+StepForecast(Path({str(base)!r}), 2048)  # as a card's memory is checked
+print(*sorted({{"transformers", "torch._dynamo", "sympy"}} & set(sys.modules)), file=sys.stderr)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
+    told, imported = ended.stderr.splitlines()
+    parts = ["imports", "batches", "check", "weights", "yardstick", "adapter", "first step"]
+    assert re.findall(r"([a-z ]+) \d+\.\d s,", told.removeprefix("start:")) == [f" {part}" for part in parts]
+    assert imported == ""
 
 
 def test_moments_of_8_bits_continue_exactly(settings, base):
