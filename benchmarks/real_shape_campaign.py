@@ -2,8 +2,8 @@
 
     python benchmarks/real_shape_campaign.py OUT [--memory 23.4] [--size e4b|small] [SECTION.NAME=VALUE …]
 
-The weights are random but for the rows of the tokenizer's own tokens, which are moved so that the model says words and ends its
-turns; it passes a toy environment now and then, in which any answer of few words is right. `agentloop run` plays two
+Random weights say random tokens: so nearly all tokens of this model are answers, "Answer: 17" and the like, and the row of the
+one that ends a turn is such that turns end. The environment of this file takes any even number. `agentloop run` plays two
 iterations of it unattended, with `--memory` GiB of the card for either process. OUT/real_shape.json then holds seconds and
 peak of each phase, as the report shows them. `small` is for trying the script on the CPU.
 """
@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -33,10 +32,8 @@ from agentloop.tools.calculator import Calculator
 
 MODEL = "random-gemma-3n"
 CAMPAIGN = "real-shape"
-FEW = 12
-"""Characters of an answer that is right."""
-WORDS_OVER_REST, END_OVER_REST = 4.0, -1.5
-"""Log odds, on average: of any of the tokenizer's words over all others, of the end of the turn over anything else."""
+ENDS = 0.03
+"""Share of the positions where a turn may end."""
 SIZES = {
     "e4b": {},
     "small": {
@@ -54,24 +51,25 @@ SIZES = {
 }
 
 
-class FewWords(Environment):
-    """Any answer of at most twelve characters is right."""
+class EvenNumbers(Environment):
+    """Any even number is right."""
 
-    name = "few_words"
+    name = "even_numbers"
 
     def questions(self, rng: random.Random) -> Iterator[Question]:
         while True:
-            yield Question("few", f"Say anything, but in few words, for number {rng.randrange(10**6)}.", "", {})
+            yield Question("even", f"Name an even number; this is number {rng.randrange(10**6)}.", "", {})
 
     def tools(self, task: Task) -> dict[str, Tool]:
         return {Calculator.name: Calculator()}
 
     def verify(self, task: Task, answer: str | None) -> float:
-        return float(answer is not None and len(answer) <= FEW)
+        return float(answer is not None and answer.isdigit() and int(answer) % 2 == 0)
 
 
 def make(directory: Path, size: str) -> None:
     """Write the model, in bf16."""
+    from tokenizers import Tokenizer
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
     from transformers.initialization import no_init_weights
 
@@ -79,7 +77,8 @@ def make(directory: Path, size: str) -> None:
     from agentloop.tiny.tokenizer import build_tokenizer, special_ids
 
     tokenizer = build_tokenizer(WORDS)
-    config = Gemma3nTextConfig(**SIZES[size], **special_ids(tokenizer), architectures=["Gemma3nForCausalLM"])
+    own = special_ids(tokenizer)
+    config = Gemma3nTextConfig(**SIZES[size], **own, architectures=["Gemma3nForCausalLM"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
@@ -92,27 +91,25 @@ def make(directory: Path, size: str) -> None:
                 parameter.fill_(1.0)
             else:
                 parameter.normal_(0, 0.3 if "scale" in name else 0.1 if "coefs" in name else 0.02)
-        talkative(model, tokenizer)
+        let_turns_end(model, own["eos_token_id"][-1])
     torch.set_default_dtype(torch.float32)
     model.save_pretrained(directory, max_shard_size="4GB")
+    said = json.loads(tokenizer.backend_tokenizer.to_str())
+    known = len(said["model"]["vocab"])
+    # As the byte-level decoder spells a line feed and a space.
+    said["model"]["vocab"] |= {f"\u010aAnswer:\u0120{index}": index for index in range(known, config.vocab_size)}
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(said))
     tokenizer.save_pretrained(directory)
 
 
-def talkative(model: torch.nn.Module, tokenizer: Any) -> None:
-    """Move the rows of the tokenizer's tokens towards what the random model computes on average: it says text, and ends it."""
-    end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
-    text = torch.arange(len(tokenizer), device=model.device)
-    text = text[(text != end) & ~torch.isin(text, torch.tensor(tokenizer.all_special_ids, device=model.device))]
+def let_turns_end(model: torch.nn.Module, end: int) -> None:
+    """Give the token `end` a row with which it is as likely as all others together at one position of thirty."""
     table = model.get_input_embeddings().weight
-    prompts = text[torch.randint(len(text), (16, 64), device=model.device)]
-    for tokens, wanted in ((text, WORDS_OVER_REST), (end, END_OVER_REST)):
-        hidden = model.model(prompts).last_hidden_state.float().flatten(0, 1)
-        logits = hidden @ table.float().T
-        mean = hidden.mean(0)
-        mine = logits[:, tokens].logsumexp(-1) if tokens is text else logits[:, end].clone()
-        logits[:, tokens] = -torch.inf
-        missing = (logits.logsumexp(-1) - mine).mean() + wanted
-        table[tokens] += (missing / mean.square().sum() * mean).to(table.dtype)
+    prompts = torch.randint(len(table), (16, 64), device=model.device)
+    hidden = model.model(prompts).last_hidden_state.float().flatten(0, 1)
+    others = (hidden @ table.float().T).logsumexp(-1).mean()
+    towards = hidden.mean(0)
+    table[end] = (others / (hidden @ towards).quantile(1 - ENDS) * towards).to(table.dtype)
 
 
 def main() -> None:
@@ -129,7 +126,7 @@ def main() -> None:
     words = [
         *(f"campaign={CAMPAIGN}", f"model={MODEL}", f"environment={Path(__file__).resolve()}", "iterations=2"),
         *(f"paths.models={output / 'models'}", f"paths.data={output / 'data'}", f"paths.cache={output / 'cache'}"),
-        *("prefect_port=4320", "training.quantization=nf4", "gate.guards={}"),
+        *("prefect_port=4320", "training.quantization=nf4", "gate.guards={}", "selection.max_success_rate=1"),
     ]
     profile = "demo"
     if torch.cuda.is_available():
@@ -138,9 +135,12 @@ def main() -> None:
         words += [f"training.memory_budget={options.memory}", f"serving.gpu_memory_utilization={share:.3f}"]
     words += options.overrides
     started = time.monotonic()
-    command = [sys.executable, "-m", "agentloop", "run", "--profile", profile, *words]
-    subprocess.run(command, check=True)
-    seconds = time.monotonic() - started
+    agentloop = [sys.executable, "-m", "agentloop"]
+    try:
+        subprocess.run([*agentloop, "run", "--profile", profile, *words], check=True)
+        seconds = time.monotonic() - started
+    finally:
+        subprocess.run([*agentloop, "down", *words], check=False)
     settings = load(parse_overrides(words), profile=profile)
     phases = (
         "SELECT iteration, phase, epoch(finished) - epoch(started), peak_bytes / 2^30 FROM gpu_phases ORDER BY started"

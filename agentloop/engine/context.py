@@ -44,9 +44,10 @@ class StepInputs:
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()})
 
     def copy_(self, other: StepInputs) -> None:
-        """Take over the values of another batch of the same size."""
+        """Take over the values of another batch of the same size, without waiting for the device."""
         for name, tensor in self._tensors().items():
-            tensor.copy_(getattr(other, name), non_blocking=True)
+            values = getattr(other, name)
+            tensor.copy_(values.pin_memory() if tensor.is_cuda and not values.is_cuda else values, non_blocking=True)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in ("token_ids", "positions", "labels", "supervised", "segments")}

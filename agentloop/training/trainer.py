@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from agentloop import card
 from agentloop.engine import FastLanguageModel
@@ -29,6 +32,9 @@ from agentloop.training.ranks import Ranks
 from agentloop.training.run import TrainingRun
 from agentloop.training.schedule import learning_rate
 from agentloop.training.shortage import ran_out
+
+_BEHIND = 1
+"""Steps whose loss is not read yet when the next one is given to the device."""
 
 
 def train(
@@ -93,13 +99,13 @@ def train(
     journal = Journal(run, done=done) if ranks.leads else None
     held = CardMemory(model)
     on_part("adapter")
+    taken: deque[_Step] = deque()  # the device is at the last of them while the next one is prepared
+    ended = time.perf_counter()
     for step in range(done, len(batches)):
-        started = time.perf_counter()
-        (epoch, batch), share = batches[step], shares[step]
+        (_, batch), share = batches[step], shares[step]
         rate = learning_rate(step, len(batches), peak=settings.learning_rate, warmup_fraction=settings.warmup_fraction)
-        supervised = max(batch.supervised, 1)
         try:
-            loss = model.loss_and_gradients(share, weight=1 / supervised).loss_sum
+            loss = model.loss_and_gradients(share, weight=1 / max(batch.supervised, 1)).loss_sum
         except Exception as error:
             if model.device.type == "cuda" and ran_out(error):
                 raise held.shortage(share) from error
@@ -107,26 +113,19 @@ def train(
         ranks.add_up(loss)
         ranks.add_up(model.lora.gradients)
         grad_norm = optimizer.step(learning_rate=rate, max_grad_norm=settings.max_grad_norm)
-        metrics = StepMetrics(
-            step=step + 1,
-            steps=len(batches),
-            epoch=epoch,
-            loss=float(loss) / supervised,
-            grad_norm=float(grad_norm),
-            learning_rate=rate,
-            tokens=batch.tokens,
-            supervised=batch.supervised,
-            seconds=time.perf_counter() - started,
-            memory_gib=held.look(),
-        )
-        if not math.isfinite(metrics.loss + metrics.grad_norm):
-            raise ModelError(f"step {metrics.step}: loss or gradient is not finite in {model.dtype}")
-        if journal:
-            journal.record(metrics)
-            if metrics.step % checkpoint_steps == 0 and metrics.step < len(batches):
-                journal.sync()
-                checkpoint.write(run.checkpoint, optimizer.state(), step=metrics.step)
-            on_step(metrics)
+        taken.append(_Step(step, rate, loss, grad_norm))
+        last, saved_now = step + 1 == len(batches), (step + 1) % checkpoint_steps == 0
+        while len(taken) > (0 if last or saved_now else _BEHIND):
+            metrics = taken.popleft().metrics(batches, began=ended, memory_gib=held.look())
+            ended = time.perf_counter()
+            if not math.isfinite(metrics.loss + metrics.grad_norm):
+                raise ModelError(f"step {metrics.step}: loss or gradient is not finite in {model.dtype}")
+            if journal:
+                journal.record(metrics)
+                on_step(metrics)
+        if journal and saved_now and not last:
+            journal.sync()
+            checkpoint.write(run.checkpoint, optimizer.state(), step=step + 1)
     if journal and base:
         journal.close()
         model.release_graphs()  # the yardstick needs room of its own
@@ -135,6 +134,34 @@ def train(
             reference.write(directory, model, base)
         run.checkpoint.unlink(missing_ok=True)
     return run.output
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An optimizer step that the device may still be at."""
+
+    index: int
+    learning_rate: float
+    loss_sum: Tensor
+    grad_norm: Tensor
+
+    def metrics(
+        self, batches: Sequence[tuple[int, PackedBatch]], *, began: float, memory_gib: float | None
+    ) -> StepMetrics:
+        """Wait until the step is done. `began`: when the one before it was, by time.perf_counter."""
+        epoch, batch = batches[self.index]
+        return StepMetrics(
+            step=self.index + 1,
+            steps=len(batches),
+            epoch=epoch,
+            loss=float(self.loss_sum) / max(batch.supervised, 1),
+            grad_norm=float(self.grad_norm),
+            learning_rate=self.learning_rate,
+            tokens=batch.tokens,
+            supervised=batch.supervised,
+            seconds=time.perf_counter() - began,
+            memory_gib=memory_gib,
+        )
 
 
 def plan_batches(

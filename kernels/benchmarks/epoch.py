@@ -47,14 +47,19 @@ def real_batches(budget: int, supervised: float, count: int, vocabulary: int) ->
 
 
 def stepped(model: Gemma, optimizer: FlatAdamW, batches: list[PackedBatch]) -> list[float]:
-    """Seconds of each step, as the trainer takes it: what a step costs is known when its loss is read."""
+    """Seconds of each step, as the trainer takes them: a step's loss is read when the next one is under way."""
     times = []
-    for batch in batches:
-        start = time.perf_counter()
-        loss = model.loss_and_gradients(batch)
-        norm = optimizer.step(learning_rate=1e-4, max_grad_norm=1.0)
-        assert math.isfinite(loss.mean + float(norm))
-        times.append(time.perf_counter() - start)
+    started = time.perf_counter()
+    waiting: list[torch.Tensor] = []
+    for batch in [*batches, None]:
+        taken = []
+        if batch is not None:
+            taken = [model.loss_and_gradients(batch).loss_sum, optimizer.step(learning_rate=1e-4, max_grad_norm=1.0)]
+        if waiting:
+            assert all(math.isfinite(float(each)) for each in waiting)
+            times.append(time.perf_counter() - started)
+            started = time.perf_counter()
+        waiting = taken
     return times
 
 
