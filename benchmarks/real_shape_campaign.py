@@ -105,7 +105,7 @@ def make(directory: Path, size: str) -> None:
 def let_turns_end(model: torch.nn.Module, end: int) -> None:
     """Give the token `end` a row with which it is as likely as all others together at one position of thirty."""
     table = model.get_input_embeddings().weight
-    prompts = torch.randint(len(table), (16, 64), device=model.device)
+    prompts = torch.randint(model.config.vocab_size_per_layer_input, (16, 64), device=model.device)
     hidden = model.model(prompts).last_hidden_state.float().flatten(0, 1)
     others = (hidden @ table.float().T).logsumexp(-1).mean()
     towards = hidden.mean(0)

@@ -49,6 +49,8 @@ PROGRAMS = {
 PRUNED_EVERY = 5
 SECONDS_BETWEEN = 30
 NIGHT_SECONDS = 1200
+BUSY, BUSY_TRIES = 503, 30
+"""What Prefect answers while its SQLite database is locked; its own client asks again as well."""
 HEADER = "| night | fault | ended | seconds | episodes | data, MB | files | server, MiB | worker, MiB | descriptors | threads |"
 
 
@@ -141,7 +143,12 @@ class Nights:
             there = api.get("/deployments/name/prune/disk").json()
             overrides = {**self.overrides, **parse_overrides(RETENTION)}
             run = {"parameters": {"profile": "demo", "overrides": overrides}}
-            api.post(f"/deployments/{there['id']}/create_flow_run", json=run).raise_for_status()
+            for _ in range(BUSY_TRIES):
+                answer = api.post(f"/deployments/{there['id']}/create_flow_run", json=run)
+                if answer.status_code != BUSY:
+                    break
+                time.sleep(2)
+            answer.raise_for_status()
 
     def took(self, number: int) -> float:
         [(seconds,)] = self.home.rows(
