@@ -37,7 +37,7 @@ def outcome(settings: Settings) -> dict[str, Any]:
     with Database.open_snapshot(settings.paths.database) as database:
         [(collected, solved)] = database.execute(_COLLECTED, {"campaign": name})
         rows = results.iterations(database, name)
-        phases = {row["phase"]: round(row["seconds"], 1) for row in query.rows(database, "times", campaign=name)}
+        phases = {row["part"]: round(row["seconds"], 1) for row in query.rows(database, "times", campaign=name)}
     judged = rows[0] if rows and rows[0].decision is not None else None
     told = {
         "outcome": judged.decision if judged else None,

@@ -1,7 +1,7 @@
 """Take the pictures of Prefect's UI: `python docs/pictures/take_prefect.py [SECTION.NAME=VALUE …]`.
 
 They are of the server that `agentloop up` has started with these settings: the form of the deployment nightly, the list of
-runs, the newest run of a campaign and the newest of its iterations.
+runs, the newest run of a campaign and the newest of its iterations, which is another picture while it is at work.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def pages(settings: Any) -> dict[str, tuple[str, int]]:
         "prefect-form": (f"{base}/deployments/deployment/{nightly.id}/run", 1500),
         "prefect-runs": (f"{base}/runs", 1000),
         "prefect-run": (f"{base}/runs/flow-run/{whole.id}", 1000),
-        "prefect-iteration": (f"{base}/runs/flow-run/{part.id}", 1000),
+        f"prefect-iteration{'-running' if part.state.is_running() else ''}": (f"{base}/runs/flow-run/{part.id}", 1000),
     }
 
 
