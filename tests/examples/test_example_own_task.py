@@ -17,6 +17,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_collect_train_gate(project):
     home = project("own_task")
     said = home.run("run", "--profile", "demo", *SMALL)

@@ -79,6 +79,7 @@ def test_the_project_is_found_from_below_and_by_name(project, empty):
     )
 
 
+@pytest.mark.slow
 def test_the_whole_loop_runs_through_prefect(project):
     before = project.digest()
     assert "vllm" in project.run("doctor")

@@ -47,6 +47,7 @@ def hurt(server: PolicyServer, number: int) -> None:
             process.send_signal(number)
 
 
+@pytest.mark.slow
 def test_a_hung_server_is_replaced(campaign):
     async def episodes(server: PolicyServer) -> None:
         async with ServedPolicy(server, None, temperature=1.0) as policy:
