@@ -10,9 +10,9 @@ from transformers import Gemma3nTextConfig, Gemma3TextConfig
 
 from agentloop.engine.blueprint import blueprint
 from agentloop.engine.memory import GIB, Keep, StepPlan, block, leanest
+from agentloop.engine.meta_shapes import Shapes
 from agentloop.engine.model import Gemma
 from agentloop.engine.optimizer import FlatAdamW
-from agentloop.engine.shapes import Shapes
 from agentloop.errors import SettingError
 from agentloop.model_directory.architecture import Architecture
 from agentloop.model_directory.configuration import read_architecture
