@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from agentloop.engine.lora import LoraBuffer
+from agentloop.engine.lora.buffer import LoraBuffer
 from agentloop.errors import AdapterError
 from agentloop.files import atomic
 from agentloop.model_directory.configuration import is_multimodal

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from agentloop.engine.lora import ATTENTION, FEEDFORWARD, TARGETS
+from agentloop.engine.lora.buffer import ATTENTION, FEEDFORWARD, TARGETS
 from agentloop.errors import SettingError
 
 DTYPES = {

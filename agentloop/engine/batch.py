@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from agentloop.engine import packing
-from agentloop.engine.modes import usual_modes
+from agentloop.engine.numerics.modes import usual_modes
 from agentloop.errors import SettingError
 
 IGNORED = -100

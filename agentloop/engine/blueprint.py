@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.families import load_weights
-from agentloop.engine.lora import TARGETS, LoraSettings
+from agentloop.engine.lora.buffer import TARGETS, LoraSettings
 from agentloop.engine.model import Gemma
 from agentloop.engine.packed import PackedWeights
 from agentloop.model_directory import tensors

@@ -20,7 +20,7 @@ from agentloop.engine import callers, generation
 from agentloop.engine.batch import PackedBatch
 from agentloop.engine.layout import Layout
 from agentloop.engine.lazy import LazyLogits
-from agentloop.engine.modes import usual_modes
+from agentloop.engine.numerics.modes import usual_modes
 from agentloop.engine.outputs import CausalLMOutput
 from agentloop.errors import ModelError, SettingError
 

@@ -15,7 +15,7 @@ from agentloop.engine.gemma import weights as gemma_weights
 from agentloop.engine.gemma3n import embedding as gemma3n_embedding
 from agentloop.engine.gemma3n import layer as gemma3n_layer
 from agentloop.engine.gemma3n import weights as gemma3n_weights
-from agentloop.engine.modes import usual_modes
+from agentloop.engine.numerics.modes import usual_modes
 from agentloop.engine.packed import PackedWeights
 from agentloop.engine.weights import ModelWeights, Reader
 from agentloop.model_directory.architecture import Architecture

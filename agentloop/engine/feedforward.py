@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from agentloop.engine.activations import Activations
-from agentloop.engine.precision import Precision, wide_dtype
-from agentloop.engine.projection import Workspace
+from agentloop.engine.lora.projection import Workspace
+from agentloop.engine.numerics.precision import Precision, wide_dtype
 from agentloop.engine.weights import LayerWeights
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.geglu import geglu, geglu_backward

@@ -13,7 +13,7 @@ import torch
 
 from agentloop.engine.batch import IGNORED, PackedBatch
 from agentloop.engine.blueprint import blueprint
-from agentloop.engine.lora import TARGETS
+from agentloop.engine.lora.buffer import TARGETS
 from agentloop.engine.memory import GIB, Keep, StepPlan
 from agentloop.engine.meta_shapes import Shapes
 from agentloop.engine.model import AUTO_SHARE, Gemma

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.dequantised import dequantised_checkpoint
-from agentloop.engine.lora import LoraBuffer, LoraSlot
+from agentloop.engine.lora.buffer import LoraBuffer, LoraSlot
 from agentloop.errors import SettingError
 from agentloop.files import atomic
 from agentloop.model_directory.configuration import is_packed

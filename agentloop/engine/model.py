@@ -23,7 +23,8 @@ from agentloop.engine.batch import PackedBatch, join
 from agentloop.engine.context import StepContext, StepInputs, make_context, step_inputs
 from agentloop.engine.facade import TrainerFacade
 from agentloop.engine.graph import StepGraphs
-from agentloop.engine.lora import LoraBuffer, LoraSettings
+from agentloop.engine.lora.buffer import LoraBuffer, LoraSettings
+from agentloop.engine.lora.projection import Workspace
 from agentloop.engine.memory import (
     GIB,
     LEAN,
@@ -36,10 +37,9 @@ from agentloop.engine.memory import (
     peak_bytes,
     process_bytes,
 )
-from agentloop.engine.modes import usual_modes
 from agentloop.engine.network import LeftKeys, Network
-from agentloop.engine.precision import wide_dtype
-from agentloop.engine.projection import Workspace
+from agentloop.engine.numerics.modes import usual_modes
+from agentloop.engine.numerics.precision import wide_dtype
 from agentloop.engine.results import TokenResults
 from agentloop.engine.shapes import KnownShapes, StepShape, exact, rounded
 from agentloop.engine.weights import ModelWeights

@@ -16,10 +16,10 @@ from agentloop.engine.activations import Activations, Keys, LayerInput
 from agentloop.engine.boundary import BoundaryKeys
 from agentloop.engine.context import StepContext
 from agentloop.engine.families import FAMILIES
+from agentloop.engine.lora.projection import Workspace
 from agentloop.engine.memory import Keep, StepPlan
+from agentloop.engine.numerics.precision import Precision, wide_dtype
 from agentloop.engine.offload import HostStore
-from agentloop.engine.precision import Precision, wide_dtype
-from agentloop.engine.projection import Workspace
 from agentloop.engine.results import TokenResults
 from agentloop.engine.weights import ModelWeights
 from agentloop.model_directory.architecture import Architecture

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.modes import usual_modes
+from agentloop.engine.numerics.modes import usual_modes
 from agentloop.errors import ModelError, SettingError
 from agentloop.files import atomic
 from agentloop.model_directory.architecture import Architecture

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from agentloop.engine.activations import Activations, Keys, LayerInput
-from agentloop.engine.precision import Precision
-from agentloop.engine.projection import Workspace
+from agentloop.engine.lora.projection import Workspace
+from agentloop.engine.numerics.precision import Precision
 from agentloop.engine.weights import LayerWeights
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.attention import attention, attention_backward

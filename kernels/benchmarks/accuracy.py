@@ -23,10 +23,10 @@ from transformers import AutoModelForCausalLM, Gemma3nTextConfig, Gemma3TextConf
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
-from agentloop.engine.lora import TARGETS
+from agentloop.engine.lora.buffer import TARGETS
+from agentloop.engine.lora.projection import write_weight
 from agentloop.engine.memory import Keep
 from agentloop.engine.model import Gemma
-from agentloop.engine.projection import write_weight
 
 LAYERS = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
 

@@ -9,10 +9,11 @@ from transformers import Gemma3nTextConfig
 from triton.runtime.jit import JITFunction
 
 import agentloop_kernels
-from agentloop.engine import FastLanguageModel, projection
+from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
 from agentloop.engine.blueprint import blueprint
 from agentloop.engine.compilation import plan_launches, representative
+from agentloop.engine.lora import projection
 from agentloop.engine.memory import Keep, StepPlan
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.model_directory.configuration import read_architecture

@@ -14,7 +14,7 @@ from agentloop.engine import FastLanguageModel, FastModel
 from agentloop.engine.batch import join
 from agentloop.engine.blueprint import META, ImpliedCheckpoint
 from agentloop.engine.families import load_weights
-from agentloop.engine.lora import ATTENTION, FEEDFORWARD, TARGETS
+from agentloop.engine.lora.buffer import ATTENTION, FEEDFORWARD, TARGETS
 from agentloop.errors import ModelError, SettingError
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from agentloop import canary_reference
 from agentloop import settings as configuration
 from agentloop.child_log import line_since
-from agentloop.engine.lora import LoraBuffer
+from agentloop.engine.lora.buffer import LoraBuffer
 from agentloop.engine.model import Gemma
 from agentloop.errors import ModelError, TrainerError
 from agentloop.model_directory.fingerprint import base_fingerprint

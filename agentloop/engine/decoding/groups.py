@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agentloop.engine.projection import ProjectionGroup, Workspace
+from agentloop.engine.lora.projection import ProjectionGroup, Workspace
 from agentloop.engine.weights import LayerWeights
 from agentloop_kernels.nf4_matmul import nf4_matmul
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from agentloop.engine.activations import Activations, Keys, LayerInput
 from agentloop.engine.feedforward import FeedForward
 from agentloop.engine.gemma.weights import GemmaLayerWeights
+from agentloop.engine.lora.projection import Workspace
 from agentloop.engine.memory import Keep
-from agentloop.engine.precision import Precision
-from agentloop.engine.projection import Workspace
+from agentloop.engine.numerics.precision import Precision
 from agentloop.engine.self_attention import SelfAttention
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.add_norm import add_norm, add_norm_backward

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.gemma3n.weights import Gemma3nWeights
-from agentloop.engine.precision import Precision
-from agentloop.engine.projection import Workspace
+from agentloop.engine.lora.projection import Workspace
+from agentloop.engine.numerics.precision import Precision
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.magnitude import embed_streams, unembed_streams, unembed_streams_backward
 from agentloop_kernels.ple import ple_inputs

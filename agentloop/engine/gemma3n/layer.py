@@ -16,9 +16,9 @@ from torch import Tensor
 from agentloop.engine.activations import Activations, Keys, LayerInput
 from agentloop.engine.feedforward import FeedForward
 from agentloop.engine.gemma3n.weights import Gemma3nLayerWeights
+from agentloop.engine.lora.projection import Workspace
 from agentloop.engine.memory import Keep
-from agentloop.engine.precision import Precision
-from agentloop.engine.projection import Workspace
+from agentloop.engine.numerics.precision import Precision
 from agentloop.engine.self_attention import SelfAttention
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.altup import advance, advance_backward, correct, correct_backward, predict, predict_backward

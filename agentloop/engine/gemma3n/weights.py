@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from agentloop.engine.projection import ProjectionGroup
+from agentloop.engine.lora.projection import ProjectionGroup
 from agentloop.engine.table import EmbeddingTable
 from agentloop.engine.weights import LayerWeights, ModelWeights, Reader
 from agentloop.model_directory.architecture import Architecture

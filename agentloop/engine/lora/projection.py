@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agentloop.engine.lora import LoraBuffer, LoraSlot
+from agentloop.engine.lora.buffer import LoraBuffer, LoraSlot
 from agentloop_kernels.extension import write_lora
 from agentloop_kernels.nf4 import Nf4, dequantise
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agentloop.engine.precision import Precision, wide_dtype
+from agentloop.engine.numerics.precision import Precision, wide_dtype
 from agentloop.errors import ModelError
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
