@@ -27,7 +27,7 @@ from agentloop.engine.batch import join
 from agentloop.engine.blueprint import META, blueprint
 from agentloop.engine.context import make_context, step_inputs
 from agentloop.engine.fork import Fork, can_fork, fork
-from agentloop.engine.memory import Keep, StepPlan
+from agentloop.engine.memory.plans import Keep, StepPlan
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.engine.recast import recast
 from agentloop.files import atomic

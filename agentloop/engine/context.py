@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.batch import IGNORED, PackedBatch
-from agentloop.engine.shapes import StepShape, exact
+from agentloop.engine.batch.shapes import StepShape, exact
 from agentloop.model_directory.architecture import SLIDING, Architecture
 from agentloop_kernels.attention import AttentionPlan, plan_attention
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from agentloop.engine import callers, generation
 from agentloop.engine.batch import PackedBatch
-from agentloop.engine.layout import Layout
+from agentloop.engine.batch.layout import Layout
 from agentloop.engine.lazy import LazyLogits
 from agentloop.engine.numerics.modes import usual_modes
 from agentloop.engine.outputs import CausalLMOutput

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from agentloop.engine.activations import Activations
 from agentloop.engine.lora.projection import Workspace
+from agentloop.engine.memory.activations import Activations
 from agentloop.engine.numerics.precision import Precision, wide_dtype
 from agentloop.engine.weights import LayerWeights
 from agentloop.model_directory.architecture import Architecture

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.context import StepInputs
-from agentloop.engine.memory import StepPlan
+from agentloop.engine.memory.plans import StepPlan
 from agentloop.engine.results import TokenResults
 
 LIMIT = 24

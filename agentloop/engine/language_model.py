@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import torch
 
-from agentloop.engine import adapter, arguments, nvml
+from agentloop.engine import adapter, arguments
 from agentloop.engine.checkpoint import Checkpoint
 from agentloop.engine.compilation import compile_ahead
 from agentloop.engine.families import load_weights
 from agentloop.engine.lora.buffer import LoraSettings
+from agentloop.engine.memory import nvml
 from agentloop.engine.model import Gemma
 from agentloop.engine.packed import packed_weights
 from agentloop.errors import AdapterError, ModelError, SettingError

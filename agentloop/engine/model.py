@@ -20,12 +20,13 @@ from torch import Tensor
 
 from agentloop.engine import adapter, arguments, exporting, merged
 from agentloop.engine.batch import PackedBatch, join
+from agentloop.engine.batch.shapes import KnownShapes, StepShape, exact, rounded
 from agentloop.engine.context import StepContext, StepInputs, make_context, step_inputs
 from agentloop.engine.facade import TrainerFacade
 from agentloop.engine.graph import StepGraphs
 from agentloop.engine.lora.buffer import LoraBuffer, LoraSettings
 from agentloop.engine.lora.projection import Workspace
-from agentloop.engine.memory import (
+from agentloop.engine.memory.plans import (
     GIB,
     LEAN,
     OUTSIDE,
@@ -41,7 +42,6 @@ from agentloop.engine.network import LeftKeys, Network
 from agentloop.engine.numerics.modes import usual_modes
 from agentloop.engine.numerics.precision import wide_dtype
 from agentloop.engine.results import TokenResults
-from agentloop.engine.shapes import KnownShapes, StepShape, exact, rounded
 from agentloop.engine.weights import ModelWeights
 from agentloop.errors import ModelError, SettingError
 from agentloop.model_directory.architecture import Architecture

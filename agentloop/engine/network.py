@@ -12,14 +12,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from agentloop.engine.activations import Activations, Keys, LayerInput
 from agentloop.engine.boundary import BoundaryKeys
 from agentloop.engine.context import StepContext
 from agentloop.engine.families import FAMILIES
 from agentloop.engine.lora.projection import Workspace
-from agentloop.engine.memory import Keep, StepPlan
+from agentloop.engine.memory.activations import Activations, Keys, LayerInput
+from agentloop.engine.memory.offload import HostStore
+from agentloop.engine.memory.plans import Keep, StepPlan
 from agentloop.engine.numerics.precision import Precision, wide_dtype
-from agentloop.engine.offload import HostStore
 from agentloop.engine.results import TokenResults
 from agentloop.engine.weights import ModelWeights
 from agentloop.model_directory.architecture import Architecture

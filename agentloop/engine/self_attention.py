@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from agentloop.engine.activations import Activations, Keys, LayerInput
 from agentloop.engine.lora.projection import Workspace
+from agentloop.engine.memory.activations import Activations, Keys, LayerInput
 from agentloop.engine.numerics.precision import Precision
 from agentloop.engine.weights import LayerWeights
 from agentloop.model_directory.architecture import Architecture

@@ -12,7 +12,7 @@ import torch
 from agentloop import card, job
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.memory import GIB
+from agentloop.engine.memory.plans import GIB
 from agentloop.engine.packed import packed_weights
 from agentloop.errors import SettingError
 from agentloop.model_directory.configuration import read_architecture

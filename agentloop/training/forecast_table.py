@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentloop.engine.forecast import DESKTOP, Forecast, StepForecast
-from agentloop.engine.memory import GIB
+from agentloop.engine.memory.plans import GIB
 from agentloop.engine.model import AUTO_SHARE
 from agentloop.records import NF4, NONE
 from agentloop.settings import Settings

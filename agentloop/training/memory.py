@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 
 from agentloop import card
-from agentloop.engine import nvml
 from agentloop.engine.batch import PackedBatch
 from agentloop.engine.forecast import StepForecast, in_training
 from agentloop.engine.language_model import default_dtype
-from agentloop.engine.memory import GIB, OUTSIDE
+from agentloop.engine.memory import nvml
+from agentloop.engine.memory.plans import GIB, OUTSIDE
 from agentloop.engine.model import Gemma
 from agentloop.errors import SettingError
 from agentloop.model_directory.configuration import read_architecture

@@ -14,7 +14,7 @@ from agentloop.engine.batch import join
 from agentloop.engine.blueprint import blueprint
 from agentloop.engine.compilation import plan_launches, representative
 from agentloop.engine.lora import projection
-from agentloop.engine.memory import Keep, StepPlan
+from agentloop.engine.memory.plans import Keep, StepPlan
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.model_directory.configuration import read_architecture
 from agentloop.training.reference import measure_base

@@ -9,7 +9,7 @@ import torch
 from transformers import Gemma3nTextConfig, Gemma3TextConfig
 
 from agentloop.engine.blueprint import blueprint
-from agentloop.engine.memory import GIB, Keep, StepPlan, block, leanest
+from agentloop.engine.memory.plans import GIB, Keep, StepPlan, block, leanest
 from agentloop.engine.meta_shapes import Shapes
 from agentloop.engine.model import Gemma
 from agentloop.engine.optimizer import FlatAdamW

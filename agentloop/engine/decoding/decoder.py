@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
-from agentloop.engine.activations import LayerInput
 from agentloop.engine.batch import IGNORED, PackedBatch, join
 from agentloop.engine.boundary import BoundaryKeys
 from agentloop.engine.decoding.attention import CachedAttention
 from agentloop.engine.decoding.cache import KeyValueCache
 from agentloop.engine.decoding.groups import NoMatrices, for_decoding
 from agentloop.engine.families import FAMILIES
-from agentloop.engine.memory import Keep
+from agentloop.engine.memory.activations import LayerInput
+from agentloop.engine.memory.plans import Keep
 from agentloop.engine.network import softcapped
 
 if TYPE_CHECKING:

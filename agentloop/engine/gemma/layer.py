@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from agentloop.engine.activations import Activations, Keys, LayerInput
 from agentloop.engine.feedforward import FeedForward
 from agentloop.engine.gemma.weights import GemmaLayerWeights
 from agentloop.engine.lora.projection import Workspace
-from agentloop.engine.memory import Keep
+from agentloop.engine.memory.activations import Activations, Keys, LayerInput
+from agentloop.engine.memory.plans import Keep
 from agentloop.engine.numerics.precision import Precision
 from agentloop.engine.self_attention import SelfAttention
 from agentloop.model_directory.architecture import Architecture

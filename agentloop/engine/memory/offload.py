@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agentloop.engine.activations import Activations
+from agentloop.engine.memory.activations import Activations
 
 FIELDS = ("streams", "down_out")
 

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from agentloop.engine import packing
+from agentloop.engine.batch import packing
 from agentloop.engine.numerics.modes import usual_modes
 from agentloop.errors import SettingError
 

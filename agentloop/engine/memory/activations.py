@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from agentloop.engine.memory import Keep
+from agentloop.engine.memory.plans import Keep
 from agentloop_kernels.attention import AttentionPlan
 
 Keys = dict[int, tuple[Tensor, Tensor]]
