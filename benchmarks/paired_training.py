@@ -42,7 +42,7 @@ from torch import Tensor
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import IGNORED, join
-from agentloop.engine.dequantised import dequantised_checkpoint
+from agentloop.engine.io.dequantised import dequantised_checkpoint
 from agentloop.engine.lora.buffer import TARGETS
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.errors import AgentloopError

@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from agentloop.engine.families import load_weights
+from agentloop.engine.io.packed import PackedWeights
 from agentloop.engine.lora.buffer import TARGETS, LoraSettings
 from agentloop.engine.model import Gemma
-from agentloop.engine.packed import PackedWeights
+from agentloop.engine.models.families import load_weights
 from agentloop.model_directory import tensors
 from agentloop.model_directory.architecture import Architecture
 from agentloop.records import NF4, Quantization

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agentloop import space
-from agentloop.engine import adapter
-from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.families import load_weights
+from agentloop.engine.io import adapter
+from agentloop.engine.io.checkpoint import Checkpoint
+from agentloop.engine.io.packed import packed_weights
 from agentloop.engine.merged import ONTO, Base, weights_under, write_merged
-from agentloop.engine.packed import packed_weights
+from agentloop.engine.models.families import load_weights
 from agentloop.errors import ModelError, SettingError
 from agentloop.exports import gguf_model, readers
 from agentloop.exports.verification import Expected, Figures, expect

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.dequantised import dequantised_checkpoint
+from agentloop.engine.io.checkpoint import Checkpoint
+from agentloop.engine.io.dequantised import dequantised_checkpoint
 from agentloop.engine.lora.buffer import LoraBuffer, LoraSlot
 from agentloop.errors import SettingError
 from agentloop.files import atomic

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from agentloop.engine import adapter, arguments, exporting, merged
+from agentloop.engine import arguments, exporting, merged
 from agentloop.engine.batch import PackedBatch, join
 from agentloop.engine.batch.shapes import KnownShapes, StepShape, exact, rounded
 from agentloop.engine.context import StepContext, StepInputs, make_context, step_inputs
 from agentloop.engine.facade import TrainerFacade
 from agentloop.engine.graph import StepGraphs
+from agentloop.engine.io import adapter
 from agentloop.engine.lora.buffer import LoraBuffer, LoraSettings
 from agentloop.engine.lora.projection import Workspace
 from agentloop.engine.memory.plans import (
@@ -38,11 +39,11 @@ from agentloop.engine.memory.plans import (
     peak_bytes,
     process_bytes,
 )
+from agentloop.engine.models.weights import ModelWeights
 from agentloop.engine.network import LeftKeys, Network
 from agentloop.engine.numerics.modes import usual_modes
 from agentloop.engine.numerics.precision import wide_dtype
 from agentloop.engine.results import TokenResults
-from agentloop.engine.weights import ModelWeights
 from agentloop.errors import ModelError, SettingError
 from agentloop.model_directory.architecture import Architecture
 from agentloop.model_directory.tokenizer import check_size

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.model import Gemma
-from agentloop.engine.table import EmbeddingTable
-from agentloop.engine.weights import LayerWeights, ModelWeights
+from agentloop.engine.models.table import EmbeddingTable
+from agentloop.engine.models.weights import LayerWeights, ModelWeights
 
 Weights = TypeVar("Weights", bound=LayerWeights | ModelWeights)
 

@@ -55,7 +55,8 @@ def watch_load(clock: Clock) -> None:
     """The parts of `FastLanguageModel.from_pretrained`; the tokenizer and the table have threads of their own."""
     import torch
 
-    from agentloop.engine import language_model, table, weights
+    from agentloop.engine import language_model
+    from agentloop.engine.models import table, weights
 
     clock.watch(language_model.nvml, "capability", "capability")
     clock.watch(language_model, "compile_ahead", "start of the compilation")
@@ -149,8 +150,8 @@ def child(checkpoint: Path, tokens: int, cache: Path, started: float) -> None:
 
 
 def prepare(checkpoint: Path, cache: Path) -> None:
-    from agentloop.engine.checkpoint import Checkpoint
-    from agentloop.engine.packed import packed_weights
+    from agentloop.engine.io.checkpoint import Checkpoint
+    from agentloop.engine.io.packed import packed_weights
     from agentloop.model_directory.configuration import read_architecture
     from agentloop.model_directory.fingerprint import base_fingerprint
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig
 
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.adapter import HARMLESS
+from agentloop.engine.io.adapter import HARMLESS
 from agentloop.engine.lora.buffer import TARGETS
 from agentloop.errors import AdapterError, SettingError
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from agentloop.engine.batch import IGNORED, PackedBatch, join
-from agentloop.engine.boundary import BoundaryKeys
 from agentloop.engine.decoding.attention import CachedAttention
 from agentloop.engine.decoding.cache import KeyValueCache
 from agentloop.engine.decoding.groups import NoMatrices, for_decoding
-from agentloop.engine.families import FAMILIES
 from agentloop.engine.memory.activations import LayerInput
 from agentloop.engine.memory.plans import Keep
+from agentloop.engine.models.boundary import BoundaryKeys
+from agentloop.engine.models.families import FAMILIES
 from agentloop.engine.network import softcapped
 
 if TYPE_CHECKING:

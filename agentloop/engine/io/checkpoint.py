@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from agentloop.engine.unpacking import as_nf4, unpacked
+from agentloop.engine.io.unpacking import as_nf4, unpacked
 from agentloop.errors import ModelError
 from agentloop.model_directory import bitsandbytes
 from agentloop.model_directory.files import tensor_files, weight_files

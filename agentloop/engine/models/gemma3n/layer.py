@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agentloop.engine.feedforward import FeedForward
-from agentloop.engine.gemma3n.weights import Gemma3nLayerWeights
 from agentloop.engine.lora.projection import Workspace
 from agentloop.engine.memory.activations import Activations, Keys, LayerInput
 from agentloop.engine.memory.plans import Keep
+from agentloop.engine.models.feedforward import FeedForward
+from agentloop.engine.models.gemma3n.weights import Gemma3nLayerWeights
+from agentloop.engine.models.self_attention import SelfAttention
 from agentloop.engine.numerics.precision import Precision
-from agentloop.engine.self_attention import SelfAttention
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.altup import advance, advance_backward, correct, correct_backward, predict, predict_backward
 from agentloop_kernels.ple import ple_gate, ple_gate_backward

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from agentloop.engine.gemma.weights import GemmaWeights
 from agentloop.engine.lora.projection import Workspace
+from agentloop.engine.models.gemma.weights import GemmaWeights
 from agentloop.engine.numerics.precision import Precision
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.norm import rms_norm, rms_norm_backward

@@ -16,8 +16,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.packed import FORMAT, packed_weights
+from agentloop.engine.io.checkpoint import Checkpoint
+from agentloop.engine.io.packed import FORMAT, packed_weights
 from agentloop.errors import ModelError
 from agentloop.files import atomic
 from agentloop.model_directory.configuration import is_packed, read_architecture

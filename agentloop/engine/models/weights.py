@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from agentloop.engine.checkpoint import Checkpoint
+from agentloop.engine.io.checkpoint import Checkpoint
+from agentloop.engine.io.packed import PackedWeights
 from agentloop.engine.lora.projection import ProjectionGroup
 from agentloop.engine.numerics.precision import wide_dtype
-from agentloop.engine.packed import PackedWeights
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.rope import rope_table
 

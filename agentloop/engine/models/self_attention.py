@@ -8,8 +8,8 @@ from torch import Tensor
 
 from agentloop.engine.lora.projection import Workspace
 from agentloop.engine.memory.activations import Activations, Keys, LayerInput
+from agentloop.engine.models.weights import LayerWeights
 from agentloop.engine.numerics.precision import Precision
-from agentloop.engine.weights import LayerWeights
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.attention import attention, attention_backward
 from agentloop_kernels.rope import qkv_rope, qkv_rope_backward

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from agentloop.engine.weights import LayerWeights, ModelWeights, Reader
+from agentloop.engine.models.weights import LayerWeights, ModelWeights, Reader
 from agentloop.model_directory.architecture import Architecture
 
 

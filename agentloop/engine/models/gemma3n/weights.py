@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.lora.projection import ProjectionGroup
-from agentloop.engine.table import EmbeddingTable
-from agentloop.engine.weights import LayerWeights, ModelWeights, Reader
+from agentloop.engine.models.table import EmbeddingTable
+from agentloop.engine.models.weights import LayerWeights, ModelWeights, Reader
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.altup import fold_router
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from agentloop.engine.gemma3n.weights import Gemma3nWeights
 from agentloop.engine.lora.projection import Workspace
+from agentloop.engine.models.gemma3n.weights import Gemma3nWeights
 from agentloop.engine.numerics.precision import Precision
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.magnitude import embed_streams, unembed_streams, unembed_streams_backward

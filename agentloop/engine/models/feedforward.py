@@ -9,8 +9,8 @@ from torch import Tensor
 
 from agentloop.engine.lora.projection import Workspace
 from agentloop.engine.memory.activations import Activations
+from agentloop.engine.models.weights import LayerWeights
 from agentloop.engine.numerics.precision import Precision, wide_dtype
-from agentloop.engine.weights import LayerWeights
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.geglu import geglu, geglu_backward
 from agentloop_kernels.sparse_geglu import sparse_geglu, sparse_geglu_backward, sparsity_threshold

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from agentloop.engine.feedforward import FeedForward
-from agentloop.engine.gemma.weights import GemmaLayerWeights
 from agentloop.engine.lora.projection import Workspace
 from agentloop.engine.memory.activations import Activations, Keys, LayerInput
 from agentloop.engine.memory.plans import Keep
+from agentloop.engine.models.feedforward import FeedForward
+from agentloop.engine.models.gemma.weights import GemmaLayerWeights
+from agentloop.engine.models.self_attention import SelfAttention
 from agentloop.engine.numerics.precision import Precision
-from agentloop.engine.self_attention import SelfAttention
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.add_norm import add_norm, add_norm_backward
 from agentloop_kernels.norm import rms_norm, rms_norm_backward

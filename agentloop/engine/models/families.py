@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.gemma import embedding as gemma_embedding
-from agentloop.engine.gemma import layer as gemma_layer
-from agentloop.engine.gemma import weights as gemma_weights
-from agentloop.engine.gemma3n import embedding as gemma3n_embedding
-from agentloop.engine.gemma3n import layer as gemma3n_layer
-from agentloop.engine.gemma3n import weights as gemma3n_weights
+from agentloop.engine.io.checkpoint import Checkpoint
+from agentloop.engine.io.packed import PackedWeights
+from agentloop.engine.models.gemma import embedding as gemma_embedding
+from agentloop.engine.models.gemma import layer as gemma_layer
+from agentloop.engine.models.gemma import weights as gemma_weights
+from agentloop.engine.models.gemma3n import embedding as gemma3n_embedding
+from agentloop.engine.models.gemma3n import layer as gemma3n_layer
+from agentloop.engine.models.gemma3n import weights as gemma3n_weights
+from agentloop.engine.models.weights import ModelWeights, Reader
 from agentloop.engine.numerics.modes import usual_modes
-from agentloop.engine.packed import PackedWeights
-from agentloop.engine.weights import ModelWeights, Reader
 from agentloop.model_directory.architecture import Architecture
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agentloop.engine.checkpoint import Checkpoint
+from agentloop.engine.io.checkpoint import Checkpoint
 from agentloop.engine.numerics.modes import usual_modes
 from agentloop.errors import ModelError, SettingError
 from agentloop.files import atomic

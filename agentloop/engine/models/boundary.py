@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from agentloop.engine.lora.projection import Workspace
-from agentloop.engine.weights import LayerWeights
+from agentloop.engine.models.weights import LayerWeights
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.rope import qkv_rope, qkv_rope_backward
 
