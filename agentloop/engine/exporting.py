@@ -31,7 +31,7 @@ from agentloop.model_directory.fingerprint import default_cache
 from agentloop.model_directory.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
-    from agentloop.engine.model import Gemma
+    from agentloop.engine.step.model import Gemma
 
 ALIASES = {"not_quantized": "f16", "fast_quantized": "q8_0", "quantized": "q4_k_m"}
 """Unsloth's names for kinds of GGUF."""

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from agentloop.engine import callers, generation
+from agentloop.engine import callers
 from agentloop.engine.batch import PackedBatch
 from agentloop.engine.batch.layout import Layout
+from agentloop.engine.decoding import generation
 from agentloop.engine.lazy import LazyLogits
 from agentloop.engine.numerics.modes import usual_modes
 from agentloop.engine.outputs import CausalLMOutput
@@ -27,7 +28,7 @@ from agentloop.errors import ModelError, SettingError
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
-    from agentloop.engine.model import Gemma
+    from agentloop.engine.step.model import Gemma
 
 IMPLIED = {
     "use_cache", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx",

@@ -11,14 +11,14 @@ from typing import Any, Literal
 import torch
 
 from agentloop.engine import arguments
-from agentloop.engine.compilation import compile_ahead
 from agentloop.engine.io import adapter
 from agentloop.engine.io.checkpoint import Checkpoint
 from agentloop.engine.io.packed import packed_weights
 from agentloop.engine.lora.buffer import LoraSettings
 from agentloop.engine.memory import nvml
-from agentloop.engine.model import Gemma
 from agentloop.engine.models.families import load_weights
+from agentloop.engine.step.model import Gemma
+from agentloop.engine.warmup.compilation import compile_ahead
 from agentloop.errors import AdapterError, ModelError, SettingError
 from agentloop.model_directory import tensors
 from agentloop.model_directory.configuration import is_multimodal, read_architecture

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from agentloop.engine.batch import join
 from agentloop.engine.io.packed import PackedWeights
-from agentloop.engine.model import Gemma
-from agentloop.engine.network import softcapped
+from agentloop.engine.step.model import Gemma
+from agentloop.engine.step.network import softcapped
 from agentloop_kernels.nf4 import Nf4
 
 _ROWS = 64

@@ -10,11 +10,11 @@ import torch
 
 from agentloop import card
 from agentloop.engine.batch import PackedBatch
-from agentloop.engine.forecast import StepForecast, in_training
 from agentloop.engine.language_model import default_dtype
 from agentloop.engine.memory import nvml
 from agentloop.engine.memory.plans import GIB, OUTSIDE
-from agentloop.engine.model import Gemma
+from agentloop.engine.meta.forecast import StepForecast, in_training
+from agentloop.engine.step.model import Gemma
 from agentloop.errors import SettingError
 from agentloop.model_directory.configuration import read_architecture
 from agentloop.records import Quantization

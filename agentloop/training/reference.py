@@ -16,9 +16,9 @@ from torch import Tensor
 
 from agentloop.canary_reference import Prompt, Reference
 from agentloop.engine.batch import join
-from agentloop.engine.model import Gemma
-from agentloop.engine.network import softcapped
-from agentloop.engine.recast import recast
+from agentloop.engine.step.model import Gemma
+from agentloop.engine.step.network import softcapped
+from agentloop.engine.step.recast import recast
 
 PROMPTS = 8
 MAX_TOKENS = 256

@@ -26,7 +26,7 @@ from agentloop.engine.batch import join
 from agentloop.engine.lora.buffer import TARGETS
 from agentloop.engine.lora.projection import write_weight
 from agentloop.engine.memory.plans import Keep
-from agentloop.engine.model import Gemma
+from agentloop.engine.step.model import Gemma
 
 LAYERS = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
 

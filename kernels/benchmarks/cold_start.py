@@ -86,7 +86,7 @@ def compilation(clock: Clock) -> dict[str, Any]:
     """When the process that compiles began, had planned and was done, and its longest tasks, from what it has left behind."""
     import triton
 
-    from agentloop.engine.compilation import MARKER
+    from agentloop.engine.warmup.compilation import MARKER
 
     markers = [path for path in Path(triton.knobs.cache.dir).glob(f"{MARKER}*") if path.suffix != ".lock"]
     if not markers:

@@ -27,8 +27,8 @@ from train_step import process_gib
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import PackedBatch, pack
-from agentloop.engine.model import Gemma
 from agentloop.engine.optimizer import FlatAdamW
+from agentloop.engine.step.model import Gemma
 from agentloop.proof import synthetic
 
 REPEATS = 12

@@ -23,8 +23,8 @@ import triton
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import PackedBatch, join
-from agentloop.engine.model import Gemma
 from agentloop.engine.optimizer import FlatAdamW
+from agentloop.engine.step.model import Gemma
 from agentloop.proof import synthetic
 
 

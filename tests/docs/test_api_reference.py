@@ -13,7 +13,7 @@ from agentloop.project import CHECKOUT
 
 PUBLIC = {
     "agentloop/engine": "FastLanguageModel FastLanguageModel.from_pretrained FastLanguageModel.get_peft_model FastModel",
-    "agentloop/engine/model": "Gemma Gemma.loss_and_gradients Gemma.save_pretrained Gemma.save_pretrained_merged LossSum.mean",
+    "agentloop/engine/step/model": "Gemma Gemma.loss_and_gradients Gemma.save_pretrained Gemma.save_pretrained_merged LossSum.mean",
     "agentloop/engine/batch": "PackedBatch PackedBatch.labels join pack",
     "agentloop/engine/optimizer": "FlatAdamW FlatAdamW.step",
     "agentloop/engine/facade": "TrainerFacade.forward TrainerFacade.generate",

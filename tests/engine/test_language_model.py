@@ -12,8 +12,8 @@ from transformers import BitsAndBytesConfig
 
 from agentloop.engine import FastLanguageModel, FastModel
 from agentloop.engine.batch import join
-from agentloop.engine.blueprint import META, ImpliedCheckpoint
 from agentloop.engine.lora.buffer import ATTENTION, FEEDFORWARD, TARGETS
+from agentloop.engine.meta.blueprint import META, ImpliedCheckpoint
 from agentloop.engine.models.families import load_weights
 from agentloop.errors import ModelError, SettingError
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
 from agentloop.engine.lora.projection import write_weight
-from agentloop.engine.model import Gemma
+from agentloop.engine.step.model import Gemma
 from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.project import CHECKOUT
 

@@ -14,10 +14,10 @@ from agentloop.engine.memory.activations import LayerInput
 from agentloop.engine.memory.plans import Keep
 from agentloop.engine.models.boundary import BoundaryKeys
 from agentloop.engine.models.families import FAMILIES
-from agentloop.engine.network import softcapped
+from agentloop.engine.step.network import softcapped
 
 if TYPE_CHECKING:
-    from agentloop.engine.model import Gemma
+    from agentloop.engine.step.model import Gemma
 
 
 class Decoder:

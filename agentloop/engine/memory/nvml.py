@@ -1,7 +1,7 @@
 """What the driver's management library knows: its version, the cards' compute capability, and what a process holds of a card.
 
 It needs no CUDA context. Asking CUDA itself takes a second or more and makes a process that cannot be copied any more
-(fork.py).
+(warmup/fork.py).
 """
 
 from __future__ import annotations

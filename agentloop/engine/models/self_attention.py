@@ -23,7 +23,7 @@ class SelfAttention:
         self.query_width = shape.heads * shape.head_dim
         self.width = self.query_width + (2 * shape.kv_heads * shape.head_dim if self.own_keys else 0)
         """Columns of q (and k, v) in what is raw; what follows them is not attention's."""
-        # A v that is not normed can outgrow fp16 with o_proj (precision.py).
+        # A v that is not normed can outgrow fp16 with o_proj (numerics/precision.py).
         self.branch = 1.0 if shape.norm_values else Precision.of(workspace.dtype).branch
         """What o_proj's input, and so its output, is multiplied by."""
         self.heads: dict[str, Any] = {

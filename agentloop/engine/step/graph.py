@@ -1,9 +1,9 @@
 """CUDA graphs of whole steps: a step is some 4,000 kernels, and launching them from Python takes longer than running them.
 
-A graph belongs to one padded size (shapes.py). The first step of all runs as it is, for kernels compile and load; after that a
-size that is known to recur is captured at once, any other when it comes for the second time. From then on the graph is
-replayed with the new batch copied into its inputs. Steps of either kind run on one stream and take their memory from one
-pool: what a step frees, the next finds there, captured or not.
+A graph belongs to one padded size (batch/shapes.py). The first step of all runs as it is, for kernels compile and load; after
+that a size that is known to recur is captured at once, any other when it comes for the second time. From then on the graph is
+replayed with the new batch copied into its inputs. Steps of either kind run on one stream and take their memory from one pool:
+what a step frees, the next finds there, captured or not.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agentloop.engine.context import StepInputs
 from agentloop.engine.memory.plans import StepPlan
-from agentloop.engine.results import TokenResults
+from agentloop.engine.step.context import StepInputs
+from agentloop.engine.step.results import TokenResults
 
 LIMIT = 24
 """Graphs kept; the one unused for longest goes first."""

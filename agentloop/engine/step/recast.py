@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from agentloop.engine.model import Gemma
 from agentloop.engine.models.table import EmbeddingTable
 from agentloop.engine.models.weights import LayerWeights, ModelWeights
+from agentloop.engine.step.model import Gemma
 
 Weights = TypeVar("Weights", bound=LayerWeights | ModelWeights)
 

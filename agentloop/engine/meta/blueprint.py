@@ -1,7 +1,7 @@
 """A model that has shapes but no weights: everything on torch's meta device, from config.json alone.
 
 It answers what a real one would need and do on a CUDA device: how much memory a step takes (`agentloop doctor --train`) and
-which kernels it launches (compilation.py). Nothing is read, nothing is computed.
+which kernels it launches (warmup/compilation.py). Nothing is read, nothing is computed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from agentloop.engine.io.packed import PackedWeights
 from agentloop.engine.lora.buffer import TARGETS, LoraSettings
-from agentloop.engine.model import Gemma
 from agentloop.engine.models.families import load_weights
+from agentloop.engine.step.model import Gemma
 from agentloop.model_directory import tensors
 from agentloop.model_directory.architecture import Architecture
 from agentloop.records import NF4, Quantization

@@ -14,7 +14,7 @@ from agentloop.engine.decoding.options import GenerationOptions, read_options
 from agentloop.errors import SettingError
 
 if TYPE_CHECKING:
-    from agentloop.engine.model import Gemma
+    from agentloop.engine.step.model import Gemma
 
 
 def generate(model: Gemma, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:

@@ -13,12 +13,12 @@ import torch
 
 from agentloop.engine.batch import IGNORED, PackedBatch
 from agentloop.engine.batch.shapes import STEP
-from agentloop.engine.blueprint import blueprint
 from agentloop.engine.lora.buffer import TARGETS
 from agentloop.engine.memory.plans import GIB, Keep, StepPlan
-from agentloop.engine.meta_shapes import Shapes
-from agentloop.engine.model import AUTO_SHARE, Gemma
+from agentloop.engine.meta.blueprint import blueprint
+from agentloop.engine.meta.shapes import Shapes
 from agentloop.engine.optimizer import FlatAdamW
+from agentloop.engine.step.model import AUTO_SHARE, Gemma
 from agentloop.errors import SettingError
 from agentloop.model_directory import tensors
 from agentloop.model_directory.architecture import Architecture

@@ -12,7 +12,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from agentloop.engine.context import StepContext
 from agentloop.engine.lora.projection import Workspace
 from agentloop.engine.memory.activations import Activations, Keys, LayerInput
 from agentloop.engine.memory.offload import HostStore
@@ -21,7 +20,8 @@ from agentloop.engine.models.boundary import BoundaryKeys
 from agentloop.engine.models.families import FAMILIES
 from agentloop.engine.models.weights import ModelWeights
 from agentloop.engine.numerics.precision import Precision, wide_dtype
-from agentloop.engine.results import TokenResults
+from agentloop.engine.step.context import StepContext
+from agentloop.engine.step.results import TokenResults
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.loss import Observed, linear_cross_entropy, linear_logprobs
 

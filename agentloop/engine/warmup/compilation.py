@@ -24,12 +24,12 @@ import triton
 import agentloop_kernels
 from agentloop import limits
 from agentloop.engine.batch import join
-from agentloop.engine.blueprint import META, blueprint
-from agentloop.engine.context import make_context, step_inputs
-from agentloop.engine.fork import Fork, can_fork, fork
 from agentloop.engine.memory.plans import Keep, StepPlan
+from agentloop.engine.meta.blueprint import META, blueprint
 from agentloop.engine.optimizer import FlatAdamW
-from agentloop.engine.recast import recast
+from agentloop.engine.step.context import make_context, step_inputs
+from agentloop.engine.step.recast import recast
+from agentloop.engine.warmup.fork import Fork, can_fork, fork
 from agentloop.files import atomic
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.launching import Compiler, Launch, planning
@@ -39,6 +39,8 @@ TOKENS = 96
 PROCESSES = 16
 MARKER = "agentloop-"
 """Begins its name in Triton's cache."""
+SOURCES = (Path(agentloop_kernels.__file__).parent, Path(__file__).parents[1])
+"""Packages that decide what is compiled: the kernels and the whole engine."""
 
 
 Compilation = Fork | subprocess.Popen
@@ -141,7 +143,7 @@ def representative(shape: Architecture) -> Architecture:
 def _digest(request: str) -> str:
     """Of everything that decides what is compiled and how."""
     digest = hashlib.sha256(f"{request} {triton.__version__} {torch.__version__} {sys.version}".encode())
-    for package in (Path(agentloop_kernels.__file__).parent, Path(__file__).parent):
+    for package in SOURCES:
         for source in sorted(package.rglob("*.py")):
             digest.update(source.read_bytes())
     return digest.hexdigest()[:16]

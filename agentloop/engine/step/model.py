@@ -21,9 +21,7 @@ from torch import Tensor
 from agentloop.engine import arguments, exporting, merged
 from agentloop.engine.batch import PackedBatch, join
 from agentloop.engine.batch.shapes import KnownShapes, StepShape, exact, rounded
-from agentloop.engine.context import StepContext, StepInputs, make_context, step_inputs
 from agentloop.engine.facade import TrainerFacade
-from agentloop.engine.graph import StepGraphs
 from agentloop.engine.io import adapter
 from agentloop.engine.lora.buffer import LoraBuffer, LoraSettings
 from agentloop.engine.lora.projection import Workspace
@@ -40,10 +38,12 @@ from agentloop.engine.memory.plans import (
     process_bytes,
 )
 from agentloop.engine.models.weights import ModelWeights
-from agentloop.engine.network import LeftKeys, Network
 from agentloop.engine.numerics.modes import usual_modes
 from agentloop.engine.numerics.precision import wide_dtype
-from agentloop.engine.results import TokenResults
+from agentloop.engine.step.context import StepContext, StepInputs, make_context, step_inputs
+from agentloop.engine.step.graph import StepGraphs
+from agentloop.engine.step.network import LeftKeys, Network
+from agentloop.engine.step.results import TokenResults
 from agentloop.errors import ModelError, SettingError
 from agentloop.model_directory.architecture import Architecture
 from agentloop.model_directory.tokenizer import check_size
@@ -51,7 +51,7 @@ from agentloop.records import NONE, Quantization
 from agentloop_kernels.nf4 import BLOCK, Nf4
 
 if TYPE_CHECKING:
-    from agentloop.engine.compilation import Compilation
+    from agentloop.engine.warmup.compilation import Compilation
     from agentloop.exports.verification import Figures
 
 AUTO_SHARE = 0.95
