@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from agentloop import card
+from agentloop.engine.api.language_model import default_dtype
 from agentloop.engine.batch import PackedBatch
-from agentloop.engine.language_model import default_dtype
 from agentloop.engine.memory import nvml
 from agentloop.engine.memory.plans import GIB, OUTSIDE
 from agentloop.engine.meta.forecast import StepForecast, in_training

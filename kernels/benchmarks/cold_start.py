@@ -55,7 +55,7 @@ def watch_load(clock: Clock) -> None:
     """The parts of `FastLanguageModel.from_pretrained`; the tokenizer and the table have threads of their own."""
     import torch
 
-    from agentloop.engine import language_model
+    from agentloop.engine.api import language_model
     from agentloop.engine.models import table, weights
 
     clock.watch(language_model.nvml, "capability", "capability")

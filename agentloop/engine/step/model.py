@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from agentloop.engine import arguments, exporting, merged
+from agentloop.engine.api import arguments
+from agentloop.engine.api.facade import TrainerFacade
 from agentloop.engine.batch import PackedBatch, join
 from agentloop.engine.batch.shapes import KnownShapes, StepShape, exact, rounded
-from agentloop.engine.facade import TrainerFacade
+from agentloop.engine.export import exporting, merged
 from agentloop.engine.io import adapter
 from agentloop.engine.lora.buffer import LoraBuffer, LoraSettings
 from agentloop.engine.lora.projection import Workspace

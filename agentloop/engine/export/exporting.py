@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agentloop import space
+from agentloop.engine.export.merged import ONTO, Base, weights_under, write_merged
 from agentloop.engine.io import adapter
 from agentloop.engine.io.checkpoint import Checkpoint
 from agentloop.engine.io.packed import packed_weights
-from agentloop.engine.merged import ONTO, Base, weights_under, write_merged
 from agentloop.engine.models.families import load_weights
 from agentloop.errors import ModelError, SettingError
 from agentloop.exports import gguf_model, readers

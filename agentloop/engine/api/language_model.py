@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from agentloop.engine import arguments
+from agentloop.engine.api import arguments
 from agentloop.engine.io import adapter
 from agentloop.engine.io.checkpoint import Checkpoint
 from agentloop.engine.io.packed import packed_weights

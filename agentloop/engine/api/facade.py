@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from agentloop.engine import callers
+from agentloop.engine.api import callers
+from agentloop.engine.api.lazy import LazyLogits
+from agentloop.engine.api.outputs import CausalLMOutput
 from agentloop.engine.batch import PackedBatch
 from agentloop.engine.batch.layout import Layout
 from agentloop.engine.decoding import generation
-from agentloop.engine.lazy import LazyLogits
 from agentloop.engine.numerics.modes import usual_modes
-from agentloop.engine.outputs import CausalLMOutput
 from agentloop.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
