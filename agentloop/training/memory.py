@@ -14,7 +14,7 @@ from agentloop.engine.batch import PackedBatch
 from agentloop.engine.memory import nvml
 from agentloop.engine.memory.plans import GIB, OUTSIDE
 from agentloop.engine.meta.forecast import StepForecast, in_training
-from agentloop.engine.step.model import Gemma
+from agentloop.engine.step.model import LanguageModel
 from agentloop.errors import SettingError
 from agentloop.model_directory.configuration import read_architecture
 from agentloop.records import Quantization
@@ -88,7 +88,7 @@ def forecast(
 class CardMemory:
     """The memory that this process holds of its card while it trains; on the CPU nothing is counted."""
 
-    def __init__(self, model: Gemma) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self._model = model
         self._on_card = model.device.type == "cuda"
         self.peak: float | None = None

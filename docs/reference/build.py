@@ -24,6 +24,7 @@ from agentloop import settings
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = (
     "agentloop.engine",
+    "agentloop.engine.api.model",
     "agentloop.engine.step.model",
     "agentloop.engine.batch",
     "agentloop.engine.optimizer",

@@ -26,9 +26,9 @@ import triton
 from train_step import process_gib
 
 from agentloop.engine import FastLanguageModel
+from agentloop.engine.api.model import Gemma
 from agentloop.engine.batch import PackedBatch, pack
 from agentloop.engine.optimizer import FlatAdamW
-from agentloop.engine.step.model import Gemma
 from agentloop.proof import synthetic
 
 REPEATS = 12

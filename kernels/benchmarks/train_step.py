@@ -22,9 +22,9 @@ import torch
 import triton
 
 from agentloop.engine import FastLanguageModel
+from agentloop.engine.api.model import Gemma
 from agentloop.engine.batch import PackedBatch, join
 from agentloop.engine.optimizer import FlatAdamW
-from agentloop.engine.step.model import Gemma
 from agentloop.proof import synthetic
 
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from agentloop import canary_reference
 from agentloop import settings as configuration
 from agentloop.child_log import line_since
+from agentloop.engine.api.model import Gemma
 from agentloop.engine.lora.buffer import LoraBuffer
-from agentloop.engine.step.model import Gemma
 from agentloop.errors import ModelError, TrainerError
 from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.records import NF4

@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,12 +22,11 @@ from agentloop.engine.batch import PackedBatch
 from agentloop.engine.batch.layout import Layout
 from agentloop.engine.decoding import generation
 from agentloop.engine.numerics.modes import usual_modes
+from agentloop.engine.step.model import LanguageModel
 from agentloop.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
-
-    from agentloop.engine.step.model import Gemma
 
 IMPLIED = {
     "use_cache", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx",
@@ -39,18 +37,17 @@ BESIDE_LOGITS = ["log_probs", "entropy", "is_top1", "label_mask"]
 """Outputs that transformers' Trainer is not to take for predictions."""
 
 
-class TrainerFacade(nn.Module):
-    """Base class of the engine's model, with everything that only trainers ask for."""
+class TrainerFacade(LanguageModel):
+    """The engine's model with everything that only trainers ask for."""
 
     main_input_name = "input_ids"
     loss_type = "ForCausalLM"
     """The loss shifts the labels: the trainer then counts num_items_in_batch rightly."""
 
-    def __init__(self, directory: Path | None) -> None:
-        super().__init__()
-        self.directory = directory
-        """Directory of the base model; None for a model without files."""
-        self.model_tags: list[str] = []
+    @cached_property
+    def model_tags(self) -> list[str]:
+        """Tags that trainers write into a model card."""
+        return []
 
     @property
     def accepts_loss_kwargs(self) -> bool:
@@ -168,7 +165,8 @@ class TrainerFacade(nn.Module):
         GenerateDecoderOnlyOutput. Raises SettingError for anything else that would change the result.
         """
         ids = options.pop("input_ids", inputs)
-        return generation.generate(self, ids, generation_config=generation_config, **options)
+        defaults = self.generation_config.to_dict()
+        return generation.generate(self, ids, defaults=defaults, generation_config=generation_config, **options)
 
     def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:
         """Accepted and ignored: the memory budget decides what is kept and what is recomputed."""
@@ -212,7 +210,7 @@ class _TokenLosses(torch.autograd.Function):
     """The losses of the supervised tokens, whose gradient is computed on the way forward."""
 
     @staticmethod
-    def forward(ctx: Any, adapter: Tensor, model: Gemma, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, adapter: Tensor, model: LanguageModel, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
         gradients = model.lora.gradients.zero_()
         results = model.results_and_gradients(batch, 1 / max(batch.supervised, 1), observe=True)
         ctx.model, ctx.batch, ctx.mean = model, batch, gradients.clone()

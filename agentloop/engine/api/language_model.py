@@ -11,13 +11,13 @@ from typing import Any, Literal
 import torch
 
 from agentloop.engine.api import arguments
+from agentloop.engine.api.model import Gemma
 from agentloop.engine.io import adapter
 from agentloop.engine.io.checkpoint import Checkpoint
 from agentloop.engine.io.packed import packed_weights
 from agentloop.engine.lora.buffer import LoraSettings
 from agentloop.engine.memory import nvml
 from agentloop.engine.models.families import load_weights
-from agentloop.engine.step.model import Gemma
 from agentloop.engine.warmup.compilation import compile_ahead
 from agentloop.errors import AdapterError, ModelError, SettingError
 from agentloop.model_directory import tensors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -14,10 +14,8 @@ from agentloop.engine.memory.activations import LayerInput
 from agentloop.engine.memory.plans import Keep
 from agentloop.engine.models.boundary import BoundaryKeys
 from agentloop.engine.models.families import FAMILIES
+from agentloop.engine.step.model import LanguageModel
 from agentloop.engine.step.network import softcapped
-
-if TYPE_CHECKING:
-    from agentloop.engine.step.model import Gemma
 
 
 class Decoder:
@@ -28,7 +26,7 @@ class Decoder:
     """
 
     def __init__(
-        self, model: Gemma, prompts: list[list[int]], *, new: int, copies: int = 1, stream: bool | None = None
+        self, model: LanguageModel, prompts: list[list[int]], *, new: int, copies: int = 1, stream: bool | None = None
     ) -> None:
         self.shape, self.network = model.shape, model.network
         self.lengths = [len(prompt) for prompt in prompts for _ in range(copies)]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,19 +11,24 @@ from torch import Tensor
 from agentloop.engine.decoding.decoder import Decoder
 from agentloop.engine.decoding.graph import WORTH_RECORDING, RecordedStep
 from agentloop.engine.decoding.options import GenerationOptions, read_options
+from agentloop.engine.step.model import LanguageModel
 from agentloop.errors import SettingError
 
-if TYPE_CHECKING:
-    from agentloop.engine.step.model import Gemma
 
-
-def generate(model: Gemma, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
+def generate(
+    model: LanguageModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    defaults: dict[str, Any],
+    **options: Any,
+) -> Any:
     """[batch, tokens] -> [batch * copies, tokens + new], filled up with the pad token behind a sequence that has ended.
 
-    Tokens that `attention_mask` leaves out are not read. With `return_dict_in_generate` transformers'
-    GenerateDecoderOnlyOutput. Raises SettingError for an option or an input that does not fit.
+    Tokens that `attention_mask` leaves out are not read; `defaults` are the model's own options, for those that are not passed.
+    With `return_dict_in_generate` transformers' GenerateDecoderOnlyOutput. Raises SettingError for an option or an input that
+    does not fit.
     """
-    defaults = model.generation_config.to_dict()
     chosen = read_options(options, defaults, prompt=_width(input_ids), vocab=model.shape.vocab, device=model.device)
     prompts = _prompts(model, input_ids, attention_mask, chosen)
     new = _new_tokens(model, max(map(len, prompts)), chosen, options)
@@ -37,7 +42,7 @@ def generate(model: Gemma, input_ids: Tensor, attention_mask: Tensor | None = No
     return result
 
 
-def _new_tokens(model: Gemma, prompt: int, options: GenerationOptions, passed: dict[str, Any]) -> int:
+def _new_tokens(model: LanguageModel, prompt: int, options: GenerationOptions, passed: dict[str, Any]) -> int:
     """At most what was asked for. What nobody asked for ends where the model does."""
     asked = [name for name in ("max_new_tokens", "max_length", "generation_config") if passed.get(name) is not None]
     room = model.max_seq_length - prompt
@@ -50,7 +55,7 @@ def _new_tokens(model: Gemma, prompt: int, options: GenerationOptions, passed: d
     return min(options.new_tokens, room)
 
 
-def _continued(model: Gemma, decoder: Decoder, start: Tensor, new: int, options: GenerationOptions) -> Any:
+def _continued(model: LanguageModel, decoder: Decoder, start: Tensor, new: int, options: GenerationOptions) -> Any:
     rows, width = start.shape
     ids = start.new_zeros(rows, width + new)
     ids[:, :width] = start
@@ -112,7 +117,7 @@ def _width(input_ids: Any) -> int:
 
 
 def _prompts(
-    model: Gemma, input_ids: Tensor, attention_mask: Tensor | None, options: GenerationOptions
+    model: LanguageModel, input_ids: Tensor, attention_mask: Tensor | None, options: GenerationOptions
 ) -> list[list[int]]:
     """The real tokens of each row."""
     ids = input_ids.cpu()

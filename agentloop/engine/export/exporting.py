@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,6 +19,7 @@ from agentloop.engine.io import adapter
 from agentloop.engine.io.checkpoint import Checkpoint
 from agentloop.engine.io.packed import packed_weights
 from agentloop.engine.models.families import load_weights
+from agentloop.engine.step.model import LanguageModel
 from agentloop.errors import ModelError, SettingError
 from agentloop.exports import gguf_model, readers
 from agentloop.exports.verification import Expected, Figures, expect
@@ -30,15 +31,12 @@ from agentloop.model_directory.files import weight_bytes
 from agentloop.model_directory.fingerprint import default_cache
 from agentloop.model_directory.tokenizer import load_tokenizer
 
-if TYPE_CHECKING:
-    from agentloop.engine.step.model import Gemma
-
 ALIASES = {"not_quantized": "f16", "fast_quantized": "q8_0", "quantized": "q4_k_m"}
 """Unsloth's names for kinds of GGUF."""
 
 
 def save_merged(
-    model: Gemma,
+    model: LanguageModel,
     directory: Path,
     *,
     tokenizer: Any = None,
@@ -69,7 +67,7 @@ def save_merged(
 
 
 def save_gguf(
-    model: Gemma,
+    model: LanguageModel,
     directory: Path,
     *,
     tokenizer: Any = None,
@@ -110,12 +108,12 @@ def save_gguf(
     return figures
 
 
-def check_adapter(model: Gemma, directory: Path, base: Base, expected: Expected, *, name: str) -> Figures:
+def check_adapter(model: LanguageModel, directory: Path, base: Base, expected: Expected, *, name: str) -> Figures:
     """Ask PEFT about the adapter in `directory` over the base that it goes onto. Raises ModelError where it is another."""
     return readers.check_adapter(directory, _source(model, base), expected, name=name)
 
 
-def _base(model: Gemma, base: Base | None) -> Base:
+def _base(model: LanguageModel, base: Base | None) -> Base:
     """The one that was asked for, or that the adapter was trained on."""
     if base is None:
         return "dequantised" if model.quantization.in_4bit else "bf16"
@@ -133,13 +131,13 @@ def _kinds(kinds: Sequence[str], *, as_adapter: bool) -> list[str]:
     return chosen
 
 
-def _directory(model: Gemma) -> Path:
+def _directory(model: LanguageModel) -> Path:
     if model.directory is None:
         raise ModelError("the model has no directory: it was not loaded from a checkpoint")
     return model.directory
 
 
-def _cache(model: Gemma) -> Path:
+def _cache(model: LanguageModel) -> Path:
     return model.cache_directory or default_cache()
 
 
@@ -148,24 +146,24 @@ def _add(tokenizer: Any, directory: Path) -> None:
         tokenizer.save_pretrained(directory)
 
 
-def _source(model: Gemma, base: Base) -> Path:
+def _source(model: LanguageModel, base: Base) -> Path:
     """The directory of the weights that the adapter goes onto."""
     return weights_under(base, _directory(model), _cache(model), model.quantization)
 
 
-def _require_room(model: Gemma, directory: Path) -> None:
+def _require_room(model: LanguageModel, directory: Path) -> None:
     """For the merged model, which is needed meanwhile, and a file of its size."""
     space.require(directory, 2 * weight_bytes(_directory(model)))
 
 
-def _merge(model: Gemma, directory: Path, base: Base, beside: Mapping[str, str] | None, finish: Any) -> None:
+def _merge(model: LanguageModel, directory: Path, base: Base, beside: Mapping[str, str] | None, finish: Any) -> None:
     write_merged(
         model.lora, directory, base=base, model=_directory(model), cache=_cache(model),
         fingerprint=model.fingerprint, quantization=model.quantization, beside=beside, finish=finish,
     )  # fmt: skip
 
 
-def ask_engine(model: Gemma, tokenizer: Any, base: Base) -> Expected:
+def ask_engine(model: LanguageModel, tokenizer: Any, base: Base) -> Expected:
     """Return what the engine itself computes with the adapter on the base that it goes onto."""
     own = base == _base(model, None) or is_packed(_directory(model))
     computing = model if own else _on(model, base)
@@ -173,7 +171,7 @@ def ask_engine(model: Gemma, tokenizer: Any, base: Base) -> Expected:
     return expect(computing, words, str(model.dtype).removeprefix("torch."))
 
 
-def _on(model: Gemma, base: Base) -> Gemma:
+def _on(model: LanguageModel, base: Base) -> LanguageModel:
     """The same adapter on the other base."""
     directory = _directory(model)
     checkpoint, packed = Checkpoint(directory), None

@@ -15,7 +15,7 @@ from torch import Tensor
 from agentloop.engine.io.packed import PackedWeights
 from agentloop.engine.lora.buffer import TARGETS, LoraSettings
 from agentloop.engine.models.families import load_weights
-from agentloop.engine.step.model import Gemma
+from agentloop.engine.step.model import LanguageModel
 from agentloop.model_directory import tensors
 from agentloop.model_directory.architecture import Architecture
 from agentloop.records import NF4, Quantization
@@ -34,10 +34,10 @@ def blueprint(
     rank: int = 16,
     targets: Sequence[str] = TARGETS,
     memory_budget: float | Literal["auto"] = "auto",
-) -> Gemma:
+) -> LanguageModel:
     """The model that `FastLanguageModel` would make on a CUDA device, with an adapter, as meta tensors."""
     checkpoint = ImpliedCheckpoint(shape)
-    model = Gemma(
+    model = LanguageModel(
         shape,
         load_weights(
             shape,

@@ -18,7 +18,7 @@ from agentloop.engine.memory.plans import GIB, Keep, StepPlan
 from agentloop.engine.meta.blueprint import blueprint
 from agentloop.engine.meta.shapes import Shapes
 from agentloop.engine.optimizer import FlatAdamW
-from agentloop.engine.step.model import AUTO_SHARE, Gemma
+from agentloop.engine.step.model import AUTO_SHARE, LanguageModel
 from agentloop.errors import SettingError
 from agentloop.model_directory import tensors
 from agentloop.model_directory.architecture import Architecture
@@ -84,7 +84,7 @@ class StepForecast:
         shape = read_architecture(directory)
         if any(directory.glob("*.safetensors")):
             tensors.check(directory)
-        self.model: Gemma = in_training(
+        self.model: LanguageModel = in_training(
             shape,
             dtype=dtype,
             max_seq_length=max_seq_length or tokens,
@@ -144,7 +144,7 @@ class StepForecast:
         return shape.ple_vocab * shape.layers * shape.ple * self.model.dtype.itemsize / GIB
 
 
-def in_training(shape: Architecture, *, optimizer_bits: Literal[8, 32], **options: Any) -> Gemma:
+def in_training(shape: Architecture, *, optimizer_bits: Literal[8, 32], **options: Any) -> LanguageModel:
     """The blueprint of a model as it is trained on a card, its optimizer included. `options` as `blueprint` takes them."""
     with Shapes():
         model = blueprint(shape, **options)

@@ -1,7 +1,7 @@
-"""A Gemma language model with frozen weights and a trainable adapter: what callers hold in their hands.
+"""A language model with frozen weights and a trainable adapter: its steps, and the memory that they take.
 
-The project's own train loop calls `loss_and_gradients`; transformers' and TRL's trainers use the same object as the
-nn.Module that its base class makes of it (facade.py).
+The project's own train loop calls `loss_and_gradients`. What transformers' and TRL's trainers ask for besides, and what users
+save and load, is in api/facade.py and api/model.py.
 """
 
 from __future__ import annotations
@@ -13,17 +13,13 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from agentloop.engine.api import arguments
-from agentloop.engine.api.facade import TrainerFacade
 from agentloop.engine.batch import PackedBatch, join
 from agentloop.engine.batch.shapes import KnownShapes, StepShape, exact, rounded
-from agentloop.engine.export import exporting, merged
-from agentloop.engine.io import adapter
 from agentloop.engine.lora.buffer import LoraBuffer, LoraSettings
 from agentloop.engine.lora.projection import Workspace
 from agentloop.engine.memory.plans import (
@@ -47,13 +43,8 @@ from agentloop.engine.step.network import LeftKeys, Network
 from agentloop.engine.step.results import TokenResults
 from agentloop.errors import ModelError, SettingError
 from agentloop.model_directory.architecture import Architecture
-from agentloop.model_directory.tokenizer import check_size
 from agentloop.records import NONE, Quantization
 from agentloop_kernels.nf4 import BLOCK, Nf4
-
-if TYPE_CHECKING:
-    from agentloop.engine.warmup.compilation import Compilation
-    from agentloop.exports.verification import Figures
 
 AUTO_SHARE = 0.95
 """Of the free device memory; the rest is for what others, a desktop say, come to take of it."""
@@ -74,12 +65,15 @@ class LossSum:
         return float(self.loss_sum) / max(self.supervised, 1)
 
 
-class Gemma(TrainerFacade):
-    """A Gemma language model with frozen weights and, after `FastLanguageModel.get_peft_model`, a trainable LoRA adapter.
+class Compilation(Protocol):
+    """Kernels that are being compiled in another process."""
 
-    It is an nn.Module whose only parameter is the adapter, so transformers' and TRL's trainers take it as it is. Made by
-    `FastLanguageModel.from_pretrained`.
-    """
+    def wait(self) -> Any:
+        """Return when it has ended, well or not."""
+
+
+class LanguageModel(nn.Module):
+    """A language model with frozen weights and, after `attach_lora`, a LoRA adapter: the only parameter of the nn.Module."""
 
     @usual_modes()
     def __init__(
@@ -97,8 +91,10 @@ class Gemma(TrainerFacade):
         directory: Path | None = None,
         cache_directory: Path | None = None,
     ) -> None:
+        super().__init__()
         # The caller's working directory may be another when they are read again.
-        super().__init__(None if directory is None else directory.absolute())
+        self.directory = None if directory is None else directory.absolute()
+        """Directory of the base model; None for a model without files."""
         self.cache_directory = None if cache_directory is None else cache_directory.absolute()
         self.shape, self.weights, self.fingerprint = shape, weights, fingerprint
         self.device, self.dtype, self.max_seq_length = device, dtype, max_seq_length
@@ -170,7 +166,7 @@ class Gemma(TrainerFacade):
         self.adapter = self._lora.parameter
         """[size] fp32: the LoRA buffer itself, where trainers look for it."""
 
-    def unload(self) -> Gemma:
+    def unload(self) -> Self:
         """Take the adapter off, so that `FastLanguageModel.get_peft_model` can give another, and return the model."""
         if self._lora is not None:
             self.workspace.release()
@@ -187,7 +183,7 @@ class Gemma(TrainerFacade):
         self._wait_for_kernels()
         return {name: value for name, value in self.__dict__.items() if name != "_graphs"}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Gemma:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A model with an adapter of its own, which shares the frozen weights with this one."""
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
@@ -411,95 +407,3 @@ class Gemma(TrainerFacade):
         """Give back the memory of the recorded CUDA graphs. Steps are recorded anew when they come again."""
         if graphs := self.__dict__.pop("_graphs", None):
             graphs.release()
-
-    # adapters
-
-    def save_pretrained(self, directory: str | Path, **others: Any) -> None:
-        """Write the adapter into `directory`, in PEFT's format, which PEFT and vLLM read.
-
-        Raises SettingError for an argument that is not supported, DiskError where the directory cannot be written to.
-        """
-        arguments.refuse(others)
-        adapter.save(
-            self.lora, Path(directory), base=self.fingerprint, model=self.directory, in_16bit=self.quantization.in_16bit
-        )
-
-    @usual_modes()
-    def save_pretrained_merged(
-        self,
-        directory: str | Path,
-        tokenizer: Any = None,
-        save_method: str = "merged_16bit",
-        *,
-        base: merged.Base = "bf16",
-        verify: bool = True,
-        **others: Any,
-    ) -> list[Figures]:
-        """Write base and adapter as one checkpoint into `directory`, which must not exist, and return how far it is from here.
-
-        `base` says which weights the adapter is merged onto: "bf16", the original ones, or "dequantised", those of the NF4
-        that it was trained on. The base's tokenizer comes along; `tokenizer` replaces it. `save_method="lora"` writes the
-        adapter alone, as `save_pretrained` does. `verify`: transformers is asked what it computes with the checkpoint, which
-        takes the memory of the model in fp32; what is not what was trained is removed.
-
-        Raises SettingError where `directory` exists, an argument is not supported or `tokenizer` has a token without a row in
-        the model, ModelError where the checkpoint is not what was trained, DiskError where it cannot be written.
-        """
-        arguments.refuse(others)
-        if save_method not in ("merged_16bit", "lora"):
-            raise SettingError(f"save_method: {save_method!r} is not supported, only 'merged_16bit' and 'lora'")
-        if base not in merged.ONTO:
-            raise SettingError(f"base: {base!r} is neither 'bf16' nor 'dequantised'")
-        if tokenizer is not None:
-            check_size(tokenizer, self.directory, self.shape.vocab)
-        if save_method == "merged_16bit":
-            return exporting.save_merged(self, Path(directory), tokenizer=tokenizer, base=base, verify=verify)
-        self.save_pretrained(directory)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(directory)
-        return []
-
-    @usual_modes()
-    def save_pretrained_gguf(
-        self,
-        directory: str | Path,
-        tokenizer: Any = None,
-        quantization_method: str | list[str] | tuple[str, ...] = "q8_0",
-        *,
-        save_method: str = "merged",
-        base: merged.Base | None = None,
-        verify: bool = True,
-        **others: Any,
-    ) -> list[Figures]:
-        """Write the model for llama.cpp and Ollama into `directory`, which must not exist, and return how far it is from here.
-
-        - `quantization_method`: f32, f16, bf16, q8_0 or q4_k_m, or several of them; Unsloth's not_quantized, fast_quantized and
-          quantized are f16, q8_0 and q4_k_m. The last one takes llama.cpp's library (`agentloop[llamacpp]`).
-        - `save_method`: "merged", or "lora": the adapter as a file of its own beside its base.
-        - `base`: the weights that the adapter goes onto, "bf16", the original ones, or "dequantised"; None: those that it was
-          trained on.
-        - `tokenizer`: replaces the base's.
-        - `verify`: llama.cpp, where it is installed, else transformers is asked what it computes with each file; a file that is
-          not what was trained is removed.
-
-        A Modelfile for Ollama lies beside the files. Raises SettingError where `directory` exists or for an argument,
-        ModelError where llama.cpp does not compute such a model or computes something else, DiskError.
-        """
-        arguments.refuse(others)
-        if save_method not in ("merged", "lora"):
-            raise SettingError(f"save_method: {save_method!r} is not supported, only 'merged' and 'lora'")
-        if tokenizer is not None:
-            check_size(tokenizer, self.directory, self.shape.vocab)
-        kinds = quantization_method if isinstance(quantization_method, list | tuple) else [quantization_method]
-        return exporting.save_gguf(
-            self, Path(directory), tokenizer=tokenizer, kinds=kinds, base=base, as_adapter=save_method == "lora",
-            verify=verify,
-        )  # fmt: skip
-
-    @usual_modes()
-    def load_adapter(self, directory: str | Path) -> None:
-        """Replace the adapter's weights with those in `directory`, in PEFT's format.
-
-        Raises AdapterError where they belong to another base or to other modules.
-        """
-        adapter.load(self.lora, Path(directory), base=self.fingerprint)

@@ -10,19 +10,19 @@ from torch import Tensor
 
 from agentloop.engine.models.table import EmbeddingTable
 from agentloop.engine.models.weights import LayerWeights, ModelWeights
-from agentloop.engine.step.model import Gemma
+from agentloop.engine.step.model import LanguageModel
 
 Weights = TypeVar("Weights", bound=LayerWeights | ModelWeights)
 
 
-def recast(model: Gemma) -> Gemma:
+def recast(model: LanguageModel) -> LanguageModel:
     """The same base, computed in fp32 where `model` is in 16 bit, otherwise in bf16, up to the head's input.
 
     What is large is shared, not copied.
     """
     dtype = torch.float32 if model.dtype.itemsize == 2 else torch.bfloat16
     layers = tuple(_cast(layer, dtype) for layer in model.weights.layers)
-    return Gemma(
+    return LanguageModel(
         model.shape,
         replace(_cast(model.weights, dtype, "embedding", "head"), layers=layers),
         fingerprint=model.fingerprint,

@@ -28,8 +28,9 @@ from agentloop.engine.memory.plans import Keep, StepPlan
 from agentloop.engine.meta.blueprint import META, blueprint
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.engine.step.context import make_context, step_inputs
+from agentloop.engine.step.model import Compilation
 from agentloop.engine.step.recast import recast
-from agentloop.engine.warmup.fork import Fork, can_fork, fork
+from agentloop.engine.warmup.fork import can_fork, fork
 from agentloop.files import atomic
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.launching import Compiler, Launch, planning
@@ -43,15 +44,11 @@ SOURCES = (Path(agentloop_kernels.__file__).parent, Path(__file__).parents[1])
 """Packages that decide what is compiled: the kernels and the whole engine."""
 
 
-Compilation = Fork | subprocess.Popen
-"""One under way: `wait` returns when it has ended. Where it failed, kernels are compiled when they are launched, one after
-the other."""
-
-
 def compile_ahead(shape: Architecture, dtype: torch.dtype, capability: tuple[int, int]) -> Compilation | None:
     """Start compiling what training this architecture launches; None where it has been done before.
 
-    In a copy of this process where that can be had; otherwise in a fresh interpreter, which imports everything once more.
+    In a copy of this process where that can be had; otherwise in a fresh interpreter, which imports everything once more. Where
+    it fails, kernels are compiled when they are launched, one after the other.
     """
     request = {"shape": asdict(shape), "dtype": str(dtype).removeprefix("torch."), "capability": capability}
     text = json.dumps(request, sort_keys=True)
