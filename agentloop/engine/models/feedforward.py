@@ -1,9 +1,11 @@
-"""The feed-forward of a layer, in chunks of tokens: gate and up, GEGLU (dense or gaussian top-k), down.
+"""The feed-forward of a layer, in chunks of tokens: gate and up, the family's activation, down.
 
 gate and up are 64 KB a token in Gemma 3n E4B; a chunk bounds how many tokens hold them at once.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 from torch import Tensor
 
@@ -12,16 +14,27 @@ from agentloop.engine.memory.activations import Activations
 from agentloop.engine.models.weights import LayerWeights
 from agentloop.engine.numerics.precision import Precision, wide_dtype
 from agentloop.model_directory.architecture import Architecture
-from agentloop_kernels.geglu import geglu, geglu_backward
-from agentloop_kernels.sparse_geglu import sparse_geglu, sparse_geglu_backward, sparsity_threshold
+
+
+class GatedActivation(Protocol):
+    """What a family makes of gate and up."""
+
+    statistics: int
+    """Columns of `Activations.statistics`, in which it leaves what its backward pass wants back; 0: nothing."""
+
+    def forward(self, gate_up: Tensor, out: Tensor, statistics: Tensor | None) -> None:
+        """[tokens, 2 inter] -> `out` [tokens, inter]."""
+
+    def backward(self, dhidden: Tensor, gate_up: Tensor, statistics: Tensor | None) -> None:
+        """In place: gate and up become their gradients, `dhidden` [tokens, inter] becomes what `forward` gave."""
 
 
 class FeedForward:
-    def __init__(self, shape: Architecture, weights: LayerWeights, workspace: Workspace) -> None:
-        self.weights, self.workspace = weights, workspace
+    def __init__(
+        self, shape: Architecture, weights: LayerWeights, workspace: Workspace, activation: GatedActivation
+    ) -> None:
+        self.weights, self.workspace, self.activation = weights, workspace, activation
         self.inter = shape.intermediate[weights.index]
-        share = shape.sparsity[weights.index]
-        self.threshold = sparsity_threshold(share, workspace.dtype) if share else None
         self.precision = Precision.of(workspace.dtype)
 
     def forward(self, act: Activations, chunk: int, *, keep_gate_up: bool) -> None:
@@ -34,8 +47,8 @@ class FeedForward:
         tokens = x.shape[0]
         act.down_out = x.new_empty(tokens, w.down.outputs)
         act.down_tail = x.new_empty(tokens, w.down.rank)
-        if self.threshold is not None and act.statistics is None:
-            act.statistics = x.new_empty(tokens, 2, dtype=wide_dtype(x.dtype))
+        if self.activation.statistics and act.statistics is None:
+            act.statistics = x.new_empty(tokens, self.activation.statistics, dtype=wide_dtype(x.dtype))
         whole = tokens <= chunk or keep_gate_up
         gate_up = w.gate_up.new_output(tokens if whole else chunk, x)
         hidden = w.down.new_input(min(tokens, chunk), x)
@@ -45,7 +58,9 @@ class FeedForward:
             w.gate_up.multiply(gate_up_matrix, x[part], out=products[:, : w.gate_up.outputs])
             self._lower_up(products)
             inner = hidden[:size]
-            self._activate(products[:, : w.gate_up.outputs], inner[:, : self.inter], act, part)
+            self.activation.forward(
+                products[:, : w.gate_up.outputs], inner[:, : self.inter], _rows(act.statistics, part)
+            )
             w.down.fill_tail(down_matrix, inner)
             act.down_tail[part] = inner[:, self.inter :]
             w.down.multiply(down_matrix, inner, out=act.down_out[part])
@@ -70,13 +85,7 @@ class FeedForward:
                 self._lower_up(products)
             w.down.fill_output_tail(down_matrix, ddown[part])
             dhidden = w.down.multiply_left(down_matrix, ddown[part], out=inner[:size])
-            # In place: gate and up become their gradients, the gradient of the product becomes the product.
-            if self.threshold is None:
-                geglu_backward(dhidden, pair, dgate_up=pair, hidden=dhidden)
-            else:
-                sparse_geglu_backward(
-                    dhidden, pair, act.statistics[part], self.threshold, dgate_up=pair, hidden=dhidden
-                )
+            self.activation.backward(dhidden, pair, _rows(act.statistics, part))
             self._lower_up(products)
             w.down.accumulate(ddown[part], dhidden, act.down_tail[part])
             w.gate_up.backward(gate_up_matrix, products, x[part], out=dx[part])
@@ -88,12 +97,10 @@ class FeedForward:
         if self.precision.scaled:
             products[:, self.inter : 2 * self.inter] *= self.precision.branch
 
-    def _activate(self, pair: Tensor, out: Tensor, act: Activations, part: slice) -> None:
-        if self.threshold is None:
-            geglu(pair, out=out)
-        else:
-            sparse_geglu(pair, self.threshold, out=out, statistics=act.statistics[part])
-
 
 def _chunks(tokens: int, chunk: int) -> list[slice]:
     return [slice(start, min(start + chunk, tokens)) for start in range(0, tokens, chunk)]
+
+
+def _rows(statistics: Tensor | None, part: slice) -> Tensor | None:
+    return None if statistics is None else statistics[part]

@@ -49,8 +49,6 @@ class Network:
             shape, boundary.weights, workspace, ropes[boundary.index], boundary.input_norm
         )
         self.precision = Precision.of(dtype)
-        # Rounded to the weights' dtype, as transformers does.
-        self._embedding_scale = float(torch.tensor(shape.hidden**0.5, dtype=dtype))
         self._host = HostStore(device)
 
     def gradients(self, context: StepContext, plan: StepPlan, scale: Tensor, *, observe: bool = False) -> TokenResults:
@@ -107,8 +105,7 @@ class Network:
 
     def embed(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """-> streams [n, tokens, hidden] and the per-layer inputs [tokens, layers * ple]."""
-        first = self.weights.embedding[token_ids].to(self.precision.compute) * self._embedding_scale
-        return self.embedding.embed(token_ids, first)
+        return self.embedding.embed(token_ids)
 
     def forward(
         self,

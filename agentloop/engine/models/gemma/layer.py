@@ -14,6 +14,7 @@ from agentloop.engine.lora.projection import Workspace
 from agentloop.engine.memory.activations import Activations, Keys, LayerInput
 from agentloop.engine.memory.plans import Keep
 from agentloop.engine.models.feedforward import FeedForward
+from agentloop.engine.models.gemma.activation import Geglu
 from agentloop.engine.models.gemma.weights import GemmaLayerWeights
 from agentloop.engine.models.self_attention import SelfAttention
 from agentloop.engine.numerics.precision import Precision
@@ -40,7 +41,7 @@ class GemmaLayer:
     def __init__(self, shape: Architecture, weights: GemmaLayerWeights, workspace: Workspace, rope: Tensor) -> None:
         self.shape, self.weights, self.workspace = shape, weights, workspace
         self.attention = SelfAttention(shape, weights, workspace, rope)
-        self.feedforward = FeedForward(shape, weights, workspace)
+        self.feedforward = FeedForward(shape, weights, workspace, Geglu())
         self.input_norm = NormedInput(shape, weights)
         self.index = weights.index
         self.branch = Precision.of(workspace.dtype).branch

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.lora.projection import Workspace
+from agentloop.engine.models.gemma.embedding import TokenEmbedding
 from agentloop.engine.models.gemma3n.weights import Gemma3nWeights
 from agentloop.engine.numerics.precision import Precision
 from agentloop.model_directory.architecture import Architecture
@@ -17,11 +18,11 @@ class Gemma3nEmbedding:
     def __init__(self, shape: Architecture, weights: Gemma3nWeights, workspace: Workspace) -> None:
         self.shape, self.weights, self.workspace = shape, weights, workspace
         self.precision = Precision.of(workspace.dtype)
+        self.tokens = TokenEmbedding(shape, weights, self.precision.compute)
 
-    def embed(self, token_ids: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids [tokens] and their scaled embeddings [tokens, hidden] -> streams [n, tokens, hidden] and the per-layer inputs
-        [tokens, layers * ple]."""
-        w, shape = self.weights, self.shape
+    def embed(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids [tokens] -> streams [n, tokens, hidden] and the per-layer inputs [tokens, layers * ple]."""
+        w, shape, first = self.weights, self.shape, self.tokens.rows(token_ids)
         in_table = torch.where(token_ids < shape.ple_vocab, token_ids, 0)
         projection = first @ w.ple_model_projection.t()
         ple = ple_inputs(

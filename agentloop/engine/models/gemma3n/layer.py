@@ -17,6 +17,8 @@ from agentloop.engine.lora.projection import Workspace
 from agentloop.engine.memory.activations import Activations, Keys, LayerInput
 from agentloop.engine.memory.plans import Keep
 from agentloop.engine.models.feedforward import FeedForward
+from agentloop.engine.models.gemma.activation import Geglu
+from agentloop.engine.models.gemma3n.activation import SparseGeglu
 from agentloop.engine.models.gemma3n.weights import Gemma3nLayerWeights
 from agentloop.engine.models.self_attention import SelfAttention
 from agentloop.engine.numerics.precision import Precision
@@ -67,7 +69,9 @@ class Gemma3nLayer:
     def __init__(self, shape: Architecture, weights: Gemma3nLayerWeights, workspace: Workspace, rope: Tensor) -> None:
         self.shape, self.weights, self.workspace = shape, weights, workspace
         self.attention = SelfAttention(shape, weights, workspace, rope)
-        self.feedforward = FeedForward(shape, weights, workspace)
+        sparsity = shape.sparsity[weights.index]
+        activation = SparseGeglu(sparsity, workspace.dtype) if sparsity else Geglu()
+        self.feedforward = FeedForward(shape, weights, workspace, activation)
         self.input_norm = PredictedInput(shape, weights)
         self.index = weights.index
         self.precision = Precision.of(workspace.dtype)
