@@ -44,7 +44,7 @@ class StepShape:
     """Carry only supervised rows above the boundary."""
 
     def covers(self, other: StepShape) -> bool:
-        """Whether a batch of the `other` shape can be padded to this one."""
+        """Return True where a batch of the `other` shape can be padded to this one."""
         return (
             self.skip == other.skip
             and self.tokens >= other.tokens

@@ -17,7 +17,7 @@ from agentloop.model_directory.architecture import Architecture
 
 
 class GatedActivation(Protocol):
-    """What a family makes of gate and up."""
+    """The product of gate and up as a family computes it."""
 
     statistics: int
     """Columns of `Activations.statistics`, in which it leaves what its backward pass wants back; 0: nothing."""

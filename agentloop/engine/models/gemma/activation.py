@@ -8,7 +8,7 @@ from agentloop_kernels.geglu import geglu, geglu_backward
 
 
 class Geglu:
-    """models.feedforward.GatedActivation, which says what the methods do."""
+    """A `models.feedforward.GatedActivation`."""
 
     statistics = 0
 

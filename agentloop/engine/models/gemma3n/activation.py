@@ -9,7 +9,7 @@ from agentloop_kernels.sparse_geglu import sparse_geglu, sparse_geglu_backward, 
 
 
 class SparseGeglu:
-    """models.feedforward.GatedActivation, which says what the methods do."""
+    """A `models.feedforward.GatedActivation`."""
 
     statistics = 2
     """Mean and standard deviation of a token's gates."""
