@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from agentloop.engine.memory.plans import Keep
+from agentloop.engine.memory.plans import HELD, Keep
 from agentloop_kernels.attention import AttentionPlan
 
 Keys = dict[int, tuple[Tensor, Tensor]]
@@ -51,16 +50,9 @@ class Activations:
     """[tokens, rank]: the LoRA tail of down_proj's input."""
     down_out: Tensor | None = None
 
-    HELD: ClassVar[dict[Keep, set[str]]] = {
-        Keep.STREAMS: {"streams", "statistics"},
-        Keep.DOWN: {"down_tail", "down_out"},
-        Keep.ATTENTION: {"raw", "attended", "lse", "attention_out"},
-        Keep.ALL: {"gate_up"},
-    }
-
     def drop(self, keep: Keep) -> None:
         """Forget what `keep` does not hold on to."""
-        held = set().union(*(names for level, names in self.HELD.items() if level <= keep))
+        held = {name for level, names in HELD.items() if level <= keep for name in names}
         for name in self.__dataclass_fields__:
             if name not in held:
                 setattr(self, name, None)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.memory.activations import Activations
-
-FIELDS = ("streams", "down_out")
+from agentloop.engine.memory.plans import ON_HOST
 
 
 class HostStore:
@@ -49,7 +48,7 @@ class HostStore:
             self._leaving.clear()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for name in FIELDS:
+            for name in ON_HOST:
                 if (tensor := getattr(act, name)) is not None:
                     self._held.setdefault(index, {})[name] = self._buffer(index, name, tensor)
                     self._held[index][name].copy_(tensor, non_blocking=True)

@@ -29,6 +29,17 @@ class Keep(IntEnum):
     """And gate and up: nothing but elementwise work is done again."""
 
 
+HELD: dict[Keep, tuple[str, ...]] = {
+    Keep.STREAMS: ("statistics", "streams"),
+    Keep.DOWN: ("down_tail", "down_out"),
+    Keep.ATTENTION: ("raw", "attended", "lse", "attention_out"),
+    Keep.ALL: ("gate_up",),
+}
+"""Level -> the fields of `Activations` that it keeps and the level before it does not."""
+ON_HOST = ("streams", "down_out")
+"""Those that wait in host memory where a plan says so."""
+
+
 @dataclass(frozen=True)
 class StepPlan:
     keep: tuple[Keep, ...]
@@ -98,11 +109,20 @@ class Widths:
         # What torch's FlashAttention takes in its backward pass, which a soft-cap excludes: fp32 sums of dq, out once more, dk
         # and dv for every head.
         self.flash = query * 4 + 3 * self.query if shape.attention_softcap is None else 0
-        self.lse = 4 * shape.heads
         self.gate_up = 2 * shape.intermediate[layer] * e + self.tail
         self.inner = shape.intermediate[layer] * e
         self.ple = shape.ple * e
-        self.statistics = 8 * (shape.sparsity[layer] > 0)
+        self.held = {
+            "statistics": 8 * (shape.sparsity[layer] > 0),
+            "streams": self.streams,
+            "down_tail": self.tail,
+            "down_out": self.row,
+            "raw": self.raw,
+            "attended": self.query + self.tail,
+            "lse": 4 * shape.heads,
+            "attention_out": self.row,
+            "gate_up": self.gate_up,
+        }
         altup = shape.family == "gemma3n"
         # AltUp's prediction, gradient of the per-layer input's branch and its gate; LAuReL's output and dfirst; dsum, which is
         # the stream's own gradient where there is one stream.
@@ -113,14 +133,8 @@ class Widths:
 
     def kept(self, keep: Keep, offload: bool) -> list[int]:
         """Return the bytes of the tensors that stay on the device between the forward and the backward pass."""
-        tensors = [self.statistics] if offload else [self.statistics, self.streams]
-        if keep >= Keep.DOWN:
-            tensors += [self.tail] if offload else [self.tail, self.row]
-        if keep >= Keep.ATTENTION:
-            tensors += [self.raw, self.query + self.tail, self.lse, self.row]
-        if keep >= Keep.ALL:
-            tensors += [self.gate_up]
-        return tensors
+        names = (name for level, names in HELD.items() if level <= keep for name in names)
+        return [self.held[name] for name in names if not (offload and name in ON_HOST)]
 
     def fullest(self, keep: Keep, offload: bool, tokens: int, chunk: int) -> int:
         """Bytes at the fullest moment of the layer's backward pass, beyond what is kept for it and those below: either
