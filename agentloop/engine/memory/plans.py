@@ -97,19 +97,19 @@ class Widths:
     """Bytes that one token takes in each tensor of a layer."""
 
     def __init__(self, shape: Architecture, layer: int, size: StepSize) -> None:
-        e, wide = size.itemsize, size.stream_itemsize
+        spec, e, wide = shape.layer_specs[layer], size.itemsize, size.stream_itemsize
         query, keys = shape.heads * shape.head_dim, 2 * shape.kv_heads * shape.head_dim
         self.streams = shape.streams * shape.hidden * wide
         self.residual = shape.hidden * wide
         self.row = shape.hidden * e
         self.tail = size.rank * e
-        self.raw = (query + shape.laurel_rank + (keys if layer < shape.boundary else 0)) * e
+        self.raw = spec.outputs("query") * e
         self.query = query * e
         self.keys = keys * e
         # What torch's FlashAttention takes in its backward pass, which a soft-cap excludes: fp32 sums of dq, out once more, dk
         # and dv for every head.
         self.flash = query * 4 + 3 * self.query if shape.attention_softcap is None else 0
-        self.gate_up = 2 * shape.intermediate[layer] * e + self.tail
+        self.gate_up = spec.outputs("gate_up") * e + self.tail
         self.inner = shape.intermediate[layer] * e
         self.ple = shape.ple * e
         self.held = {
@@ -123,7 +123,7 @@ class Widths:
             "attention_out": self.row,
             "gate_up": self.gate_up,
         }
-        altup = shape.family == "gemma3n"
+        altup = "ple_projection" in spec.groups
         # AltUp's prediction, gradient of the per-layer input's branch and its gate; LAuReL's output and dfirst; dsum, which is
         # the stream's own gradient where there is one stream.
         self.predicted = self.residual + self.row + self.ple if altup else 0
@@ -156,10 +156,15 @@ class Widths:
         return tokens * always + max(tokens * feedforward + part * inner, tokens * attention)
 
 
+@lru_cache(maxsize=16)
+def _widths(shape: Architecture, size: StepSize) -> tuple[Widths, ...]:
+    return tuple(Widths(shape, layer, size) for layer in range(shape.layers))
+
+
 def peak_bytes(shape: Architecture, plan: StepPlan, size: StepSize, fixed: int) -> int:
     """Predicted peak of what tensors take. `fixed`: weights, adapter and optimizer."""
     rows = [size.tokens if layer < shape.boundary else size.upper for layer in range(shape.layers)]
-    widths = [Widths(shape, layer, size) for layer in range(shape.layers)]
+    widths = _widths(shape, size)
     sources = {shape.kv_source(layer) for layer in range(shape.boundary, shape.layers)}
     keys = 2 * shape.kv_heads * shape.head_dim * size.tokens * len(sources)
     common = keys * size.itemsize + size.tokens * shape.layers * shape.ple * size.itemsize + size.matrices

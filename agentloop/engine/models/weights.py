@@ -120,21 +120,13 @@ class Reader:
     def dense(self, name: str) -> Tensor:
         return self.checkpoint.tensor(name).to(self.device, self.dtype)
 
-    def group(self, kind: str, layer: str, *names: str) -> ProjectionGroup:
-        return ProjectionGroup(kind, [(f"{layer}.{name}", self._linear(f"{layer}.{name}")) for name in names])
-
-    def groups(self, shape: Architecture, index: int, *beside_query: str) -> dict[str, ProjectionGroup | None]:
-        """Return the tensors of layer `index`, as LayerWeights calls them; `beside_query` read what q reads."""
-        layer, apart = f"layers.{index}", index == shape.boundary
-        keys = ("self_attn.k_proj", "self_attn.v_proj")
-        own = keys if index < shape.boundary else ()
-        return {
-            "query": self.group("query", layer, "self_attn.q_proj", *own, *beside_query),
-            "key_value": self.group("key_value", layer, *keys) if apart else None,
-            "output": self.group("output", layer, "self_attn.o_proj"),
-            "gate_up": self.group("gate_up", layer, "mlp.gate_proj", "mlp.up_proj"),
-            "down": self.group("down", layer, "mlp.down_proj"),
-        }
+    def groups(self, shape: Architecture, index: int) -> dict[str, ProjectionGroup | None]:
+        """Return the linears of layer `index`, as LayerWeights calls them."""
+        groups: dict[str, ProjectionGroup | None] = {"key_value": None}
+        for kind, names in shape.layer_specs[index].groups.items():
+            linears = [f"layers.{index}.{name}" for name in names]
+            groups[kind] = ProjectionGroup(kind, [(name, self._linear(name)) for name in linears])
+        return groups
 
     def head(self, embedding: Tensor) -> Tensor:
         own = self.checkpoint.head()

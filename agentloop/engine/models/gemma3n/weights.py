@@ -82,10 +82,7 @@ def load(shape: Architecture, reader: Reader, *, positions: int, offload_embeddi
                 prediction=dense(f"{layer}.altup.prediction_coefs.weight").to(wide).clamp(-clip, clip),
                 correction=dense(f"{layer}.altup.correction_coefs.weight").to(wide).clamp(-clip, clip),
                 scale=dense(f"{layer}.altup.correct_output_scale"),
-                laurel=reader.group("laurel", layer, "laurel.linear_right"),
-                ple_gate=reader.group("ple_gate", layer, "per_layer_input_gate"),
-                ple_projection=reader.group("ple_projection", layer, "per_layer_projection"),
-                **reader.groups(shape, index, "laurel.linear_left"),
+                **reader.groups(shape, index),
             )
         )
     embedding = dense("embed_tokens.weight")
