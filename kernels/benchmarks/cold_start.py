@@ -57,6 +57,7 @@ def watch_load(clock: Clock) -> None:
 
     from agentloop.engine.api import language_model
     from agentloop.engine.models import table, weights
+    from agentloop.engine.models.gemma3n import weights as gemma3n
 
     clock.watch(language_model.nvml, "capability", "capability")
     clock.watch(language_model, "compile_ahead", "start of the compilation")
@@ -67,7 +68,7 @@ def watch_load(clock: Clock) -> None:
     clock.watch(language_model, "base_fingerprint", "fingerprint")
     clock.watch(language_model, "packed_weights", "packed linears")
     clock.watch(language_model, "load_weights", "other weights")
-    clock.watch(weights, "EmbeddingTable", "table")
+    clock.watch(gemma3n, "EmbeddingTable", "table")
     clock.watch(table, "_mapped", "table's registration")
     clock.watch(language_model, "Gemma", "model")
     dense = weights.Checkpoint.tensor
