@@ -23,10 +23,10 @@ class GatedActivation(Protocol):
     """Columns of `Activations.statistics`, in which it leaves what its backward pass wants back; 0: nothing."""
 
     def forward(self, gate_up: Tensor, out: Tensor, statistics: Tensor | None) -> None:
-        """[tokens, 2 inter] -> `out` [tokens, inter]."""
+        """Compute `out` [tokens, inter] from gate and up [tokens, 2 inter]."""
 
     def backward(self, dhidden: Tensor, gate_up: Tensor, statistics: Tensor | None) -> None:
-        """In place: gate and up become their gradients, `dhidden` [tokens, inter] becomes what `forward` gave."""
+        """Turn gate and up into their gradients and `dhidden` [tokens, inter] into what `forward` gave, in place."""
 
 
 class FeedForward:
