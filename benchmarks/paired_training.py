@@ -42,8 +42,8 @@ from torch import Tensor
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import IGNORED, join
-from agentloop.engine.dequantised import dequantised_checkpoint
-from agentloop.engine.lora import TARGETS
+from agentloop.engine.io.dequantised import dequantised_checkpoint
+from agentloop.engine.lora.buffer import TARGETS
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.errors import AgentloopError
 from agentloop.training import rows as stored

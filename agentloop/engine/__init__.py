@@ -10,7 +10,7 @@ from agentloop.settings import prepare_libraries
 
 prepare_libraries()  # before torch, triton and the hub's client read where their caches are
 
-from agentloop.engine.language_model import FastLanguageModel, is_bfloat16_supported  # noqa: E402
+from agentloop.engine.api.language_model import FastLanguageModel, is_bfloat16_supported  # noqa: E402
 
 FastModel = FastLanguageModel
 """`FastLanguageModel` by the name that Unsloth's Gemma 3n scripts use."""

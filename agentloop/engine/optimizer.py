@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from agentloop.engine.lora import LoraBuffer
-from agentloop.engine.modes import usual_modes
+from agentloop.engine.lora.buffer import LoraBuffer
+from agentloop.engine.numerics.modes import usual_modes
 from agentloop.errors import SettingError
 from agentloop_kernels.adamw import adamw, clip_factor, gradient_norm
 from agentloop_kernels.adamw_8bit import adamw_8bit, new_state

@@ -23,7 +23,6 @@ TYPES = ("BF16", "F16", "F32", "F64")
 """Types of weights that are read, as safetensors calls them."""
 _BYTES = {"U8": 1, "I8": 1, "F16": 2, "BF16": 2, "F32": 4}
 """Of an element of what packed weights may be stored as."""
-_NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
 @dataclass(frozen=True)
@@ -145,22 +144,11 @@ def required(shape: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _required_names(shape: Architecture) -> Iterator[str]:
-    many = shape.family == "gemma3n"
     yield LANDMARK
-    for index in range(shape.layers):
-        layer, shares = f"layers.{index}", index >= shape.first_shared
-        norms = _NORMS if shape.norm_branches else _NORMS[:2]
-        if shape.norm_heads:
-            norms += ("self_attn.q_norm",) if shares else ("self_attn.q_norm", "self_attn.k_norm")
-        if many:
-            norms += ("laurel.post_laurel_norm", "post_per_layer_input_norm", "altup.router_norm")
-        yield from (f"{layer}.{name}.weight" for name in norms)
-        if many:
-            for name in ("modality_router", "prediction_coefs", "correction_coefs"):
-                yield f"{layer}.altup.{name}.weight"
-            yield f"{layer}.altup.correct_output_scale"
+    for index, spec in enumerate(shape.layer_specs):
+        yield from (f"layers.{index}.{name}" for name in spec.others)
     yield from (f"{name}.weight" for name in shape.linears)
-    if many:
+    if shape.family == "gemma3n":
         for name in ("embed_tokens_per_layer", "per_layer_model_projection", "per_layer_projection_norm"):
             yield f"{name}.weight"
         for kind in ("altup_projections", "altup_unembed_projections"):
@@ -170,9 +158,11 @@ def _required_names(shape: Architecture) -> Iterator[str]:
 
 def size(shape: Architecture, name: str) -> tuple[int, ...]:
     """The size of the tensor `name`. Raises KeyError where a model of this architecture has none of that name."""
+    if name.startswith("layers."):
+        _, index, tensor = name.split(".", 2)
+        return shape.layer_specs[int(index)].size(tensor)
     parts = name.removesuffix(".weight").split(".")
-    layer = int(parts[1]) if parts[0] == "layers" else 0
-    return _sizes(shape, layer)[".".join(part for part in parts if not part.isdigit())]
+    return _outside_layers(shape)[".".join(part for part in parts if not part.isdigit())]
 
 
 def _implied(shape: Architecture, name: str) -> tuple[int, ...] | None:
@@ -182,39 +172,13 @@ def _implied(shape: Architecture, name: str) -> tuple[int, ...] | None:
         return None
 
 
-def _sizes(s: Architecture, layer: int) -> dict[str, tuple[int, ...]]:
-    """By name without numbers: those of the model, and those of this layer."""
-    hidden, inter, query, keys = s.hidden, s.intermediate[layer], s.heads * s.head_dim, s.kv_heads * s.head_dim
+def _outside_layers(s: Architecture) -> dict[str, tuple[int, ...]]:
     return {
-        "embed_tokens": (s.vocab, hidden),
+        "embed_tokens": (s.vocab, s.hidden),
         "embed_tokens_per_layer": (s.ple_vocab, s.layers * s.ple),
-        "per_layer_model_projection": (s.layers * s.ple, hidden),
+        "per_layer_model_projection": (s.layers * s.ple, s.hidden),
         "per_layer_projection_norm": (s.ple,),
-        "altup_projections": (hidden, hidden),
-        "altup_unembed_projections": (hidden, hidden),
-        "norm": (hidden,),
-        "layers.input_layernorm": (hidden,),
-        "layers.post_attention_layernorm": (hidden,),
-        "layers.pre_feedforward_layernorm": (hidden,),
-        "layers.post_feedforward_layernorm": (hidden,),
-        "layers.post_per_layer_input_norm": (hidden,),
-        "layers.laurel.post_laurel_norm": (hidden,),
-        "layers.laurel.linear_left": (s.laurel_rank, hidden),
-        "layers.laurel.linear_right": (hidden, s.laurel_rank),
-        "layers.self_attn.q_norm": (s.head_dim,),
-        "layers.self_attn.k_norm": (s.head_dim,),
-        "layers.self_attn.q_proj": (query, hidden),
-        "layers.self_attn.k_proj": (keys, hidden),
-        "layers.self_attn.v_proj": (keys, hidden),
-        "layers.self_attn.o_proj": (hidden, query),
-        "layers.altup.modality_router": (s.streams, hidden),
-        "layers.altup.router_norm": (hidden,),
-        "layers.altup.prediction_coefs": (s.streams**2, s.streams),
-        "layers.altup.correction_coefs": (s.streams, s.streams),
-        "layers.altup.correct_output_scale": (hidden,),
-        "layers.mlp.gate_proj": (inter, hidden),
-        "layers.mlp.up_proj": (inter, hidden),
-        "layers.mlp.down_proj": (hidden, inter),
-        "layers.per_layer_input_gate": (s.ple, hidden),
-        "layers.per_layer_projection": (hidden, s.ple),
+        "altup_projections": (s.hidden, s.hidden),
+        "altup_unembed_projections": (s.hidden, s.hidden),
+        "norm": (s.hidden,),
     }

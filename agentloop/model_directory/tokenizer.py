@@ -50,14 +50,15 @@ def load_tokenizer(directory: Path) -> Any:
         raise ModelError(f"{file}: the tokenizer is not to be read: {one_line_of(error)}") from error
 
 
-def check_size(tokenizer: Any, directory: Path, vocabulary: int) -> None:
+def check_size(tokenizer: Any, directory: Path | None, vocabulary: int) -> None:
     """Raises SettingError where `tokenizer` has a token for which the model in `directory`, of `vocabulary` tokens, has no row.
 
-    Those that the model's own tokenizer has are let be: Gemma 3's smaller models have one, for images.
+    Those that the model's own tokenizer has are let be: Gemma 3's smaller models have one, for images. Without a directory
+    there is no such tokenizer.
     """
     words = getattr(tokenizer, "tokenizer", tokenizer).get_vocab()
     if beyond := {word: index for word, index in words.items() if index >= vocabulary}:
-        own = load_tokenizer(directory).get_vocab()
+        own = {} if directory is None else load_tokenizer(directory).get_vocab()
         if added := sorted((index, word) for word, index in beyond.items() if own.get(word) != index):
             index, word = added[0]
             raise SettingError(

@@ -37,7 +37,7 @@ def describe(campaign: Campaign) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, Any]:
-    from agentloop.engine import nvml
+    from agentloop.engine.memory import nvml
 
     return {
         "cards": [asdict(each) for each in card.cards()] if card.present() else [],

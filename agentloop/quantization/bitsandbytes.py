@@ -18,9 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.dequantised import write_index
-from agentloop.engine.packed import PackedWeights, packed_weights
+from agentloop.engine.io.checkpoint import Checkpoint
+from agentloop.engine.io.dequantised import write_index
+from agentloop.engine.io.packed import PackedWeights, packed_weights
 from agentloop.errors import SettingError
 from agentloop.files import atomic
 from agentloop.model_directory.configuration import read_architecture

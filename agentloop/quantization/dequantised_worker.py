@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from agentloop import job
-from agentloop.engine.dequantised import dequantised_checkpoint
+from agentloop.engine.io.dequantised import dequantised_checkpoint
 from agentloop.records import Quantization
 
 

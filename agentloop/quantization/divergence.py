@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from agentloop.engine.batch import join
-from agentloop.engine.model import Gemma
-from agentloop.engine.network import softcapped
-from agentloop.engine.packed import PackedWeights
+from agentloop.engine.io.packed import PackedWeights
+from agentloop.engine.step.model import LanguageModel
+from agentloop.engine.step.network import softcapped
 from agentloop_kernels.nf4 import Nf4
 
 _ROWS = 64
@@ -37,7 +37,7 @@ class Divergence:
 class Comparison:
     """A base in 16 bit, and what it says of some sequences, beside its linears in NF4."""
 
-    def __init__(self, model: Gemma, packed: PackedWeights, sequences: Sequences) -> None:
+    def __init__(self, model: LanguageModel, packed: PackedWeights, sequences: Sequences) -> None:
         """`model` is in 16 bit, without an adapter. A sequence needs a token of the model's behind its first token."""
         self._model, self._packed = model, packed
         self._groups = {

@@ -11,9 +11,9 @@ import torch
 
 from agentloop import card, job
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.memory import GIB
-from agentloop.engine.packed import packed_weights
+from agentloop.engine.io.checkpoint import Checkpoint
+from agentloop.engine.io.packed import packed_weights
+from agentloop.engine.memory.plans import GIB
 from agentloop.errors import SettingError
 from agentloop.model_directory.configuration import read_architecture
 from agentloop.model_directory.tensors import LANDMARK, headers, required

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from agentloop import job
-from agentloop.engine import FastLanguageModel, exporting
+from agentloop.engine import FastLanguageModel
+from agentloop.engine.export import exporting
 from agentloop.exports import gguf_model
 from agentloop.exports.prompts import MOST_TOKENS
 from agentloop.training.run import TrainingRun

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agentloop.engine.forecast import DESKTOP, Forecast, StepForecast
-from agentloop.engine.memory import GIB
-from agentloop.engine.model import AUTO_SHARE
+from agentloop.engine.memory.plans import GIB
+from agentloop.engine.meta.forecast import DESKTOP, Forecast, StepForecast
+from agentloop.engine.step.model import AUTO_SHARE
 from agentloop.records import NF4, NONE
 from agentloop.settings import Settings
 from agentloop.training.memory import forecast

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentloop import job
-from agentloop.engine.model import AUTO_SHARE
+from agentloop.engine.step.model import AUTO_SHARE
 from agentloop.records import Quantization
 from agentloop.settings import load
 from agentloop.training.memory import forecast

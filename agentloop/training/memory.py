@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 
 from agentloop import card
-from agentloop.engine import nvml
+from agentloop.engine.api.language_model import default_dtype
 from agentloop.engine.batch import PackedBatch
-from agentloop.engine.forecast import StepForecast, in_training
-from agentloop.engine.language_model import default_dtype
-from agentloop.engine.memory import GIB, OUTSIDE
-from agentloop.engine.model import Gemma
+from agentloop.engine.memory import nvml
+from agentloop.engine.memory.plans import GIB, OUTSIDE
+from agentloop.engine.meta.forecast import StepForecast, in_training
+from agentloop.engine.step.model import LanguageModel
 from agentloop.errors import SettingError
 from agentloop.model_directory.configuration import read_architecture
 from agentloop.records import Quantization
@@ -88,7 +88,7 @@ def forecast(
 class CardMemory:
     """The memory that this process holds of its card while it trains; on the CPU nothing is counted."""
 
-    def __init__(self, model: Gemma) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self._model = model
         self._on_card = model.device.type == "cuda"
         self.peak: float | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from agentloop import job
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.merged import write_merged
+from agentloop.engine.export.merged import write_merged
 from agentloop.training.run import TrainingRun
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from agentloop.canary_reference import Prompt, Reference
 from agentloop.engine.batch import join
-from agentloop.engine.model import Gemma
-from agentloop.engine.network import softcapped
-from agentloop.engine.recast import recast
+from agentloop.engine.step.model import LanguageModel
+from agentloop.engine.step.network import softcapped
+from agentloop.engine.step.recast import recast
 
 PROMPTS = 8
 MAX_TOKENS = 256
@@ -26,7 +26,7 @@ _HEAD_ROWS = 1 << 13
 """Of the head at once in another dtype: a copy of the whole would be 2 GiB, as much as two thirds of the model."""
 
 
-def measure_base(model: Gemma, sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Reference:
+def measure_base(model: LanguageModel, sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Reference:
     """The base's log probabilities of the first sequences, before anything is trained; `adapted` is still empty.
 
     They are computed twice, in 16 bit and in fp32, so the time is spent here and not when somebody waits for the adapter: first
@@ -46,14 +46,14 @@ def measure_base(model: Gemma, sequences: Sequence[tuple[Sequence[int], Sequence
     return Reference(str(model.dtype).removeprefix("torch."), held.in_4bit, tuple(prompts), held.in_16bit)
 
 
-def _make_room(model: Gemma) -> None:
+def _make_room(model: LanguageModel) -> None:
     """On a card, forget the model's dequantised matrices; they are made again when asked for."""
     if model.device.type == "cuda":
         model.workspace.release()
         torch.cuda.empty_cache()
 
 
-def write(directory: Path, model: Gemma, base: Reference) -> None:
+def write(directory: Path, model: LanguageModel, base: Reference) -> None:
     """Add the log probabilities under the trained adapter to those of the base, and store both in `directory`."""
     # All prompts at once: somebody waits for the adapter.
     losses = model.token_results(join([(ids, [True] * len(ids)) for ids in base.token_ids])).losses
@@ -63,8 +63,8 @@ def write(directory: Path, model: Gemma, base: Reference) -> None:
     replace(base, prompts=prompts).write(directory)
 
 
-def _logprobs(model: Gemma, token_ids: Sequence[int]) -> Tensor:
-    """What Gemma.logprobs gives, for a model whose head is in another dtype than it computes in. [len(token_ids) - 1]"""
+def _logprobs(model: LanguageModel, token_ids: Sequence[int]) -> Tensor:
+    """What `logprobs` of the model gives, also where its head is in another dtype than it computes in. [len(token_ids) - 1]"""
     hidden = model.hidden(join([(token_ids, [True] * len(token_ids))]))
     labels = torch.tensor(token_ids[1:], device=hidden.device).unsqueeze(1)
     total = torch.full((len(labels),), -torch.inf, device=hidden.device)

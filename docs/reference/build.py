@@ -24,12 +24,13 @@ from agentloop import settings
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = (
     "agentloop.engine",
-    "agentloop.engine.model",
+    "agentloop.engine.api.model",
+    "agentloop.engine.step.model",
     "agentloop.engine.batch",
     "agentloop.engine.optimizer",
-    "agentloop.engine.facade",
-    "agentloop.engine.outputs",
-    "agentloop.engine.results",
+    "agentloop.engine.api.facade",
+    "agentloop.engine.api.outputs",
+    "agentloop.engine.step.results",
     "agentloop.environments",
     "agentloop.tools",
     "agentloop.tools.calculator",

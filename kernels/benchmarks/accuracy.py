@@ -22,11 +22,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma3nTextConfig, Gemma3TextConfig, PreTrainedTokenizerFast
 
 from agentloop.engine import FastLanguageModel
+from agentloop.engine.api.model import Gemma
 from agentloop.engine.batch import join
-from agentloop.engine.lora import TARGETS
-from agentloop.engine.memory import Keep
-from agentloop.engine.model import Gemma
-from agentloop.engine.projection import write_weight
+from agentloop.engine.lora.buffer import TARGETS
+from agentloop.engine.lora.projection import write_weight
+from agentloop.engine.memory.plans import Keep
 
 LAYERS = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
 

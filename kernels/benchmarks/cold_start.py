@@ -55,7 +55,9 @@ def watch_load(clock: Clock) -> None:
     """The parts of `FastLanguageModel.from_pretrained`; the tokenizer and the table have threads of their own."""
     import torch
 
-    from agentloop.engine import language_model, table, weights
+    from agentloop.engine.api import language_model
+    from agentloop.engine.models import table, weights
+    from agentloop.engine.models.gemma3n import weights as gemma3n
 
     clock.watch(language_model.nvml, "capability", "capability")
     clock.watch(language_model, "compile_ahead", "start of the compilation")
@@ -66,7 +68,7 @@ def watch_load(clock: Clock) -> None:
     clock.watch(language_model, "base_fingerprint", "fingerprint")
     clock.watch(language_model, "packed_weights", "packed linears")
     clock.watch(language_model, "load_weights", "other weights")
-    clock.watch(weights, "EmbeddingTable", "table")
+    clock.watch(gemma3n, "EmbeddingTable", "table")
     clock.watch(table, "_mapped", "table's registration")
     clock.watch(language_model, "Gemma", "model")
     dense = weights.Checkpoint.tensor
@@ -85,7 +87,7 @@ def compilation(clock: Clock) -> dict[str, Any]:
     """When the process that compiles began, had planned and was done, and its longest tasks, from what it has left behind."""
     import triton
 
-    from agentloop.engine.compilation import MARKER
+    from agentloop.engine.warmup.compilation import MARKER
 
     markers = [path for path in Path(triton.knobs.cache.dir).glob(f"{MARKER}*") if path.suffix != ".lock"]
     if not markers:
@@ -149,8 +151,8 @@ def child(checkpoint: Path, tokens: int, cache: Path, started: float) -> None:
 
 
 def prepare(checkpoint: Path, cache: Path) -> None:
-    from agentloop.engine.checkpoint import Checkpoint
-    from agentloop.engine.packed import packed_weights
+    from agentloop.engine.io.checkpoint import Checkpoint
+    from agentloop.engine.io.packed import packed_weights
     from agentloop.model_directory.configuration import read_architecture
     from agentloop.model_directory.fingerprint import base_fingerprint
 

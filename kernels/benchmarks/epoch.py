@@ -26,8 +26,8 @@ import triton
 from train_step import process_gib
 
 from agentloop.engine import FastLanguageModel
+from agentloop.engine.api.model import Gemma
 from agentloop.engine.batch import PackedBatch, pack
-from agentloop.engine.model import Gemma
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.proof import synthetic
 

@@ -22,8 +22,8 @@ import torch
 import triton
 
 from agentloop.engine import FastLanguageModel
+from agentloop.engine.api.model import Gemma
 from agentloop.engine.batch import PackedBatch, join
-from agentloop.engine.model import Gemma
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.proof import synthetic
 

@@ -13,11 +13,12 @@ from agentloop.project import CHECKOUT
 
 PUBLIC = {
     "agentloop/engine": "FastLanguageModel FastLanguageModel.from_pretrained FastLanguageModel.get_peft_model FastModel",
-    "agentloop/engine/model": "Gemma Gemma.loss_and_gradients Gemma.save_pretrained Gemma.save_pretrained_merged LossSum.mean",
+    "agentloop/engine/api/model": "Gemma Gemma.save_pretrained Gemma.save_pretrained_merged",
+    "agentloop/engine/step/model": "LanguageModel LanguageModel.loss_and_gradients LossSum.mean",
     "agentloop/engine/batch": "PackedBatch PackedBatch.labels join pack",
     "agentloop/engine/optimizer": "FlatAdamW FlatAdamW.step",
-    "agentloop/engine/facade": "TrainerFacade.forward TrainerFacade.generate",
-    "agentloop/engine/outputs": "CausalLMOutput CausalLMOutput.log_probs CausalLMOutput.to_tuple",
+    "agentloop/engine/api/facade": "TrainerFacade.forward TrainerFacade.generate",
+    "agentloop/engine/api/outputs": "CausalLMOutput CausalLMOutput.log_probs CausalLMOutput.to_tuple",
     "agentloop/environments": "Environment Environment.verify Environment.expert QuestionFile ScriptedEnvironment Question get",
     "agentloop/tools": "FunctionTool Tool Tool.call ToolError",
     "agentloop/tools/calculator": "Calculator",

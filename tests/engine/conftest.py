@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.lora import TARGETS
-from agentloop.engine.model import Gemma
-from agentloop.engine.projection import write_weight
+from agentloop.engine.api.model import Gemma
+from agentloop.engine.lora.buffer import TARGETS
+from agentloop.engine.lora.projection import write_weight
 from agentloop.tiny.architecture import random_checkpoint
 from agentloop.tiny.gemma import random_gemma_checkpoint
 

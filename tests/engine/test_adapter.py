@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
-from agentloop.engine.lora import TARGETS
+from agentloop.engine.lora.buffer import TARGETS
+from agentloop.engine.lora.projection import write_weight
 from agentloop.engine.optimizer import FlatAdamW
-from agentloop.engine.projection import write_weight
 from agentloop.errors import AdapterError
 
 IDS = [3, 50, 7, 8, 90, 12, 44, 5]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3nTextConfig, Gemma3TextConfig, GemmaConfig
 
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.dequantised import dequantised_checkpoint
+from agentloop.engine.io.dequantised import dequantised_checkpoint
 from agentloop.errors import ModelError
 from agentloop.model_directory.configuration import read_architecture
 from agentloop.model_directory.fingerprint import base_fingerprint

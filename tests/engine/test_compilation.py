@@ -9,12 +9,14 @@ from transformers import Gemma3nTextConfig
 from triton.runtime.jit import JITFunction
 
 import agentloop_kernels
-from agentloop.engine import FastLanguageModel, projection
+from agentloop import engine
+from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
-from agentloop.engine.blueprint import blueprint
-from agentloop.engine.compilation import plan_launches, representative
-from agentloop.engine.memory import Keep, StepPlan
+from agentloop.engine.lora import projection
+from agentloop.engine.memory.plans import Keep, StepPlan
+from agentloop.engine.meta.blueprint import blueprint
 from agentloop.engine.optimizer import FlatAdamW
+from agentloop.engine.warmup.compilation import SOURCES, plan_launches, representative
 from agentloop.model_directory.configuration import read_architecture
 from agentloop.training.reference import measure_base
 from agentloop_kernels import attention, attention_triton, geglu, launching, norm
@@ -34,6 +36,10 @@ def cpu_tensors_take_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "capability", lambda device: TURING)
     monkeypatch.setattr(attention_triton, "capability", lambda device: TURING)
     monkeypatch.setitem(projection.ALIGNMENT, "cpu", projection.ALIGNMENT["cuda"])
+
+
+def test_all_of_the_engine_decides_what_is_compiled():
+    assert SOURCES == tuple(Path(package.__file__).parent for package in (agentloop_kernels, engine))
 
 
 def described(launches: list[Launch]) -> set[tuple[str, str]]:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from agentloop.engine.fork import can_fork, fork
+from agentloop.engine.warmup.fork import can_fork, fork
 
 
 def test_the_copy_works_and_leaves_nothing_of_the_parents_behind(tmp_path):
     script = f"""
 import atexit, sys
 from pathlib import Path
-from agentloop.engine.fork import fork
+from agentloop.engine.warmup.fork import fork
 atexit.register(print, "cleaned up")
 sys.stdout.write("pending ")
 def work():

@@ -15,12 +15,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, StoppingCriteria, TextStreamer
 
 from agentloop.engine import FastLanguageModel
+from agentloop.engine.api.model import Gemma
 from agentloop.engine.batch import join
-from agentloop.engine.blueprint import blueprint
 from agentloop.engine.decoding.decoder import Decoder
-from agentloop.engine.lora import TARGETS
-from agentloop.engine.model import Gemma
-from agentloop.engine.projection import write_weight
+from agentloop.engine.lora.buffer import TARGETS
+from agentloop.engine.lora.projection import write_weight
+from agentloop.engine.meta.blueprint import blueprint
 from agentloop.errors import SettingError
 from agentloop_kernels.launching import planning
 

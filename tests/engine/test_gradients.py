@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from agentloop.engine.batch import join, split
-from agentloop.engine.context import step_inputs
-from agentloop.engine.memory import Keep, StepPlan
-from agentloop.engine.shapes import exact, rounded
+from agentloop.engine.batch.shapes import exact, rounded
+from agentloop.engine.memory.plans import Keep, StepPlan
+from agentloop.engine.step.context import step_inputs
 
 pytestmark = pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3", "gemma2", "gemma1"], indirect=True)
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from agentloop.engine import FastLanguageModel, feedforward, gemma, gemma3n, network, self_attention
+from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
-from agentloop.engine.memory import Keep, StepPlan
-from agentloop.engine.precision import Precision
+from agentloop.engine.memory.plans import Keep, StepPlan
+from agentloop.engine.models import feedforward, gemma, gemma3n, self_attention
+from agentloop.engine.numerics.precision import Precision
+from agentloop.engine.step import network
 
 pytestmark = pytest.mark.parametrize("checkpoint", ["gemma3n", "gemma3", "gemma2", "gemma1"], indirect=True)
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import IGNORED
-from agentloop.engine.lora import TARGETS
+from agentloop.engine.lora.buffer import TARGETS
 
 LONG = 75  # more than the window of 64
 

@@ -12,9 +12,9 @@ from transformers import BitsAndBytesConfig
 
 from agentloop.engine import FastLanguageModel, FastModel
 from agentloop.engine.batch import join
-from agentloop.engine.blueprint import META, ImpliedCheckpoint
-from agentloop.engine.families import load_weights
-from agentloop.engine.lora import ATTENTION, FEEDFORWARD, TARGETS
+from agentloop.engine.lora.buffer import ATTENTION, FEEDFORWARD, TARGETS
+from agentloop.engine.meta.blueprint import META, ImpliedCheckpoint
+from agentloop.engine.models.families import load_weights
 from agentloop.errors import ModelError, SettingError
 
 

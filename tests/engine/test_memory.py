@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import Gemma3nTextConfig, Gemma3TextConfig
 
-from agentloop.engine.blueprint import blueprint
-from agentloop.engine.memory import GIB, Keep, StepPlan, block, leanest
-from agentloop.engine.model import Gemma
+from agentloop.engine.api.model import Gemma
+from agentloop.engine.memory.plans import GIB, Keep, StepPlan, block, leanest
+from agentloop.engine.meta.blueprint import blueprint
+from agentloop.engine.meta.shapes import Shapes
 from agentloop.engine.optimizer import FlatAdamW
-from agentloop.engine.shapes import Shapes
 from agentloop.errors import SettingError
 from agentloop.model_directory.architecture import Architecture
 from agentloop.model_directory.configuration import read_architecture

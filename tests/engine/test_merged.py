@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.dequantised import dequantised_checkpoint
+from agentloop.engine.io.dequantised import dequantised_checkpoint
 from agentloop.errors import SettingError
 
 IDS = torch.tensor([[3, 50, 7, 8, 90, 12, 44, 5]])

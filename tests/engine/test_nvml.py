@@ -5,7 +5,7 @@ import ctypes
 import pytest
 import torch
 
-from agentloop.engine import nvml
+from agentloop.engine.memory import nvml
 
 
 class Library:

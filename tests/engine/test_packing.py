@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from agentloop.engine.batch import PackedBatch, join, pack
-from agentloop.engine.shapes import KnownShapes, StepShape, exact, rounded
+from agentloop.engine.batch.shapes import KnownShapes, StepShape, exact, rounded
 from agentloop.errors import SettingError
 from agentloop.proof import synthetic
 

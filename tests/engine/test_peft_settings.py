@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig
 
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.adapter import HARMLESS
-from agentloop.engine.lora import TARGETS
+from agentloop.engine.io.adapter import HARMLESS
+from agentloop.engine.lora.buffer import TARGETS
 from agentloop.errors import AdapterError, SettingError
 
 IDS = [3, 50, 7, 8, 90, 12, 44, 5]

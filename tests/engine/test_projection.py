@@ -8,8 +8,8 @@ import sys
 
 import torch
 
-from agentloop.engine.lora import LoraBuffer, LoraSettings
-from agentloop.engine.projection import ProjectionGroup, Workspace
+from agentloop.engine.lora.buffer import LoraBuffer, LoraSettings
+from agentloop.engine.lora.projection import ProjectionGroup, Workspace
 
 CPU = torch.device("cpu")
 

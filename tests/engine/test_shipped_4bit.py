@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from agentloop.campaign import fitting
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.batch import join
-from agentloop.engine.dequantised import dequantised_checkpoint
+from agentloop.engine.io.dequantised import dequantised_checkpoint
 from agentloop.errors import ModelError, SettingError
 from agentloop.model_directory import tensors
 from agentloop.quantization import bitsandbytes

@@ -12,8 +12,8 @@ from transformers import Gemma3nForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.lora import TARGETS
-from agentloop.engine.projection import write_weight
+from agentloop.engine.lora.buffer import TARGETS
+from agentloop.engine.lora.projection import write_weight
 from agentloop.environments.arithmetic import Arithmetic
 from agentloop.errors import ModelError
 

@@ -9,7 +9,7 @@ import torch
 from computable import computable_checkpoint
 
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.model import Gemma
+from agentloop.engine.api.model import Gemma
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ from computable import FAMILIES, LLAMA
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from agentloop.engine import FastLanguageModel, exporting
+from agentloop.engine import FastLanguageModel
+from agentloop.engine.export import exporting
 from agentloop.errors import ModelError, SettingError
 from agentloop.exports import llama, modelfile, prompts, readers
 from agentloop.gguf.exporting import write_gguf

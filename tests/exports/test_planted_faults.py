@@ -11,7 +11,7 @@ import torch
 from computable import FAMILIES, LLAMA
 from safetensors.torch import load_file, save_file
 
-from agentloop.engine import exporting, merged
+from agentloop.engine.export import exporting, merged
 from agentloop.errors import ModelError
 from agentloop.exports import gguf_model, modelfile, readers
 from agentloop.gguf import adapter, names, vocabulary

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from agentloop.cli.app import app
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.checkpoint import Checkpoint
+from agentloop.engine.io.checkpoint import Checkpoint
 from agentloop.errors import ModelError
 from agentloop.gguf import weights
 from agentloop.gguf.file import GgufFile, Tensor, open_gguf

@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from agentloop.engine import FastLanguageModel
+from agentloop.engine.api.model import Gemma
 from agentloop.engine.batch import join
-from agentloop.engine.model import Gemma
-from agentloop.engine.projection import write_weight
+from agentloop.engine.lora.projection import write_weight
 from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.project import CHECKOUT
 

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.checkpoint import Checkpoint
-from agentloop.engine.dequantised import dequantised_checkpoint
-from agentloop.engine.packed import packed_weights
+from agentloop.engine.io.checkpoint import Checkpoint
+from agentloop.engine.io.dequantised import dequantised_checkpoint
+from agentloop.engine.io.packed import packed_weights
 from agentloop.errors import SettingError
 from agentloop.quantization import measuring_worker as worker
 from agentloop.quantization.divergence import Comparison

@@ -5,7 +5,7 @@ import torch
 from paired_training import ROOT, EngineTrainer, Recipe, TransformersTrainer, compare, hold_out, plan, train, verdict
 from transformers import AutoTokenizer
 
-from agentloop.engine.dequantised import dequantised_checkpoint
+from agentloop.engine.io.dequantised import dequantised_checkpoint
 from agentloop.environments.arithmetic import Arithmetic
 from agentloop.tiny import demonstrations
 

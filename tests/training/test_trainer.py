@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from agentloop import canary_reference
 from agentloop import settings as configuration
 from agentloop.child_log import line_since
-from agentloop.engine.lora import LoraBuffer
-from agentloop.engine.model import Gemma
+from agentloop.engine.api.model import Gemma
+from agentloop.engine.lora.buffer import LoraBuffer
 from agentloop.errors import ModelError, TrainerError
 from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.records import NF4
@@ -134,7 +134,7 @@ import sys
 from pathlib import Path
 from agentloop.training import worker
 assert "torch" not in sys.modules  # the card is asked while it is imported
-from agentloop.engine.forecast import StepForecast
+from agentloop.engine.meta.forecast import StepForecast
 assert worker.main({str(file)!r}, "100") == 0
 StepForecast(Path({str(base)!r}), 2048)  # as a card's memory is checked
 print(*sorted({{"transformers", "torch._dynamo", "sympy"}} & set(sys.modules)), file=sys.stderr)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import cast
 
-from agentloop.engine.activations import Activations, Keys, LayerInput
 from agentloop.engine.decoding.cache import Slots
-from agentloop.engine.self_attention import SelfAttention
+from agentloop.engine.memory.activations import Activations, Keys, LayerInput
+from agentloop.engine.models.self_attention import SelfAttention
 from agentloop_kernels.decode_attention import decode_attention
 from agentloop_kernels.rope import qkv_rope
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agentloop.engine.activations import Keys
+from agentloop.engine.memory.activations import Keys
 from agentloop.model_directory.architecture import SLIDING, Architecture
 from agentloop_kernels.launching import takes_kernels
 

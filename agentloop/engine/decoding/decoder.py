@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from torch import Tensor
 
-from agentloop.engine.activations import LayerInput
 from agentloop.engine.batch import IGNORED, PackedBatch, join
-from agentloop.engine.boundary import BoundaryKeys
 from agentloop.engine.decoding.attention import CachedAttention
 from agentloop.engine.decoding.cache import KeyValueCache
 from agentloop.engine.decoding.groups import NoMatrices, for_decoding
-from agentloop.engine.families import FAMILIES
-from agentloop.engine.memory import Keep
-from agentloop.engine.network import softcapped
-
-if TYPE_CHECKING:
-    from agentloop.engine.model import Gemma
+from agentloop.engine.memory.activations import LayerInput
+from agentloop.engine.memory.plans import Keep
+from agentloop.engine.models.boundary import BoundaryKeys
+from agentloop.engine.models.families import FAMILIES
+from agentloop.engine.step.model import LanguageModel
+from agentloop.engine.step.network import softcapped
 
 
 class Decoder:
@@ -28,7 +26,7 @@ class Decoder:
     """
 
     def __init__(
-        self, model: Gemma, prompts: list[list[int]], *, new: int, copies: int = 1, stream: bool | None = None
+        self, model: LanguageModel, prompts: list[list[int]], *, new: int, copies: int = 1, stream: bool | None = None
     ) -> None:
         self.shape, self.network = model.shape, model.network
         self.lengths = [len(prompt) for prompt in prompts for _ in range(copies)]

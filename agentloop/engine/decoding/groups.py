@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agentloop.engine.projection import ProjectionGroup, Workspace
-from agentloop.engine.weights import LayerWeights
+from agentloop.engine.lora.projection import ProjectionGroup, Workspace
+from agentloop.engine.models.weights import LayerWeights
 from agentloop_kernels.nf4_matmul import nf4_matmul
 
 

@@ -8,7 +8,7 @@ import inspect
 import warnings
 from typing import Any
 
-from agentloop.engine.language_model import FastLanguageModel
+from agentloop.engine.api.language_model import FastLanguageModel
 from agentloop.errors import SettingError
 
 LORA = {

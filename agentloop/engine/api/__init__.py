@@ -1,0 +1,1 @@
+"""What users call: FastLanguageModel, the model as trainers see it, and what both accept and return."""

@@ -1,0 +1,1 @@
+"""Kernels compiled in another process before the first step launches them."""
