@@ -19,11 +19,14 @@ from functools import cache
 from typing import Any
 
 from agentloop.child import inherited
-from agentloop.errors import ServerError
+from agentloop.errors import ServerError, SettingError
 
 GIB = 2**30
 CONTEXT = GIB // 2
 """Bytes that the process which asks takes itself while it asks (0.51 GiB of an H200)."""
+OLDEST = (7, 5)
+"""Least compute capability that torch has code for when it is built for CUDA 13."""
+NEWER = "7.5 or later is needed (T4, RTX 20); set CUDA_VISIBLE_DEVICES to leave the card out"
 _POLL_SECONDS = 0.2
 _ASK_SECONDS = 60
 _NAME_BYTES = 256
@@ -58,6 +61,22 @@ def free_bytes() -> tuple[int, ...]:
 def cards() -> tuple[Card, ...]:
     """The visible cards in CUDA's order. Raises ServerError where there is no driver or no card."""
     return tuple(Card(**each) for each in json.loads(_answer(_asking("cards"), "the card is unknown")))
+
+
+@cache
+def too_old() -> tuple[Card, ...]:
+    """The visible cards that torch, built for CUDA 13, has no code for: V100 and before."""
+    try:
+        found = cards()
+    except ServerError:
+        return ()
+    return tuple(each for each in found if tuple(map(int, each.compute_capability.split("."))) < OLDEST)
+
+
+def check() -> None:
+    """Raises SettingError, in one line that names it, where a visible card is too old."""
+    for each in too_old():
+        raise SettingError(f"{each.name} has compute capability {each.compute_capability}: {NEWER}")
 
 
 class FreeBytes:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from agentloop import environments, errors, housekeeping, scratch
+from agentloop import card, environments, errors, housekeeping, scratch
 from agentloop.at_hand import AtHand
 from agentloop.campaign import fitting, heldout, served, suites
 from agentloop.campaign.heldout import Take
@@ -61,6 +61,7 @@ class Campaign:
         """Check what the settings name. Raises SettingError or ModelError before anything is written."""
         model = settings.model_directory()
         files.check(model)
+        card.check()
         fitting.check(settings)
         environment = environments.get(settings.environment)
         suites.planned_looks(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agentloop import card
 from agentloop.campaign import judge, lock, position, suites
 from agentloop.campaign.position import ROLL_OUTS
 from agentloop.errors import SettingError
@@ -12,10 +13,11 @@ from agentloop.store.database import Database
 
 
 def check(settings: Settings) -> None:
-    """Raises SettingError for a model, an environment or an interpreter that does not exist, and for more held-out tasks
-    than there are, ModelError for a model with a broken file.
+    """Raises SettingError for a model, an environment or an interpreter that does not exist, for a card that is too old, and
+    for more held-out tasks than there are, ModelError for a model with a broken file.
     """
     files.check(settings.model_directory())
+    card.check()
     suites.planned_looks(settings)
     suites.check_tools(settings)
     if settings.serving.python and not settings.serving.python.is_file():

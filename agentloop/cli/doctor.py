@@ -130,7 +130,7 @@ def _gpu() -> Check:
         f"{each.name} (sm_{each.compute_capability.replace('.', '')}), {free / GIB:.1f} of {each.memory_gib:.1f} GiB free"
         for each, free in zip(card.cards(), card.free_bytes(), strict=True)
     ]
-    return Check("GPU", "; ".join(found))
+    return Check("GPU", "; ".join(found), not card.too_old(), card.NEWER)
 
 
 def _memory() -> Check:

@@ -25,6 +25,21 @@ def _rows(pointer, row, valid, columns, stride, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def _products(
+    a, a_row, a_valid, a_stride, b, b_row, b_valid, b_stride, A: tl.constexpr, B: tl.constexpr, WIDTH: tl.constexpr,
+    D: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """a b' of two [rows, heads, head_dim] tensors -> [A, B], CHUNK columns of a head at a time."""
+    total = tl.zeros([A, B], tl.float32)
+    for start in range(0, D, CHUNK):
+        columns = start + tl.arange(0, CHUNK)
+        left = _rows(a, a_row, a_valid, columns, a_stride, WIDTH)
+        right = _rows(b, b_row, b_valid, columns, b_stride, WIDTH)
+        total += tl.dot(left, tl.trans(right), input_precision="ieee")
+    return total
+
+
+@triton.jit
 def _capped(scores, softcap):
     """(softcap tanh(x / softcap), its slope)."""
     bounded = tanh(scores / softcap)
@@ -91,7 +106,7 @@ def _delta_kernel(
 def _dquery_kernel(
     dout, query, key, value, lse, delta, dquery, query_rows, first_key, queries, keys, stride_do, stride_q, stride_k,
     stride_v, stride_dq, scale, softcap, GROUP: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, M: tl.constexpr,
-    N: tl.constexpr, CAPPED: tl.constexpr, STAGES: tl.constexpr,
+    N: tl.constexpr, CHUNK: tl.constexpr, CAPPED: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     t = tl.program_id(0) * M + tl.arange(0, M)
     head = tl.program_id(1)
@@ -101,23 +116,33 @@ def _dquery_kernel(
     first = tl.load(first_key + t, real, 2147483647)
     begin = (tl.min(first, 0) // N) * N
     end = tl.max(last, 0) + 1
-    q = _rows(query + head * WIDTH, t, real, columns, stride_q, WIDTH)
-    do = _rows(dout + head * WIDTH, t, real, columns, stride_do, WIDTH)
+    if CHUNK == D:
+        q = _rows(query + head * WIDTH, t, real, columns, stride_q, WIDTH)
+        do = _rows(dout + head * WIDTH, t, real, columns, stride_do, WIDTH)
     b_lse = tl.load(lse + head * queries + t, real, 0.0)
     b_delta = tl.load(delta + head * queries + t, real, 0.0)
     k_at, v_at = key + (head // GROUP) * WIDTH, value + (head // GROUP) * WIDTH
     dq = tl.zeros([M, D], tl.float32)
     for start in tl.range(begin, end, N, num_stages=STAGES):
         u = start + tl.arange(0, N)
-        k = _rows(k_at, u, u < keys, columns, stride_k, WIDTH)
-        v = _rows(v_at, u, u < keys, columns, stride_v, WIDTH)
-        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        if CHUNK == D:
+            k = _rows(k_at, u, u < keys, columns, stride_k, WIDTH)
+            v = _rows(v_at, u, u < keys, columns, stride_v, WIDTH)
+            s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        else:
+            q_at = query + head * WIDTH
+            s = _products(q_at, t, real, stride_q, k_at, u, u < keys, stride_k, M, N, WIDTH, D, CHUNK) * scale
         slope = 1.0
         if CAPPED:
             s, slope = _capped(s, softcap)
         seen = (u[None, :] >= first[:, None]) & (u[None, :] <= last[:, None])
         p = tl.where(seen, tl.exp2((s - b_lse[:, None]) * 1.4426950408889634), 0.0)
-        dp = tl.dot(do, tl.trans(v), input_precision="ieee")
+        if CHUNK == D:
+            dp = tl.dot(do, tl.trans(v), input_precision="ieee")
+        else:
+            do_at = dout + head * WIDTH
+            dp = _products(do_at, t, real, stride_do, v_at, u, u < keys, stride_v, M, N, WIDTH, D, CHUNK)
+            k = _rows(k_at, u, u < keys, columns, stride_k, WIDTH)
         ds = p * (dp - b_delta[:, None]) * slope * scale
         dq += tl.dot(ds.to(k.dtype), k, input_precision="ieee")
     at = dquery + head * WIDTH + t[:, None].to(tl.int64) * stride_dq + columns[None, :]
@@ -128,7 +153,7 @@ def _dquery_kernel(
 def _dkey_dvalue_kernel(
     dout, query, key, value, lse, delta, dkey, dvalue, query_rows, first_key, first_query, last_query, queries, keys,
     stride_do, stride_q, stride_k, stride_v, stride_dk, stride_dv, scale, softcap, GROUP: tl.constexpr,
-    WIDTH: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, CAPPED: tl.constexpr,
+    WIDTH: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, CHUNK: tl.constexpr, CAPPED: tl.constexpr,
     ACCUMULATE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     u = tl.program_id(0) * N + tl.arange(0, N)
@@ -137,8 +162,9 @@ def _dkey_dvalue_kernel(
     real = u < keys
     begin = (tl.min(tl.load(first_query + u, real, 2147483647), 0) // M) * M
     end = tl.max(tl.load(last_query + u, real, 0), 0)
-    k = _rows(key + kv_head * WIDTH, u, real, columns, stride_k, WIDTH)
-    v = _rows(value + kv_head * WIDTH, u, real, columns, stride_v, WIDTH)
+    if CHUNK == D:
+        k = _rows(key + kv_head * WIDTH, u, real, columns, stride_k, WIDTH)
+        v = _rows(value + kv_head * WIDTH, u, real, columns, stride_v, WIDTH)
     dk = tl.zeros([N, D], tl.float32)
     dv = tl.zeros([N, D], tl.float32)
     for head in range(kv_head * GROUP, (kv_head + 1) * GROUP):
@@ -149,16 +175,26 @@ def _dkey_dvalue_kernel(
             first = tl.load(first_key + t, valid, 2147483647)
             b_lse = tl.load(lse + head * queries + t, valid, 0.0)
             b_delta = tl.load(delta + head * queries + t, valid, 0.0)
-            q = _rows(query + head * WIDTH, t, valid, columns, stride_q, WIDTH)
-            do = _rows(dout + head * WIDTH, t, valid, columns, stride_do, WIDTH)
-            s = tl.dot(k, tl.trans(q), input_precision="ieee") * scale  # [N, M]
+            if CHUNK == D:
+                q = _rows(query + head * WIDTH, t, valid, columns, stride_q, WIDTH)
+                do = _rows(dout + head * WIDTH, t, valid, columns, stride_do, WIDTH)
+                s = tl.dot(k, tl.trans(q), input_precision="ieee") * scale  # [N, M]
+            else:
+                k_at, v_at = key + kv_head * WIDTH, value + kv_head * WIDTH
+                q_at, do_at = query + head * WIDTH, dout + head * WIDTH
+                s = _products(k_at, u, real, stride_k, q_at, t, valid, stride_q, N, M, WIDTH, D, CHUNK) * scale
+                do = _rows(do_at, t, valid, columns, stride_do, WIDTH)
             slope = 1.0
             if CAPPED:
                 s, slope = _capped(s, softcap)
             seen = (u[:, None] >= first[None, :]) & (u[:, None] <= last[None, :])
             p = tl.where(seen, tl.exp2((s - b_lse[None, :]) * 1.4426950408889634), 0.0)
             dv += tl.dot(p.to(do.dtype), do, input_precision="ieee")
-            dp = tl.dot(v, tl.trans(do), input_precision="ieee")
+            if CHUNK == D:
+                dp = tl.dot(v, tl.trans(do), input_precision="ieee")
+            else:
+                dp = _products(v_at, u, real, stride_v, do_at, t, valid, stride_do, N, M, WIDTH, D, CHUNK)
+                q = _rows(q_at, t, valid, columns, stride_q, WIDTH)
             ds = p * (dp - b_delta[None, :]) * slope * scale
             dk += tl.dot(ds.to(q.dtype), q, input_precision="ieee")
     inside = real[:, None] & (columns[None, :] < WIDTH)
@@ -174,11 +210,12 @@ def _dkey_dvalue_kernel(
 def _shape(kernel: str, query: Tensor, kv_heads: int, softcap: float | None) -> dict[str, int | bool]:
     head_dim = query.shape[2]
     tile = attention_tile(kernel, capability(query.device), head_dim, query.element_size())
-    return {
-        "GROUP": query.shape[1] // kv_heads, "WIDTH": head_dim, "D": max(16, next_power_of_2(head_dim)),
-        "M": tile.queries, "N": tile.keys, "CAPPED": softcap is not None, "STAGES": tile.stages,
-        "num_warps": tile.warps, "num_stages": tile.stages,
+    block = max(16, next_power_of_2(head_dim))
+    shape = {
+        "GROUP": query.shape[1] // kv_heads, "WIDTH": head_dim, "D": block, "M": tile.queries, "N": tile.keys,
+        "CAPPED": softcap is not None, "STAGES": tile.stages, "num_warps": tile.warps, "num_stages": tile.stages,
     }  # fmt: skip
+    return shape if kernel == "forward" else shape | {"CHUNK": min(tile.chunk or block, block)}
 
 
 def triton_attention(

@@ -45,6 +45,8 @@ class AttentionTile:
     keys: int
     warps: int
     stages: int
+    chunk: int | None = None
+    """Columns of a head that the backward kernels multiply at once for their scores; None: all."""
 
 
 # head_dim 256, 16-bit inputs; shared memory from compiling for each target (tests/kernels/test_compiled.py).
@@ -67,17 +69,21 @@ _ATTENTION = {
     },
 }
 _SMALL = AttentionTile(16, 16, 8, 1)
-"""For the interpreter, fp32 inputs and sm_75, which has 64 KB: 48 KB.
+"""For what is not 16 bit wide, or has larger heads."""
+_CHUNKED = AttentionTile(16, 16, 8, 1, chunk=32)
+"""For sm_75, and for the interpreter.
 
-Triton multiplies on sm_75 without tensor cores: a thread holds whole rows of head_dim of both factors, and the backward
-kernels spill whatever the tile. Of those from 16 x 16 up, with 2 to 16 warps, this one spills least: 224 bytes a thread
-for dq, 824 for dk and dv (with a soft-cap 2,056), nothing forward (tests/kernels/test_compiled.py).
+Triton multiplies on sm_75 without tensor cores: a thread then holds whole rows of both factors, 256 columns of a head in a
+product of scores. The backward kernels then spilled 224 to 2,056 bytes a thread. By 32 columns they spill none and take 16 KB
+of shared memory, of 64; by 64 or 128, in wider tiles, or with 4 or 16 warps, dk and dv spill (tests/kernels/test_compiled.py).
 """
 
 
 def attention_tile(kernel: str, capability: tuple[int, int] | None, head_dim: int, itemsize: int) -> AttentionTile:
     """Tile of `kernel` in {"forward", "dquery", "dkey_dvalue"}; capability None is the interpreter."""
-    if capability is None or capability < (8, 0) or head_dim > 256 or itemsize > 2:
+    if capability is None or capability < (8, 0):
+        return _CHUNKED
+    if head_dim > 256 or itemsize > 2:
         return _SMALL
     known = capability if capability in _ATTENTION else (9, 0) if capability[0] in (9, 10) else (8, 6)
     return _ATTENTION[known][kernel]
