@@ -42,7 +42,9 @@ def test_a_run_is_refused_in_one_line(agentloop, cards, data, command):
 
 def test_a_flow_is_refused(cards, data):
     cards("7.0")
-    with pytest.raises(SettingError, match=r"^Tesla V100-SXM2-16GB has compute capability 7\.0: 7\.5 or later is needed"):
+    with pytest.raises(
+        SettingError, match=r"^Tesla V100-SXM2-16GB has compute capability 7\.0: 7\.5 or later is needed"
+    ):
         Campaign.open(settings.load({"paths": {"data": str(data)}}))
 
 

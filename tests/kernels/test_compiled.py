@@ -1,17 +1,16 @@
 """Every kernel compiles for every architecture at Gemma 3n's widths, and what reads whole rows or heads at Gemma 3's, in
-bf16 (sm_75: fp16), without a GPU.
+bf16 (sm_75: fp16), without a GPU; for sm_75 also what training and generation launch in fp16 on whole models.
 
 The launchers run on meta tensors and their launches are noted instead of sent; each is then compiled for the target.
 What must hold: shared memory within the card's limit, and (next to) no registers spilled.
 """
 
-import re
-import subprocess
+import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-import triton
 
 from agentloop_kernels import (
     adamw,
@@ -33,13 +32,13 @@ from agentloop_kernels import (
     rope,
     sparse_geglu,
 )
-from agentloop_kernels.launching import Launch, card, planning
+from agentloop_kernels.launching import Launch, planning
 
-SHARED_LIMIT = {75: 64 * 1024, 80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
-STACK_LIMIT = 32
-"""Attention on sm_90 keeps 24 bytes there: smaller tiles keep none and are slower."""
-SPILLS = {(75, "_dquery_kernel"): 256, (75, "_dkey_dvalue_kernel"): 2304}
-"""Bytes of stack where no tile does without: see agentloop_kernels/tiles.py."""
+sys.path.insert(0, str(Path(__file__).parents[2] / "kernels" / "benchmarks"))
+from compiled import SHARED_LIMIT, planned, summary, usage  # noqa: E402
+
+SPILL_LIMIT = 32
+"""Bytes a thread. Attention on sm_90 spills 24: smaller tiles spill none and are slower."""
 TOKENS, HIDDEN, INTER, STREAMS, HEADS, KV_HEADS, HEAD_DIM, WORDS = 64, 2048, 16384, 4, 8, 2, 256, 262400
 GEMMA3 = [(1152, 4, 1, 256), (2560, 8, 4, 256), (3840, 16, 8, 256), (5376, 32, 16, 128)]
 """(hidden, heads, kv_heads, head_dim) of 1B, 4B, 12B, 27B."""
@@ -149,54 +148,63 @@ def gemma3_launches(compute: torch.dtype) -> None:
             rope.triton_qkv_rope_backward(*d, qkv, table, positions, **options)
 
 
-def usage(launch: Launch, cubin: Path) -> tuple[int, int]:
-    """(bytes of shared memory, bytes of stack a thread) of the compiled kernel. Spilled registers lie on the stack."""
-    compiled = launch.kernel.preload(launch.specialisation)
-    cubin.write_bytes(compiled.asm["cubin"])
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    text = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
-    return compiled.metadata.shared, int(re.search(r"STACK:(\d+)", text)[1])
-
-
-def failures(planned: list[Launch], architecture: int, cubin: Path) -> list[str]:
+def failures(launched: list[Launch], capability: tuple[int, int]) -> list[str]:
     """What does not keep to the limits."""
-    beyond = []
-    with card(divmod(architecture, 10)):
-        for launch in planned:
-            shared, stack = usage(launch, cubin)
-            allowed = SPILLS.get((architecture, launch.name), STACK_LIMIT)
-            if shared > SHARED_LIMIT[architecture] or stack > allowed:
-                beyond.append(f"{launch.name}: {shared} B shared, {stack} B stack")
-    return beyond
+    found = [(launch.name, usage(launch, capability)) for launch in launched]
+    limit = SHARED_LIMIT[capability]
+    return [f"{name}: {used}" for name, used in found if used.shared > limit or used.spilled > SPILL_LIMIT]
 
 
-# What differs between sm_86 and sm_89, or sm_80 and both, is the tiles of attention. On sm_75 it is attention that spills;
-# AltUp has the widest of the others.
+# What differs between sm_86 and sm_89, or sm_80 and both, is the tiles of attention.
 @pytest.mark.parametrize(
-    ("architecture", "only"),
+    ("capability", "only"),
     [
-        (86, None),
-        pytest.param(90, None, marks=pytest.mark.slow),
-        (75, "_triton"),
-        (80, "attention_triton"),
-        (89, "attention_triton"),
+        ((8, 6), None),
+        pytest.param((9, 0), None, marks=pytest.mark.slow),
+        ((7, 5), "_triton"),
+        ((8, 0), "attention_triton"),
+        ((8, 9), "attention_triton"),
     ],
 )
-def test_compiles_within_the_limits(tmp_path, architecture, only):
-    capability = divmod(architecture, 10)
-    with planning(capability) as planned:
+def test_compiles_within_the_limits(capability, only):
+    with planning(capability) as launched:
         launches(torch.bfloat16 if capability >= (8, 0) else torch.float16)
-    chosen = [launch for launch in planned if only is None or only in launch.module]
-    assert not failures(chosen, architecture, tmp_path / "kernel.cubin")
-    assert len(planned) > 30
+    chosen = [launch for launch in launched if only is None or only in launch.module]
+    assert not failures(chosen, capability)
+    assert len(launched) > 30
 
 
 @pytest.mark.parametrize(
-    "architecture", [pytest.param(75, marks=pytest.mark.slow), 86, pytest.param(90, marks=pytest.mark.slow)]
+    "capability", [pytest.param((7, 5), marks=pytest.mark.slow), (8, 6), pytest.param((9, 0), marks=pytest.mark.slow)]
 )
-def test_gemma3_compiles_within_the_limits(tmp_path, architecture):
-    capability = divmod(architecture, 10)
-    with planning(capability) as planned:
+def test_gemma3_compiles_within_the_limits(capability):
+    with planning(capability) as launched:
         gemma3_launches(torch.bfloat16 if capability >= (8, 0) else torch.float16)
-    assert not failures(planned, architecture, tmp_path / "kernel.cubin")
-    assert len(planned) > 50
+    assert not failures(launched, capability)
+    assert len(launched) > 50
+
+
+PRODUCTS = ("attention_triton", "decode_attention", "nf4_matmul")
+"""Where `tl.dot` multiplies: what takes shared memory and most registers."""
+
+
+@pytest.mark.parametrize(
+    ("model", "only"),
+    [("270M", PRODUCTS), *(pytest.param(name, None, marks=pytest.mark.slow) for name in ("270M", "E4B", "4B"))],
+)
+def test_a_model_in_fp16_fits_a_card_without_bf16(model, only):
+    """T4 and RTX 20: 64 KiB of shared memory, and no tensor cores that Triton uses."""
+    paths = planned(model, (7, 5), torch.float16)
+    assert all(len(launched) > 15 for launched in paths.values())
+    chosen = [x for launched in paths.values() for x in launched if only is None or x.module.endswith(only)]
+    names = {launch.name for launch in chosen}
+    assert names >= {"_forward_kernel", "_dquery_kernel", "_dkey_dvalue_kernel", "_decode_kernel", "_nf4_matmul_kernel"}
+    assert not failures(chosen, (7, 5))
+
+
+def test_the_docs_table_of_cards_is_the_record():
+    root = Path(__file__).parents[2]
+    record = json.loads((root / "kernels/benchmarks/results/compiled.json").read_text())
+    rows = (root / "docs/engine.md").read_text().splitlines()
+    assert len(record["cards"]) == 9
+    assert all(summary(record, name) in rows for name in record["cards"])
