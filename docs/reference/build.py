@@ -33,6 +33,7 @@ MODULES = (
     "agentloop.environments",
     "agentloop.tools",
     "agentloop.tools.calculator",
+    "agentloop.tools.mcp",
     "agentloop.tools.sql",
     "agentloop.curation.verifiers",
     "agentloop.records",
