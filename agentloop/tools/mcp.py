@@ -34,7 +34,7 @@ class McpServer:
 
     def __init__(
         self,
-        command: Sequence[str] | None = None,
+        command: Sequence[str | Path] | None = None,
         *,
         url: str | None = None,
         headers: Mapping[str, str] = _NOTHING,

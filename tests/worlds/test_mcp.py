@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,8 +52,13 @@ def task(settings):
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     """A server that is reached by an address, and runs on after every episode."""
-    file = tmp_path_factory.mktemp("http") / "port"
-    with subprocess.Popen([*COMMAND, str(file)], stderr=subprocess.DEVNULL) as process:
+    with running(tmp_path_factory.mktemp("http") / "port") as address:
+        yield address
+
+
+@contextmanager
+def running(file):
+    with subprocess.Popen([*COMMAND, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             for _ in range(300):
                 time.sleep(0.1)
@@ -228,6 +234,16 @@ def test_a_server_behind_an_address_keeps_what_episodes_leave(worlds, task, url)
     there = offering(task, url=url, only=["count"])
     [first] = told(worlds, there, call("count"))
     assert told(worlds, there, call("count")) == [str(int(first) + 1)]
+
+
+def test_a_server_behind_an_address_that_dies_is_a_fault(worlds, task, tmp_path):
+    with running(tmp_path / "port") as address:
+        there = offering(task, url=address, only=["die"])
+        with pytest.raises(WorldError, match=f"^tool die: McpFault: MCP server {address}: "):
+            ask(worlds, there, call("die", 1))
+    with pytest.raises(WorldError, match=f"^the environment's tools: McpFault: MCP server {address}: ConnectError: "):
+        ask(worlds, there, call("die", 1))
+    assert told(worlds, task, call("add", 1)) == ["1 up"]
 
 
 def test_episodes_side_by_side(worlds, task):
