@@ -6,6 +6,7 @@ _EXTRAS = {
     "loop": ("typer", "rich", "prefect", "duckdb", "pyarrow", "httpx", "aiohttp", "orjson", "packaging", "tensorboard"),
     "trl": ("trl", "peft", "bitsandbytes", "datasets"),
     "gguf": ("gguf",),
+    "mcp": ("mcp", "mcp_types", "httpx2", "anyio", "jsonschema", "referencing"),
     "llamacpp": ("xllamacpp",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
 }

@@ -236,7 +236,8 @@ def _episode(session: str) -> str:
 
 def _described_tools(campaign: Campaign) -> list[ToolDescription]:
     task = next(campaign.environment.stream("train", campaign.settings.seed))
-    return Toolbox(campaign.environment.tools(task)).descriptions
+    with Toolbox(campaign.environment.tools(task)) as toolbox:
+        return toolbox.descriptions
 
 
 def take_in(teaching: Teaching, planned: Demonstrations) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 from agentloop.environments.environment import Environment
 from agentloop.errors import SettingError, StoreError
 from agentloop.records import Split
 from agentloop.text import one_line
+from agentloop.tools.tool import close_all
 from agentloop.verification import verified
 
 _SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -30,18 +32,10 @@ def check_tools(environment: Environment, seed: int) -> None:
             raise SettingError(
                 f"environment: {environment.name}: tools() returns {type(tools).__name__}, not a mapping"
             )
-        for name, tool in tools.items():
-            for attribute, kind in (("name", str), ("description", str), ("signature", inspect.Signature)):
-                if not isinstance(getattr(tool, attribute, None), kind):
-                    raise SettingError(
-                        f"environment: {environment.name}: tool {name}: its {attribute} is no {kind.__name__}"
-                    )
-            if not callable(getattr(tool, "call", None)):
-                raise SettingError(f"environment: {environment.name}: tool {name}: has no method call")
-            if tool.name != name:
-                raise SettingError(
-                    f"environment: {environment.name}: tool {name}: calls itself {tool.name}, and the model calls it by that"
-                )
+        try:
+            _check_named(tools, f"environment: {environment.name}")
+        finally:
+            close_all(tools.values())
 
 
 def check_verifier(environment: Environment, seed: int) -> None:
@@ -52,3 +46,14 @@ def check_verifier(environment: Environment, seed: int) -> None:
             verified(environment.verify, task, task.answer, who=f"environment: {environment.name}: verify()")
         except StoreError as error:
             raise SettingError(str(error)) from error
+
+
+def _check_named(tools: Mapping[str, Any], about: str) -> None:
+    for name, tool in tools.items():
+        for attribute, kind in (("name", str), ("description", str), ("signature", inspect.Signature)):
+            if not isinstance(getattr(tool, attribute, None), kind):
+                raise SettingError(f"{about}: tool {name}: its {attribute} is no {kind.__name__}")
+        if not callable(getattr(tool, "call", None)):
+            raise SettingError(f"{about}: tool {name}: has no method call")
+        if tool.name != name:
+            raise SettingError(f"{about}: tool {name}: calls itself {tool.name}, and the model calls it by that")

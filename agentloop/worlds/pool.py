@@ -1,7 +1,8 @@
 """Worlds from the run's side: opened for an episode, asked, killed where they hang.
 
 A process serves one episode at a time and is used again for the next one, with fresh tools, as long as every call came
-back. One that did not answer in time, died or was left in the middle of a call is killed, and nobody else notices.
+back and no tool holds a thing that ends with its episode. One that did not answer in time, died or was left in the middle of
+a call is killed, and nobody else notices.
 """
 
 from __future__ import annotations
@@ -87,10 +88,15 @@ class Worlds:
             self._forget_idle()
         return self._idle.pop() if self._idle else self._fork()
 
-    def give_back(self, process: _Process, *, at_rest: bool) -> None:
-        """After an episode: use the process for another one, or end it where it may be in the middle of something."""
+    def give_back(self, process: _Process, *, at_rest: bool, ends: bool = False) -> None:
+        """After an episode: use the process for another one, or end it where it may be in the middle of something.
+
+        `ends`: its tools hold what is only for this episode. It closes them and ends by itself; the host takes what is left.
+        """
         process.episodes += 1
-        if at_rest and process.episodes < _EPISODES:
+        if at_rest and ends:
+            process.connection.close()
+        elif at_rest and process.episodes < _EPISODES:
             self._idle.append(process)
         else:
             self.kill(process)
@@ -207,6 +213,7 @@ class World:
     def __init__(self, worlds: Worlds, task: Task, session: str, *, seconds: float) -> None:
         self._worlds, self._task, self._session, self._seconds = worlds, task, session, seconds
         self._process: _Process | None = None
+        self._ends = False
         self._at_rest = True
         """False while a call is under way, and for ever after one that did not come back."""
         self._received = bytearray()
@@ -225,7 +232,7 @@ class World:
     def close(self) -> None:
         """Let go of the process."""
         if self._process is not None:
-            self._worlds.give_back(self._let_go(), at_rest=self._at_rest)
+            self._worlds.give_back(self._let_go(), at_rest=self._at_rest, ends=self._ends)
 
     def _let_go(self) -> _Process:
         process, self._process = self._process, None
@@ -256,6 +263,7 @@ class World:
         self._at_rest = "fault" not in answer
         if "fault" in answer:
             raise WorldError(answer["fault"])
+        self._ends = answer.pop("ends")
         return answer
 
     def _read(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from agentloop.text import REPLACEMENT, encodable, one_line, said_replaced
 from agentloop.tools import Tool, ToolError
+from agentloop.tools.tool import close_all
 
 MAX_CHARACTERS = 20_000
 """Of a result that are stored; the model is shown fewer (agentloop/rollout/prompt.py)."""
@@ -48,6 +49,21 @@ class Toolbox:
     @property
     def descriptions(self) -> list[ToolDescription]:
         return [ToolDescription(tool.name, str(tool.signature), tool.description) for tool in self._tools.values()]
+
+    @property
+    def ends(self) -> bool:
+        """Return True where something that a tool holds, a server say, ends with the episode."""
+        return any(hasattr(tool, "close") and not getattr(tool, "shared", False) for tool in self._tools.values())
+
+    def close(self) -> None:
+        """Close what tools hold, what they share with other episodes included. It never raises."""
+        close_all(self._tools.values())
+
+    def __enter__(self) -> Toolbox:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
     def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Reply:
         """The tool's answer. Raises ToolFault for an exception other than ToolError, whatever it is."""

@@ -20,6 +20,8 @@ from agentloop.worlds.toolbox import Toolbox, ToolFault
 
 _PR_SET_PDEATHSIG = 1
 _RECEIVE_BYTES = 1 << 16
+_CLOSE_SECONDS = 10
+"""For tools to end what they hold, once the episode is over; then this process ends in the middle of it."""
 _OOM_SCORE = "800"
 """Where the machine runs out of memory, a world goes before vLLM, the trainer and the run."""
 
@@ -29,6 +31,8 @@ def live(connection: socket.socket, tools: Callable[[Task], dict[str, Tool]], *,
 
     `memory`: bytes that the tools may take beyond what the process has now. `host`: process id of the host, with which
     this process dies.
+
+    Every answer says whether the world `ends` with its episode: the connection is then closed, and so are the tools.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != host:
@@ -49,9 +53,13 @@ def live(connection: socket.socket, tools: Callable[[Task], dict[str, Tool]], *,
                 answer = {"tools": [asdict(each) for each in toolbox.descriptions]}
             else:
                 answer = asdict(toolbox.call(request["tool"], request["args"], request["kwargs"]))
+            answer["ends"] = toolbox.ends
         except ToolFault as fault:
             answer = {"fault": str(fault)}
         connection.sendall(json.dumps(answer).encode() + b"\n")
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(_CLOSE_SECONDS)
+    toolbox.close()
 
 
 def _opened(episode: dict[str, Any], tools: Callable[[Task], dict[str, Tool]]) -> Toolbox:

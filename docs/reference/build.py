@@ -34,6 +34,7 @@ MODULES = (
     "agentloop.environments",
     "agentloop.tools",
     "agentloop.tools.calculator",
+    "agentloop.tools.mcp",
     "agentloop.tools.sql",
     "agentloop.curation.verifiers",
     "agentloop.records",
