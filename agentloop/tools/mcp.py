@@ -75,7 +75,7 @@ class McpServer:
             if line is None:
                 raise
             raise SettingError(line) from None
-        self._command = tuple(map(os.fspath, command)) if command is not None else ()
+        self._command = tuple(os.fspath(word) for word in command or ())
         self._url, self._headers = url, dict(headers)
         self._only, self._rename = None if only is None else tuple(only), dict(rename)
         self._env, self._pass_env, self._cwd = dict(env), tuple(pass_env), None if cwd is None else Path(cwd)
