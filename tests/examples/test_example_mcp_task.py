@@ -1,6 +1,7 @@
 """examples/mcp_task: collected over an MCP server, trained on and judged by the gate, in the folder as it is."""
 
 import psutil
+import pytest
 
 SMALL = (
     "collect.tasks=24",
@@ -13,6 +14,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_collect_train_gate(project):
     home = project("mcp_task")
     said = home.run("run", "--profile", "demo", *SMALL)
