@@ -66,11 +66,11 @@ def usage(launch: Launch, capability: tuple[int, int]) -> Usage:
     """Compile it for a card of this compute capability. Raises what Triton raises where that fails."""
     with card(capability):
         compiled = launch.kernel.preload(launch.specialisation)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+    with tempfile.NamedTemporaryFile("wb", suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
         text = subprocess.run(
-            [TOOLS / "cuobjdump", "-res-usage", cubin.name], capture_output=True, text=True, check=True
+            [TOOLS / "cuobjdump", "-res-usage", cubin.name], capture_output=True, encoding="utf-8", check=True
         ).stdout
     # Spilled registers lie on the stack, and nothing else does: none of the kernels has an array of its own.
     registers, stack = (int(re.search(rf"{name}:(\d+)", text)[1]) for name in ("REG", "STACK"))
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS), help=f"of {', '.join(MODELS)}")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    ptxas = subprocess.run([TOOLS / "ptxas", "--version"], capture_output=True, text=True, check=True).stdout
+    ptxas = subprocess.run([TOOLS / "ptxas", "--version"], capture_output=True, encoding="utf-8", check=True).stdout
     record: dict[str, Any] = {
         "command": shlex.join(["python", "kernels/benchmarks/compiled.py", *sys.argv[1:]]),
         "triton": triton.__version__,
