@@ -32,7 +32,7 @@ def pages(settings: Any) -> dict[str, tuple[str, int]]:
         nightly = client.read_deployment_by_name("self-improve/nightly")
         runs = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=50)
     whole = next(run for run in runs if run.parent_task_run_id is None)
-    part = next(run for run in runs if run.parent_task_run_id is not None)
+    part = next(run for run in runs if run.parent_task_run_id is not None and "iteration" in run.name)
     return {
         "prefect-form": (f"{base}/deployments/deployment/{nightly.id}/run", 1500),
         "prefect-runs": (f"{base}/runs", 1000),
