@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from agentloop.engine.batch import PackedBatch, join, pack
+from agentloop.engine.batch import PackedBatch, join, pack, split
 from agentloop.engine.batch.shapes import KnownShapes, StepShape, exact, rounded
 from agentloop.errors import SettingError
 from agentloop.proof import synthetic
@@ -138,6 +138,16 @@ def test_sizes_that_nothing_is_known_of_are_rounded_up_by_an_eighth_at_most(toke
     padded = rounded(shape)
     assert padded.covers(shape)
     assert padded.tokens <= max(256, tokens + max(256, tokens // 8)) and padded.segments == 16
+
+
+@pytest.mark.parametrize("ids", [[], [7] * 300], ids=["no sequence", "no label"])
+def test_a_batch_with_nothing_to_train_on_has_a_size_too(trainable, ids):
+    """One of several devices may get none of a batch's sequences; what fits the card is asked for its share as well."""
+    batch = split(join([(ids, [False] * len(ids))]), 2)[0] if ids else split(join([([7, 8], [True] * 2)]), 2)[1]
+    trainable.graphs = True
+    for known in ([], [join([([7] * 400, [True] * 400)])]):
+        trainable.expect(known)
+        assert trainable.needed(batch) > 0
 
 
 @pytest.mark.parametrize("skip", [True, False])

@@ -155,7 +155,7 @@ def _larger(one: StepShape, other: StepShape) -> StepShape:
 
 
 def _eighth(size: int) -> int:
-    return max(STEP, (1 << size.bit_length() - 1) // 8)
+    return max(STEP, (1 << max(size, 1).bit_length() - 1) // 8)
 
 
 def _power(size: int) -> int:
