@@ -88,11 +88,7 @@ def measure(output: Path, seed: int, card: str | None, options: argparse.Namespa
         record = told(database, settings.campaign)
         base = settings.paths.models / campaigns.settings_json(database, settings.campaign)["model"]
     record = {
-        "machine": {
-            "card": card_name(),
-            **{library: installed(library) for library in LIBRARIES},
-            "python": sys.version.split()[0],
-        },
+        "machine": machine(),
         "command": " ".join(
             [
                 f"python benchmarks/real_gemma.py OUT --seeds {seed} --environment {options.environment}",
@@ -134,10 +130,15 @@ def contrasted(database: Database, seen: Comparison | None) -> dict[str, Any] | 
     }
 
 
-def card_name() -> str | None:
+def machine() -> dict[str, str | None]:
+    """The card and the versions that results are of."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **{library: installed(library) for library in LIBRARIES},
+        "python": sys.version.split()[0],
+    }
 
 
 def installed(name: str) -> str | None:

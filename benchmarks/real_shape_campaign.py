@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from real_gemma import machine
 
 from agentloop.campaign import results
 from agentloop.environments import Environment, Question
@@ -34,21 +35,9 @@ MODEL = "random-gemma-3n"
 CAMPAIGN = "real-shape"
 ENDS = 0.03
 """Share of the positions where a turn may end."""
-SIZES = {
-    "e4b": {},
-    "small": {
-        **{
-            "vocab_size": 4096,
-            "vocab_size_per_layer_input": 4096,
-            "hidden_size": 128,
-            "hidden_size_per_layer_input": 32,
-        },
-        **{"intermediate_size": 384, "num_hidden_layers": 5, "num_kv_shared_layers": 2, "head_dim": 32},
-        **{"layer_types": ["sliding_attention"] * 2 + ["full_attention", "sliding_attention", "full_attention"]},
-        **{"num_attention_heads": 4, "num_key_value_heads": 2, "altup_num_inputs": 2, "laurel_rank": 16},
-        "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0, 0.0],
-    },
-}
+SIZES = ("e4b", "small")
+VOCABULARY = 4096
+"""Tokens of the small one."""
 
 
 class EvenNumbers(Environment):
@@ -73,12 +62,16 @@ def make(directory: Path, size: str) -> None:
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
     from transformers.initialization import no_init_weights
 
-    from agentloop.tiny.architecture import WORDS
+    from agentloop.tiny.architecture import WORDS, tiny_config
     from agentloop.tiny.tokenizer import build_tokenizer, special_ids
 
     tokenizer = build_tokenizer(WORDS)
     own = special_ids(tokenizer)
-    config = Gemma3nTextConfig(**SIZES[size], **own, architectures=["Gemma3nForCausalLM"])
+    if size == "small":
+        config = tiny_config(tokenizer)
+        config.vocab_size = config.vocab_size_per_layer_input = VOCABULARY
+    else:
+        config = Gemma3nTextConfig(**own, architectures=["Gemma3nForCausalLM"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
@@ -147,7 +140,7 @@ def main() -> None:
     )
     with Database.open_snapshot(settings.paths.database) as database:
         told = {
-            "machine": {"card": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
+            "machine": machine(),
             "command": " ".join(["python", *sys.argv]),
             "memory_gib": options.memory,
             "seconds": seconds,

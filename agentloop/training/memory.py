@@ -11,6 +11,7 @@ import torch
 from agentloop import card
 from agentloop.engine.api.language_model import default_dtype
 from agentloop.engine.batch import PackedBatch
+from agentloop.engine.batch.shapes import StepShape
 from agentloop.engine.memory import nvml
 from agentloop.engine.memory.plans import GIB, OUTSIDE
 from agentloop.engine.meta.forecast import StepForecast, in_training
@@ -56,7 +57,13 @@ def check(
         optimizer_bits=settings.optimizer_bits,
     )
     planned.expect(batches)
-    need, fullest = max(((planned.needed(batch) / GIB, batch) for batch in batches), key=lambda pair: pair[0])
+    # Of a run's many batches most are padded to the same size.
+    of_each_size: dict[StepShape, PackedBatch] = {}
+    for batch in batches:
+        of_each_size.setdefault(planned.step_shape(batch), batch)
+    need, fullest = max(
+        ((planned.needed(batch) / GIB, batch) for batch in of_each_size.values()), key=lambda pair: pair[0]
+    )
     if need > allowed:
         limit = f"the card has {free:.2f} GiB free" if allowed == free else f"training.memory_budget is {budget:g} GiB"
         raise SettingError(

@@ -13,17 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import random
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import triton
-from train_step import process_gib
+from train_step import process_gib, write
 
 from agentloop.engine import FastLanguageModel
 from agentloop.engine.api.model import Gemma
@@ -116,14 +113,7 @@ def main() -> None:
         results.append({"case": case, **measure(model, FlatAdamW(model.lora), batches)})
         print("RES", json.dumps(results[-1]), flush=True)
     if arguments.json:
-        machine = {
-            "gpu": torch.cuda.get_device_name(),
-            "torch": torch.__version__,
-            "triton": triton.__version__,
-            "python": platform.python_version(),
-            "command": " ".join(sys.argv),
-        }
-        arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1), encoding="utf-8")
+        write(arguments.json, results)
 
 
 if __name__ == "__main__":

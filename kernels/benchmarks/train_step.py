@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -95,6 +96,18 @@ def profile(model: Gemma, optimizer: FlatAdamW, batch: PackedBatch, rows: int) -
         print(f"{e.self_device_time_total / 1e3:8.2f} ms {e.count:5d} x {each:8.1f} us  {e.key[:110]}")
 
 
+def write(file: Path, results: list[dict[str, Any]]) -> None:
+    """Write the results as JSON, with what they were measured on and by which command."""
+    machine = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "python": platform.python_version(),
+        "command": " ".join(sys.argv),
+    }
+    file.write_text(json.dumps({"machine": machine, "results": results}, indent=1), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
@@ -154,14 +167,7 @@ def main() -> None:
             if arguments.profile:
                 profile(model, optimizer, batches[-1], arguments.profile)
     if arguments.json:
-        machine = {
-            "gpu": torch.cuda.get_device_name(),
-            "torch": torch.__version__,
-            "triton": triton.__version__,
-            "python": platform.python_version(),
-            "command": " ".join(sys.argv),
-        }
-        arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1), encoding="utf-8")
+        write(arguments.json, results)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,16 @@ from home import Home, free_port, python_path
 
 from agentloop.project import CHECKOUT
 
+SMALL = (
+    "collect.tasks=24",
+    "collect.samples=4",
+    "training.epochs=1",
+    "evaluate.tasks=16",
+    "evaluate.samples=2",
+    "gate.max_tasks=16",
+    "gate.resamples=1000",
+)
+
 
 @dataclass(frozen=True)
 class Project(Home):
@@ -22,6 +32,11 @@ class Project(Home):
     def environment(self) -> dict[str, str]:
         ours = {"PYTHONPATH": python_path(CHECKOUT), "COLUMNS": "200"}
         return super().environment | ours
+
+    def small_loop(self) -> None:
+        """Collect, train and judge as the demo does, with 24 tasks."""
+        said = self.run("run", "--profile", "demo", *SMALL)
+        assert "Report: " in said.splitlines()[-1]
 
 
 @pytest.fixture(scope="session")

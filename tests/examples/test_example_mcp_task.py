@@ -3,22 +3,11 @@
 import psutil
 import pytest
 
-SMALL = (
-    "collect.tasks=24",
-    "collect.samples=4",
-    "training.epochs=1",
-    "evaluate.tasks=16",
-    "evaluate.samples=2",
-    "gate.max_tasks=16",
-    "gate.resamples=1000",
-)
-
 
 @pytest.mark.slow
 def test_collect_train_gate(project):
     home = project("mcp_task")
-    said = home.run("run", "--profile", "demo", *SMALL)
-    assert "Report: " in said.splitlines()[-1]
+    home.small_loop()
     assert home.rows("SELECT DISTINCT environment FROM tasks") == [("counting",)]
     assert home.rows("SELECT count(*) FROM v_verdicts") == [(1,)]
     assert home.rows("SELECT count(*) FROM v_failures") == [(0,)]

@@ -6,22 +6,11 @@ from agentloop.project import CHECKOUT
 from agentloop.tools import ToolError
 from agentloop.user_code import run_file
 
-SMALL = (
-    "collect.tasks=24",
-    "collect.samples=4",
-    "training.epochs=1",
-    "evaluate.tasks=16",
-    "evaluate.samples=2",
-    "gate.max_tasks=16",
-    "gate.resamples=1000",
-)
-
 
 @pytest.mark.slow
 def test_collect_train_gate(project):
     home = project("own_task")
-    said = home.run("run", "--profile", "demo", *SMALL)
-    assert "Report: " in said.splitlines()[-1]
+    home.small_loop()
     assert home.rows("SELECT DISTINCT environment FROM tasks") == [("stockroom",)]
     families = {family for (family,) in home.rows("SELECT DISTINCT family FROM tasks")}
     assert families == {"sold", "found", "bought", "change"}

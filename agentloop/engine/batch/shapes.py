@@ -78,7 +78,10 @@ class KnownShapes:
     """At most four sizes for the batches of a run, chosen so that padding and recording together cost least."""
 
     def __init__(self, model: Architecture, batches: Iterable[PackedBatch] = ()) -> None:
-        self._model = model
+        attention = 2 * (model.heads + model.kv_heads) * model.head_dim
+        layers = [model.hidden * (3 * width + attention) for width in model.intermediate]
+        self._below, self._above = sum(layers[: model.boundary]), sum(layers[model.boundary :])
+        self._head = model.hidden * model.vocab
         self.shapes: list[StepShape] = []
         found = [exact(batch) for batch in batches if batch.supervised]
         for skip in (True, False):
@@ -123,12 +126,8 @@ class KnownShapes:
 
     def _cost(self, shape: StepShape) -> float:
         """Multiplications of a step, but for a factor: what time is roughly proportional to."""
-        model = self._model
-        attention = 2 * (model.heads + model.kv_heads) * model.head_dim
-        layers = [model.hidden * (3 * width + attention) for width in model.intermediate]
         upper = shape.rows if shape.skip else shape.tokens
-        below, above = sum(layers[: model.boundary]), sum(layers[model.boundary :])
-        return shape.tokens * below + upper * above + shape.rows * model.hidden * model.vocab
+        return shape.tokens * self._below + upper * self._above + shape.rows * self._head
 
 
 def _common(shapes: Sequence[StepShape]) -> StepShape:

@@ -39,7 +39,6 @@ class StepGraphs:
     ) -> None:
         self._step, self._device = step, device
         self._seen: set[tuple] = set()
-        self._loaded: set[tuple] = set()
         self._captured: OrderedDict[tuple, CapturedStep] = OrderedDict()
         self._pool = torch.cuda.MemPool()
         self._stream = torch.cuda.Stream(device)  # the allocator gives a freed block to its own stream alone
@@ -49,10 +48,9 @@ class StepGraphs:
     ) -> TokenResults:
         """The step's results. `inputs` on the host, padded; `recurs`: their size is known to. Raises torch.OutOfMemoryError."""
         key = (inputs.shape, plan, observe)
-        kernels = (inputs.skip, plan, observe)
-        if key not in self._seen and not (recurs and kernels in self._loaded):
+        loaded = (inputs.skip, plan, observe) in {(shape.skip, *rest) for shape, *rest in self._seen}
+        if key not in self._seen and not (recurs and loaded):
             self._seen.add(key)
-            self._loaded.add(kernels)
             return self._launch(inputs, scale, plan, observe)
         if key not in self._captured:
             self._captured[key] = self._capture(inputs, scale, plan, observe)
@@ -87,7 +85,6 @@ class StepGraphs:
     def release(self) -> None:
         """Forget every graph, and give the pool's memory back that nothing else uses."""
         self._seen.clear()
-        self._loaded.clear()
         self._captured.clear()
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()

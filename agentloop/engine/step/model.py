@@ -227,7 +227,7 @@ class LanguageModel(nn.Module):
             inputs = step_inputs(batch, skip=skip).to(self.device)
             return self._step(inputs, weight.to(self.device, wide).unsqueeze(1), plan, observe)
         factor = torch.full((1, 1), weight, dtype=wide, device=self.device)
-        shape = self._step_shape(batch, skip)
+        shape = self.step_shape(batch, skip=skip)
         inputs = step_inputs(batch, shape=shape)
         if self.graphs:
             recurs = shape in self._known.shapes
@@ -242,7 +242,8 @@ class LanguageModel(nn.Module):
         """
         self._known = KnownShapes(self.shape, batches)
 
-    def _step_shape(self, batch: PackedBatch, skip: bool | None) -> StepShape:
+    def step_shape(self, batch: PackedBatch, *, skip: bool | None = None) -> StepShape:
+        """Return the sizes that a step with this batch is computed in: padded where steps are recorded as CUDA graphs."""
         shape = exact(batch, skip)
         return (self._known.covering(shape) or rounded(shape)) if self.graphs else shape
 
@@ -377,7 +378,7 @@ class LanguageModel(nn.Module):
         return process_bytes(self.shape, plan, self._step_size(batch, skip), self._fixed_bytes)
 
     def _step_size(self, batch: PackedBatch, skip: bool | None) -> StepSize:
-        shape = self._step_shape(batch, skip)
+        shape = self.step_shape(batch, skip=skip)
         matrices = self.workspace.bytes_for(self.weights.layers)
         return StepSize(
             shape.tokens,
