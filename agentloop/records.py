@@ -15,8 +15,9 @@ from agentloop.naming import content_id
 
 Split = Literal["train", "heldout", "demonstration"]
 Status = Literal["answered", "malformed", "turn_limit", "token_limit", "time_limit", "failed"]
-Role = Literal["user", "model", "tool"]
-"""Whose turn it is."""
+Role = Literal["user", "model", "tool", "history"]
+"""Whose turn it is. `history`: a turn of the model's that an agent of one's own has shown it again, or has written for it; it
+was not sampled at this place."""
 Decision = Literal["promote", "keep", "needs_more_data"]
 ExportForm = Literal["adapter", "merged", "gguf", "gguf-adapter"]
 """Form in which an adapter leaves the house: for PEFT, as a whole model, as GGUF, as GGUF beside its base."""
@@ -168,7 +169,7 @@ class Trajectory:
     token_ids: tuple[int, ...]
     """All tokens of the episode in order: prompt, model turns and tool results."""
     mask: tuple[bool, ...]
-    """True at the tokens that the model produced: the only ones that are trained on. [len(token_ids)]"""
+    """True at the tokens that the model produced there: the only ones that are trained on. [len(token_ids)]"""
     logprobs: tuple[float, ...]
     """Log probability of each produced token under the raw (untempered) policy; 0.0 where mask is False. [len(token_ids)]"""
     turns: tuple[Turn, ...]
@@ -177,6 +178,9 @@ class Trajectory:
     """Time that the episode took."""
     attempts: tuple[Attempt, ...] = ()
     """Tries that failed before this one, or all of them where the status is `failed`."""
+    starts: tuple[int, ...] = (0,)
+    """Index of the first token of each conversation in `token_ids`. An agent of one's own may lead several: sub-agents, and
+    histories that it has rewritten. Each is a sequence of its own, which is trained on by itself."""
 
     @cached_property
     def id(self) -> str:

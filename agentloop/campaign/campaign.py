@@ -13,7 +13,7 @@ from typing import Any
 
 from agentloop import card, environments, errors, housekeeping, scratch
 from agentloop.at_hand import AtHand
-from agentloop.campaign import fitting, heldout, served, suites
+from agentloop.campaign import fitting, heldout, own_agent, served, suites
 from agentloop.campaign.heldout import Take
 from agentloop.campaign.lock import owned
 from agentloop.campaign.suites import Suite
@@ -24,6 +24,7 @@ from agentloop.model_directory import files, tensors
 from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.naming import content_id
+from agentloop.recording import recorder
 from agentloop.records import NF4, NONE, Policy, Quantization, Sampling, Task
 from agentloop.report import sinks
 from agentloop.rollout.prompt import PromptFormat
@@ -66,6 +67,7 @@ class Campaign:
         environment = environments.get(settings.environment)
         suites.planned_looks(settings)
         suites.check_tools(settings)
+        own_agent.check(settings)
         sinks.require(settings.report.sinks)
         settings.export()
         tensors.check(model)
@@ -83,7 +85,7 @@ class Campaign:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Be what `of` finds in this process while the block runs; the campaign's worlds end with it."""
-        with _OPEN.holding(self.settings.model_dump_json(), self), self.worlds:
+        with _OPEN.holding(self.settings.model_dump_json(), self), self.worlds, self.agents:
             yield
 
     @property
@@ -135,7 +137,7 @@ class Campaign:
         serving = self.settings.serving.model_copy(update={"base": "dequantised"})
         other = replace(self, settings=self.settings.model_copy(update={"serving": serving}), given=held)
         # one tokenizer takes seconds to load, and the worlds end with this campaign's work
-        other.__dict__.update({name: getattr(self, name) for name in ("tokenizer", "prompt", "worlds", "place")})
+        other.__dict__.update({name: getattr(self, name) for name in ("tokenizer", "prompt", "prompt_name", "worlds", "agents", "place")})
         return other
 
     def served_by(self, serving: Serving) -> Campaign:
@@ -148,7 +150,15 @@ class Campaign:
 
     def policy(self, adapter: str | None) -> Policy:
         base = self.quantization.named(self.base) if self.serves_dequantised else self.base
-        return Policy(base=base, adapter=adapter, prompt=self.prompt.name)
+        return Policy(base=base, adapter=adapter, prompt=self.prompt_name)
+
+    @cached_property
+    def prompt_name(self) -> str:
+        """The prompt format of the campaign's policies, with the agent of one's own that writes the prompts, where there is one.
+
+        It is settled when the campaign is opened: a file of the agent's that changes makes other policies of the next run.
+        """
+        return own_agent.prompt_name(self.prompt, self.settings)
 
     def sampling(self, temperature: float) -> Sampling:
         agent = self.settings.agent
@@ -163,6 +173,11 @@ class Campaign:
     def worlds(self) -> Worlds:
         """Processes for the tools of this campaign's episodes, started with the first episode, ended with `held`."""
         return Worlds(self.settings, [self.settings.environment, *self.settings.gate.guards])
+
+    @cached_property
+    def agents(self) -> Worlds:
+        """Processes for the agent of one's own, where there is one: started with the first episode, ended with `held`."""
+        return recorder.processes(self.settings)
 
     def training_tasks(self, iteration: int) -> list[Task]:
         """Fresh ones in each iteration."""

@@ -16,8 +16,10 @@ from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import Suite
 from agentloop.curation import scoring
 from agentloop.errors import ShardError
+from agentloop.recording.recorder import Recorder
 from agentloop.records import Trajectory
-from agentloop.rollout.collection import ShardPlan, plan, run_shard
+from agentloop.rollout.collection import OpenWorld, Play, ShardPlan, plan, run_shard
+from agentloop.rollout.episode import run_episode
 from agentloop.serving.policy_server import PolicyServer
 from agentloop.serving.served_policy import ServedPolicy
 from agentloop.store import policies, pruned
@@ -64,9 +66,12 @@ def plan_evaluation(campaign: Campaign, adapter: str | None, suite: Suite) -> li
 class Actor:
     """A policy at play, which shards that are collected at once share: one connection, and slots for episodes in flight."""
 
-    def __init__(self, connect: Callable[[], ServedPolicy], slots: int) -> None:
-        """`connect` makes a policy that is not connected yet; so many `slots` are there for episodes."""
+    def __init__(self, connect: Callable[[], ServedPolicy], slots: int, open_world: OpenWorld, play: Play) -> None:
+        """`connect` makes a policy that is not connected yet; so many `slots` are there for episodes, which `play` plays in the
+        worlds that `open_world` opens.
+        """
         self.slots = asyncio.Semaphore(slots)
+        self.open_world, self.play = open_world, play
         self._connect = connect
         self._policy: ServedPolicy | None = None
         self._connecting = asyncio.Lock()
@@ -98,7 +103,6 @@ async def acting(
     if (actor := _ACTORS.get(role)) is not None:
         yield actor
         return
-    campaign.worlds.start()
 
     def connect() -> ServedPolicy:
         return ServedPolicy(
@@ -109,9 +113,22 @@ async def acting(
             stop_token_ids=campaign.prompt.stop_token_ids,
         )
 
-    async with Actor(connect, campaign.settings.collect.concurrency) as actor:
-        with _ACTORS.holding(role, actor):
-            yield actor
+    async with _stage(campaign) as (open_world, play):
+        async with Actor(connect, campaign.settings.collect.concurrency, open_world, play) as actor:
+            with _ACTORS.holding(role, actor):
+                yield actor
+
+
+@asynccontextmanager
+async def _stage(campaign: Campaign) -> AsyncIterator[tuple[OpenWorld, Play]]:
+    """Where episodes are played, and by whom: this project's agent in worlds of tools, or one of one's own behind an endpoint."""
+    if campaign.settings.agent.command is None:
+        campaign.worlds.start()
+        yield campaign.worlds.open, run_episode
+        return
+    campaign.agents.start()
+    async with Recorder(campaign.agents) as recorder:
+        yield recorder.open, recorder.play
 
 
 def shards_at_once(campaign: Campaign, shards: Sequence[ShardPlan]) -> int:
@@ -155,7 +172,8 @@ async def collect_shard(
             shard,
             policy=policy,
             prompt=campaign.prompt,
-            open_world=campaign.worlds.open,
+            open_world=actor.open_world,
+            play=actor.play,
             limits=campaign.settings.collect,
             slots=actor.slots,
             on_episode=on_episode,

@@ -38,13 +38,14 @@ def _played(campaign: Campaign) -> list[tuple[Sequence[int], Sequence[bool]]]:
             WHERE p.adapter IS NULL AND p.prompt = $prompt AND (p.base = $base OR starts_with(p.base, $base || '-'))
             ORDER BY t.id LIMIT $most
             """,
-            {"prompt": campaign.prompt.name, "base": campaign.base, "most": STORED},
+            {"prompt": campaign.prompt_name, "base": campaign.base, "most": STORED},
         )
         try:
             rows = list(datasets.tokens(database, [name for (name,) in played]))
         except ShardError:  # the prompts alone will do
             return []
-    return [(row.token_ids.tolist(), row.mask.tolist()) for row in rows if any(row.mask[1:])]
+    parts = (part for row in rows for part in row.conversations())
+    return [(part.token_ids.tolist(), part.mask.tolist()) for part in parts if part.mask[1:].any()]
 
 
 async def _openings(campaign: Campaign, tasks: Sequence[Task]) -> list[list[int]]:

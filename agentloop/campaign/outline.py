@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentloop import card
-from agentloop.campaign import judge, lock, position, suites
+from agentloop.campaign import judge, lock, own_agent, position, suites
 from agentloop.campaign.position import ROLL_OUTS
 from agentloop.errors import SettingError
 from agentloop.model_directory import files
@@ -20,6 +20,7 @@ def check(settings: Settings) -> None:
     card.check()
     suites.planned_looks(settings)
     suites.check_tools(settings)
+    own_agent.check(settings)
     if settings.serving.python and not settings.serving.python.is_file():
         raise SettingError(f"serving.python: there is no interpreter at {settings.serving.python}")
 

@@ -70,7 +70,8 @@ def reproduce(
         directory = adapters.directory(database, adapter_id)
         stored = {} if gone else _weights(directory)
         parent = adapter.parent and adapters.weights(database, adapter.parent)
-        token_rows = [(row.token_ids, row.mask) for row in datasets.rows(database, adapter.dataset)]
+        stored = datasets.rows(database, adapter.dataset)
+        token_rows = [(each.token_ids, each.mask) for row in stored for each in row.conversations()]
         model = _base_directory(settings, database, adapter)
     settings.export()
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=settings.paths.data) as folder:

@@ -58,7 +58,7 @@ def _write_rows(campaign: Campaign, run: TrainingRun, iteration: int) -> None:
         stored = list(datasets.rows(database, adapter.dataset))
     if not run.output.exists():
         needs.training(campaign, run, tokens=sum(len(row.token_ids) for row in stored))
-    rows.write(run.rows, ((row.token_ids, row.mask) for row in stored))
+    rows.write(run.rows, ((each.token_ids, each.mask) for row in stored for each in row.conversations()))
     with campaign.database() as database:
         training_runs.begin(
             database,

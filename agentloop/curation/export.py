@@ -1,7 +1,8 @@
 """A dataset as one file for other trainers: JSON lines or Parquet, with messages and with the tokens as they were.
 
 Preference pairs have `prompt`, `chosen` and `rejected`, other datasets `messages`: lists of {role, content}, which a
-trainer puts into its own chat template. Results of tools are the user's, as Gemma knows no third role. `…_ids`,
+trainer puts into its own chat template. Results of tools are the user's, as Gemma knows no third role. An episode in which an
+agent of one's own had several conversations has a row for each that is trained on. `…_ids`,
 `…_mask` (true where the model produced the token) and `…_logprobs` are what was sampled, for a trainer that takes
 tokens. As a directory, with a card: export_dataset.py.
 """
@@ -22,11 +23,11 @@ from agentloop.store import datasets
 from agentloop.store.database import Database
 
 FORMATS = (".jsonl", ".parquet")
-ROLES = {"user": "user", "model": "assistant", "tool": "user"}
+ROLES = {"user": "user", "model": "assistant", "tool": "user", "history": "assistant"}
 
 TURNS = """
     SELECT t.id, t.task, t.policy, any_value(u.token_end) FILTER (u.position = 0) AS opening,
-           list({'role': u.role, 'content': u.text} ORDER BY u.position) AS turns
+           list({'role': u.role, 'content': u.text, 'start': u.token_start} ORDER BY u.position) AS turns
     FROM trajectories t
     JOIN turns u ON u.trajectory = t.id
     WHERE t.id IN (SELECT unnest($names))
@@ -57,7 +58,10 @@ def export(database: Database, trajectories: Sequence[str], path: Path, *, paire
     be read, DiskError where the file cannot be written.
     """
     check(path)
-    found = list(rows(database, trajectories, paired=paired))
+    found = [
+        {name: value for name, value in row.items() if name != "first"}
+        for row in rows(database, trajectories, paired=paired)
+    ]
     with atomic(path) as temporary:
         if path.suffix == ".parquet":
             pq.write_table(pa.Table.from_pylist(found), temporary, compression="zstd")
@@ -67,24 +71,31 @@ def export(database: Database, trajectories: Sequence[str], path: Path, *, paire
 
 
 def rows(database: Database, trajectories: Sequence[str], *, paired: bool) -> Iterator[dict[str, Any]]:
-    """Yield what `export` writes, row by row. All tokens are read at once, nine bytes each. Raises StoreError, ShardError."""
-    episodes = _episodes(database, trajectories)
+    """Yield what `export` writes, row by row, with `first`, the index of a row's first token among its episode's. All tokens are
+    read at once, nine bytes each. Raises StoreError, ShardError.
+    """
+    episodes = _episodes(database, trajectories, paired=paired)
     return _pairs(episodes) if paired else _messages(episodes)
 
 
-def _episodes(database: Database, trajectories: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _episodes(database: Database, trajectories: Sequence[str], *, paired: bool) -> Iterator[dict[str, Any]]:
+    """Each conversation of each episode. Raises StoreError for a pair of episodes with several."""
     about = {row["id"]: row for row in database.arrow(TURNS, {"names": list(trajectories)}).to_pylist()}
     for row in datasets.tokens(database, trajectories):
         episode = about[row.trajectory]
-        messages = [{"role": ROLES[turn["role"]], "content": turn["content"]} for turn in episode["turns"]]
-        lists = {name: getattr(row, name).tolist() for name in ("token_ids", "mask", "logprobs")}
-        yield episode | lists | {"messages": messages}
+        if paired and len(row.starts) > 1:
+            raise StoreError(f"{row.trajectory}: has {len(row.starts)} conversations, and pairs are made of one and one")
+        for part in row.conversations():
+            turns = (turn for turn in episode["turns"] if part.first <= turn["start"] < part.first + len(part.token_ids))
+            messages = [{"role": ROLES[turn["role"]], "content": turn["content"]} for turn in turns]
+            lists = {name: getattr(part, name).tolist() for name in ("token_ids", "mask", "logprobs")}
+            yield episode | lists | {"messages": messages, "first": part.first}
 
 
 def _messages(episodes: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for episode in episodes:
         about = {"trajectory": episode["id"], "task": episode["task"], "policy": episode["policy"]}
-        yield about | {name: episode[name] for name in ("messages", "token_ids", "mask", "logprobs")}
+        yield about | {name: episode[name] for name in ("messages", "token_ids", "mask", "logprobs", "first")}
 
 
 def _pairs(episodes: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

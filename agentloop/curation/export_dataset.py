@@ -123,13 +123,13 @@ def write(
                 )
                 for number, of_file in enumerate(files)
             ]
-            splits.append(Split(name, len(of_split), *map(sum, zip(*sizes, strict=True))))
+            splits.append(Split(name, *map(sum, zip(*sizes, strict=True))))
         made = Made.of(database, selected, recipe, campaign=campaign, iteration=iteration, benchmarks=benchmarks)
         card = export_card.text(made, splits, PAIRS if recipe.paired else ROWS)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         if directory.exists() and not _same(temporary, directory):
             raise StoreError(f"{directory}: is there already, with another dataset or one of another version")
-    return len(trajectories) // width
+    return sum(split.rows for split in splits)
 
 
 def _split(split_of: dict[str, str], trajectory: str, database: Database) -> str:
@@ -140,15 +140,15 @@ def _split(split_of: dict[str, str], trajectory: str, database: Database) -> str
     return split_of[trajectory]
 
 
-def _write_file(path: Path, rows: Iterator[dict[str, Any]], schema: pa.Schema) -> tuple[int, int]:
-    """Bytes in memory, bytes of the file."""
-    held = 0
+def _write_file(path: Path, rows: Iterator[dict[str, Any]], schema: pa.Schema) -> tuple[int, int, int]:
+    """Rows, bytes in memory, bytes of the file."""
+    held = count = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while group := list(islice(rows, _ROWS_A_GROUP)):
             table = pa.Table.from_pylist(group, schema=schema)
-            held += table.nbytes
+            held, count = held + table.nbytes, count + len(group)
             writer.write_table(table)
-    return held, path.stat().st_size
+    return count, held, path.stat().st_size
 
 
 def _rows(
@@ -160,15 +160,28 @@ def _rows(
     parameters: dict[str, Any] = {"names": names, **used}
     found = database.arrow(_query("episodes"), parameters).to_pylist()
     about = {row["trajectory"]: row for row in found}
-    for place, row in zip(places, export.rows(database, names, paired=paired), strict=True):
+    if not paired:
+        place_of = dict(zip(names, places, strict=True))
+        for row in export.rows(database, names, paired=False):
+            episode = about[row["trajectory"]]
+            yield {"position": place_of[row["trajectory"]]} | episode | row | {"turns": _turns(episode["turns"], row)}
+        return
+    for place, row in zip(places, export.rows(database, names, paired=True), strict=True):
         position = {"position": place // width}
-        if not paired:
-            yield position | about[row["trajectory"]] | row
-            continue
         for side in ("chosen", "rejected"):
             episode = about[row[f"{side}_trajectory"]]
             row |= {f"{side}_{name}": episode[name] for name, _ in _OF_AN_EPISODE}
         yield position | about[row["chosen_trajectory"]] | row
+
+
+def _turns(turns: Sequence[dict[str, Any]], row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The turns of a row that holds one conversation of its episode, with their places in that."""
+    first, last = row["first"], row["first"] + len(row["token_ids"])
+    return [
+        turn | {"token_start": turn["token_start"] - first, "token_end": turn["token_end"] - first}
+        for turn in turns
+        if first <= turn["token_start"] < last
+    ]
 
 
 def _same(one: Path, other: Path) -> bool:

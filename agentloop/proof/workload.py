@@ -101,7 +101,8 @@ def _stored(campaign: Campaign, root: Path, tokens: int) -> list[Row]:
             _QUERY.read_text(encoding="utf-8"), {"base": campaign.base, "longest": longest, "tokens": tokens}
         )
         chosen = [trajectory for (trajectory,) in found]
-        return [(tuple(row.token_ids.tolist()), tuple(row.mask.tolist())) for row in datasets.tokens(database, chosen)]
+        parts = (part for row in datasets.tokens(database, chosen) for part in row.conversations())
+        return [(tuple(part.token_ids.tolist()), tuple(part.mask.tolist())) for part in parts]
 
 
 def _filling(of: Sequence[Row], tokens: int) -> Iterator[Row]:

@@ -40,7 +40,7 @@ class Archive:
     index: str
     """Packed JSON, see `_index`."""
     chunks: list[str]
-    """Packed JSON: `[{turns, ids, mask, logprobs}, …]`, in the order of the shard."""
+    """Packed JSON: `[{turns, ids, mask, logprobs}, …]`, in the order of the shard; `starts` where there are several conversations."""
     shown: int
     total: int
     """Trajectories of the campaign; more than `shown` where only so many bytes, or some iterations, were asked for."""
@@ -140,6 +140,8 @@ def _made(said: Sequence[dict[str, Any]], path: Path | None) -> _Chunk:
     episodes: list[dict[str, Any]] = [{"turns": []} for _ in range(max(len(tokens), last + 1))]
     for row in said:
         episodes[row["position"]]["turns"] = row["turns"]
+        if len(row["starts"]) > 1:
+            episodes[row["position"]]["starts"] = row["starts"]
     used: set[int] = set()
     for episode, (ids, own, logprobs) in zip(episodes, tokens, strict=False):
         episode["ids"] = ids.tolist()

@@ -237,7 +237,14 @@
         ["Size", `${each.tokens} tokens, ${each.seconds} s${attempts}`],
         ["Id", make("span", { class: "id" }, each.id)],
       ]),
-      ...content.turns.map((turn, place) => spoken(content, turn, parting && parting.turn === place ? parting : null)));
+      ...content.turns.flatMap((turn, place) => [...begins(content, turn),
+        spoken(content, turn, parting && parting.turn === place ? parting : null)]));
+  }
+
+  // An agent of one's own may have led several conversations, which are trained on one by one.
+  function begins(content, turn) {
+    const place = content.starts ? content.starts.indexOf(turn.token_start) : -1;
+    return place < 0 ? [] : [make("h4", { class: "begins" }, `Conversation ${place + 1} of ${content.starts.length}`)];
   }
 
   function related(each) {

@@ -22,7 +22,7 @@ from agentloop.backoff import pause
 from agentloop.errors import AgentloopError, FailureBudgetError
 from agentloop.naming import content_id
 from agentloop.records import Attempt, Sampling, Task, Trajectory, trajectory_id
-from agentloop.rollout.episode import Generate, World, run_episode, session_of
+from agentloop.rollout.episode import Generate, run_episode, session_of
 from agentloop.rollout.prompt import PromptFormat
 from agentloop.settings import Collect
 from agentloop.text import one_line
@@ -88,7 +88,24 @@ class Policy(Generate, Protocol):
 class OpenWorld(Protocol):
     """Gives an episode its world: fresh tools, in a process that can be killed."""
 
-    def __call__(self, task: Task, *, session: str) -> AbstractAsyncContextManager[World]: ...
+    def __call__(self, task: Task, *, session: str) -> AbstractAsyncContextManager[Any]: ...
+
+
+class Play(Protocol):
+    """Plays one episode in its world to its end. Whatever it raises ends this attempt at the episode."""
+
+    async def __call__(
+        self,
+        task: Task,
+        sample: int,
+        *,
+        policy: str,
+        generate: Generate,
+        prompt: PromptFormat,
+        world: Any,
+        sampling: Sampling,
+        seed: int,
+    ) -> Trajectory: ...
 
 
 async def run_shard(
@@ -98,11 +115,13 @@ async def run_shard(
     prompt: PromptFormat,
     open_world: OpenWorld,
     limits: Collect,
+    play: Play = run_episode,
     slots: asyncio.Semaphore | None = None,
     on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> list[Trajectory]:
     """All episodes of a shard, at most `limits.concurrency` in flight, in the plan's order.
 
+    `play`: who acts in the worlds that `open_world` opens; by default this project's own agent.
     `slots`: those that it shares with other shards, instead: whose episodes were first to wait for one are first to get it.
 
     Whatever an attempt at an episode raises, and an attempt past `limits.episode_seconds`, is kept among the trajectory's
@@ -127,9 +146,7 @@ async def run_shard(
                 started = time.perf_counter()
                 try:
                     async with asyncio.timeout(limits.episode_seconds), open_world(task, session=session) as world:
-                        trajectory = await run_episode(
-                            task, sample, generate=policy, prompt=prompt, world=world, **about
-                        )
+                        trajectory = await play(task, sample, generate=policy, prompt=prompt, world=world, **about)
                     break
                 except Exception as error:  # nothing that happens in an episode ends more than this attempt at it
                     message = _told(error, limits)

@@ -62,7 +62,7 @@ async def run_episode(
 ) -> Trajectory:
     """Run one episode. Mistakes of the model go back to it as tool results; only infrastructure failures raise."""
     started = time.perf_counter()
-    transcript = _Transcript(prompt.decode)
+    transcript = Transcript()
     tools = await world.describe() if prompt.describes_tools else ()
     transcript.show("user", prompt.opening(task.question, tools), text=task.question)
     session = session_of(policy, task, sample, seed)
@@ -74,9 +74,9 @@ async def run_episode(
         if allowance <= 0:
             status = "token_limit"
             break
-        # A seed for each turn, derived from names alone: the same episode gives the same draws on every run.
-        turn_seed = int(content_id("s", [session, turn])[2:10], 16) & 0x7FFFFFFF
-        generation = await generate(transcript.token_ids, max_tokens=allowance, seed=turn_seed, session=session)
+        generation = await generate(
+            transcript.token_ids, max_tokens=allowance, seed=turn_seed(session, turn), session=session
+        )
         text = prompt.decode(generation.token_ids)
         if generation.finish_reason != "stop":
             transcript.produce(generation, text)
@@ -125,11 +125,15 @@ def session_of(policy: str, task: Task, sample: int, seed: int) -> str:
     return content_id("episode", [policy, task.id, sample, seed])
 
 
-class _Transcript:
+def turn_seed(session: str, *turn: int) -> int:
+    """A seed for each turn, derived from names alone: the same episode gives the same draws on every run."""
+    return int(content_id("s", [session, *turn])[2:10], 16) & 0x7FFFFFFF
+
+
+class Transcript:
     """The growing token sequence with its mask, logprobs and turns."""
 
-    def __init__(self, decode) -> None:
-        self.decode = decode
+    def __init__(self) -> None:
         self.token_ids: list[int] = []
         self.mask: list[bool] = []
         self.logprobs: list[float] = []

@@ -38,15 +38,22 @@ class PromptFormat:
 
     def opening(self, question: str, tools: Sequence[ToolDescription]) -> list[int]:
         """The first user turn and the start of the model's."""
-        text = described(question, tools) if self.describes_tools else question
+        return self.first_turn(described(question, tools) if self.describes_tools else question)
+
+    def first_turn(self, text: str) -> list[int]:
+        """A first user turn with `text` as it is, and the start of the model's."""
         return [self._bos, *self._user_turn(text)]
+
+    def user_turn(self, text: str) -> list[int]:
+        """Return what follows the model's turn: a user turn with `text` and the start of the model's next turn."""
+        return [*self._encode("\n"), *self._user_turn(text)]
 
     def tool_result(self, text: str, omitted: int = 0) -> list[int]:
         """Return what follows the model's turn: a user turn with the fenced result and the start of the model's next turn.
 
         `omitted`: characters of the result that `text` lacks already.
         """
-        return [*self._encode("\n"), *self._user_turn(f"{RESULT_FENCE}{_shortened(text, omitted)}\n{FENCE}")]
+        return self.user_turn(result_text(text, omitted))
 
     def spoken(self, text: str) -> list[int]:
         """A turn of the model's that was not sampled but is to be taught, its end included."""
@@ -88,6 +95,11 @@ class PromptFormat:
         if index is None or index == self._tokenizer.unk_token_id:
             raise ModelError(f"tokenizer: it has no token {token}; a Gemma tokenizer is needed")
         return index
+
+
+def result_text(text: str, omitted: int = 0) -> str:
+    """A tool's result as the model is shown it, fenced. `omitted`: characters of the result that `text` lacks already."""
+    return f"{RESULT_FENCE}{_shortened(text, omitted)}\n{FENCE}"
 
 
 def described(question: str, tools: Sequence[ToolDescription]) -> str:

@@ -99,7 +99,11 @@ class Agent(Section):
     max_turn_tokens: Count = 256
     """Tokens that one turn of the model may have. A turn that is cut off ends the episode without an answer."""
     max_tokens: Count = 2048
-    """Tokens of a whole episode, prompt and tool results included; at most `serving.max_model_len`."""
+    """Tokens of a whole episode, prompt and tool results included; at most `serving.max_model_len`. Of an agent of your own:
+    tokens of each of its conversations."""
+    command: Annotated[str, Field(min_length=1)] | None = None
+    """An agent of your own, started once for each episode: a command line, or `FILE.py:function` (relative to the project's
+    root). It asks the policy through the endpoint in `OPENAI_BASE_URL`; what it prints is its answer. See docs/own-agent.md."""
 
 
 class Serving(Section):

@@ -19,7 +19,7 @@ from agentloop.store.shards import read_columns
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One trajectory as it is trained on."""
+    """The tokens of one trajectory, or of one of its conversations."""
 
     trajectory: str
     token_ids: np.ndarray
@@ -28,6 +28,19 @@ class TokenRow:
     """bool [tokens], True where the model produced the token"""
     logprobs: np.ndarray
     """float32 [tokens], 0 where mask is False"""
+    starts: tuple[int, ...] = (0,)
+    """Index of the first token of each conversation."""
+    first: int = 0
+    """Of a conversation: index of its first token among the trajectory's."""
+
+    def conversations(self) -> Iterator[TokenRow]:
+        """Yield each conversation as a row of its own, as it is trained on; one in which the model produced nothing is left
+        out. The first token, which nothing precedes, does not count.
+        """
+        for start, end in zip(self.starts, [*self.starts[1:], len(self.token_ids)], strict=True):
+            if self.mask[start + 1 : end].any() or len(self.starts) == 1:
+                lists = (each[start:end] for each in (self.token_ids, self.mask, self.logprobs))
+                yield TokenRow(self.trajectory, *lists, first=start)
 
 
 def save(
@@ -104,14 +117,13 @@ def _read(places: list[tuple[str, Path, int]]) -> Iterator[TokenRow]:
 
 def _shard_rows(path: Path, rows: list[tuple[str, int]]) -> Iterator[TokenRow]:
     """`rows`: (trajectory, position in the file)."""
-    table = read_columns(path, ["id", "token_ids", "mask", "logprobs"])
-    ids = table["id"].to_pylist()
+    table = read_columns(path, ["id", "token_ids", "mask", "logprobs", "starts"])
+    ids, starts = table["id"].to_pylist(), table["starts"].to_pylist()
     lists = [table[name].combine_chunks() for name in ("token_ids", "mask", "logprobs")]
     flat = [(each.offsets.to_numpy(), each.values.to_numpy(zero_copy_only=False)) for each in lists]
     for trajectory, position in rows:
         if position >= len(ids) or ids[position] != trajectory:
             raise ShardError(f"{path}: row {position} is not {trajectory}")
         # Copies, so that a chosen row does not keep the whole shard in memory.
-        yield TokenRow(
-            trajectory, *(values[offsets[position] : offsets[position + 1]].copy() for offsets, values in flat)
-        )
+        own = (values[offsets[position] : offsets[position + 1]].copy() for offsets, values in flat)
+        yield TokenRow(trajectory, *own, tuple(starts[position] or (0,)))

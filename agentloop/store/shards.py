@@ -65,10 +65,11 @@ SCHEMA = pa.schema(
         ),
         ("seconds", pa.float64()),
         ("attempts", pa.list_(pa.struct([("error", pa.string()), ("seconds", pa.float64())]))),
+        ("starts", pa.list_(pa.int32())),
     ]
 )
 """One row of a shard. `tokens` and `model_tokens` are lengths, known without reading the lists; `expected` is the
-task's answer."""
+task's answer. Files from before an episode could have several conversations lack `starts`, which reads as null."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ def _row(trajectory: Trajectory) -> dict[str, Any]:
         ],
         "seconds": trajectory.seconds,
         "attempts": [asdict(attempt) for attempt in trajectory.attempts],
+        "starts": trajectory.starts,
     }
 
 
@@ -219,6 +221,7 @@ def _trajectory(row: dict[str, Any], path: Path) -> Trajectory:
         ),
         seconds=row["seconds"],
         attempts=tuple(Attempt(**attempt) for attempt in row["attempts"]),
+        starts=tuple(row["starts"] or (0,)),
     )
     if trajectory.id != row["id"]:
         raise ShardError(f"{path}: {row['id']} holds the content of {trajectory.id}")

@@ -1,4 +1,4 @@
-"""The host: imports the environments once, then forks a world for each request. `python -m agentloop.worlds.host …`
+"""The host: imports the user's files once, then forks a world for each request. `python -m agentloop.worlds.host …`
 
 Orders come over a socket, one JSON object a message; with the order to fork comes the socket that the world is to serve.
 The host is single-threaded, as a process that forks should be.
@@ -7,12 +7,14 @@ The host is single-threaded, as a process that forks should be.
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 SECRETS = ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_KEY", "VLLM_API_KEY")
@@ -21,20 +23,21 @@ MESSAGE_BYTES = 1 << 12
 _REAP_SECONDS = 0.5
 
 
-def main(control_descriptor: str, memory: str, *sources: str) -> None:
-    """`memory`: bytes that a world's tools may take. `sources`: environments by name or file, as in the settings."""
+def main(control_descriptor: str, memory: str, maker: str, *sources: str) -> None:
+    """`memory`: bytes that a world's tools may take. `maker`: the function `package.module:name` that imports what `sources`
+    name and returns a function that makes the tools of a task.
+    """
     for name in (*SECRETS, "PYTHONSAFEPATH"):  # the latter was for this process, see agentloop/child.py
         os.environ.pop(name, None)
     sys.path.append(os.getcwd())  # last: a file of the user's may import what lies there, but hides nothing
     control = socket.socket(fileno=int(control_descriptor))
     control.set_inheritable(False)
-    from agentloop import environments
     from agentloop.errors import AgentloopError
     from agentloop.text import encodable
 
+    module, _, name = maker.partition(":")
     try:
-        for source in sources:
-            environments.get(source, apart=False)  # from then on it is known by its name
+        tools = getattr(importlib.import_module(module), name)(sources)
     except AgentloopError as error:
         reason = encodable(str(error))[: MESSAGE_BYTES // 7]  # of a character six bytes may be made
         control.send(json.dumps({"error": reason}, ensure_ascii=False).encode())
@@ -42,12 +45,12 @@ def main(control_descriptor: str, memory: str, *sources: str) -> None:
     gc.collect()
     gc.freeze()  # a collection in a world would otherwise copy the pages that all of them share
     control.send(json.dumps({"ready": True}).encode())
-    _Host(control, int(memory)).run()
+    _Host(control, int(memory), tools).run()
 
 
 class _Host:
-    def __init__(self, control: socket.socket, memory: int) -> None:
-        self._control, self._memory = control, memory
+    def __init__(self, control: socket.socket, memory: int, tools: Callable[[Any], dict[str, Any]]) -> None:
+        self._control, self._memory, self._tools = control, memory, tools
         self._processes: dict[int, int] = {}
         """Process ids by the world's number."""
         self._ended: dict[int, int] = {}
@@ -86,18 +89,9 @@ class _Host:
         return {"pid": process}
 
     def _live(self, connection: socket.socket, host: int) -> None:
-        from agentloop import environments
         from agentloop.worlds import world
 
-        known = {}
-
-        def tools(task):
-            environment = known.get(task.environment) or known.setdefault(
-                task.environment, environments.get(task.environment)
-            )
-            return environment.tools(task)
-
-        world.live(connection, tools, memory=self._memory, host=host)
+        world.live(connection, self._tools, memory=self._memory, host=host)
         os._exit(0)
 
     def _kill(self, number: int) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from agentloop.child import ChildProcess
@@ -29,6 +28,8 @@ from agentloop.settings import Settings
 from agentloop.worlds.host import MESSAGE_BYTES
 from agentloop.worlds.toolbox import MAX_CHARACTERS, Reply, ToolDescription
 
+ENVIRONMENTS = "agentloop.worlds.environments:tools_of"
+"""Maker of the tools of environments."""
 _START_SECONDS = 120.0
 _END_SECONDS = 10.0
 _MAX_ANSWER_BYTES = 64 * MAX_CHARACTERS
@@ -44,10 +45,24 @@ class Worlds:
     May be used from several event loops, one after the other.
     """
 
-    def __init__(self, settings: Settings, environments: Sequence[str]) -> None:
-        """`environments`: by name or file, all that tasks may come from."""
+    def __init__(
+        self,
+        settings: Settings,
+        sources: Sequence[str],
+        *,
+        maker: str = ENVIRONMENTS,
+        about: str = "environment",
+        log: str = "worlds",
+        seconds: float | None = None,
+    ) -> None:
+        """`sources`: environments by name or file, all that tasks may come from, or what another `maker` makes tools of; it is
+        a function, `package.module:name`. `about`: the setting that names them. `log`: name of the host's log. `seconds`: that
+        a call may take, by default collect.tool_seconds.
+        """
         self._settings = settings
-        self._environments = tuple(environments)
+        self._sources, self._maker, self._about = tuple(sources), maker, about
+        self._seconds = settings.collect.tool_seconds if seconds is None else seconds
+        self._log = settings.paths.logs / f"{log}.log"
         self._host: ChildProcess | None = None
         self._control: socket.socket | None = None
         self._numbers = itertools.count(1)
@@ -61,7 +76,7 @@ class Worlds:
         self.close()
 
     def start(self) -> None:
-        """Import the environments in the host, where it is not running yet. Raises SettingError, WorldError."""
+        """Import the sources in the host, where it is not running yet. Raises SettingError, WorldError."""
         with self._lock:
             self._ensure_host()
 
@@ -76,7 +91,7 @@ class Worlds:
 
         `session` names the episode: repeated, its tools draw the same random numbers.
         """
-        world = World(self, task, session, seconds=self._settings.collect.tool_seconds)
+        world = World(self, task, session, seconds=self._seconds)
         try:
             yield world
         finally:
@@ -159,10 +174,15 @@ class Worlds:
         ours.settimeout(_START_SECONDS)
         memory = int(self._settings.collect.tool_memory * 2**30)
         module = "agentloop.worlds.host"
-        environment = self._settings.child_environment() | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        environment: dict[str, str | None] = {
+            **self._settings.child_environment(),
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+            self._settings.notify.webhook_variable: None,  # it may hold secrets
+        }
         try:
             self._host = ChildProcess(
-                [sys.executable, "-m", module, str(theirs.fileno()), str(memory), *self._environments],
+                [sys.executable, "-m", module, str(theirs.fileno()), str(memory), self._maker, *self._sources],
                 environment=environment,
                 log=self._log,
                 pass_fds=(theirs.fileno(),),
@@ -171,9 +191,9 @@ class Worlds:
             self._control = ours
             answer = json.loads(ours.recv(MESSAGE_BYTES) or b"{}")
         except TimeoutError:
-            answer = {"error": f"environment: nothing happened for {_START_SECONDS:g} s while it was imported"}
+            answer = {"error": f"{self._about}: nothing happened for {_START_SECONDS:g} s while it was imported"}
         if not answer.get("ready"):
-            reason = answer.get("error") or f"environment: its process {self._how_it_ended()}"
+            reason = answer.get("error") or f"{self._about}: its process {self._how_it_ended()}"
             self._end_host()
             raise SettingError(reason)
 
@@ -191,10 +211,6 @@ class Worlds:
         except subprocess.TimeoutExpired:
             return "closed its connection"
         return ending(code) if was_signalled(code) else f"ended: {self._host.last_words()}"
-
-    @property
-    def _log(self) -> Path:
-        return self._settings.paths.logs / "worlds.log"
 
 
 class _Process:

@@ -1,5 +1,6 @@
 -- What a recipe chooses from: one row for each trajectory that the campaign collected, or was demonstrated, and that is not
 -- forgotten, nor its task, and whose tokens were not pruned.
+-- tokens: of the longest conversation, which is what has to fit a batch
 -- success: newest score; rate: mean success of the samples that the same policy took at the same task
 -- $campaign, $purpose, $first, $last: iterations
 CREATE OR REPLACE TEMP TABLE pool AS
@@ -18,7 +19,9 @@ scored AS (
     WHERE scorer = 'success' AND trajectory IN (SELECT trajectory FROM gathered)
     GROUP BY trajectory
 )
-SELECT g.trajectory, g.iteration, t.policy, t.task, t.sample, t.status, t.tokens, t.model_tokens, t.model_turns,
+SELECT g.trajectory, g.iteration, t.policy, t.task, t.sample, t.status,
+       list_max([coalesce(t.starts[place + 1], t.tokens) - t.starts[place] FOR place IN range(1, len(t.starts) + 1)])::INTEGER
+           AS tokens, t.model_tokens, t.model_turns,
        t.tool_calls, t.tool_errors, t.actions, s.success,
        avg(s.success) OVER (PARTITION BY t.policy, t.task) AS rate
 FROM gathered g

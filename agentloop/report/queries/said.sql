@@ -1,6 +1,6 @@
 -- $shard. What was said in its trajectories, by their place in the file.
 SELECT t.position, list({role: u.role, text: u.text, token_start: u.token_start, token_end: u.token_end, tool: u.tool,
-                         arguments: u.arguments, error: u.error} ORDER BY u.position) AS turns
+                         arguments: u.arguments, error: u.error} ORDER BY u.position) AS turns, any_value(t.starts) AS starts
 FROM trajectories t
 JOIN turns u ON u.trajectory = t.id
 WHERE t.shard = $shard

@@ -2,10 +2,10 @@
 -- the database does not have: everything else is a duplicate, or an episode that failed.
 -- The action sequence is what the model did: each call with its arguments (whitespace of the JSON apart), the text of a
 -- turn that was no call, and the final answer instead of the wording around it.
--- $paths: files; batch: (path, number) of the same files
+-- $paths: files, and one without rows that has all columns: older files lack some; batch: (path, number) of the same files
 CREATE OR REPLACE TEMP TABLE incoming AS
 WITH files AS (
-    SELECT * EXCLUDE (turns, token_ids, mask, logprobs),
+    SELECT * EXCLUDE (turns, token_ids, mask, logprobs) REPLACE (coalesce(starts, [0]) AS starts),
            len(list_filter(turns, lambda turn: turn.role = 'model')) AS model_turns,
            len(list_filter(turns, lambda turn: turn.role = 'model' AND turn.tool IS NOT NULL)) AS tool_calls,
            len(list_filter(turns, lambda turn: turn.role = 'tool' AND turn.error IS NOT NULL)) AS tool_errors,
@@ -20,7 +20,7 @@ WITH files AS (
                    END),
                [[answer]]
            ])::VARCHAR) AS actions
-    FROM read_parquet($paths, filename = 'path', file_row_number = true)
+    FROM read_parquet($paths, filename = 'path', file_row_number = true, union_by_name = true)
 ),
 numbered AS (
     SELECT files.*, batch.number AS shard

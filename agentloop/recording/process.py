@@ -1,0 +1,120 @@
+"""In the process of one episode's agent: its command is run, or its function called, and what it says comes back.
+
+The host (agentloop/worlds/host.py) has imported the function's file once; each episode gets a fork of it, which is killed with
+everything that the agent has started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from agentloop import project
+from agentloop.errors import SettingError
+from agentloop.exit_codes import ending
+from agentloop.records import Task
+from agentloop.recording.command import SETTING, AgentCommand
+from agentloop.text import one_line_of
+from agentloop.tools import Tool
+from agentloop.user_code import run_file
+
+TOOL = "agent"
+"""Name by which the agent is called in its world."""
+_MOST_BYTES = 1 << 20
+"""Of what a command prints."""
+
+
+def tools_of(sources: Sequence[str]) -> Callable[[Task], dict[str, Tool]]:
+    """Import what the setting, the only source, names, and return what makes the agent of a task. Raises SettingError."""
+    (text,) = sources
+    command = AgentCommand.read(text)
+    run = _Command(command.words) if command.file is None else _Function(function_of(command))
+    return lambda task: {TOOL: _Agent(run)}
+
+
+def function_of(command: AgentCommand) -> Callable[..., Any]:
+    """Run the file and return its function. Raises SettingError, naming what is missing."""
+    if command.file is None:
+        raise SettingError(f"{SETTING}: {command.text} is no function of a file")
+    module = run_file(command.file, about=f"{SETTING}:", error=SettingError)
+    function = getattr(module, command.function, None)
+    if not callable(function):
+        raise SettingError(f"{SETTING}: {command.file} has no function {command.function}")
+    try:
+        inspect.signature(function).bind("question", base_url="", api_key="", model="", task={})
+    except TypeError as error:
+        wanted = "(question, *, base_url, api_key, model, task)"
+        raise SettingError(f"{SETTING}: {command.file}: {command.function} must take {wanted}: {error}") from None
+    except ValueError:  # a callable whose signature cannot be read
+        pass
+    return function
+
+
+class _Agent:
+    """The agent as the only tool of its world."""
+
+    name = TOOL
+    description = "Runs the agent on the task."
+    signature = inspect.Signature()
+
+    def __init__(self, run: _Command | _Function) -> None:
+        self._run = run
+
+    def call(self, /, *args: Any, **kwargs: Any) -> str:
+        """Return what the agent says, stripped. Raises whatever ends it."""
+        [question, environment, given] = args
+        os.environ.update(environment)
+        return self._run(question, given).strip()
+
+    def close(self) -> None:
+        """Nothing; that there is this method lets the process end with the episode."""
+
+
+class _Function:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, question: str, given: Mapping[str, Any]) -> str:
+        said = self._function(question, **given)
+        if inspect.isawaitable(said):
+            said = asyncio.run(_awaited(said))
+        return "" if said is None else str(said)
+
+
+async def _awaited(said: Any) -> Any:
+    return await said
+
+
+class _Command:
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = words
+
+    def __call__(self, question: str, given: Mapping[str, Any]) -> str:
+        # files, not pipes: a process that the agent leaves behind may keep a pipe open for ever
+        with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained, tempfile.TemporaryFile() as asked:
+            asked.write(question.encode())
+            asked.seek(0)
+            process = subprocess.Popen(
+                self._words, stdin=asked, stdout=said, stderr=complained, cwd=project.root(), text=False
+            )
+            code = process.wait()
+            if code != 0:
+                raise AgentFault(f"it {ending(code)}: {_last_line(complained)}")
+            said.seek(0)
+            return said.read(_MOST_BYTES).decode("utf-8", "replace")
+
+
+class AgentFault(Exception):
+    """The command ended with another exit code than 0."""
+
+
+def _last_line(file: Any) -> str:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 4096))
+    lines = file.read().decode("utf-8", "replace").strip().splitlines()
+    return one_line_of(lines[-1]) if lines else "it wrote nothing to standard error"
