@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 _EXTRAS = {
-    "loop": ("typer", "rich", "prefect", "duckdb", "pyarrow", "httpx", "aiohttp", "orjson", "packaging", "tensorboard"),
+    "loop": ("typer", "rich", "prefect", "duckdb", "pyarrow", "httpx", "aiohttp", "orjson", "packaging", "tensorboard", "jsonschema", "referencing"),
     "trl": ("trl", "peft", "bitsandbytes", "datasets"),
     "gguf": ("gguf",),
-    "mcp": ("mcp", "mcp_types", "httpx2", "anyio", "jsonschema", "referencing"),
+    "mcp": ("mcp", "mcp_types", "httpx2", "anyio"),
     "llamacpp": ("xllamacpp",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
 }

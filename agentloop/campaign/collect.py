@@ -22,7 +22,7 @@ from agentloop.rollout.collection import OpenWorld, Play, ShardPlan, plan, run_s
 from agentloop.rollout.episode import run_episode
 from agentloop.serving.policy_server import PolicyServer
 from agentloop.serving.served_policy import ServedPolicy
-from agentloop.store import policies, pruned
+from agentloop.store import policies, pruned, trainable
 from agentloop.store.ingest import ingest, taken
 from agentloop.store.shards import Purpose, is_whole, write_shard
 
@@ -188,7 +188,12 @@ def ingest_shards(
     campaign: Campaign, shards: Sequence[ShardPlan], *, adapter: str | None, iteration: int, purpose: Purpose
 ) -> dict[str, int]:
     """Take the shards into the database and score what is new. Returns counts."""
-    return take_in(campaign, shards, policy=campaign.policy(adapter), iteration=iteration, purpose=purpose)
+    counts = take_in(campaign, shards, policy=campaign.policy(adapter), iteration=iteration, purpose=purpose)
+    if campaign.settings.agent.command is not None and purpose == "collect":
+        with campaign.database() as database:
+            if line := trainable.told(database, campaign.name, iteration):
+                print(line)
+    return counts
 
 
 def take_in(

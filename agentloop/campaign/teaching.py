@@ -87,15 +87,22 @@ class Teaching:
     def open(cls, lesson: Lesson) -> Teaching:
         """Check what is named. Raises SettingError or ModelError before anything is written."""
         settings, source = lesson.settings, lesson.source
+        if settings.agent.command is not None and source.kind != "messages":
+            raise SettingError(
+                f"agent.command: {source} would show what agentloop's own agent does with the environment's tools; an agent "
+                "of your own is taught from a file of its conversations: --from FILE"
+            )
         conversations = tuple(messages.read(Path(source.place))) if source.kind == "messages" else ()
         campaign = Campaign.open(settings)
+        defining = campaigns.defining_settings(settings)
         about = [
             campaign.base,
             {"kind": "messages", "digest": messages.digest(conversations)} if conversations else source.told,
             sorted(set(lesson.families)),
             lesson.unverified,
             {key: value for key, value in content(settings.teach).items() if key not in NOT_TAUGHT},
-            campaigns.defining_settings(settings),
+            # no part of the name at first, so that it is none while there is no such agent
+            {name: value for name, value in defining.items() if (name, value) != ("agent.command", None)},
         ]
         own = settings.model_copy(
             update={"campaign": content_id("teaching", about).replace("_", "-"), "iterations": TAUGHT}

@@ -13,7 +13,7 @@ from agentloop.report.comparison import Headline, findings, percent, points, pro
 from agentloop.report.story import facts, flat, funnel_text
 from agentloop.report.summary import DECISIONS, Row
 from agentloop.report.svg import Canvas
-from agentloop.store import base_judgements, champions, evaluations, families, teacher_usage
+from agentloop.store import base_judgements, campaigns, champions, evaluations, families, teacher_usage, trainable
 from agentloop.store.database import Database
 from agentloop.store.lineage import story as story_of
 from agentloop.store.taught_bases import TaughtBase
@@ -285,8 +285,15 @@ def learning_figures(database: Database, campaign: str) -> str:
 
 
 def tables(database: Database, campaign: str) -> str:
-    """Tool errors and all funnels."""
-    return _tool_errors(database, campaign) + _funnels(database, campaign)
+    """Tool errors, all funnels, and what is trainable of an agent of one's own."""
+    return _tool_errors(database, campaign) + _funnels(database, campaign) + _trainable(database, campaign)
+
+
+def _trainable(database: Database, campaign: str) -> str:
+    if (campaigns.settings_json(database, campaign).get("agent") or {}).get("command") is None:
+        return ""
+    line = trainable.told(database, campaign)
+    return f'<p class="note">{escape(line)}</p>' if line else ""
 
 
 def _funnels(database: Database, campaign: str) -> str:
