@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 _EXTRAS = {
-    "loop": ("typer", "rich", "prefect", "duckdb", "pyarrow", "httpx", "aiohttp", "orjson", "packaging", "tensorboard", "jsonschema", "referencing"),
+    "loop": (
+        "typer",
+        "rich",
+        "prefect",
+        "duckdb",
+        "pyarrow",
+        "httpx",
+        "aiohttp",
+        "orjson",
+        "packaging",
+        "tensorboard",
+        "jsonschema",
+        "referencing",
+    ),
     "trl": ("trl", "peft", "bitsandbytes", "datasets"),
     "gguf": ("gguf",),
     "mcp": ("mcp", "mcp_types", "httpx2", "anyio"),

@@ -137,7 +137,9 @@ class Campaign:
         serving = self.settings.serving.model_copy(update={"base": "dequantised"})
         other = replace(self, settings=self.settings.model_copy(update={"serving": serving}), given=held)
         # one tokenizer takes seconds to load, and the worlds end with this campaign's work
-        other.__dict__.update({name: getattr(self, name) for name in ("tokenizer", "prompt", "prompt_name", "worlds", "agents", "place")})
+        other.__dict__.update(
+            {name: getattr(self, name) for name in ("tokenizer", "prompt", "prompt_name", "worlds", "agents", "place")}
+        )
         return other
 
     def served_by(self, serving: Serving) -> Campaign:
@@ -154,9 +156,9 @@ class Campaign:
 
     @cached_property
     def prompt_name(self) -> str:
-        """The prompt format of the campaign's policies, with the agent of one's own that writes the prompts, where there is one.
+        """The prompt format of the campaign's policies, with the agent of one's own that writes the prompts, if there is one.
 
-        It is settled when the campaign is opened: a file of the agent's that changes makes other policies of the next run.
+        It stays while the campaign is open: where a file of the agent's changes, the next run has other policies.
         """
         return own_agent.prompt_name(self.prompt, self.settings)
 

@@ -121,7 +121,7 @@ async def acting(
 
 @asynccontextmanager
 async def _stage(campaign: Campaign) -> AsyncIterator[tuple[OpenWorld, Play]]:
-    """Where episodes are played, and by whom: this project's agent in worlds of tools, or one of one's own behind an endpoint."""
+    """The place where episodes are played, and who plays: this project's agent with tools, or one of one's own."""
     if campaign.settings.agent.command is None:
         campaign.worlds.start()
         yield campaign.worlds.open, run_episode

@@ -70,8 +70,8 @@ def reproduce(
         directory = adapters.directory(database, adapter_id)
         stored = {} if gone else _weights(directory)
         parent = adapter.parent and adapters.weights(database, adapter.parent)
-        stored = datasets.rows(database, adapter.dataset)
-        token_rows = [(each.token_ids, each.mask) for row in stored for each in row.conversations()]
+        dataset = datasets.rows(database, adapter.dataset)
+        token_rows = [(each.token_ids, each.mask) for row in dataset for each in row.conversations()]
         model = _base_directory(settings, database, adapter)
     settings.export()
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=settings.paths.data) as folder:

@@ -65,6 +65,7 @@ def examine(settings: Settings) -> list[Check]:
         _disk(settings),
         _model(settings),
         *_towers(settings),
+        *_agent(settings),
         *_base(settings),
         *_paths(settings),
         _port(settings),
@@ -195,6 +196,19 @@ def _towers(settings: Settings) -> list[Check]:
         return []  # the model's own check says it, or the run does
     wanted = TOWER_PACKAGES.get(config.get("model_type"), ()) if "text_config" in config else ()
     return [_package(name, f"pip install {name}") for name in wanted]
+
+
+def _agent(settings: Settings) -> list[Check]:
+    """An agent of one's own, where there is one."""
+    from agentloop.campaign import own_agent
+
+    if settings.agent.command is None:
+        return []
+    try:
+        own_agent.check(settings)
+    except SettingError as error:
+        return [Check("agent", str(error), False, "set agent.command right: docs/own-agent.md")]
+    return [Check("agent", settings.agent.command)]
 
 
 def _paths(settings: Settings) -> list[Check]:

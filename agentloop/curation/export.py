@@ -71,8 +71,9 @@ def export(database: Database, trajectories: Sequence[str], path: Path, *, paire
 
 
 def rows(database: Database, trajectories: Sequence[str], *, paired: bool) -> Iterator[dict[str, Any]]:
-    """Yield what `export` writes, row by row, with `first`, the index of a row's first token among its episode's. All tokens are
-    read at once, nine bytes each. Raises StoreError, ShardError.
+    """Yield what `export` writes, row by row, with `first`: the index of its first token among the episode's.
+
+    All tokens are read at once, nine bytes each. Raises StoreError, ShardError.
     """
     episodes = _episodes(database, trajectories, paired=paired)
     return _pairs(episodes) if paired else _messages(episodes)
@@ -84,9 +85,13 @@ def _episodes(database: Database, trajectories: Sequence[str], *, paired: bool) 
     for row in datasets.tokens(database, trajectories):
         episode = about[row.trajectory]
         if paired and len(row.starts) > 1:
-            raise StoreError(f"{row.trajectory}: has {len(row.starts)} conversations, and pairs are made of one and one")
+            raise StoreError(
+                f"{row.trajectory}: has {len(row.starts)} conversations, and pairs are made of one and one"
+            )
         for part in row.conversations():
-            turns = (turn for turn in episode["turns"] if part.first <= turn["start"] < part.first + len(part.token_ids))
+            turns = (
+                turn for turn in episode["turns"] if part.first <= turn["start"] < part.first + len(part.token_ids)
+            )
             messages = [{"role": ROLES[turn["role"]], "content": turn["content"]} for turn in turns]
             lists = {name: getattr(part, name).tolist() for name in ("token_ids", "mask", "logprobs")}
             yield episode | lists | {"messages": messages, "first": part.first}

@@ -58,7 +58,7 @@ class ChatMessage:
 
     @property
     def key(self) -> list[Any]:
-        """What makes it the same message as another one: not the ids of calls, nor spaces around the text."""
+        """Return what makes it the same message as another one: not the ids of calls, nor spaces around the text."""
         return [self.role, self.text.strip(), [[call.name, call.arguments] for call in self.calls]]
 
 
@@ -73,7 +73,7 @@ class ChatRequest:
     """`auto`, `none`, `required`, or the name of the tool that is to be called."""
     stream: bool = False
     include_usage: bool = False
-    """Whether a stream ends with the counts of tokens."""
+    """True where a stream is to end with the counts of tokens."""
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
 
@@ -163,7 +163,8 @@ def _message(message: Any, place: str) -> ChatMessage:
     role = _ROLES.get(message.get("role", ""))
     if role is None:
         raise Refused(
-            f"{place}.role: {one_line_of(message.get('role'), most=60)!r} is none of {', '.join(_ROLES)}", param="messages"
+            f"{place}.role: {one_line_of(message.get('role'), most=60)!r} is none of {', '.join(_ROLES)}",
+            param="messages",
         )
     text = _text(message.get("content"), place)
     if role == "tool":
@@ -186,9 +187,11 @@ def _text(content: Any, place: str) -> str:
     texts = []
     for part in content if isinstance(content, list) else [None]:
         kind = part.get("type") if isinstance(part, dict) else None
-        text = part.get({"text": "text", "refusal": "refusal"}.get(kind, "")) if isinstance(part, dict) else None
+        text = part.get(kind) if isinstance(part, dict) and kind in ("text", "refusal") else None
         if not isinstance(text, str):
-            raise Refused(f"{place}.content: only text is supported, not {one_line_of(kind, most=60)}", param="messages")
+            raise Refused(
+                f"{place}.content: only text is supported, not {one_line_of(kind, most=60)}", param="messages"
+            )
         texts.append(text)
     return encodable("".join(texts))
 

@@ -28,7 +28,7 @@ class AgentCommand:
     text: str
     """As in the setting."""
     words: tuple[str, ...] = ()
-    """Of a command line; none for a function."""
+    """The words of a command line; none for a function."""
     file: Path | None = None
     function: str = ""
 
@@ -48,8 +48,9 @@ class AgentCommand:
     def check(self) -> None:
         """Raises SettingError, in one line, for a program that does not exist, or a file that fails or lacks the function."""
         if self.file is None:
-            if shutil.which(self.words[0], path=None) is None and not (project.root() / self.words[0]).is_file():
-                raise SettingError(f"{SETTING}: there is no program {self.words[0]!r}")
+            program = self.words[0]
+            if shutil.which(program if "/" not in program else str(project.root() / program)) is None:
+                raise SettingError(f"{SETTING}: there is no program {program!r}, or it may not be run")
             return
         if not self.file.is_file():
             raise SettingError(f"{SETTING}: there is no file {self.file}")
@@ -64,7 +65,9 @@ class AgentCommand:
         root = project.root()
         words = (str(self.file), self.function) if self.file else self.words
         named = [_inside(word, root) for word in words]
-        files = {str(path.relative_to(root) if path.is_relative_to(root) else path.name): path for path in self._files()}
+        files = {
+            str(path.relative_to(root) if path.is_relative_to(root) else path.name): path for path in self._files()
+        }
         digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(files.items())}
         return content_id("agent", [named, digests])
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentloop.naming import content_id
-from agentloop.records import Turn
 from agentloop.recording.chat import ChatMessage, ChatRequest
+from agentloop.records import Turn
 from agentloop.rollout.episode import Transcript
 from agentloop.rollout.grammar import call_text
 from agentloop.rollout.prompt import PromptFormat, described, result_text
@@ -26,12 +26,12 @@ from agentloop.worlds.toolbox import MAX_CHARACTERS
 
 @dataclass(frozen=True)
 class Place:
-    """Where a conversation has come to."""
+    """A place that a conversation has come to."""
 
     conversation: int
     """Index of the conversation."""
     tokens: int
-    """Of the conversation up to here."""
+    """Number of the conversation's tokens up to here."""
     turns: int
     generations: int
     """Turns that the model has had on the way here."""
@@ -43,7 +43,7 @@ class Draft:
 
     transcript: Transcript
     known: Place | None
-    """Where it goes on from; None where it begins a conversation."""
+    """The place that it goes on from; None where it begins a conversation."""
     key: str
     """Name of the place where the request ends."""
     asked: Place

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentloop.naming import content_id
-from agentloop.records import Sampling, Status, Turn
 from agentloop.recording.chat import Call, ChatMessage, ChatRequest, same_form
 from agentloop.recording.conversations import Conversations, Draft
 from agentloop.recording.refusal import Refused
+from agentloop.records import Sampling, Status, Turn
 from agentloop.rollout.episode import Generate, Transcript, turn_seed
 from agentloop.rollout.grammar import CALL_FENCE, FinalAnswer, GrammarError, ToolCall, parse
 from agentloop.rollout.prompt import PromptFormat, result_text
@@ -29,7 +29,7 @@ _REFUSALS = 8
 
 @dataclass(frozen=True)
 class Answer:
-    """What the agent gets, and what of it was recorded."""
+    """An answer as the agent gets it, and the turns of the model's that were recorded for it."""
 
     message: ChatMessage
     finish_reason: str
@@ -120,9 +120,7 @@ class RecordedEpisode:
         repeated = (draft.repetition,) if draft.repetition else ()
         seed = turn_seed(self._session, draft.generations, *repeated)
         draft.generations += 1
-        generation = await self._generate(
-            made.token_ids, max_tokens=allowance, seed=seed, session=self._session
-        )
+        generation = await self._generate(made.token_ids, max_tokens=allowance, seed=seed, session=self._session)
         return _stopped(generation, request.stop, self._prompt)
 
     def _past(self, limit: Status, message: str) -> Refused:

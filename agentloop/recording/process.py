@@ -17,9 +17,9 @@ from typing import Any
 from agentloop import project
 from agentloop.errors import SettingError
 from agentloop.exit_codes import ending
-from agentloop.records import Task
 from agentloop.recording.command import SETTING, AgentCommand
-from agentloop.text import one_line_of
+from agentloop.records import Task
+from agentloop.text import encodable, one_line_of
 from agentloop.tools import Tool
 from agentloop.user_code import run_file
 
@@ -69,7 +69,7 @@ class _Agent:
         """Return what the agent says, stripped. Raises whatever ends it."""
         [question, environment, given] = args
         os.environ.update(environment)
-        return self._run(question, given).strip()
+        return encodable(self._run(question, given)).strip()
 
     def close(self) -> None:
         """Nothing; that there is this method lets the process end with the episode."""
@@ -96,7 +96,11 @@ class _Command:
 
     def __call__(self, question: str, given: Mapping[str, Any]) -> str:
         # files, not pipes: a process that the agent leaves behind may keep a pipe open for ever
-        with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained, tempfile.TemporaryFile() as asked:
+        with (
+            tempfile.TemporaryFile() as said,
+            tempfile.TemporaryFile() as complained,
+            tempfile.TemporaryFile() as asked,
+        ):
             asked.write(question.encode())
             asked.seek(0)
             process = subprocess.Popen(

@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from agentloop.errors import WorldError
-from agentloop.records import Sampling, Status, Task, Trajectory
 from agentloop.recording import process
 from agentloop.recording.command import SETTING
 from agentloop.recording.episode import RecordedEpisode
 from agentloop.recording.server import MODEL, RecordingServer
+from agentloop.records import Sampling, Status, Task, Trajectory
 from agentloop.rollout.episode import Generate, session_of
 from agentloop.rollout.grammar import ANSWER
 from agentloop.rollout.prompt import PromptFormat
@@ -31,7 +31,9 @@ def processes(settings: Settings) -> Worlds:
     """Return the processes of the agent that the settings name: started with the first episode, each killed with its own."""
     maker = f"{process.__name__}:{process.tools_of.__name__}"
     # the time that an episode may take is watched where it is played
-    return Worlds(settings, [settings.agent.command or ""], maker=maker, about=SETTING, log="agent", seconds=float("inf"))
+    return Worlds(
+        settings, [settings.agent.command or ""], maker=maker, about=SETTING, log="agent", seconds=float("inf")
+    )
 
 
 class Recorder:
@@ -69,7 +71,10 @@ class Recorder:
         sampling: Sampling,
         seed: int,
     ) -> Trajectory:
-        """Let the agent try the task. Raises WorldError where it fails without having met a limit, and what the policy raises."""
+        """Let the agent try the task.
+
+        Raises WorldError where it fails without having met a limit, or never asks the model; and whatever the policy raises.
+        """
         started = time.perf_counter()
         session = session_of(policy, task, sample, seed)
         episode = RecordedEpisode(generate=generate, prompt=prompt, sampling=sampling, session=session)
@@ -94,15 +99,13 @@ class Recorder:
             starts=starts,
         )
 
-    async def _ended(
-        self, episode: RecordedEpisode, world: World, task: Task, key: str
-    ) -> tuple[str | None, Status]:
+    async def _ended(self, episode: RecordedEpisode, world: World, task: Task, key: str) -> tuple[str | None, Status]:
         """The agent's answer, and how the episode ended."""
         about = {"base_url": self._server.url, "api_key": key, "model": MODEL, "task": _told(task)}
         call = world.call(process.TOOL, [task.question, _variables(about), about], {})
-        running = asyncio.ensure_future(call)
+        running: asyncio.Future[Any] = asyncio.ensure_future(call)
         try:
-            await asyncio.wait([running, episode.over], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({running, episode.over}, return_when=asyncio.FIRST_COMPLETED)
             if episode.over.done() and episode.over.exception() is not None:
                 episode.over.result()  # raises what the policy has raised
             if running.done():

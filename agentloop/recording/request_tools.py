@@ -36,7 +36,9 @@ class RequestTool:
         or anything else than a text.
         """
         try:
-            return self.arguments(ToolCall(self.name, (text,))) if len(self.parameters.signature.parameters) == 1 else None
+            return (
+                self.arguments(ToolCall(self.name, (text,))) if len(self.parameters.signature.parameters) == 1 else None
+            )
         except ToolError:
             return None
 
@@ -70,6 +72,4 @@ def _tool(function: dict[str, Any]) -> RequestTool:
     parameters = SchemaArguments(schema)
     lines = [inspect.cleandoc(str(function.get("description") or "")), *parameters.notes]
     description = encodable("\n".join(line for line in lines if line))
-    return RequestTool(
-        function["name"], ToolDescription(shown, str(parameters.signature), description), parameters
-    )
+    return RequestTool(function["name"], ToolDescription(shown, str(parameters.signature), description), parameters)

@@ -40,7 +40,8 @@ class Archive:
     index: str
     """Packed JSON, see `_index`."""
     chunks: list[str]
-    """Packed JSON: `[{turns, ids, mask, logprobs}, …]`, in the order of the shard; `starts` where there are several conversations."""
+    """Packed JSON: `[{turns, ids, mask, logprobs}, …]`, in the order of the shard; with `starts` where an episode has several
+    conversations."""
     shown: int
     total: int
     """Trajectories of the campaign; more than `shown` where only so many bytes, or some iterations, were asked for."""

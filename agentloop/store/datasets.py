@@ -39,8 +39,8 @@ class TokenRow:
         """
         for start, end in zip(self.starts, [*self.starts[1:], len(self.token_ids)], strict=True):
             if self.mask[start + 1 : end].any() or len(self.starts) == 1:
-                lists = (each[start:end] for each in (self.token_ids, self.mask, self.logprobs))
-                yield TokenRow(self.trajectory, *lists, first=start)
+                token_ids, mask, logprobs = (each[start:end] for each in (self.token_ids, self.mask, self.logprobs))
+                yield TokenRow(self.trajectory, token_ids, mask, logprobs, first=start)
 
 
 def save(
@@ -125,5 +125,7 @@ def _shard_rows(path: Path, rows: list[tuple[str, int]]) -> Iterator[TokenRow]:
         if position >= len(ids) or ids[position] != trajectory:
             raise ShardError(f"{path}: row {position} is not {trajectory}")
         # Copies, so that a chosen row does not keep the whole shard in memory.
-        own = (values[offsets[position] : offsets[position + 1]].copy() for offsets, values in flat)
-        yield TokenRow(trajectory, *own, tuple(starts[position] or (0,)))
+        token_ids, mask, logprobs = (
+            values[offsets[position] : offsets[position + 1]].copy() for offsets, values in flat
+        )
+        yield TokenRow(trajectory, token_ids, mask, logprobs, tuple(starts[position] or (0,)))

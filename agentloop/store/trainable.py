@@ -17,8 +17,8 @@ def told(database: Database, campaign: str, iteration: int | None = None) -> str
     if not written:
         return None
     share = int(1000 * trainable / written) / 10  # 100 % only where it is all of them
-    rest = f"; {written - trainable:,} are not: the agent had hung up before it heard them" if written > trainable else ""
-    several = f", in {conversations:,} conversations of {episodes:,} episodes" if conversations > episodes else ""
-    return (
-        f"Of the {written:,} tokens that the agent had the model write{several}, {share:g} % are trainable{rest}."
+    rest = (
+        f"; {written - trainable:,} are not: the agent had hung up before it heard them" if written > trainable else ""
     )
+    several = f", in {conversations:,} conversations of {episodes:,} episodes" if conversations > episodes else ""
+    return f"Of the {written:,} tokens that the agent had the model write{several}, {share:g} % are trainable{rest}."

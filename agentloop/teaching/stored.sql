@@ -10,6 +10,8 @@ WITH solved AS (
       AND (len($families::VARCHAR[]) = 0 OR list_contains($families::VARCHAR[], k.family))
       -- neither the student, in whatever precision, nor what was said again for another one
       AND NOT starts_with(p.base, $student) AND NOT starts_with(p.base, 'stored_')
+      -- nor an agent of one's own, whose tools are not the environment's
+      AND NOT contains(p.prompt, '/agent_')
       AND t.id NOT IN (SELECT trajectory FROM forgotten)
       AND t.task NOT IN (SELECT task FROM forgotten_tasks)
       AND t.task NOT IN (SELECT task FROM evaluation_results)

@@ -10,7 +10,10 @@ from agentloop.tools import Tool
 
 
 def tools_of(sources: Sequence[str]) -> Callable[[Task], dict[str, Tool]]:
-    """Import the environments, by name or file as in the settings, and return what makes a task's tools. Raises SettingError."""
+    """Import the environments, by name or file as in the settings, and return what makes a task's tools.
+
+    Raises SettingError.
+    """
     for source in sources:
         environments.get(source, apart=False)  # from then on it is known by its name
     known: dict[str, environments.Environment] = {}

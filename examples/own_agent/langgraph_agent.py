@@ -3,8 +3,8 @@
 from calculator import calculate
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
 
 
 def run(question, *, base_url, api_key, model, task):

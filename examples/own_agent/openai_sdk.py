@@ -14,10 +14,12 @@ TOOL = {
     },
 }
 
+CLIENT = AsyncOpenAI(base_url="http://127.0.0.1", api_key="none")  # made once: it takes longer than a short episode
+
 
 async def run(question, *, base_url, api_key, model, task):
     messages = [{"role": "user", "content": question}]
-    async with AsyncOpenAI(base_url=base_url, api_key=api_key) as client:
+    async with CLIENT.with_options(base_url=base_url, api_key=api_key) as client:
         while True:
             completion = await client.chat.completions.create(model=model, messages=messages, tools=[TOOL])
             message = completion.choices[0].message

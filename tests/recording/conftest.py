@@ -5,10 +5,9 @@ from scripted_policy import Scripted
 from transformers import AutoTokenizer
 
 from agentloop import settings as configuration
-from agentloop.records import Sampling
 from agentloop.recording.episode import RecordedEpisode
+from agentloop.records import Sampling
 from agentloop.rollout.prompt import PromptFormat
-
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,10 @@ def test_a_conversation_only_grows(begin, prompt):
     assert [turn.role for turn in whole.turns] == ["user", "model", "tool", "model"]
     assert (whole.turns[1].tool, json.loads(whole.turns[1].arguments)) == ("add", [[1], {"b": 2}])
     assert (whole.turns[2].tool, whole.turns[2].text) == ("add", "3")
-    opening = prompt.opening(USER["content"], [tool.description for tool in read_request({"model": "m", "messages": [USER], "tools": [ADD]}).tools])
+    opening = prompt.opening(
+        USER["content"],
+        [tool.description for tool in read_request({"model": "m", "messages": [USER], "tools": [ADD]}).tools],
+    )
     assert whole.token_ids == opening + policy.given[0].token_ids + prompt.tool_result("3") + policy.given[1].token_ids
 
 
@@ -96,15 +99,21 @@ def test_a_conversation_only_grows(begin, prompt):
         lambda message: {name: value for name, value in message.items() if name != "content"},
         lambda message: message | {"content": [{"type": "text", "text": " I add. "}]},
         lambda message: message | {"name": "assistant", "refusal": None, "audio": None, "function_call": None},
-        lambda message: message
-        | {"tool_calls": [{"id": "other", "function": {"name": "add", "arguments": '{ "b":2,\n"a": 1 }'}}]},
+        lambda message: (
+            message | {"tool_calls": [{"id": "other", "function": {"name": "add", "arguments": '{ "b":2,\n"a": 1 }'}}]}
+        ),
     ],
 )
 def test_however_a_client_writes_it_the_message_is_the_same(begin, change):
     async def play():
         episode, policy = begin("I add.\n" + call_text("add", (1, 2)), "Answer: 3")
         first = await ask(episode, USER)
-        await ask(episode, USER | {"content": [{"type": "text", "text": USER["content"]}]}, change(echoed(first)), result(first))
+        await ask(
+            episode,
+            USER | {"content": [{"type": "text", "text": USER["content"]}]},
+            change(echoed(first)),
+            result(first),
+        )
         return episode, policy
 
     episode, policy = asyncio.run(play())
@@ -352,7 +361,9 @@ def test_a_stop_text_ends_the_turn_as_if_the_model_had_been_stopped_there(begin,
         whole, _ = episode.conversations.joined()
         turn = whole.turns[-1]
         sampled = policy.given[0].token_ids
-        assert whole.token_ids[turn.start : turn.end] == sampled[: turn.end - turn.start] and all(whole.mask[turn.start :])
+        assert whole.token_ids[turn.start : turn.end] == sampled[: turn.end - turn.start] and all(
+            whole.mask[turn.start :]
+        )
         assert "Observation:" in prompt.decode(sampled[: turn.end - turn.start])
         assert "Observation:" not in prompt.decode(sampled[: turn.end - turn.start - 1])
 

@@ -8,8 +8,8 @@ import pytest
 from agentloop import settings as configuration
 from agentloop.campaign import collect, prepare
 from agentloop.campaign.campaign import Campaign
-from agentloop.errors import EmptySelectionError
 from agentloop.curation import selection
+from agentloop.errors import EmptySelectionError
 from agentloop.project import CHECKOUT
 from agentloop.store import datasets, trainable
 
@@ -64,7 +64,10 @@ def test_what_vllm_served_is_what_is_trained_on(root, server, agent):
 
     async def played():
         await asyncio.gather(
-            *(collect.collect_shard(campaign, server, shard, adapter=None, iteration=1, purpose="collect") for shard in shards)
+            *(
+                collect.collect_shard(campaign, server, shard, adapter=None, iteration=1, purpose="collect")
+                for shard in shards
+            )
         )
 
     async def served(row):
@@ -79,7 +82,9 @@ def test_what_vllm_served_is_what_is_trained_on(root, server, agent):
     with campaign.database() as database:
         line = trainable.told(database, campaign.name, 1)
         rows = [part for row in datasets.tokens(database, names) for part in row.conversations()]
-        calls = database.execute("SELECT count(*) FROM v_tool_calls WHERE list_contains($names, trajectory)", {"names": names})
+        calls = database.execute(
+            "SELECT count(*) FROM v_tool_calls WHERE list_contains($names, trajectory)", {"names": names}
+        )
         try:
             chosen = selection.select(database, "rejection", campaign.name, 1, campaign.settings.selection).dataset
         except EmptySelectionError:

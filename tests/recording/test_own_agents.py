@@ -10,9 +10,9 @@ from scripted_policy import Scripted
 from agentloop import environments
 from agentloop import settings as configuration
 from agentloop.errors import FailureBudgetError, SettingError
-from agentloop.records import Sampling
 from agentloop.recording.command import AgentCommand
 from agentloop.recording.recorder import Recorder, processes
+from agentloop.records import Sampling
 from agentloop.rollout.collection import plan, run_shard
 
 AGENTS = Path(__file__).with_name("agents")
@@ -38,7 +38,10 @@ def play(tmp_path, bare, tasks, monkeypatch):
         monkeypatch.setenv(name, "secret")
 
     def played(command, *texts, count=1, sampling=None, **limits):
-        options = [f"collect.{name}={value}" for name, value in {"attempts": 1, "max_failed": 0, "episode_seconds": 60, **limits}.items()]
+        options = [
+            f"collect.{name}={value}"
+            for name, value in {"attempts": 1, "max_failed": 0, "episode_seconds": 60, **limits}.items()
+        ]
         settings = configuration.load([f"paths.data={tmp_path}", f"agent.command={command}", *options], profile="demo")
         settings.export()
         sampling = sampling or Sampling(max_turns=3, max_turn_tokens=60, max_tokens=400)
@@ -48,7 +51,12 @@ def play(tmp_path, bare, tasks, monkeypatch):
         async def shard_played():
             async with Recorder(agents) as recorder:
                 return await run_shard(
-                    shard, policy=policy, prompt=bare, open_world=recorder.open, play=recorder.play, limits=settings.collect
+                    shard,
+                    policy=policy,
+                    prompt=bare,
+                    open_world=recorder.open,
+                    play=recorder.play,
+                    limits=settings.collect,
                 )
 
         with processes(settings) as agents:
@@ -67,7 +75,9 @@ def test_what_an_agent_says_is_the_answer_and_what_the_model_said_is_recorded(pl
     assert (trajectory.status, trajectory.answer) == ("answered", "42")
     assert trajectory.token_ids == (*policy.asked[0].prompt_ids, *policy.given[0].token_ids)
     assert trajectory.logprobs[-len(policy.given[0].token_ids) :] == tuple(policy.given[0].logprobs)
-    assert [turn.role for turn in trajectory.turns] == ["user", "model"] and trajectory.turns[0].text == tasks[0].question
+    assert [turn.role for turn in trajectory.turns] == ["user", "model"] and trajectory.turns[0].text == tasks[
+        0
+    ].question
     assert trajectory.starts == (0,) and not trajectory.attempts
 
 
@@ -104,7 +114,9 @@ def test_an_agent_that_fails_is_a_failed_attempt(play, command, complaint):
 
 def test_an_agent_that_met_a_limit_is_a_result(play):
     for name in ("insisting", "giving_up"):
-        [trajectory], policy = play(function(name), "yes", sampling=Sampling(max_turns=2, max_turn_tokens=60, max_tokens=400))
+        [trajectory], policy = play(
+            function(name), "yes", sampling=Sampling(max_turns=2, max_turn_tokens=60, max_tokens=400)
+        )
         assert (trajectory.status, trajectory.answer, len(policy.given)) == ("turn_limit", None, 2)
     [trajectory], _ = play(function("quiet"), "yes")
     assert (trajectory.status, trajectory.answer) == ("malformed", None)
@@ -128,12 +140,16 @@ def test_what_a_command_leaves_behind_ends_with_its_episode(play):
 @pytest.mark.parametrize(
     "command, complaint",
     [
-        ("no-such-program --x", "agent.command: there is no program 'no-such-program'"),
-        ("'open", "agent.command: \"'open\" is no command line (No closing quotation)"),
+        ("no-such-program --x", "agent.command: there is no program 'no-such-program', or it may not be run"),
+        (f"{AGENTS / 'agent.sh'}", f"agent.command: there is no program '{AGENTS / 'agent.sh'}', or it may not be run"),
+        ("'open", 'agent.command: "\'open" is no command line (No closing quotation)'),
         ("no/such.py:run", "agent.command: there is no file "),
         (function("not_there"), f"agent.command: {AGENTS / 'functions.py'} has no function not_there"),
         (function("not_callable"), f"agent.command: {AGENTS / 'functions.py'} has no function not_callable"),
-        (function("wrong_arguments"), f"agent.command: {AGENTS / 'functions.py'}: wrong_arguments must take (question, *, base_url"),
+        (
+            function("wrong_arguments"),
+            f"agent.command: {AGENTS / 'functions.py'}: wrong_arguments must take (question, *, base_url",
+        ),
     ],
 )
 def test_an_agent_that_cannot_be_started_is_refused_in_one_line(command, complaint):

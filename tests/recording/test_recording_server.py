@@ -113,7 +113,12 @@ def test_nobody_gets_in_without_the_key_of_a_running_episode(begin):
         status, answer = await post(server, other, body())
         assert status == 401 and answer["error"]["code"] == "invalid_api_key"
         page = server.url.removesuffix("/v1")
-        for headers in ({"Origin": "http://evil.example"}, {"Origin": page}, {"Origin": "null"}, {"Host": "evil.example"}):
+        for headers in (
+            {"Origin": "http://evil.example"},
+            {"Origin": page},
+            {"Origin": "null"},
+            {"Host": "evil.example"},
+        ):
             for path, method in (("/chat/completions", "POST"), ("/models", "GET"), ("/chat/completions", "OPTIONS")):
                 assert (await post(server, key, body(), path=path, method=method, headers=headers))[0] == 403
         assert not policy.asked
@@ -125,7 +130,9 @@ def test_nobody_gets_in_without_the_key_of_a_running_episode(begin):
 
 def test_it_listens_on_loopback_alone(begin):
     async def script(server, *_):
-        assert server.url.startswith("http://127.0.0.1:") and {host for host, _ in server._runner.addresses} == {"127.0.0.1"}
+        assert server.url.startswith("http://127.0.0.1:") and {host for host, _ in server._runner.addresses} == {
+            "127.0.0.1"
+        }
 
     served(begin, "Answer: 3")(script)
 
@@ -181,7 +188,9 @@ def test_openais_client_understands_it(begin, stream):
             for _ in range(2):
                 if stream:
                     options = {"include_usage": True}
-                    async with client.chat.completions.stream(model="agentloop", messages=messages, tools=[ADD], stream_options=options) as events:
+                    async with client.chat.completions.stream(
+                        model="agentloop", messages=messages, tools=[ADD], stream_options=options
+                    ) as events:
                         async for _ in events:
                             pass
                         completion = await events.get_final_completion()
@@ -189,8 +198,14 @@ def test_openais_client_understands_it(begin, stream):
                     completion = await client.chat.completions.create(model="agentloop", messages=messages, tools=[ADD])
                 message = completion.choices[0].message
                 turns.append(completion)
-                messages.append(message.model_dump(exclude_none=True, exclude={"tool_calls": {"__all__": {"function": {"parsed_arguments"}}}}))
-                messages += [{"role": "tool", "tool_call_id": call.id, "content": "3"} for call in message.tool_calls or []]
+                messages.append(
+                    message.model_dump(
+                        exclude_none=True, exclude={"tool_calls": {"__all__": {"function": {"parsed_arguments"}}}}
+                    )
+                )
+                messages += [
+                    {"role": "tool", "tool_call_id": call.id, "content": "3"} for call in message.tool_calls or []
+                ]
             first, last = turns
             assert first.choices[0].finish_reason == "tool_calls"
             assert json.loads(first.choices[0].message.tool_calls[0].function.arguments) == {"a": 1, "b": 2}
