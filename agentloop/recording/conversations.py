@@ -9,6 +9,7 @@ history; they are trained on where they were sampled, and nowhere else.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ class Place:
     turns: int
     generations: int
     """Turns that the model has had on the way here."""
+    model_is_next: bool = False
+    """True after a request: what follows is the model's turn."""
 
 
 @dataclass
@@ -87,7 +90,7 @@ class Conversations:
             transcript = _copied(self._conversations[known.conversation], known)
         self._append(transcript, messages[first:][count:], messages)
         generations = known.generations if known else 0
-        asked = Place(-1, len(transcript.token_ids), len(transcript.turns), generations)
+        asked = Place(-1, len(transcript.token_ids), len(transcript.turns), generations, model_is_next=True)
         repetition, self._requests[keys[-1]] = self._requests[keys[-1]], self._requests[keys[-1]] + 1
         return Draft(transcript, known, keys[-1], asked, generations, repetition)
 
@@ -95,8 +98,9 @@ class Conversations:
         """How many of the messages after the opening are known, and the place that they lead to."""
         for count in range(len(messages), -1, -1):
             place = self._places.get(keys[count])
-            # two turns of the model's in a row are none of this format
-            if place is not None and not (count < len(messages) and messages[count].role == "assistant"):
+            # turns alternate: only a turn of the model's follows a request, and never one of its own
+            models_turn = count == len(messages) or messages[count].role == "assistant"
+            if place is not None and place.model_is_next == models_turn:
                 return count, place
         return 0, None
 
@@ -104,15 +108,11 @@ class Conversations:
         self, transcript: Transcript, messages: Sequence[ChatMessage], conversation: Sequence[ChatMessage]
     ) -> None:
         names = {call.id: call.name for message in conversation for call in message.calls}
-        waiting: list[ChatMessage] = []
-        for place, message in enumerate(messages):
-            if message.role == "assistant":
-                self._remind(transcript, message)
+        for spoken, turn in itertools.groupby(messages, key=lambda message: message.role == "assistant"):
+            if spoken:
+                self._remind(transcript, list(turn))
             else:
-                waiting.append(message)
-                if place + 1 == len(messages) or messages[place + 1].role == "assistant":
-                    self._tell(transcript, waiting, names)
-                    waiting = []
+                self._tell(transcript, list(turn), names)
 
     def _tell(self, transcript: Transcript, messages: Sequence[ChatMessage], names: dict[str, str]) -> None:
         """One user turn with what the agent says: results of tools, fenced, and its own words."""
@@ -129,15 +129,14 @@ class Conversations:
             tool=names.get(only.answers) if only else None,
         )
 
-    def _remind(self, transcript: Transcript, message: ChatMessage) -> None:
+    def _remind(self, transcript: Transcript, messages: Sequence[ChatMessage]) -> None:
         """A turn of the model's that is not sampled here: with its own ids, where the model has said it in this episode."""
-        known = self._said.get(_name(message))
+        known = self._said.get(_name(messages[0])) if len(messages) == 1 else None
         if known is not None:
             ids, turn = known
             transcript.show("history", ids, text=turn.text, tool=turn.tool)
             return
-        calls = (call_text(call.name, kwargs=_arguments(call.arguments)) for call in message.calls)
-        text = "\n".join(filter(None, (message.text.strip(), *calls)))
+        text = "\n".join(filter(None, map(_written, messages)))
         transcript.show("history", self._prompt.spoken(text), text=text)
 
     def user_turn(self, transcript: Transcript, text: str) -> list[int]:
@@ -212,6 +211,12 @@ def _past(turn: Turn) -> Turn:
 
 def _name(message: ChatMessage) -> str:
     return content_id("said", message.key)
+
+
+def _written(message: ChatMessage) -> str:
+    """The assistant's message as the model would have written it."""
+    calls = (call_text(call.name, kwargs=_arguments(call.arguments)) for call in message.calls)
+    return "\n".join(filter(None, (message.text.strip(), *calls)))
 
 
 def _arguments(text: str) -> dict[str, Any]:

@@ -252,6 +252,47 @@ def test_what_the_agent_wrote_for_the_model_is_not_trained_on(begin, prompt):
     assert whole.turns[2].tool == "add"
 
 
+@pytest.mark.parametrize("added", ["Hurry.", None])
+def test_a_request_that_led_nowhere_is_no_turn_of_the_model(begin, prompt, added):
+    """It asks again with more words, or with an answer of its own instead of the model's."""
+
+    async def play():
+        episode, policy = begin(call_text("add", (1, 2)), "Answer: 4", "Answer: 3")
+        first = await ask(episode, USER)
+        messages = [USER, echoed(first), result(first)]
+        await ask(episode, *messages)
+        more = [{"role": "user", "content": added}] if added else [{"role": "assistant", "content": "It is 3."}, USER]
+        await ask(episode, *messages, *more)
+        return episode, policy
+
+    episode, policy = asyncio.run(play())
+    whole, starts = as_it_was_sampled(episode, policy)
+    turns = [turn for turn in whole.turns if turn.start >= starts[1]]
+    roles = [turn.role for turn in turns]
+    assert roles == (
+        ["user", "history", "user", "model"] if added else ["user", "history", "tool", "history", "user", "model"]
+    )
+    model = prompt.first_turn("")[-2:]  # <start_of_turn>model, and the line's end with what comes before it
+    for before, turn in zip(turns, turns[1:]):
+        if turn.role in ("history", "model"):
+            assert whole.token_ids[turn.start - 2 : turn.start] == model
+        else:
+            assert whole.token_ids[turn.start - 1] == prompt.stop_token_ids[0]
+
+
+def test_turns_of_the_model_in_a_row_are_one(begin, prompt):
+    async def play():
+        episode, policy = begin("Answer: 5")
+        await ask(episode, USER, {"role": "assistant", "content": "Wait."}, {"role": "assistant", "content": "3"}, USER)
+        return episode, policy
+
+    episode, policy = asyncio.run(play())
+    whole, _ = as_it_was_sampled(episode, policy)
+    assert [turn.role for turn in whole.turns] == ["user", "history", "user", "model"]
+    turn = whole.turns[1]
+    assert whole.token_ids[turn.start : turn.end] == prompt.spoken("Wait.\n3")
+
+
 @pytest.mark.parametrize(
     "said, complaint, tool",
     [
