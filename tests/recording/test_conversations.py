@@ -273,7 +273,7 @@ def test_a_request_that_led_nowhere_is_no_turn_of_the_model(begin, prompt, added
         ["user", "history", "user", "model"] if added else ["user", "history", "tool", "history", "user", "model"]
     )
     model = prompt.first_turn("")[-2:]  # <start_of_turn>model, and the line's end with what comes before it
-    for before, turn in zip(turns, turns[1:]):
+    for turn in turns[1:]:
         if turn.role in ("history", "model"):
             assert whole.token_ids[turn.start - 2 : turn.start] == model
         else:
