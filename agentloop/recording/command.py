@@ -65,14 +65,10 @@ class AgentCommand:
         root = project.root()
         words = (str(self.file), self.function) if self.file else self.words
         named = [_inside(word, root) for word in words]
-        files = {
-            str(path.relative_to(root) if path.is_relative_to(root) else path.name): path for path in self._files()
-        }
-        digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(files.items())}
-        return content_id("agent", [named, digests])
+        return content_id("agent", [named, sorted([path.name, _digest(path)] for path in self._files())])
 
     def _files(self) -> Iterator[Path]:
-        root = project.root()
+        root = project.root().resolve()
         seen: set[Path] = set()
         waiting = [self.file] if self.file else [root / Path(word).expanduser() for word in self.words]
         program = None if self.file else waiting[0].resolve()
@@ -90,6 +86,11 @@ def _inside(word: str, root: Path) -> str:
     """The word, without the folder that the project lies in on this machine."""
     path = Path(word)
     return str(path.relative_to(root)) if path.is_absolute() and path.is_relative_to(root) else word
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _imported(path: Path) -> list[Path]:
