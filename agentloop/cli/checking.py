@@ -40,7 +40,10 @@ def check(
     Without a TASK: show what quantisation does to the base: bytes, KL divergence and success of 16 bit, dynamic and NF4.
     Exit code 1 where something is wrong with the task; the last line says what.
     """
-    named, settings = split(words)
+    # what has a colon before its = is the name of an environment with options
+    options = [word for word in words or () if ":" in word.partition("=")[0]]
+    named, settings = split([word for word in words or () if word not in options])
+    named += options
     if not named:
         quantization.show(load(profile, settings), success=success)
         return
