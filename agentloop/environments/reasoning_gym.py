@@ -4,12 +4,12 @@ A name is `reasoning-gym:` and a generator, or several joined by `+`; options fo
 generator's configuration, which all generators of the name must have: `reasoning-gym:chain_sum,min_terms=3`. Of the options,
 `size` asks for so many questions of the one data set with the seed `seed` (0), instead of questions without end.
 
-A task has no tools. It is named by its question and by the seed and index that make it: the entry that its verifier needs is made
-again from them. The hash of the question decides its split, as elsewhere.
+A task has no tools. It is named by its question and by the seed and index that make it: the entry that its verifier needs is
+made again from them. The hash of the question decides its split, as elsewhere.
 
 Left out are generators whose entries have no answer, which differ from process to process, whose verifier takes anything for an
-answer or evaluates what the model wrote as Python. Where one evaluates only what looks like numbers or a list, answers with other characters are wrong, and
-are not shown to it.
+answer or evaluates what the model wrote as Python. Where one evaluates only what looks like numbers or a list, answers with other
+characters are wrong, and are not shown to it.
 """
 
 from __future__ import annotations

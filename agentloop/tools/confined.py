@@ -2,9 +2,9 @@
 
     python -I -S confined.py '{"command": [...], "folder": "/…/episode-x", ...}'
 
-Three processes: this one, which enters new namespaces and waits; the first process of the new pid namespace, which builds the
-program's view of the file system and watches over it; and the program. When the first process of a pid namespace ends, the kernel
-kills whatever is left in it; and each of the three dies with the one before it.
+Three processes: this one, which enters new namespaces and waits; the first process of the new pid namespace, which builds
+the program's view of the file system and watches over it; and the program. When the first process of a pid namespace ends, the
+kernel kills whatever is left in it; and each of the three dies with the one before it.
 
 It imports nothing of agentloop's, and tells in one JSON line on the descriptor `status` how the program has ended.
 """
@@ -73,7 +73,14 @@ def _build_root(asked: dict) -> None:
     for name in ("proc", "tmp", "work", ".old"):
         os.mkdir(f"{root}/{name}")
     _call("mount", asked["folder"].encode(), f"{root}/work".encode(), None, _BIND, None)
-    _call("mount", None, f"{root}/work".encode(), None, _BIND | _REMOUNT | _NOSUID | _NODEV | _options(f"{root}/work"), None)
+    _call(
+        "mount",
+        None,
+        f"{root}/work".encode(),
+        None,
+        _BIND | _REMOUNT | _NOSUID | _NODEV | _options(f"{root}/work"),
+        None,
+    )
     _call("mount", b"tmpfs", f"{root}/tmp".encode(), b"tmpfs", _NOSUID | _NODEV, f"size={asked['bytes']}".encode())
     # a container that hides parts of /proc allows no other one: there is none then
     with_proc = _LIBC.mount(b"proc", f"{root}/proc".encode(), b"proc", _NOSUID | _NODEV | _NOEXEC, None) == 0
@@ -196,7 +203,11 @@ def _exceeded(asked: dict) -> str | None:
             continue
     if pages * resource.getpagesize() > asked["memory"]:
         return "memory"
-    return "bytes" if _bytes("/work" if asked["namespaces"] else asked["folder"], asked["files"]) > asked["bytes"] else None
+    return (
+        "bytes"
+        if _bytes("/work" if asked["namespaces"] else asked["folder"], asked["files"]) > asked["bytes"]
+        else None
+    )
 
 
 def _bytes(folder: str, most: int) -> float:
@@ -245,7 +256,8 @@ def _descendants() -> list[int]:
                     parents[int(name)] = int(file.read().rpartition(")")[2].split()[1])
             except (OSError, IndexError):
                 continue
-    found, wanted = [], {os.getpid()}
+    found: list[int] = []
+    wanted = {os.getpid()}
     while wanted:
         wanted = {child for child, parent in parents.items() if parent in wanted}
         found += wanted

@@ -87,7 +87,10 @@ class Folder:
 
     def list(self, path: str = ".") -> list[str]:
         """Return names and sizes in bytes of what lies in a folder, by name. Raises ToolError where there is none."""
-        with self._opened(path, [] if path.strip("/") in ("", ".") else _parts(path)) as folder, os.scandir(folder) as found:
+        with (
+            self._opened(path, [] if path.strip("/") in ("", ".") else _parts(path)) as folder,
+            os.scandir(folder) as found,
+        ):
             return [_told(entry) for entry in sorted(found, key=lambda entry: entry.name)]
 
     def _refuse_too_much(self, more: int) -> None:

@@ -1,7 +1,7 @@
 """A program that somebody else has written, run with nothing but a folder: no network, no other files, no other processes.
 
-Linux's namespaces do it (confined.py): the program sees the system's own files, to read alone, its interpreter and the folder. It
-has no capabilities, and limits of time, memory, processes, bytes on disk and output. Where a machine gives no user
+Linux's namespaces do it (confined.py): the program sees the system's own files, to read alone, its interpreter and the folder.
+It has no capabilities, and limits of time, memory, processes, bytes on disk and output. Where a machine gives no user
 namespaces, `available` says why, and nothing is run unless the user asks for it without them.
 """
 
@@ -23,7 +23,17 @@ from pathlib import Path
 from agentloop.tools.folder import MAX_BYTES, MAX_FILES, Folder
 
 _SCRIPT = Path(__file__).with_name("confined.py")
-_SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/lib32", "/sbin", "/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
+_SYSTEM = (
+    "/usr",
+    "/bin",
+    "/lib",
+    "/lib64",
+    "/lib32",
+    "/sbin",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/alternatives",
+)
 _GRACE_SECONDS = 5.0
 """Beyond the program's time: for the watcher, which should have ended it, to tell so on a busy machine."""
 
@@ -75,7 +85,12 @@ def run(command: Sequence[str], folder: Folder, limits: Limits, *, namespaces: b
     with tempfile.TemporaryDirectory(prefix="root-") as root:
         asked = {
             "command": list(command),
-            "environment": {"PATH": "/usr/bin:/bin", "HOME": "/work", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"},
+            "environment": {
+                "PATH": "/usr/bin:/bin",
+                "HOME": "/work",
+                "LANG": "C.UTF-8",
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
             "folder": str(folder.path),
             "root": root,
             "readable": [*_SYSTEM, os.path.realpath(sys.base_prefix)],

@@ -54,7 +54,9 @@ def test_of_those_left_out_each_has_its_reason():
             environments.get(f"reasoning-gym:{generator}")
 
 
-@pytest.mark.parametrize("name", [name for name, why in reasoning_gym.LEFT_OUT.items() if why == reasoning_gym.NO_ANSWER])
+@pytest.mark.parametrize(
+    "name", [name for name, why in reasoning_gym.LEFT_OUT.items() if why == reasoning_gym.NO_ANSWER]
+)
 def test_those_without_an_answer_have_none(name):
     from reasoning_gym import create_dataset
 

@@ -39,7 +39,19 @@ def test_what_is_written_is_read(tools):
 
 @pytest.mark.parametrize(
     "path",
-    ["", ".", "/", "..", "../secret.txt", "a/../../secret.txt", "/etc/passwd", "//etc/passwd", "a\0b", "/".join("a" * 30), "x" * 300],
+    [
+        "",
+        ".",
+        "/",
+        "..",
+        "../secret.txt",
+        "a/../../secret.txt",
+        "/etc/passwd",
+        "//etc/passwd",
+        "a\0b",
+        "/".join("a" * 30),
+        "x" * 300,
+    ],
 )
 @pytest.mark.parametrize("tool", ["read_file", "write_file"])
 def test_a_path_that_leads_elsewhere(tools, folder, path, tool):

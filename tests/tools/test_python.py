@@ -100,7 +100,9 @@ def left() -> list[str]:
         found = []
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
-            if ("-X" in words and "utf8" in words and "-c" in words) or any(word.endswith("confined.py") for word in words):
+            if ("-X" in words and "utf8" in words and "-c" in words) or any(
+                word.endswith("confined.py") for word in words
+            ):
                 found.append(" ".join(words)[:200])
         if not found or time.monotonic() > deadline:
             return found
@@ -127,12 +129,25 @@ def test_it_sees_no_files_of_the_user(tool, tmp_path):
              "/proc/1/mem", "/proc/1/root/etc/passwd", "/proc/kcore", sandbox.__file__]  # fmt: skip
     code = f"for path in {paths}:\n    try:\n        print(path, open(path, 'rb').read(1))\n    except OSError: pass"
     assert tool.call(code) == "nothing printed"
-    assert tool.call("import os\nos.symlink('/proc/self/root/../../etc/passwd', 'l')\ntry: open('l')\nexcept OSError: print('no')") == "no\n"
+    assert (
+        tool.call(
+            "import os\nos.symlink('/proc/self/root/../../etc/passwd', 'l')\ntry: open('l')\nexcept OSError: print('no')"
+        )
+        == "no\n"
+    )
 
 
 @confined
 def test_it_writes_nothing_but_its_folder(tool):
-    places = ["/usr/x", "/x", "/dev/x", "/bin/x", sys.base_prefix + "/x", "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger"]
+    places = [
+        "/usr/x",
+        "/x",
+        "/dev/x",
+        "/bin/x",
+        sys.base_prefix + "/x",
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sysrq-trigger",
+    ]
     code = f"for path in {places}:\n    try:\n        open(path, 'w').write('x'); print(path)\n    except OSError: pass\nopen('/tmp/x', 'w')"
     assert tool.call(code) == "nothing printed"
     assert tool.call("import os; print(os.listdir('/tmp'), os.listdir('/work'))") == "[] []\n"
@@ -211,9 +226,12 @@ print(re.findall(r"(Cap(?:Eff|Prm|Bnd|Amb)|NoNewPrivs|Uid):\\s*(\\S+)", open("/p
 """
     first, second, third = tool.call(code).splitlines()
     assert first == "[-1, -1, -1]" and second == "-1 -1 -1 -1"
-    assert re.sub(r"\W+", " ", third).split() == (
-        "Uid 1000 CapPrm 0000000000000000 CapEff 0000000000000000 CapBnd 0000000000000000 CapAmb 0000000000000000 NoNewPrivs 1"
-    ).split()
+    assert (
+        re.sub(r"\W+", " ", third).split()
+        == (
+            "Uid 1000 CapPrm 0000000000000000 CapEff 0000000000000000 CapBnd 0000000000000000 CapAmb 0000000000000000 NoNewPrivs 1"
+        ).split()
+    )
 
 
 def test_where_nothing_can_be_confined_it_is_refused(monkeypatch):
@@ -242,7 +260,12 @@ class Coding(Environment):
 def test_in_a_world_it_ends_with_the_world(tmp_path):
     file = tmp_path / "coding.py"
     file.write_text(TASKS, encoding="utf-8")
-    words = [f"paths.data={tmp_path / 'data'}", f"environment={file}", "collect.tool_seconds=4", "collect.tool_memory=0.5"]
+    words = [
+        f"paths.data={tmp_path / 'data'}",
+        f"environment={file}",
+        "collect.tool_seconds=4",
+        "collect.tool_memory=0.5",
+    ]
     settings = configuration.load(words)
     task = Task("coding", "all", "What is 1?", "1", "train", {})
 

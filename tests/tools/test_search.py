@@ -15,7 +15,10 @@ TEXTS = {
     "birds/hen.txt": "A hen lays an egg on most days.\n\nShe sleeps at night.",
     "places.jsonl": "\n".join(
         json.dumps(row)
-        for row in ({"title": "Ulm", "text": "Its minster has the tallest church tower."}, {"text": "Rome lies on the Tiber."})
+        for row in (
+            {"title": "Ulm", "text": "Its minster has the tallest church tower."},
+            {"text": "Rome lies on the Tiber."},
+        )
     ),
     "notes.csv": "owl,owl,owl",
 }
@@ -36,7 +39,10 @@ def sources(found: str) -> list[str]:
 
 def test_the_best_passage_comes_first(corpus):
     search = Search(corpus, "notes on birds and places")
-    assert search.description == "Passages of notes on birds and places that have the query's words, best first, at most 10."
+    assert (
+        search.description
+        == "Passages of notes on birds and places that have the query's words, best first, at most 10."
+    )
     assert search.call("which church has the tallest tower?", 1) == (
         "[places.jsonl:1] Ulm Its minster has the tallest church tower."
     )
