@@ -7,9 +7,9 @@ generator's configuration, which all generators of the name must have: `reasonin
 A task has no tools. It is named by its question and by the seed and index that make it: the entry that its verifier needs is
 made again from them. The hash of the question decides its split, as elsewhere.
 
-Left out are generators whose entries have no answer, which differ from process to process, whose verifier takes anything for an
-answer or evaluates what the model wrote as Python. Where one evaluates only what looks like numbers or a list, answers with other
-characters are wrong, and are not shown to it.
+Left out are generators whose entries have no answer, which differ from process to process, whose verifier takes anything for
+an answer or evaluates what the model wrote as Python. Where one evaluates only what looks like numbers or a list, answers with
+other characters are wrong, and are not shown to it.
 """
 
 from __future__ import annotations

@@ -38,6 +38,6 @@ def file_tools(folder: Folder | None = None) -> list[Tool]:
 
     def list_files(folder: str = ".") -> str:
         """Names of the files in a folder, with their sizes in bytes; folders end with /."""
-        return "\n".join(within.list(folder)) or "no files"
+        return "\n".join(within.listed(folder)) or "no files"
 
     return [FileTool(function, within) for function in (read_file, write_file, list_files)]

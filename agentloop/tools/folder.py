@@ -85,7 +85,7 @@ class Folder:
             except OSError as error:
                 raise _refused(path, error) from None
 
-    def list(self, path: str = ".") -> list[str]:
+    def listed(self, path: str = ".") -> list[str]:
         """Return names and sizes in bytes of what lies in a folder, by name. Raises ToolError where there is none."""
         with (
             self._opened(path, [] if path.strip("/") in ("", ".") else _parts(path)) as folder,

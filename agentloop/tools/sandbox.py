@@ -58,7 +58,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program has ended, and what it has printed."""
+    """End of a program, and what it has printed."""
 
     output: str
     code: int | None
