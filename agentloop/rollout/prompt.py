@@ -70,6 +70,10 @@ class PromptFormat:
         """The text without special tokens."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def shown(self, token_ids: Sequence[int]) -> str:
+        """The text with special tokens, as the model reads it."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
     def _user_turn(self, text: str) -> list[int]:
         return [
             self._start,
@@ -96,6 +100,8 @@ def described(question: str, tools: Sequence[ToolDescription]) -> str:
 
 
 def _instructions(tools: Sequence[ToolDescription]) -> str:
+    if not tools:
+        return f"Answer the question. End your turn with this line:\n{ANSWER}the answer alone"
     listed = "\n".join(f"{tool.name}{tool.signature}\n    {tool.description}" for tool in tools)
     return (
         "Answer the question with the help of these tools:\n\n"

@@ -1,4 +1,4 @@
-"""Tools that the agent may call: functions of one's own, a calculator, a read-only database, those of MCP servers.
+"""Tools that the agent may call: functions of one's own, a calculator, SQL, Python, files, search, those of MCP servers.
 
 A tool trusts no argument; the process that it runs in bounds its time, memory and output.
 """
