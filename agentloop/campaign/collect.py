@@ -183,5 +183,5 @@ def take_in(
         report = ingest(database, paths, campaign=campaign.name, iteration=iteration, purpose=purpose)
         if report.damaged:
             raise ShardError(f"{report.damaged[0]}: damaged, set aside; run the same command again to collect it anew")
-        scores = scoring.score(database, lambda name: environments.get(name).verify, campaign=campaign.name)
-    return {"trajectories": report.trajectories, "failed": report.failed, "shards": report.shards, **scores}
+        scores = scoring.score(database, environments.get, campaign=campaign.name)
+    return scores | {"trajectories": report.trajectories, "failed": report.failed, "shards": report.shards}

@@ -23,4 +23,4 @@ def rescore(
     if campaign is not None:
         environment = campaigns.settings_json(database, campaign)["environment"]
     environments.get(environment)  # a user's own is known by name from then on
-    return scoring.rescore(database, lambda name: environments.get(name).verify, scorers, campaign=campaign)
+    return scoring.rescore(database, environments.get, scorers, campaign=campaign)

@@ -74,7 +74,7 @@ def filled(database: Database, pool: list[Row]) -> Iterator[None]:
     with suppress(_Over), database.transaction():
         database.execute(
             "INSERT INTO trajectories SELECT id, policy, task, 0, 0, '{}', 'answered', '1', tokens, tokens, 1, 0, 0, "
-            "actions, 0, 0, 1, 0 FROM given"
+            "actions, 0, 0, 1, 0, NULL FROM given"
         )
         database.execute("INSERT INTO collected SELECT 'main', iteration, 'collect', id FROM given")
         database.execute("INSERT INTO scores SELECT id, 'success', 1, success FROM given")
