@@ -59,7 +59,9 @@ def scored(by: Scoring | Verify, task: Task, answer: str | None, outcome: Any, *
     for name in values:
         if not isinstance(name, str) or not name.isidentifier():
             raise StoreError(f"{who}: {one_line_of(name, most=60)!r} is no name of a score, which is a word")
-    return {name: _number(value, who, about if name == SUCCESS else f"{name} of {about}") for name, value in values.items()}
+    return {
+        name: _number(value, who, about if name == SUCCESS else f"{name} of {about}") for name, value in values.items()
+    }
 
 
 def _about(task: Task, answer: str | None) -> str:

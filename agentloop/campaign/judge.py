@@ -10,6 +10,7 @@ from typing import Any
 from agentloop.campaign import collect as rollouts
 from agentloop.campaign import material, prepare
 from agentloop.campaign.campaign import Campaign
+from agentloop.environments import model_judge
 from agentloop.errors import RoomError, SettingError
 from agentloop.evaluation.statistics import clustered_interval, lower_bound, paired_bootstrap
 from agentloop.model_directory.configuration import is_packed
@@ -155,11 +156,12 @@ def play(campaign: Campaign, server: PolicyServer | None, held: Quantization) ->
                 roll_out(another)
                 another.end()
     solved: dict[str, list[bool]] = {}
-    for episode in read_shard(shard.path(own.settings.paths.shards)):
-        if episode.status != "failed":
-            who = f"environment {episode.task.environment!r}: its verifier"
-            scores = scored(own.environment, episode.task, episode.answer, episode.outcome, who=who)
-            solved.setdefault(episode.task.id, []).append(scores[SUCCESS] >= SOLVED)
+    with model_judge.kept_in(own.settings.paths.judgements):
+        for episode in read_shard(shard.path(own.settings.paths.shards)):
+            if episode.status != "failed":
+                who = f"environment {episode.task.environment!r}: its verifier"
+                scores = scored(own.environment, episode.task, episode.answer, episode.outcome, who=who)
+                solved.setdefault(episode.task.id, []).append(scores[SUCCESS] >= SOLVED)
     samples = own.settings.collect.samples
     return {task: outcomes for task, outcomes in solved.items() if len(outcomes) == samples}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+
 from agentloop.campaign.campaign import Campaign
 from agentloop.errors import ShardError
 from agentloop.quantization.measuring import Material

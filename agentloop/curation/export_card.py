@@ -40,7 +40,7 @@ COLUMNS = {
     "outcome": "what the world knew at the end, JSON; null where it has no outcome",
     "success": "what the environment says the episode is worth, 0 to 1",
     "scores": "newest value of each scorer, with its version",
-    "turns": "the episode in spans of its tokens, the prompt's too, with the tool called, its arguments (JSON), its error and the turn's reward",
+    "turns": "the episode in spans of its tokens, the prompt's too, with tool, arguments (JSON), error and reward",
     "messages": "the episode as a chat: calls of tools as the model writes them, their results as the user's",
     "prompt": "the question as a chat; without the descriptions of tools, which `prompt_ids` have",
     "chosen": "what is preferred, as the rest of the chat",

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,10 @@ SCORERS = Path(__file__).parent / "scoring"
 
 By = Scoring | Verify
 """An environment, or a function that verifies answers."""
+_AT_ONCE = 1000
+"""Episodes that wait for threads at the same time."""
+_Episode = tuple[Task, str | None, Any]
+"""(task, answer, outcome as JSON)"""
 Verifiers = Mapping[str, By] | Callable[[str], By]
 """From an environment's name to what scores its episodes, for example `environments.get`."""
 
@@ -54,8 +60,8 @@ def score(
     """Score what has no score yet: `success`, and what else its environment scores, by the environment, the others by
     scoring/*.sql.
 
-    `version` is that of the environments' scores, by default the newest that is stored. `campaign` limits it to what that campaign collected. Returns the number of new scores by
-    scorer. Raises StoreError for an environment without a verifier.
+    `version` is that of the environments' scores, by default the newest that is stored. `campaign` limits it to what that
+    campaign collected. Returns the number of new scores by scorer. Raises StoreError for an environment without a verifier.
     """
     with database.transaction():
         version = version or _newest(database, SUCCESS) or 1
@@ -104,7 +110,8 @@ def _by_verifier(database: Database, verifier: Verifier, campaign: str | None) -
     if _built_in(verifier.name):
         raise StoreError(f"verifier {verifier.name}: the name is taken by a built-in scorer")
     finished = _finished(database, verifier.name, verifier.version, campaign)
-    values = [0.0 if answer is None else verifier(task, answer) for task, answer, _ in _episodes(database, finished)]
+    episodes = _episodes(finished, _tasks(database, finished))
+    values = [0.0 if answer is None else verifier(task, answer) for task, answer, _ in episodes]
     count = _insert_verified(database, finished, verifier.name, verifier.version, values, campaign)
     return _compared(database, verifier.name, verifier.version, count)
 
@@ -164,19 +171,18 @@ def _by_environments(
 ) -> dict[str, int]:
     """The scores that environments give, `success` first. Returns the number of new ones by name."""
     finished = _finished(database, SUCCESS, version, campaign)
+    tasks = _tasks(database, finished)
     known: dict[str, By] = {}
+    for name in sorted({task.environment for task in tasks.values()}):
+        found = find(name)
+        if found is None:
+            raise StoreError(f"environment {name!r}: has no verifier, so its trajectories cannot be scored")
+        known[name] = found
     columns: dict[str, list[float | None]] = {SUCCESS: []}
-    for place, (task, answer, outcome) in enumerate(_episodes(database, finished)):
-        name = task.environment
-        if name not in known:
-            found = find(name)
-            if found is None:
-                raise StoreError(f"environment {name!r}: has no verifier, so its trajectories cannot be scored")
-            known[name] = found
-        scores = scored(known[name], task, answer, outcome, who=f"environment {name!r}: its verifier")
+    for place, (environment, scores) in enumerate(_scores(_episodes(finished, tasks), known)):
         for scorer, value in scores.items():
             if scorer not in columns:
-                _refuse_taken(scorer, name)
+                _refuse_taken(scorer, environment)
                 columns[scorer] = [None] * place
             columns[scorer].append(value)
         for column in columns.values():
@@ -187,6 +193,23 @@ def _by_environments(
         for scorer, values in reversed(columns.items())
     }
     return dict(reversed(counts.items()))
+
+
+def _scores(episodes: Iterator[_Episode], by: Mapping[str, By]) -> Iterator[tuple[str, dict[str, float]]]:
+    """(environment, scores) of each episode, in order. Several are scored at once where all environments say so."""
+
+    def one(episode: _Episode) -> tuple[str, dict[str, float]]:
+        task, answer, outcome = episode
+        who = f"environment {task.environment!r}: its verifier"
+        return task.environment, scored(by[task.environment], task, answer, outcome, who=who)
+
+    threads = min((getattr(each, "scored_at_once", 1) for each in by.values()), default=1)
+    if threads == 1:
+        yield from map(one, episodes)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        while some := list(islice(episodes, _AT_ONCE)):
+            yield from pool.map(one, some)
 
 
 def _refuse_taken(scorer: str, environment: str) -> None:
@@ -206,9 +229,7 @@ def _finished(database: Database, scorer: str, version: int, campaign: str | Non
     )
 
 
-def _episodes(database: Database, finished: pa.Table) -> Iterable[tuple[Task, str | None, Any]]:
-    """(task, answer, outcome as JSON)"""
-    tasks = _tasks(database, finished)
+def _episodes(finished: pa.Table, tasks: Mapping[str, Task]) -> Iterator[_Episode]:
     for batch in finished.to_batches(max_chunksize=10_000):
         for task, answer, outcome in zip(*(batch[name].to_pylist() for name in finished.column_names), strict=True):
             yield tasks[task], answer, None if outcome is None else json.loads(outcome)

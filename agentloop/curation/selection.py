@@ -90,7 +90,9 @@ def _fill_pool(database: Database, campaign: str, purpose: Purpose, reward: str,
     if unscored and reward == SUCCESS:
         raise StoreError(f"{database.path}: {unscored[0][0]} has no success score yet, score before selecting")
     if unscored:
-        raise StoreError(f"selection.reward: {unscored[0][0]} has no score named {reward}; `agentloop rescore` makes them anew")
+        raise StoreError(
+            f"selection.reward: {unscored[0][0]} has no score named {reward}; `agentloop rescore` makes them anew"
+        )
 
 
 def _run(database: Database, recipe: Recipe, values: Mapping[str, object]) -> None:

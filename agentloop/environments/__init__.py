@@ -11,6 +11,7 @@ from agentloop.environments.arithmetic import Arithmetic
 from agentloop.environments.check import check_tools
 from agentloop.environments.database import Database
 from agentloop.environments.environment import Environment, Question, ScriptedEnvironment, TooFewTasks
+from agentloop.environments.model_judge import Judge
 from agentloop.environments.question_file import QuestionFile
 from agentloop.environments.session import Session
 from agentloop.environments.unverified import UNVERIFIED, Unverified
@@ -22,6 +23,7 @@ from agentloop.user_code import run_file
 
 __all__ = [
     "Environment",
+    "Judge",
     "Observation",
     "Question",
     "QuestionFile",

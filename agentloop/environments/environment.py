@@ -119,6 +119,8 @@ class Environment(ABC):
     chapter: ClassVar[int] = 1024
     """Tasks of a split that are drawn one after the other. The next ones are drawn anew from a seed of their own: else the
     hundredth night would have to draw the tasks of ninety-nine nights to come to its own."""
+    scored_at_once: ClassVar[int] = 1
+    """Episodes that are scored at the same time, each in a thread: more than 1 where `score` waits, for a judge say."""
     _patience: ClassVar[float] = _PATIENCE
 
     def tasks(self, split: Split, count: int, seed: int, skip: int = 0) -> list[Task]:
@@ -236,10 +238,10 @@ class Environment(ABC):
     def score(self, task: Task, answer: str | None, outcome: Any) -> Mapping[str, float]:
         """Return the scores of a finished episode by name, each from 0 to 1; `success` must be among them.
 
-        `answer` is the final answer as parsed, None where there is none. `outcome` is what the session's `outcome()` returned, as
-        JSON; None where it has none. An episode with a `success` of at least 0.5 (agentloop.records.SOLVED) counts as solved. By
-        default `success` is what `verify` says of the answer, and 0 without one. It must depend on its arguments alone: stored
-        episodes are scored again without being played.
+        `answer` is the final answer as parsed, None where there is none. `outcome` is what the session's `outcome()` returned,
+        as JSON; None where it has none. An episode with a `success` of at least 0.5 (agentloop.records.SOLVED) counts as
+        solved. By default `success` is what `verify` says of the answer, and 0 without one. It must depend on its arguments
+        alone: stored episodes are scored again without being played.
         """
         return {"success": 0.0 if answer is None else self.verify(task, answer)}
 

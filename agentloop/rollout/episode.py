@@ -20,8 +20,8 @@ from agentloop.text import said_replaced
 from agentloop.worlds.stage import WorldDescription
 from agentloop.worlds.toolbox import Reply
 
-
 _CALL_ONLY = "end your turn with a call"
+"""A mistake where there is no answer to be given."""
 
 
 class Generation(Protocol):

@@ -84,6 +84,11 @@ class Paths(Section):
         return self.data / "reports"
 
     @property
+    def judgements(self) -> Path:
+        """What models said that were asked for scores, one file each."""
+        return self.data / "judgements"
+
+    @property
     def services(self) -> Path:
         """State of the Prefect server and worker that `agentloop up` started."""
         return self.data / "services"

@@ -86,7 +86,10 @@ class Worlds:
             world.close()
 
     def plain(self, environment: str) -> bool:
-        """Return True where the environment's episodes are nothing but tools. Starts the host. Raises SettingError, WorldError."""
+        """Return True where the environment's episodes are nothing but tools. Starts the host.
+
+        Raises SettingError, WorldError.
+        """
         self.start()
         return environment not in self._sessions
 

@@ -88,7 +88,9 @@ class Stage:
         """What the session says to the turn; None where it ends the episode without a word. Raises ToolFault."""
         said = self._asked("observe()", lambda: self._session.observe(turn))
         if not isinstance(said, str | Observation | None):
-            raise ToolFault(f"{self._about}: observe() returns {type(said).__name__}, not a text, an Observation or None")
+            raise ToolFault(
+                f"{self._about}: observe() returns {type(said).__name__}, not a text, an Observation or None"
+            )
         return None if said is None else reply_of(said, f"{self._about}: observe()")
 
     def outcome(self) -> Any:
