@@ -31,7 +31,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _GRADES = 3
 """Replies that are asked for until one ends with a grade."""
 _ASK_FOR_A_GRADE = "\n\nEnd your reply with one line: Grade: N, where N is a number from 0 to 1."
-_GRADE = re.compile(r"\W*Grade:\W*(0(?:\.\d+)?|1(?:\.0+)?|\.\d+)\W*", re.IGNORECASE)
+_GRADE = re.compile(r"[\s*_]*Grade:[\s*_]*(0(?:\.\d+)?|1(?:\.0+)?|\.\d+)[\s*_.]*", re.IGNORECASE)
 
 
 class NotAsked(JudgeError):
