@@ -81,7 +81,13 @@ def test_an_episode_that_ended_without_an_answer_can_be_solved(database, games):
 
 def test_partial_credit_becomes_binary_where_an_evaluation_is_made(database, games):
     score(database, {"arithmetic": Game(half=0.49)})
-    about = {"policy": "policy_base", "tasks": [games[0].task.id], "samples": 10, "seed": 7, "sampling": games[0].sampling}
+    about = {
+        "policy": "policy_base",
+        "tasks": [games[0].task.id],
+        "samples": 10,
+        "seed": 7,
+        "sampling": games[0].sampling,
+    }
     assert sum(evaluations.measure(database, **about).successes[0]) == 2
     rescore(database, {"arithmetic": Game(half=SOLVED)}, ["success"])
     measured = evaluations.measure(database, **about)
@@ -171,7 +177,9 @@ def test_every_query_has_the_same_threshold():
 def test_the_last_word_of_a_world_is_no_action(database, tmp_path):
     """Two episodes that did the same are alike, whether their world had the last word or not."""
     plain = episode(sum_task(1), 0)
-    last = dataclasses.replace(plain.turns[0], role="user", text="well done", start=len(plain.token_ids), end=len(plain.token_ids))
+    last = dataclasses.replace(
+        plain.turns[0], role="user", text="well done", start=len(plain.token_ids), end=len(plain.token_ids)
+    )
     worded = dataclasses.replace(plain, sample=1, turns=(*plain.turns, last))
     collect(database, tmp_path, [plain, worded])
     assert database.execute("SELECT count(DISTINCT actions), count(*) FROM trajectories") == [(1, 2)]
@@ -182,7 +190,8 @@ def without_sessions(path):
     table = pq.read_table(path)
     kind = pa.struct([field for field in SCHEMA.field("turns").type.value_type if field.name != "reward"])
     turns = [
-        [{name: value for name, value in turn.items() if name != "reward"} for turn in row] for row in table["turns"].to_pylist()
+        [{name: value for name, value in turn.items() if name != "reward"} for turn in row]
+        for row in table["turns"].to_pylist()
     ]
     old = table.drop_columns(["outcome"]).set_column(
         table.column_names.index("turns"), "turns", pa.array(turns, pa.list_(kind))

@@ -63,7 +63,9 @@ def test_it_is_asked_once_and_says_the_same_for_ever(site, tmp_path):
         assert Judge("http://127.0.0.1:9/elsewhere", "m", max_tokens=64).grade("How good is 1?") == 0.75
     records = [json.loads(file.read_text(encoding="utf-8")) for file in (tmp_path / "judgements").iterdir()]
     assert len(records) == 2 and {record["reply"] for record in records} == {"It is fine.\nGrade: 0.75"}
-    assert all(record["url"] == f"{site.url}/chat/completions" and record["usage"] == {"total_tokens": 7} for record in records)
+    assert all(
+        record["url"] == f"{site.url}/chat/completions" and record["usage"] == {"total_tokens": 7} for record in records
+    )
 
 
 def test_asked_again_it_is_asked_once_more_and_then_that_counts(site, tmp_path):
@@ -142,7 +144,9 @@ def test_the_key_is_sent_and_kept_nowhere(site, tmp_path, monkeypatch):
     assert site.asked[0][1] == f"Bearer {KEY}"
     assert all(KEY not in file.read_text(encoding="utf-8") for file in tmp_path.iterdir())
     site.replies = [(403, f"the key {KEY} is bad")]
-    with pytest.raises(JudgeError, match="403 the key … is bad [(]the key is that of the environment variable JUDGE_KEY[)]$"):
+    with pytest.raises(
+        JudgeError, match="403 the key … is bad [(]the key is that of the environment variable JUDGE_KEY[)]$"
+    ):
         judge.ask("another")
 
 
@@ -185,5 +189,8 @@ def test_an_environment_with_a_judge_is_tried_without_asking_it_and_scored_by_as
         assert scored(environment, task, None, None, who="judged") == {"success": 0.0}
     assert len(site.asked) == 1
     site.replies = [(404, "gone")]
-    with kept_in(tmp_path / "judgements"), pytest.raises(StoreError, match="^judged: JudgeError: .*404 gone at 'Another'"):
+    with (
+        kept_in(tmp_path / "judgements"),
+        pytest.raises(StoreError, match="^judged: JudgeError: .*404 gone at 'Another'"),
+    ):
         scored(environment, task, "Another", None, who="judged")

@@ -28,7 +28,8 @@ TOOL = ToolDescription("calculate", "(expression: str) -> str", "Evaluates.")
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     settings = configuration.load(
-        [f"paths.data={tmp_path_factory.mktemp('speaking')}", "collect.attempts=1", "collect.max_failed=9"], profile="demo"
+        [f"paths.data={tmp_path_factory.mktemp('speaking')}", "collect.attempts=1", "collect.max_failed=9"],
+        profile="demo",
     )
     settings.export()
     return settings
@@ -213,7 +214,9 @@ def test_an_attempt_that_its_world_failed_is_no_result(worlds, tokenizer, settin
     tasks = environments.get(FILE).tasks("train", 3, 0)
     sampling = Sampling(max_turn_tokens=400, max_tokens=3000)
     [shard] = plan(tasks, 1, policy="p", sampling=sampling, seed=0, shard_episodes=3)
-    scripts = [Script(task, turns) for task, turns in zip(tasks, (("one", "over"), ("fail",), ("nothing",)), strict=True)]
+    scripts = [
+        Script(task, turns) for task, turns in zip(tasks, (("one", "over"), ("fail",), ("nothing",)), strict=True)
+    ]
     played = asyncio.run(
         run_shard(
             shard,

@@ -67,7 +67,12 @@ def test_it_is_told_of_turns_and_keeps_what_it_knows_for_its_outcome(worlds, tas
         speaks=True, has_outcome=True, answers=False, instructions="Play."
     )
     assert [tool.name for tool in about.tools] == ["push", "win"]
-    assert replies == [Reply("1 turns"), Reply("more"), Reply("warm", reward=0.25), Reply("it is over", reward=1.0, done=True)]
+    assert replies == [
+        Reply("1 turns"),
+        Reply("more"),
+        Reply("warm", reward=0.25),
+        Reply("it is over", reward=1.0, done=True),
+    ]
     assert (called, won) == (Reply("pushed after 4 turns"), Reply("won", reward=2.0, done=True))
     assert known == {"turns": ["one", "text", "reward", "over"]}
 
