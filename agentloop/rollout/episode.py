@@ -45,17 +45,17 @@ class World(Protocol):
 
     @property
     def plain(self) -> bool:
-        """True where there is nothing but tools: it need not be described where the prompt does not."""
+        """Return True where there is nothing but tools: it need not be described where the prompt does not."""
 
     async def describe(self) -> WorldDescription: ...
 
     async def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Reply: ...
 
     async def observe(self, turn: str) -> Reply | None:
-        """What the session says to a turn; None where it ends the episode without a word."""
+        """Return what the session says to a turn; None where it ends the episode without a word."""
 
     async def outcome(self) -> Any:
-        """What the session knows at the end, as JSON."""
+        """Return what the session knows at the end, as JSON."""
 
 
 class Generate(Protocol):

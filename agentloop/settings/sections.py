@@ -85,7 +85,7 @@ class Paths(Section):
 
     @property
     def judgements(self) -> Path:
-        """What models said that were asked for scores, one file each."""
+        """Replies of models that were asked for scores, one file each."""
         return self.data / "judgements"
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Observation:
-    """What a session answers to a turn of the model, or a tool to a call, where a text alone does not say it all."""
+    """An answer of a session to a turn of the model, or of a tool to a call, where a text alone does not say it all."""
 
     text: str
     """What the model is told."""

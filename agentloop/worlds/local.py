@@ -32,7 +32,7 @@ class LocalWorld:
         return self._stage.call(name, args, kwargs)
 
     async def observe(self, turn: str) -> Reply | None:
-        """What the session says to the turn; None where it ends the episode."""
+        """Return what the session says to the turn; None where it ends the episode."""
         return self._stage.observe(turn)
 
     async def outcome(self) -> Any:

@@ -248,7 +248,7 @@ class World:
         return Reply(**(await self._ask(request, f"tool {name}"))["reply"])
 
     async def observe(self, turn: str) -> Reply | None:
-        """What the session says to a turn of the model; None where it ends the episode without a word."""
+        """Return what the session says to a turn of the model; None where it ends the episode without a word."""
         answer = await self._ask({"do": "observe", "turn": turn}, f"environment {self._task.environment}: observe()")
         return None if answer["reply"] is None else Reply(**answer["reply"])
 

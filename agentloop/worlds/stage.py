@@ -85,7 +85,7 @@ class Stage:
         return self._toolbox.call(name, args, kwargs)
 
     def observe(self, turn: str) -> Reply | None:
-        """What the session says to the turn; None where it ends the episode without a word. Raises ToolFault."""
+        """Return what the session says to the turn; None where it ends the episode without a word. Raises ToolFault."""
         said = self._asked("observe()", lambda: self._session.observe(turn))
         if not isinstance(said, str | Observation | None):
             raise ToolFault(

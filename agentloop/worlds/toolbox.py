@@ -90,7 +90,7 @@ class Toolbox:
 
 
 def reply_of(said: str | Observation, who: str) -> Reply:
-    """What was said to the model as it is stored. Raises ToolFault, naming `who` said it, where it is no such thing."""
+    """Return what was said to the model as it is stored. Raises ToolFault, naming `who` said it, where it is no such thing."""
     observation = said if isinstance(said, Observation) else Observation(said)
     if not isinstance(observation.text, str):
         raise ToolFault(f"{who} says {one_line_of(observation.text, most=60)}, which is no text")
