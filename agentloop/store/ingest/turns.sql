@@ -1,5 +1,5 @@
 -- Texts come from the files directly, which are read in parallel. $paths: files
-INSERT INTO turns
+INSERT INTO turns (trajectory, position, role, text, token_start, token_end, tool, arguments, error, reward)
 WITH spans AS (
     SELECT id, unnest(turns) AS turn, generate_subscripts(turns, 1) - 1 AS position
     FROM (
