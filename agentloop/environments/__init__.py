@@ -13,14 +13,28 @@ from agentloop.environments.check import check_tools
 from agentloop.environments.database import Database
 from agentloop.environments.datasets_on_disk import holds_rows
 from agentloop.environments.environment import Environment, Question, ScriptedEnvironment, TooFewTasks
+from agentloop.environments.model_judge import Judge
 from agentloop.environments.question_file import QuestionFile, of_rows
+from agentloop.environments.session import Session
 from agentloop.environments.unverified import UNVERIFIED, Unverified
 from agentloop.errors import SettingError
 from agentloop.text import one_line, one_line_of
+from agentloop.tools import Observation
 from agentloop.trial import try_out
 from agentloop.user_code import run_file
 
-__all__ = ["Environment", "Question", "QuestionFile", "ScriptedEnvironment", "TooFewTasks", "check_tools", "get"]
+__all__ = [
+    "Environment",
+    "Judge",
+    "Observation",
+    "Question",
+    "QuestionFile",
+    "ScriptedEnvironment",
+    "Session",
+    "TooFewTasks",
+    "check_tools",
+    "get",
+]
 
 _ENVIRONMENTS: dict[str, type[Environment]] = {environment.name: environment for environment in (Arithmetic, Database)}
 
@@ -89,8 +103,7 @@ def _from_file(path: Path, apart: bool) -> type[Environment]:
         names = f" ({', '.join(each.__name__ for each in own)})" if own else ""
         raise SettingError(f"environment: {path} defines {len(own)} environments{names}, it must be one")
     name = getattr(own[0], "name", None)
-    if inspect.isabstract(own[0]) or not name:
-        lacks = sorted(own[0].__abstractmethods__) or ["name"]
+    if lacks := own[0].lacks():
         raise SettingError(f"environment: {path}: {own[0].__name__} lacks {', '.join(lacks)}")
     if not isinstance(name, str) or not name.isprintable() or name.endswith(".py"):
         raise SettingError(f"environment: {path}: the name {one_line_of(name, most=60)!r} is none, or that of a file")

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from agentloop.environments import Environment
+from agentloop.environments.model_judge import NotAsked
 from agentloop.environments.questions import same_answer
 from agentloop.errors import StoreError
 from agentloop.examination.part import Part, named
 from agentloop.examination.subject import Subject
-from agentloop.records import Task
+from agentloop.records import SOLVED, Task
 from agentloop.rollout.grammar import FinalAnswer, GrammarError, answer_text, parse
 from agentloop.text import one_line_of
-from agentloop.verification import verified
+from agentloop.verification import SUCCESS, scored
 
-SOLVED = 0.5
-"""From this value on an episode counts as solved."""
 TRIED = 200
 """Tasks that wrong answers are tried at."""
 OFTEN = 0.1
@@ -32,41 +32,44 @@ Answered = Callable[[Task], str | None]
 
 def examine(subject: Subject) -> Part:
     """Ask the verifier about the tasks' own answers, other spellings of them and wrong ones."""
-    lines, faults = _own(subject)
-    if faults and not lines:
-        return Part("Verifier", (), tuple(faults))
+    if subject.by_outcome:
+        return Part("Verifier", ("score() goes by what the world tells of an episode, not by the answer alone",), ())
+    lines: list[str] = []
+    faults: list[str] = []
     try:
-        more = _spellings(subject)
-        wrong_lines, wrong = _wrong(subject)
+        for part in (_own, _spellings, _wrong):
+            told, wrong = part(subject)
+            lines += told
+            faults += wrong
     except StoreError as error:
+        if isinstance(error.__cause__, NotAsked):
+            return Part("Verifier", ("a model judges the answers, and is not asked here",), ())
         return Part("Verifier", tuple(lines), (*faults, str(error)))
     common_lines, common = _common(subject.tasks)
-    return Part("Verifier", (*lines, *more, *wrong_lines, *common_lines), (*faults, *wrong, *common))
+    return Part("Verifier", (*lines, *common_lines), (*faults, *common))
 
 
 def _value(subject: Subject, task: Task, answer: str | None) -> float:
-    if answer is None:  # of which scoring does not ask
-        return verified(
-            lambda task, _: subject.environment.verify(task, None), task, "", who="verify() without an answer"
-        )
-    return verified(subject.environment.verify, task, answer, who="verify()")
+    plain = type(subject.environment).score is Environment.score
+    if plain and answer is None:  # of which the default score does not ask
+        return scored(
+            lambda task, _: subject.environment.verify(task, None), task, "", None, who="verify() without an answer"
+        )[SUCCESS]
+    return scored(subject.environment, task, answer, None, who="verify()" if plain else "score()")[SUCCESS]
 
 
 def _own(subject: Subject) -> tuple[list[str], list[str]]:
     refused, unsayable, unsteady = [], [], []
-    try:
-        for task in subject.tasks:
-            said = _as_said(task.answer)
-            if said is None:
-                unsayable.append(task)
-                continue
-            value = _value(subject, task, said)
-            if value < SOLVED:
-                refused.append((task, value))
-            if _value(subject, task, said) != value:
-                unsteady.append(task)
-    except StoreError as error:
-        return [], [str(error)]
+    for task in subject.tasks:
+        said = _as_said(task.answer)
+        if said is None:
+            unsayable.append(task)
+            continue
+        value = _value(subject, task, said)
+        if value < SOLVED:
+            refused.append((task, value))
+        if _value(subject, task, said) != value:
+            unsteady.append(task)
     count = len(subject.tasks)
     lines = [f"the tasks' own answers: {count - len(refused) - len(unsayable):,} of {count:,} are right"]
     faults = []
@@ -96,7 +99,7 @@ def _as_said(answer: str) -> str | None:
     return read.text if isinstance(read, FinalAnswer) and read.text == answer.strip() else None
 
 
-def _spellings(subject: Subject) -> list[str]:
+def _spellings(subject: Subject) -> tuple[list[str], list[str]]:
     """How other spellings of right answers fare: whether that is right is the user's choice."""
     kinds: dict[str, Callable[[str], str]] = {
         "in capitals": str.upper,
@@ -119,7 +122,7 @@ def _spellings(subject: Subject) -> list[str]:
         if asked:
             accepted = sum(_value(subject, task, answer) >= SOLVED for task, answer in asked)
             found.append(f"{name} {_share(accepted, len(asked))}")
-    return [f"right answers spelt otherwise, accepted: {', '.join(found)}"] if found else []
+    return [f"right answers spelt otherwise, accepted: {', '.join(found)}"] if found else [], []
 
 
 def _wrong(subject: Subject) -> tuple[list[str], list[str]]:

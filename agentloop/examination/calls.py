@@ -6,22 +6,24 @@ night's episodes, for a model makes every mistake.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from typing import Any
 
-from agentloop.errors import AgentloopError, WorldError
+from agentloop.environments.model_judge import NotAsked
+from agentloop.errors import AgentloopError, StoreError, WorldError
 from agentloop.examination.part import Part, named
 from agentloop.examination.subject import Subject
-from agentloop.records import Sampling, Task, Trajectory
+from agentloop.records import SOLVED, Sampling, Task, Trajectory
 from agentloop.rollout.episode import run_episode
 from agentloop.rollout.grammar import call_text
 from agentloop.rollout.prompt import PromptFormat
 from agentloop.teaching import experts
 from agentloop.teaching.script import ScriptedPolicy, by_session
 from agentloop.text import one_line_of
-from agentloop.verification import verified
+from agentloop.verification import SUCCESS, scored
 from agentloop.worlds.pool import Worlds
-from agentloop.worlds.toolbox import ToolDescription
+from agentloop.worlds.stage import WorldDescription
 
 DESCRIBED = 24
 """Tasks whose tools are asked for: an environment may give each task others."""
@@ -34,8 +36,8 @@ _SHOWN = 160
 """Characters of a call, or of a result."""
 
 
-async def describe(subject: Subject, worlds: Worlds) -> dict[str, list[ToolDescription]]:
-    """Return the tools of some tasks as worlds describe them, by task. Raises WorldError where one cannot make them."""
+async def describe(subject: Subject, worlds: Worlds) -> dict[str, WorldDescription]:
+    """Return what the worlds of some tasks say of themselves, by task. Raises WorldError where one cannot be opened."""
     asked = {task.id: task for task in [*list(subject.by_family.values())[:DESCRIBED], *subject.some(DESCRIBED)]}
     found = {}
     for name, task in asked.items():
@@ -45,22 +47,43 @@ async def describe(subject: Subject, worlds: Worlds) -> dict[str, list[ToolDescr
 
 
 async def examine(
-    subject: Subject, worlds: Worlds, prompt: PromptFormat, tools: Mapping[str, Sequence[ToolDescription]]
+    subject: Subject, worlds: Worlds, prompt: PromptFormat, described: Mapping[str, WorldDescription]
 ) -> Part:
     """Call each tool of one task by mistake, and play what the expert says, where there is one, for a task of each family."""
-    task = next(task for task in subject.tasks if task.id in tools)
+    task = next(task for task in subject.tasks if task.id in described)
+    about = described[task.id]
     lines, faults = [], []
-    if not tools[task.id]:
-        lines.append("there are none: the model answers by itself")
-    for tool in tools[task.id]:
+    if not about.tools:
+        lines.append(f"there are none: the model {'talks with the world' if about.speaks else 'answers by itself'}")
+    for tool in about.tools:
         lines.append(f"{tool.name}{tool.signature}")
         for mistake in _MISTAKES:
             said, fault = await _mistake(worlds, task, tool.name, mistake)
             lines.append(f"  {said}")
             if fault:
                 faults.append(fault)
+    if about.has_outcome:
+        told, idle = await _idle(subject, worlds, task)
+        lines.append(told)
+        faults += idle
     played, wrong = await _experts(subject, worlds, prompt)
-    return Part("Tools", (*lines, *played), (*faults, *wrong))
+    return Part("World" if about.speaks or about.has_outcome else "Tools", (*lines, *played), (*faults, *wrong))
+
+
+async def _idle(subject: Subject, worlds: Worlds, task: Task) -> tuple[str, list[str]]:
+    """What an episode is worth in which nothing is done; it must not count as solved."""
+    async with worlds.open(task, session=_SESSION) as world:
+        outcome = await world.outcome()
+    shown = one_line_of(json.dumps(outcome, ensure_ascii=False), most=_SHOWN)
+    try:
+        scores = scored(subject.environment, task, None, outcome, who="score()")
+    except StoreError as error:
+        return f"where nothing is done the outcome is {shown}", [] if isinstance(error.__cause__, NotAsked) else [
+            str(error)
+        ]
+    worth = ", ".join(f"{name} {value:g}" for name, value in scores.items())
+    faults = ["score() takes an episode in which nothing is done for solved"] if scores[SUCCESS] >= SOLVED else []
+    return f"where nothing is done the outcome is {shown}: {worth}", faults
 
 
 async def _mistake(worlds: Worlds, task: Task, tool: str, arguments: dict[str, Any]) -> tuple[str, str | None]:
@@ -132,18 +155,18 @@ async def _played(subject: Subject, worlds: Worlds, prompt: PromptFormat, task: 
 
 
 def _unsolved(subject: Subject, task: Task, episode: Trajectory) -> str | None:
-    if episode.answer is None:
+    who = "score()" if subject.by_outcome else "verify()"
+    if episode.answer is None and not subject.by_outcome:
         return f"its episode ends without an answer ({episode.status})"
-    value = verified(subject.environment.verify, task, episode.answer, who="verify()")
-    return None if value >= 0.5 else f"verify() gives its answer {one_line_of(episode.answer, most=60)!r} {value:g}"
+    value = scored(subject.environment, task, episode.answer, episode.outcome, who=who)[SUCCESS]
+    what = "its episode" if episode.answer is None else f"its answer {one_line_of(episode.answer, most=60)!r}"
+    return None if value >= SOLVED else f"{who} gives {what} {value:g}"
 
 
 def _told(episode: Trajectory) -> list[str]:
-    marks = {"model": ">", "tool": "<"}
     return [
-        f"  {marks[turn.role]} {one_line_of(_called(turn.text), most=_SHOWN)}"
-        for turn in episode.turns
-        if turn.role in marks
+        f"  {'>' if turn.role == 'model' else '<'} {one_line_of(_called(turn.text), most=_SHOWN)}"
+        for turn in episode.turns[1:]  # after the question
     ]
 
 

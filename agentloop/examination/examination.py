@@ -29,12 +29,12 @@ def examine(settings: Settings, *, most: int | None = None, ids: bool = False) -
     prompt = PromptFormat(load_tokenizer(settings.model_directory()), settings.agent.describe_tools)
     with scratch.directory() as folder, Worlds(_apart(settings, folder), [settings.environment]) as worlds:
         try:
-            tools = asyncio.run(calls.describe(subject, worlds))
+            described = asyncio.run(calls.describe(subject, worlds))
         except WorldError as error:
             yield Part("Tools", (), (str(error),))
         else:
-            yield opening.examine(subject, prompt, tools, ids=ids)
-            yield asyncio.run(calls.examine(subject, worlds, prompt, tools))
+            yield opening.examine(subject, prompt, described, ids=ids)
+            yield asyncio.run(calls.examine(subject, worlds, prompt, described))
     yield answers.examine(subject)
     yield splits.examine(subject)
     yield night.examine(subject)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import median
 
 from agentloop.examination.part import Part, named
 from agentloop.examination.subject import Subject
 from agentloop.rollout.prompt import PromptFormat
-from agentloop.worlds.toolbox import ToolDescription
+from agentloop.worlds.stage import WorldDescription
 
 
 def examine(
     subject: Subject,
     prompt: PromptFormat,
-    tools: Mapping[str, Sequence[ToolDescription]],
+    worlds: Mapping[str, WorldDescription],
     *,
     ids: bool = False,
 ) -> Part:
-    """`tools`: as worlds describe them, by the id of each task whose opening is counted. `ids`: show the token ids as well."""
+    """`worlds`: as they describe themselves, by the id of each task whose opening is counted. `ids`: show token ids as well."""
     agent, limit = subject.settings.agent, subject.settings.serving.max_model_len
-    counted = [task for task in subject.tasks if task.id in tools]
-    openings = {task.id: prompt.opening(task.question, tools[task.id]) for task in counted}
+    counted = [task for task in subject.tasks if task.id in worlds]
+    openings = {task.id: prompt.opening(task.question, worlds[task.id]) for task in counted}
     lengths = [len(opening) for opening in openings.values()]
     shown = counted[0]
     lines = [

@@ -42,6 +42,11 @@ class Subject:
         return self.train + self.heldout
 
     @property
+    def by_outcome(self) -> bool:
+        """Return True where the world, and not the answer alone, says how an episode went."""
+        return not self.environment.plain and type(self.environment).score is not Environment.score
+
+    @property
     def by_family(self) -> dict[str, Task]:
         """Return the first task of each family."""
         found: dict[str, Task] = {}

@@ -5,6 +5,7 @@ A tool trusts no argument; the process that it runs in bounds its time, memory a
 
 from agentloop.tools.arguments import Arguments
 from agentloop.tools.function import FunctionTool
+from agentloop.tools.observation import Observation
 from agentloop.tools.tool import Tool, ToolError, by_name
 
-__all__ = ["Arguments", "FunctionTool", "Tool", "ToolError", "by_name"]
+__all__ = ["Arguments", "FunctionTool", "Observation", "Tool", "ToolError", "by_name"]

@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import sys
+from functools import cache
 from typing import Any
 
 SECRETS = ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_KEY", "VLLM_API_KEY")
@@ -33,15 +34,16 @@ def main(control_descriptor: str, memory: str, *sources: str) -> None:
     from agentloop.text import encodable
 
     try:
-        for source in sources:
-            environments.get(source, apart=False)  # from then on it is known by its name
+        # from then on each is known by its name
+        found = [environments.get(source, apart=False) for source in sources]
     except AgentloopError as error:
         reason = encodable(str(error))[: MESSAGE_BYTES // 7]  # of a character six bytes may be made
         control.send(json.dumps({"error": reason}, ensure_ascii=False).encode())
         return
     gc.collect()
     gc.freeze()  # a collection in a world would otherwise copy the pages that all of them share
-    control.send(json.dumps({"ready": True}).encode())
+    sessions = [environment.name for environment in found if not environment.plain]
+    control.send(json.dumps({"ready": True, "sessions": sessions}).encode())
     _Host(control, int(memory)).run()
 
 
@@ -89,15 +91,7 @@ class _Host:
         from agentloop import environments
         from agentloop.worlds import world
 
-        known = {}
-
-        def tools(task):
-            environment = known.get(task.environment) or known.setdefault(
-                task.environment, environments.get(task.environment)
-            )
-            return environment.tools(task)
-
-        world.live(connection, tools, memory=self._memory, host=host)
+        world.live(connection, cache(environments.get), memory=self._memory, host=host)
         os._exit(0)
 
     def _kill(self, number: int) -> dict[str, Any]:
