@@ -90,6 +90,10 @@ class TeacherError(AgentloopError):
     """A teacher's endpoint cannot be reached, refuses, or answers with something else: another try would not mend it."""
 
 
+class JudgeError(AgentloopError):
+    """A model that is asked for scores cannot be reached, refuses, or gives none. Never a score of zero."""
+
+
 class StartError(AgentloopError):
     """vLLM ended twice in a row before it had answered anything: whatever the reason, one more start would not mend it."""
 

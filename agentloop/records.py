@@ -14,10 +14,13 @@ from typing import Any, Literal
 from agentloop.naming import content_id
 
 Split = Literal["train", "heldout", "demonstration"]
-Status = Literal["answered", "malformed", "turn_limit", "token_limit", "time_limit", "failed"]
+Status = Literal["answered", "ended", "malformed", "turn_limit", "token_limit", "time_limit", "failed"]
 Role = Literal["user", "model", "tool", "history"]
 """Whose turn it is. `history`: a turn of the model's that an agent of one's own has shown it again, or has written for it; it
 was not sampled at this place."""
+SOLVED = 0.5
+"""From this score `success` on an episode is solved. Selection, pass@k, the gate, the report and the views all mean this; a
+query has the number itself, which a test compares."""
 Decision = Literal["promote", "keep", "needs_more_data"]
 ExportForm = Literal["adapter", "merged", "gguf", "gguf-adapter"]
 """Form in which an adapter leaves the house: for PEFT, as a whole model, as GGUF, as GGUF beside its base."""
@@ -132,6 +135,8 @@ class Turn:
     """Model turn: the call's arguments as JSON."""
     error: str | None = None
     """Tool turn: complaint of the tool or the parser, as the model was told it."""
+    reward: float | None = None
+    """Model turn: reward that the world gave for it; None where it gave none."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,8 @@ class Trajectory:
     seed: int
     """Seed of the campaign's sampling."""
     status: Status
-    """How the episode ended: `answered`, at a limit, `malformed` (no call and no answer) or `failed`."""
+    """How the episode ended: `answered`, `ended` (by its world, without an answer), at a limit, `malformed` (no call and no
+    answer) or `failed`."""
     answer: str | None
     """Final answer as parsed; None where the episode ended without one."""
     token_ids: tuple[int, ...]
@@ -173,11 +179,14 @@ class Trajectory:
     logprobs: tuple[float, ...]
     """Log probability of each produced token under the raw (untempered) policy; 0.0 where mask is False. [len(token_ids)]"""
     turns: tuple[Turn, ...]
-    """Spans of `token_ids`, in order and without gaps."""
+    """Spans of `token_ids`, in order and without gaps. What a world said last, when the episode was over, has no tokens: the
+    model was not shown it."""
     seconds: float
     """Time that the episode took."""
     attempts: tuple[Attempt, ...] = ()
     """Tries that failed before this one, or all of them where the status is `failed`."""
+    outcome: Any = None
+    """What the session knew at the end, as JSON, for the environment's `score`; None where it has no outcome."""
     starts: tuple[int, ...] = (0,)
     """Index of the first token of each conversation in `token_ids`. An agent of one's own may lead several: sub-agents, and
     histories that it has rewritten. Each is a sequence of its own, which is trained on by itself."""

@@ -18,11 +18,13 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from real_gemma import machine
 
+from agentloop import card
 from agentloop.campaign import results
 from agentloop.environments import Environment, Question
 from agentloop.records import Task
@@ -33,6 +35,8 @@ from agentloop.tools.calculator import Calculator
 
 MODEL = "random-gemma-3n"
 CAMPAIGN = "real-shape"
+BESIDE = 1.0
+"""GiB that vLLM's process holds beyond serving.gpu_memory_utilization: its CUDA context, and what it takes while it answers."""
 ENDS = 0.03
 """Share of the positions where a turn may end."""
 SIZES = ("e4b", "small")
@@ -115,7 +119,13 @@ def main() -> None:
     output = options.output.resolve()
     model = output / "models" / MODEL
     if not (model / "config.json").exists():
-        make(model, options.size)
+        making = get_context("spawn").Process(
+            target=make, args=(model, options.size)
+        )  # else this one holds a CUDA context
+        making.start()
+        making.join()
+        if making.exitcode:
+            sys.exit(making.exitcode)
     words = [
         *(f"campaign={CAMPAIGN}", f"model={MODEL}", f"environment={Path(__file__).resolve()}", "iterations=2"),
         *(f"paths.models={output / 'models'}", f"paths.data={output / 'data'}", f"paths.cache={output / 'cache'}"),
@@ -124,7 +134,7 @@ def main() -> None:
     profile = "demo"
     if torch.cuda.is_available():
         profile = "rtx3090"
-        share = options.memory * 2**30 / torch.cuda.mem_get_info()[1]
+        share = (options.memory - BESIDE) / card.cards()[0].memory_gib
         words += [f"training.memory_budget={options.memory}", f"serving.gpu_memory_utilization={share:.3f}"]
     words += options.overrides
     started = time.monotonic()

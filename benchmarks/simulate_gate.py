@@ -29,6 +29,7 @@ import numpy as np
 from scipy import special
 
 from agentloop.evaluation import betting, level
+from agentloop.evaluation.power import MOST, courses, drawn, enough
 from agentloop.evaluation.statistics import lower_bound
 from agentloop.evaluation.verdict import MORE
 from agentloop.records import Entry
@@ -39,13 +40,9 @@ SAMPLES, LOOKS, NIGHTS = 4, (200, 400), 365
 SHOWN = (1, 30, 365)
 GAINS = (0.02, 0.05, 0.10)
 TASKS = (200, 400, 800)
-MOST = 3200
-"""Tasks up to which it is sought how many are needed."""
 GATE = Gate()
 
 VALUES = np.arange(-SAMPLES, SAMPLES + 1) / SAMPLES
-RETURNS = betting.log_returns(VALUES, 0.0, betting.STAKES)
-"""By outcome of a task. [outcomes, BETS]"""
 GROWTH = betting.log_returns(VALUES, 0.0, np.linspace(0, 1, 100, endpoint=False))
 CHUNK = 500
 """Campaigns at a time."""
@@ -61,18 +58,6 @@ def needed(night: int) -> float:
     return log(level.needed(entry(night), level.CHALLENGERS * GATE.alpha))
 
 
-def courses(outcomes: np.ndarray) -> np.ndarray:
-    """Logarithm of the highest evidence so far. `outcomes`: places in VALUES. [trials, tasks] -> [trials, tasks]"""
-    logs = np.zeros((len(outcomes), betting.BETS))
-    highest = np.full(len(outcomes), -np.inf)
-    found = np.empty(outcomes.shape, np.float32)
-    for task in range(outcomes.shape[1]):
-        logs += RETURNS[outcomes[:, task]]
-        highest = np.maximum(highest, betting.mixed(logs))
-        found[:, task] = highest
-    return found
-
-
 def promising(outcomes: np.ndarray, least: float) -> np.ndarray:
     """Trials whose evidence may have reached `least`: log(1 + x) <= x - x²/6 for |x| <= 1 bounds it by their sums."""
     differences = (outcomes - SAMPLES).astype(np.int16)
@@ -84,7 +69,7 @@ def reached(outcomes: np.ndarray, least: float) -> np.ndarray:
     found = np.zeros(len(outcomes), bool)
     rows = np.flatnonzero(promising(outcomes, least))
     if len(rows):
-        highest = courses(outcomes[rows])[:, -1]
+        highest = courses(outcomes[rows], SAMPLES)[:, -1]
         found[rows] = (highest >= least) & (outcomes[rows].mean(1) > SAMPLES)
     return found
 
@@ -203,22 +188,9 @@ def null(campaigns: int, *, before: bool, fresh: bool = False) -> dict[str, Any]
     }
 
 
-def drawn(rng: np.random.Generator, gain: float, trials: int, tasks: int) -> np.ndarray:
-    chance = rng.beta(0.5, 0.5, (trials, tasks))
-    room = 1 / 8  # mean of p(1 - p) under beta(1/2, 1/2)
-    better = np.clip(chance + gain / room * chance * (1 - chance), 0, 1)
-    return (rng.binomial(SAMPLES, better) - rng.binomial(SAMPLES, chance) + SAMPLES).astype(np.int8)
-
-
-def enough(found: np.ndarray) -> int | None:
-    """The fewest tasks on which four of five are found. [trials, tasks] of booleans"""
-    power = found.mean(0)
-    return int(np.flatnonzero(power >= 0.8)[0]) + 1 if (power >= 0.8).any() else None
-
-
 def power(gain: float, trials: int) -> dict[str, Any]:
-    outcomes = drawn(np.random.default_rng([3, round(1000 * gain)]), gain, trials, MOST)
-    highest = courses(outcomes)
+    outcomes = drawn(np.random.default_rng([3, round(1000 * gain)]), gain, trials, MOST, SAMPLES)
+    highest = courses(outcomes, SAMPLES)
     count = np.arange(1, MOST + 1)
     ahead = np.cumsum(outcomes - SAMPLES, 1) > 0
     nights = {}
@@ -252,8 +224,8 @@ def power(gain: float, trials: int) -> dict[str, Any]:
 
 def by_night(gain: float, trials: int) -> dict[str, list[float]]:
     """Power on every night up to the last, by tasks."""
-    outcomes = drawn(np.random.default_rng([4, round(1000 * gain)]), gain, trials, TASKS[-1])
-    highest = courses(outcomes)
+    outcomes = drawn(np.random.default_rng([4, round(1000 * gain)]), gain, trials, TASKS[-1], SAMPLES)
+    highest = courses(outcomes, SAMPLES)
     levels = np.array([needed(night) for night in range(1, NIGHTS + 1)])
     return {str(tasks): (highest[:, tasks - 1, None] >= levels).mean(0).tolist() for tasks in TASKS}
 

@@ -81,7 +81,7 @@ def measure(root: Path, rounds: int) -> dict[str, object]:
 
     @asynccontextmanager
     async def in_process(task, *, session):
-        yield LocalWorld(campaign.environment.tools(task))
+        yield LocalWorld(campaign.environment, task)
 
     kinds = {"worlds": campaign.worlds.open, "in_process": in_process}
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}

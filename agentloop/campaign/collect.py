@@ -15,6 +15,7 @@ from agentloop.campaign import suites
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import Suite
 from agentloop.curation import scoring
+from agentloop.environments import model_judge
 from agentloop.errors import ShardError
 from agentloop.recording.recorder import Recorder
 from agentloop.records import Trajectory
@@ -206,5 +207,6 @@ def take_in(
         report = ingest(database, paths, campaign=campaign.name, iteration=iteration, purpose=purpose)
         if report.damaged:
             raise ShardError(f"{report.damaged[0]}: damaged, set aside; run the same command again to collect it anew")
-        scores = scoring.score(database, lambda name: environments.get(name).verify, campaign=campaign.name)
-    return {"trajectories": report.trajectories, "failed": report.failed, "shards": report.shards, **scores}
+        with model_judge.kept_in(campaign.settings.paths.judgements):
+            scores = scoring.score(database, environments.get, campaign=campaign.name)
+    return scores | {"trajectories": report.trajectories, "failed": report.failed, "shards": report.shards}

@@ -29,7 +29,8 @@ from agentloop.teaching.script import Script, ScriptedPolicy, by_session, number
 from agentloop.teaching.tasks import drawn
 from agentloop.teaching.teacher import Endpoint, Teacher
 from agentloop.worlds.recorded import RecordedWorld
-from agentloop.worlds.toolbox import Toolbox, ToolDescription
+from agentloop.worlds.stage import Stage
+from agentloop.worlds.toolbox import ToolDescription
 
 _PATIENCE_SECONDS = 7 * 86400.0
 """That an episode of a teacher may take, waits for a rate limit included."""
@@ -234,10 +235,10 @@ def _episode(session: str) -> str:
     return session.rpartition("/")[0]
 
 
-def _described_tools(campaign: Campaign) -> list[ToolDescription]:
+def _described_tools(campaign: Campaign) -> Sequence[ToolDescription]:
     task = next(campaign.environment.stream("train", campaign.settings.seed))
-    with Toolbox(campaign.environment.tools(task)) as toolbox:
-        return toolbox.descriptions
+    with Stage.open(campaign.environment, task) as stage:
+        return stage.describe().tools
 
 
 def take_in(teaching: Teaching, planned: Demonstrations) -> dict[str, Any]:

@@ -10,15 +10,16 @@ from typing import Any
 from agentloop.campaign import collect as rollouts
 from agentloop.campaign import material, prepare
 from agentloop.campaign.campaign import Campaign
+from agentloop.environments import model_judge
 from agentloop.errors import RoomError, SettingError
 from agentloop.evaluation.statistics import clustered_interval, lower_bound, paired_bootstrap
 from agentloop.model_directory.configuration import is_packed
 from agentloop.quantization.measuring import measure
-from agentloop.records import NONE, Interval, Quantization
+from agentloop.records import NONE, SOLVED, Interval, Quantization
 from agentloop.rollout.collection import ShardPlan
 from agentloop.serving.policy_server import PolicyServer
 from agentloop.store.shards import read_shard
-from agentloop.verification import verified
+from agentloop.verification import SUCCESS, scored
 
 MEASURED = ("kl", "episode_kl", "same_choice", "tokens")
 """By the engine, beside bytes; see measuring_worker.py."""
@@ -154,15 +155,13 @@ def play(campaign: Campaign, server: PolicyServer | None, held: Quantization) ->
             with prepare.policies(own) as another:
                 roll_out(another)
                 another.end()
-    verify = own.environment.verify
     solved: dict[str, list[bool]] = {}
-    for episode in read_shard(shard.path(own.settings.paths.shards)):
-        if episode.status != "failed":
-            who = f"environment {episode.task.environment!r}: its verifier"
-            value = 0.0
-            if episode.answer is not None:
-                value = verified(verify, episode.task, episode.answer, who=who)
-            solved.setdefault(episode.task.id, []).append(value >= 0.5)
+    with model_judge.kept_in(own.settings.paths.judgements):
+        for episode in read_shard(shard.path(own.settings.paths.shards)):
+            if episode.status != "failed":
+                who = f"environment {episode.task.environment!r}: its verifier"
+                scores = scored(own.environment, episode.task, episode.answer, episode.outcome, who=who)
+                solved.setdefault(episode.task.id, []).append(scores[SUCCESS] >= SOLVED)
     samples = own.settings.collect.samples
     return {task: outcomes for task, outcomes in solved.items() if len(outcomes) == samples}
 

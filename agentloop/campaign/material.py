@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from agentloop.campaign.campaign import Campaign
 from agentloop.errors import ShardError
@@ -12,6 +11,7 @@ from agentloop.quantization.measuring import Material
 from agentloop.records import Task
 from agentloop.store import datasets
 from agentloop.store.database import Database
+from agentloop.worlds.stage import WorldDescription
 
 PROMPTS = 8
 """Opening prompts that the KL divergence is measured on, each with what the base says next."""
@@ -52,9 +52,9 @@ async def _openings(campaign: Campaign, tasks: Sequence[Task]) -> list[list[int]
     campaign.worlds.start()
     prompts = []
     for task in tasks:
-        tools: Sequence[Any] = ()
+        about = WorldDescription()
         if campaign.prompt.describes_tools:
             async with campaign.worlds.open(task, session=f"opening of {task.id}") as world:
-                tools = await world.describe()
-        prompts.append(campaign.prompt.opening(task.question, tools))
+                about = await world.describe()
+        prompts.append(campaign.prompt.opening(task.question, about))
     return prompts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from agentloop import environments
+from agentloop.errors import SettingError
 from agentloop.recording.command import AgentCommand
 from agentloop.rollout.prompt import PromptFormat
 from agentloop.settings import Settings
@@ -13,9 +15,15 @@ def command(settings: Settings) -> AgentCommand | None:
 
 
 def check(settings: Settings) -> None:
-    """Raises SettingError, in one line, for an agent that cannot be started."""
-    if (agent := command(settings)) is not None:
-        agent.check()
+    """Raises SettingError, in one line, for an agent that cannot be started, and for a world that would have no part in it."""
+    if (agent := command(settings)) is None:
+        return
+    for name in (settings.environment, *settings.gate.guards):
+        if not environments.get(name).plain:
+            raise SettingError(
+                f"agent.command: the environment {name} opens a session of its own, of which an agent of your own knows nothing"
+            )
+    agent.check()
 
 
 def prompt_name(prompt: PromptFormat, settings: Settings) -> str:

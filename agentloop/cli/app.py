@@ -18,6 +18,7 @@ import typer
 from agentloop import __version__, interpreter, project
 from agentloop.cli import (
     champions,
+    checking,
     common,
     data,
     ending,
@@ -97,7 +98,7 @@ _PANELS: dict[str, tuple[tuple[str, Callable[..., Any]], ...]] = {
         ("doctor", machine.doctor),
         ("fetch", _continues(models.fetch)),
         ("import", models.import_model),
-        ("check", quantization.check),
+        ("check", checking.check),
         ("quantize", quantization.quantize),
         ("bootstrap", machine.bootstrap),
         ("prune", housekeeping.prune),

@@ -150,6 +150,9 @@ def rescore(
     campaign: Annotated[
         str | None, typer.Option("--campaign", metavar="NAME", help="Only what this campaign has collected.")
     ] = None,
+    ask_again: Annotated[
+        bool, typer.Option("--ask-again", help="Ask models that score anew; by default their stored replies count.")
+    ] = False,
 ) -> None:
     """Score all stored trajectories again, without any inference."""
     named, overrides = split(words)
@@ -158,7 +161,7 @@ def rescore(
 
     scorers = [str(user_path(name).absolute()) if Path(name).suffix in (".sql", ".py") else name for name in named]
     with writing(settings) as database:
-        results = scoring.rescore(database, settings, scorers, campaign=campaign)
+        results = scoring.rescore(database, settings, scorers, campaign=campaign, ask_again=ask_again)
     table = Table("scorer", "version", "scored", "changed", "mean before", "mean now", box=None)
     for result in results:
         means = ("" if mean is None else f"{mean:.4g}" for mean in (result.before, result.after))

@@ -19,15 +19,8 @@ if TYPE_CHECKING:
     from agentloop.campaign.campaign import Campaign
 
 
-def check(
-    overrides: Overrides = None,
-    profile: Profile = None,
-    success: Annotated[
-        bool, typer.Option(help="Also what each solves: vLLM is started three times. Without: seconds to minutes.")
-    ] = True,
-) -> None:
+def show(settings: Settings, *, success: bool) -> None:
     """Show what quantisation does to the base: bytes, KL divergence and success of 16 bit, dynamic and NF4 side by side."""
-    settings = load(profile, overrides)
     from agentloop.campaign import judge
     from agentloop.quantization.plan import most_lost
 

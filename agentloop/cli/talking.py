@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _CHAMPION, _BASE = "champion", "base"
 _LOOK_SECONDS = 1.0
 _ENDINGS = {
+    "ended": "the world has ended the episode",
     "malformed": "its last turn was neither a call nor an answer",
     "turn_limit": "it has used up its turns (agent.max_turns)",
     "token_limit": "it has used up its tokens (agent.max_turn_tokens, agent.max_tokens)",
@@ -86,7 +87,7 @@ def _talk(campaign: Campaign, endpoint: Endpoint, model: str, questions: _Questi
                 raise
             say(f"error: {error}")
             continue
-        unanswered += episode.answer is None
+        unanswered += episode.answer is None and episode.status != "ended"
         if episode.answer is None:
             say(f"(no answer: {_ENDINGS.get(episode.status, episode.status)})")
         sys.stdout.flush()

@@ -8,7 +8,10 @@ template share runs. Where words have no spaces between them, characters are cou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+import pyarrow as pa
 
 from agentloop import project
 from agentloop.errors import ContaminationError, StoreError
@@ -53,6 +56,22 @@ def near_heldout(database: Database, campaign: str, *, first: int = 0) -> dict[s
         "SELECT trajectory, row_number() OVER (ORDER BY trajectory) AS place FROM pool"
     )
     return {task: name for _, task, name in _overlaps(database, {})}
+
+
+def between(asked: Mapping[str, str], protected: Mapping[str, str]) -> dict[str, str]:
+    """Return the texts of `asked` that nearly are one of `protected`, with its name: {name: name}. Both are texts by name."""
+    with Database.in_memory() as database:
+        for table, texts in (("asked", asked), ("protected", protected)):
+            rows = pa.table(
+                {"name": pa.array(list(texts), pa.string()), "text": pa.array(list(texts.values()), pa.string())}
+            )
+            database.connection.register("given", rows)
+            database.execute(f"CREATE TEMP TABLE {table} AS FROM given")
+            database.connection.unregister("given")
+        database.execute("CREATE TEMP TABLE pool AS SELECT name AS trajectory, name AS task FROM asked")
+        database.execute("CREATE TEMP TABLE chosen AS SELECT name AS trajectory, rowid AS place FROM asked")
+        wording.prepare(database, "SELECT text FROM asked UNION ALL SELECT text FROM protected")
+        return {task: name for _, task, name in database.execute(_query("overlaps"), {"share": SHARE})}
 
 
 def _overlaps(database: Database, prompts: dict[str, str]) -> list[tuple[str, str, str]]:

@@ -40,6 +40,7 @@ _TURNS = pa.list_(
             ("tool", pa.string()),
             ("arguments", pa.string()),
             ("error", pa.string()),
+            ("reward", pa.float64()),
         ]
     )
 )
@@ -66,6 +67,7 @@ _OF_AN_EPISODE = [
     ("seed", pa.int64()),
     ("status", pa.string()),
     ("answer", pa.string()),
+    ("outcome", pa.string()),
     ("success", pa.float64()),
     ("scores", _SCORES),
     ("turns", _TURNS),

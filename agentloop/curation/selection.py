@@ -22,6 +22,7 @@ from agentloop.records import Dataset
 from agentloop.store import datasets
 from agentloop.store.database import Database
 from agentloop.store.shards import Purpose
+from agentloop.verification import SUCCESS
 
 Funnel = tuple[tuple[str, int], ...]
 """(rule, trajectories left after it); the first is ("collected" or "demonstrated", all of the pool)."""
@@ -62,8 +63,11 @@ def select(
     values = loaded.parameters(parameters.model_dump() | {"iteration": iteration, "seed": seed, "size": size})
     used = values | {"accumulate": parameters.accumulate, "sql": loaded.digest}
     used |= {"pairs": True} if loaded.paired else {}
+    # no part of the name at first, so that it is none while it is the default
+    used |= {"reward": parameters.reward} if parameters.reward != SUCCESS else {}
     with database.transaction():
-        _fill_pool(database, campaign, loaded.purpose, 0 if parameters.accumulate else iteration, iteration)
+        first = 0 if parameters.accumulate else iteration
+        _fill_pool(database, campaign, loaded.purpose, parameters.reward, first, iteration)
         _run(database, loaded, values)
         repeated: list[tuple[str, str]] = []
         if loaded.removes_near_duplicates:
@@ -79,12 +83,16 @@ def select(
     return selected
 
 
-def _fill_pool(database: Database, campaign: str, purpose: Purpose, first: int, last: int) -> None:
-    where = {"campaign": campaign, "purpose": purpose, "first": first, "last": last}
+def _fill_pool(database: Database, campaign: str, purpose: Purpose, reward: str, first: int, last: int) -> None:
+    where = {"campaign": campaign, "purpose": purpose, "reward": reward, "first": first, "last": last}
     database.execute(recipes.POOL.read_text(encoding="utf-8"), where)
     unscored = database.execute("SELECT trajectory FROM pool WHERE success IS NULL ORDER BY trajectory LIMIT 1")
-    if unscored:
+    if unscored and reward == SUCCESS:
         raise StoreError(f"{database.path}: {unscored[0][0]} has no success score yet, score before selecting")
+    if unscored:
+        raise StoreError(
+            f"selection.reward: {unscored[0][0]} has no score named {reward}; `agentloop rescore` makes them anew"
+        )
 
 
 def _run(database: Database, recipe: Recipe, values: Mapping[str, object]) -> None:

@@ -1,17 +1,21 @@
-"""What can be known of an environment before anything is run: its tools can be made and called, its verifier answers."""
+"""What can be known of an environment before anything is run: its sessions open, its tools can be called, it scores."""
 
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from agentloop.environments.environment import Environment
+from agentloop.environments.model_judge import NotAsked
+from agentloop.environments.session import Session
 from agentloop.errors import SettingError, StoreError
-from agentloop.records import Split
+from agentloop.records import Split, Task
 from agentloop.text import one_line
 from agentloop.tools.tool import close_all
-from agentloop.verification import verified
+from agentloop.verification import scored
 
 _SPLITS: tuple[Split, ...] = ("train", "heldout")
 
@@ -23,29 +27,61 @@ def check_tools(environment: Environment, seed: int) -> None:
     """
     for split in _SPLITS:
         [task] = environment.tasks(split, 1, seed)
-        try:
-            tools = environment.tools(task)
-        except (Exception, SystemExit) as error:
-            reason = str(error) if isinstance(error, TypeError) and str(error).startswith("tool ") else one_line(error)
-            raise SettingError(f"environment: {environment.name}: tools for {task.question!r:.60}: {reason}") from error
+        session = _opened(environment, task)
+        tools = session.tools
         if not isinstance(tools, Mapping):
-            raise SettingError(
-                f"environment: {environment.name}: tools() returns {type(tools).__name__}, not a mapping"
-            )
+            what = "tools() returns" if environment.plain else "the tools of its session are"
+            raise SettingError(f"environment: {environment.name}: {what} {type(tools).__name__}, not a mapping")
         try:
             _check_named(tools, f"environment: {environment.name}")
         finally:
-            close_all(tools.values())
+            _close(session)
 
 
 def check_verifier(environment: Environment, seed: int) -> None:
-    """Verify the answer of one task of each split, be it right or not. Raises SettingError, in one line."""
+    """Score one task of each split with its answer, be it right or not, and with the outcome of a session in which nothing was
+    done. Raises SettingError, in one line.
+
+    A model that is asked for a score is not asked here.
+    """
+    what = "verify()" if type(environment).score is Environment.score else "score()"
     for split in _SPLITS:
         [task] = environment.tasks(split, 1, seed)
+        outcome = None if environment.plain else _outcome(environment, task)
         try:
-            verified(environment.verify, task, task.answer, who=f"environment: {environment.name}: verify()")
+            scored(environment, task, task.answer, outcome, who=f"environment: {environment.name}: {what}")
         except StoreError as error:
-            raise SettingError(str(error)) from error
+            if not isinstance(error.__cause__, NotAsked):
+                raise SettingError(str(error)) from error
+
+
+def _opened(environment: Environment, task: Task) -> Session:
+    try:
+        session = environment.open(task)
+    except (Exception, SystemExit) as error:
+        reason = str(error) if isinstance(error, TypeError) and str(error).startswith("tool ") else one_line(error)
+        what = "tools" if environment.plain else "open()"
+        raise SettingError(f"environment: {environment.name}: {what} for {task.question!r:.60}: {reason}") from error
+    if not isinstance(session, Session):
+        raise SettingError(f"environment: {environment.name}: open() returns {type(session).__name__}, not a Session")
+    return session
+
+
+def _close(session: Session) -> None:
+    with suppress(Exception):
+        session.close()
+    if isinstance(session.tools, Mapping):
+        close_all(session.tools.values())
+
+
+def _outcome(environment: Environment, task: Task) -> Any:
+    session = _opened(environment, task)
+    try:
+        return json.loads(json.dumps(session.outcome(), allow_nan=False))
+    except (Exception, SystemExit) as error:
+        raise SettingError(f"environment: {environment.name}: outcome(): {one_line(error)}") from error
+    finally:
+        _close(session)
 
 
 def _check_named(tools: Mapping[str, Any], about: str) -> None:

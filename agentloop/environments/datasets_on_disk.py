@@ -62,6 +62,11 @@ def rows_of(path: Path, config: str | None = None) -> list[Rows]:
     return list(_declared(path, config))
 
 
+def holds_rows(path: Path) -> bool:
+    """Return True for a directory, and for a file whose name ends as those of rows do."""
+    return path.suffix.lower() in _KINDS or _is_directory(path)
+
+
 def located(path: Path | str, beside: Path) -> Path:
     """The file or directory that is meant: the path as it is, else beside the user's own file, else, where it looks like a
     name on the hub (ORG/NAME), a snapshot in the hub's cache. Raises SettingError where there is none of that name.

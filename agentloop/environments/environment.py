@@ -1,4 +1,4 @@
-"""What an environment is: a seeded stream of tasks, their tools and their verifier.
+"""What an environment is: a seeded stream of tasks, a session for each episode, and what its outcome is worth.
 
 Unless its source says otherwise, the split of a task is decided by the hash of its question alone. Whatever the seed,
 the order or the number of tasks asked for, no question can be in two splits.
@@ -10,12 +10,13 @@ import hashlib
 import random
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from agentloop.environments.session import Session
 from agentloop.errors import AgentloopError, SettingError
 from agentloop.records import Split, Task
 from agentloop.text import is_blank, one_line, one_line_of
@@ -108,7 +109,9 @@ def source_file(environment: Environment) -> Path | None:
 class Environment(ABC):
     """Base class of all environments: a seeded stream of tasks, the tools for each, and the verifier of an answer.
 
-    A subclass defines `name`, `questions`, `tools` and `verify`, and `expert` where it knows how its tasks are solved.
+    A subclass defines `name`, `questions`, `tools` and `verify`, and `expert` where it knows how its tasks are solved. Where an
+    episode is more than tools and an answer, as a game or a conversation is, it defines `open` instead of `tools`, and `score`
+    instead of `verify`.
     """
 
     name: ClassVar[str]
@@ -116,6 +119,8 @@ class Environment(ABC):
     chapter: ClassVar[int] = 1024
     """Tasks of a split that are drawn one after the other. The next ones are drawn anew from a seed of their own: else the
     hundredth night would have to draw the tasks of ninety-nine nights to come to its own."""
+    scored_at_once: ClassVar[int] = 1
+    """Episodes that are scored at the same time, each in a thread: more than 1 where `score` waits, for a judge say."""
     _patience: ClassVar[float] = _PATIENCE
 
     def tasks(self, split: Split, count: int, seed: int, skip: int = 0) -> list[Task]:
@@ -192,20 +197,56 @@ class Environment(ABC):
     def questions(self, rng: random.Random) -> Iterator[Question]:
         """Yield questions of every split, in an order that `rng` alone decides; the stream may be endless."""
 
-    @abstractmethod
-    def tools(self, task: Task) -> dict[str, Tool]:
-        """Return fresh tools for one episode on `task`, by name. They may hold state; their process is the episode's own."""
+    @classmethod
+    def lacks(cls) -> list[str]:
+        """Return the names of what a subclass must define and this one does not, sorted."""
+        missing = set(cls.__abstractmethods__)
+        if not getattr(cls, "name", None):
+            missing.add("name")
+        if cls.tools is Environment.tools and cls.open is Environment.open:
+            missing.add("tools")
+        if cls.verify is Environment.verify and cls.score is Environment.score:
+            missing.add("verify")
+        return sorted(missing)
 
-    @abstractmethod
+    @property
+    def plain(self) -> bool:
+        """Return True where an episode is tools and an answer, and nothing else needs to be asked of its world."""
+        return type(self).open is Environment.open
+
+    def tools(self, task: Task) -> dict[str, Tool]:
+        """Return fresh tools for one episode on `task`, by name. They may hold state; their process is the episode's own.
+
+        By default there are none.
+        """
+        return {}
+
+    def open(self, task: Task) -> Session:
+        """Return a fresh session for one episode on `task`: its tools, what it says back, and its outcome.
+
+        By default a session of nothing but `tools(task)`. It is opened in a process of the episode's own.
+        """
+        return Session(self.tools(task))
+
     def verify(self, task: Task, answer: str | None) -> float:
         """Return 1.0 for a right answer, 0.0 for a wrong one, or a number between for one that is partly right.
 
-        `answer` is the model's final answer as parsed; None where the episode ended without one. From 0.5 on an episode
-        counts as solved.
+        `answer` is the model's final answer as parsed. The default `score` does not ask about an episode without one.
         """
+        raise NotImplementedError
+
+    def score(self, task: Task, answer: str | None, outcome: Any) -> Mapping[str, float]:
+        """Return the scores of a finished episode by name, each from 0 to 1; `success` must be among them.
+
+        `answer` is the final answer as parsed, None where there is none. `outcome` is what the session's `outcome()` returned,
+        as JSON; None where it has none. An episode with a `success` of at least 0.5 (agentloop.records.SOLVED) counts as
+        solved. By default `success` is what `verify` says of the answer, and 0 without one. It must depend on its arguments
+        alone: stored episodes are scored again without being played.
+        """
+        return {"success": 0.0 if answer is None else self.verify(task, answer)}
 
     def expert(self, task: Task) -> Sequence[str] | None:
-        """Return what an expert says, turn by turn: calls as the model writes them, then the answer.
+        """Return what an expert says, turn by turn: calls as the model writes them and turns to the session, then the answer.
 
         None, the default, where there is no expert. `agentloop teach` plays the turns in an episode of its own, and teaches
         those that `verify` accepts.

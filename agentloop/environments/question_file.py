@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from agentloop.environments.rows import Fault
 from agentloop.errors import AgentloopError, SettingError
 from agentloop.records import Split, Task
 from agentloop.text import one_line
+from agentloop.tools import Tool
 from agentloop.user_code import line_in
 
 
@@ -61,6 +62,14 @@ class QuestionFile(Environment):
         """Return 1.0 where the answer is the file's: the same number, or the same words whatever their case and spaces."""
         return float(answer is not None and same_answer(answer, task.answer))
 
+    def places(self, wanted: Collection[str]) -> dict[str, str]:
+        """Return where questions with these texts stand, `tasks/mine.jsonl, line 3`, by text; the first place of each."""
+        found: dict[str, str] = {}
+        for place, question in self._found().placed():
+            if question.text in wanted:
+                found.setdefault(question.text, place)
+        return found
+
     def _found(self) -> Questions:
         try:
             layout = Layout.of(self.columns, self.payload, self.splits)
@@ -89,6 +98,18 @@ class QuestionFile(Environment):
         if made is not None and not isinstance(made, dict):
             raise Fault(f"read_row() returns {type(made).__name__}, not a dictionary or None")
         return made
+
+
+class BareQuestions(QuestionFile):
+    """Questions of a file or directory without a class of its own: there are no tools, and answers are compared as usual."""
+
+    def tools(self, task: Task) -> dict[str, Tool]:
+        return {}
+
+
+def of_rows(path: Path) -> type[BareQuestions]:
+    """Return the environment of the questions in a file or directory, which is named as that is."""
+    return type("BareQuestions", (BareQuestions,), {"name": path.stem, "path": path, "__module__": __name__})
 
 
 def read_questions(path: Path) -> list[Question]:

@@ -262,6 +262,12 @@ class Questions:
     def __iter__(self) -> Iterator[Question]:
         return self._given(self._keys)
 
+    def placed(self) -> Iterator[tuple[str, Question]]:
+        """(place, question) of every row in order: `tasks/mine.jsonl, line 3`."""
+        for key, question, _ in self._read():
+            rows, number = self._parts[key >> _NUMBER_BITS].rows, key & ((1 << _NUMBER_BITS) - 1)
+            yield f"{rows.where}, {rows.unit} {number}", question
+
     def shuffled(self, rng: random.Random) -> Iterator[Question]:
         keys = self._keys[:]
         rng.shuffle(keys)

@@ -43,6 +43,7 @@ _ROOT_NAMES = frozenset(
         ".no-shards.parquet",
         "checkpoints",
         "datasets",
+        "judgements",
         "logs",
         "prefect",
         "proofs",
@@ -151,7 +152,19 @@ class _Look:
         """Half-written files, sockets and folders of processes that are gone."""
         within = (
             (),
-            *((name,) for name in ("adapters", "checkpoints", "datasets", "logs", "reports", "services", "shards")),
+            *(
+                (name,)
+                for name in (
+                    "adapters",
+                    "checkpoints",
+                    "datasets",
+                    "judgements",
+                    "logs",
+                    "reports",
+                    "services",
+                    "shards",
+                )
+            ),
         )
         hidden = [each for folder in within for each in place.entries(self.data, *folder) if is_abandoned(each.name)]
         again = [

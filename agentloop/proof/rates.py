@@ -121,7 +121,7 @@ def uncertainty(campaign: Campaign, server: PolicyServer) -> float:
     """Nats per token of the base's own answers to tasks at temperature 1: what the model's entropy is there."""
     tasks = campaign.training_tasks(1)[:_PROMPTS]
     longest = min(_PROMPT_TOKENS, campaign.settings.agent.max_turn_tokens)
-    prompts = [campaign.prompt.opening(task.question, ()) for task in tasks]
+    prompts = [campaign.prompt.opening(task.question) for task in tasks]
 
     async def answers() -> list[Completion]:
         name = await asyncio.to_thread(server.serve, None)

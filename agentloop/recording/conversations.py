@@ -22,6 +22,7 @@ from agentloop.records import Turn
 from agentloop.rollout.episode import Transcript
 from agentloop.rollout.grammar import call_text
 from agentloop.rollout.prompt import PromptFormat, described, result_text
+from agentloop.worlds.stage import WorldDescription
 from agentloop.worlds.toolbox import MAX_CHARACTERS
 
 
@@ -78,7 +79,7 @@ class Conversations:
         first = next((place for place, message in enumerate(messages) if message.role == "assistant"), len(messages))
         opening = "\n\n".join(message.text for message in messages[:first])
         tools = [tool.description for tool in request.tools] if self._prompt.describes_tools else []
-        text = described(opening, tools) if tools else opening
+        text = described(opening, WorldDescription(tuple(tools))) if tools else opening
         keys = [content_id("at", text.strip())]
         for message in messages[first:]:
             keys.append(content_id("at", [keys[-1], message.key]))

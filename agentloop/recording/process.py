@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agentloop import project
+from agentloop.environments.session import Session
 from agentloop.errors import SettingError
 from agentloop.exit_codes import ending
 from agentloop.recording.command import SETTING, AgentCommand
 from agentloop.records import Task
 from agentloop.text import encodable, one_line_of
-from agentloop.tools import Tool
 from agentloop.user_code import run_file
 
 TOOL = "agent"
@@ -29,12 +29,15 @@ _MOST_BYTES = 1 << 20
 """Of what a command prints."""
 
 
-def tools_of(sources: Sequence[str]) -> Callable[[Task], dict[str, Tool]]:
-    """Import what the setting, the only source, names, and return what makes the agent of a task. Raises SettingError."""
+def imported(sources: Sequence[str]) -> tuple[Callable[[str], _Agents], list[str]]:
+    """Import what the setting, the only source, names; for whatever environment a task comes from, its worlds are the agent's.
+
+    Raises SettingError.
+    """
     (text,) = sources
     command = AgentCommand.read(text)
-    run = _Command(command.words) if command.file is None else _Function(function_of(command))
-    return lambda task: {TOOL: _Agent(run)}
+    agents = _Agents(_Command(command.words) if command.file is None else _Function(function_of(command)))
+    return lambda environment: agents, []
 
 
 def function_of(command: AgentCommand) -> Callable[..., Any]:
@@ -53,6 +56,20 @@ def function_of(command: AgentCommand) -> Callable[..., Any]:
     except ValueError:  # a callable whose signature cannot be read
         pass
     return function
+
+
+class _Agents:
+    """In place of an environment: each world has the agent, and nothing else."""
+
+    name = TOOL
+    plain = True
+
+    def __init__(self, run: _Command | _Function) -> None:
+        self._run = run
+
+    def open(self, task: Task) -> Session:
+        """Return the session of one episode."""
+        return Session({TOOL: _Agent(self._run)})
 
 
 class _Agent:

@@ -29,7 +29,7 @@ _LOOPBACK = "127.0.0.1,localhost"
 
 def processes(settings: Settings) -> Worlds:
     """Return the processes of the agent that the settings name: started with the first episode, each killed with its own."""
-    maker = f"{process.__name__}:{process.tools_of.__name__}"
+    maker = f"{process.__name__}:{process.imported.__name__}"
     # the time that an episode may take is watched where it is played
     return Worlds(
         settings, [settings.agent.command or ""], maker=maker, about=SETTING, log="agent", seconds=float("inf")

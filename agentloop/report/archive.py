@@ -25,7 +25,7 @@ from agentloop.report import query
 from agentloop.store.database import Database
 from agentloop.store.shards import read_columns
 
-FORMAT = 1
+FORMAT = 2
 """Of a chunk; a kept one of another format is packed again."""
 _LAST = 2**31 - 1
 """No iteration has a higher number."""
@@ -40,8 +40,8 @@ class Archive:
     index: str
     """Packed JSON, see `_index`."""
     chunks: list[str]
-    """Packed JSON: `[{turns, ids, mask, logprobs}, …]`, in the order of the shard; with `starts` where an episode has several
-    conversations."""
+    """Packed JSON: `[{turns, outcome, ids, mask, logprobs}, …]`, in the order of the shard; with `starts` where an episode has
+    several conversations."""
     shown: int
     total: int
     """Trajectories of the campaign; more than `shown` where only so many bytes, or some iterations, were asked for."""
@@ -140,7 +140,9 @@ def _made(said: Sequence[dict[str, Any]], path: Path | None) -> _Chunk:
     last = max((row["position"] for row in said), default=-1)
     episodes: list[dict[str, Any]] = [{"turns": []} for _ in range(max(len(tokens), last + 1))]
     for row in said:
-        episodes[row["position"]]["turns"] = row["turns"]
+        episodes[row["position"]]["turns"] = [_spoken(turn) for turn in row["turns"]]
+        if row["outcome"] is not None:
+            episodes[row["position"]]["outcome"] = row["outcome"]
         if len(row["starts"]) > 1:
             episodes[row["position"]]["starts"] = row["starts"]
     used: set[int] = set()
@@ -151,6 +153,11 @@ def _made(said: Sequence[dict[str, Any]], path: Path | None) -> _Chunk:
         episode["logprobs"] = np.rint(1000 * logprobs[own]).astype(np.int64).tolist()
         used.update(episode["ids"])
     return _Chunk(_packed(episodes), sorted(used))
+
+
+def _spoken(turn: dict[str, Any]) -> dict[str, Any]:
+    """The turn without a reward that it has not."""
+    return {name: value for name, value in turn.items() if name != "reward" or value is not None}
 
 
 def _tokens(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -97,11 +97,11 @@
   // Filters -------------------------------------------------------------------------------------------------------
 
   const PURPOSES = { collect: "training data", evaluate: "held-out evaluation", demonstrate: "demonstration" };
-  const STATUS = { answered: "answered", malformed: "ended malformed", turn_limit: "out of turns", token_limit: "out of tokens", time_limit: "out of time" };
+  const STATUS = { answered: "answered", ended: "ended by its world", malformed: "ended malformed", turn_limit: "out of turns", token_limit: "out of tokens", time_limit: "out of time" };
   const FAULTS = {
     tool: ["tool errors", (each) => each.tool_errors > 0],
     retried: ["retried", (each) => each.attempts > 0],
-    ...Object.fromEntries(index.names.status.filter((name) => name !== "answered")
+    ...Object.fromEntries(index.names.status.filter((name) => name !== "answered" && name !== "ended")
       .map((name) => [name, [STATUS[name] ?? name, (each) => each.status === name]])),
   };
 
@@ -217,6 +217,10 @@
     return make("span", { class: each.solved ? "badge good" : "badge bad" }, each.solved ? "solved" : "not solved");
   }
 
+  function partly(each) {
+    return each.success > 0 && each.success < 1 ? `, success ${Number(each.success.toFixed(3))}` : "";
+  }
+
   function facts(pairs) {
     return make("dl", { class: "facts" }, ...pairs.filter(([, value]) => value !== null)
       .flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
@@ -228,8 +232,9 @@
     return make("article", { class: "pane", "aria-label": `Trajectory ${each.id}` },
       make("h3", {}, each.question),
       facts([
-        ["Outcome", make("span", {}, outcome(each), ` ${STATUS[each.status] ?? each.status}`)],
+        ["Outcome", make("span", {}, outcome(each), ` ${STATUS[each.status] ?? each.status}${partly(each)}`)],
         ["Answer", each.answer === null ? "none" : `${each.answer}  (expected: ${each.expected})`],
+        ["World", content.outcome ?? null],
         ["Policy", `${each.actor}, sample ${each.sample}`],
         ["For", `${PURPOSES[each.purpose]}, iteration ${each.iteration}`],
         ["Trained on", each.trained.length ? each.purpose === "demonstrate" ? "by the taught base" : `by the challenger of iteration ${each.trained.join(", ")}` : null],
@@ -263,11 +268,12 @@
     const title = make("h4", {}, make("b", {}, turn.role));
     if (turn.role === "model" && turn.tool) title.append(` calls ${call(turn)}`);
     if (turn.role === "tool") title.append(turn.tool ? ` ${turn.tool} ${turn.error ? "complains" : "answers"}` : " the parser complains");
+    if (turn.reward !== undefined) title.append(` · reward ${turn.reward}`);
     title.append(` · ${turn.token_end - turn.token_start} tokens`);
     if (parting) title.append(make("span", { class: "parts" }, "first difference"));
     const kind = `turn ${turn.role}${turn.error ? " failed" : ""}${parting ? " parting" : ""}`;
     const text = parting ? make("pre", {}, turn.text.slice(0, parting.character), make("mark", {}, turn.text.slice(parting.character) || "⟨end⟩")) : make("pre", {}, turn.text);
-    return make("div", { class: kind }, title, state.tokens && content.ids ? tokens(content, turn, parting) : text);
+    return make("div", { class: kind }, title, state.tokens && content.ids && turn.token_end > turn.token_start ? tokens(content, turn, parting) : text);
   }
 
   function call(turn) {

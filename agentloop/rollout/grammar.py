@@ -37,6 +37,10 @@ class GrammarError(ValueError):
     """A turn that is neither a call nor an answer. The message is what the model is told."""
 
 
+class CallError(GrammarError):
+    """A turn that was meant for a call: it opens the fence of one."""
+
+
 @dataclass(frozen=True)
 class ToolCall:
     """A call of the tool `name`; every argument is a JSON value."""
@@ -61,7 +65,7 @@ def parse(text: str) -> ToolCall | FinalAnswer:
     if fence:
         call, closed, rest = after.rpartition(f"\n{FENCE}")
         if not closed or rest or FENCE in call or FENCE in before:
-            raise GrammarError("end your turn with one fenced call")
+            raise CallError("end your turn with one fenced call")
         return _parse_call(call.strip())
     last = text.rpartition("\n")[2]
     answer = last.removeprefix(ANSWER).strip()
@@ -83,16 +87,16 @@ def answer_text(answer: str) -> str:
 
 def _parse_call(source: str) -> ToolCall:
     if len(source) > MAX_CALL_CHARACTERS:
-        raise GrammarError(f"the call is longer than {MAX_CALL_CHARACTERS} characters")
+        raise CallError(f"the call is longer than {MAX_CALL_CHARACTERS} characters")
     try:
         call = read_expression(source)
     except ValueError:
-        raise GrammarError("the call is not valid syntax") from None
+        raise CallError("the call is not valid syntax") from None
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
-        raise GrammarError("write one call: NAME(arguments)")
+        raise CallError("write one call: NAME(arguments)")
     names = [keyword.arg for keyword in call.keywords]
     if None in names or len(set(names)) != len(names) or any(isinstance(arg, ast.Starred) for arg in call.args):
-        raise GrammarError("arguments must be literal values")
+        raise CallError("arguments must be literal values")
     args = [_literal(arg) for arg in call.args]
     kwargs = {keyword.arg: _literal(keyword.value) for keyword in call.keywords if keyword.arg is not None}
     text = json.dumps([args, kwargs], ensure_ascii=False)
@@ -106,7 +110,7 @@ def _literal(node: ast.expr) -> Any:
     try:
         return _json_value(ast.literal_eval(node))
     except (ValueError, TypeError, RecursionError, MemoryError):
-        raise GrammarError("arguments must be literal values") from None
+        raise CallError("arguments must be literal values") from None
 
 
 def _json_value(value: Any) -> Any:

@@ -11,12 +11,14 @@ from typing import Any
 
 from agentloop.errors import ModelError
 from agentloop.rollout.grammar import ANSWER, CALL_FENCE, FENCE, RESULT_FENCE
+from agentloop.worlds.stage import WorldDescription
 from agentloop.worlds.toolbox import ToolDescription
 
 VERSION = 1
 """Raise it with any change to the text below: it names the policies whose prompts have that text."""
 
 MAX_RESULT_CHARACTERS = 2000
+_NOTHING = WorldDescription()
 
 
 class PromptFormat:
@@ -36,9 +38,9 @@ class PromptFormat:
         """Identifies the prompt's text; part of every policy's name."""
         return f"gemma-turns-{VERSION}-{'described' if self.describes_tools else 'bare'}"
 
-    def opening(self, question: str, tools: Sequence[ToolDescription]) -> list[int]:
+    def opening(self, question: str, world: WorldDescription = _NOTHING) -> list[int]:
         """The first user turn and the start of the model's."""
-        return self.first_turn(described(question, tools) if self.describes_tools else question)
+        return self.first_turn(described(question, world) if self.describes_tools else question)
 
     def first_turn(self, text: str) -> list[int]:
         """A first user turn with `text` as it is, and the start of the model's."""
@@ -54,6 +56,11 @@ class PromptFormat:
         `omitted`: characters of the result that `text` lacks already.
         """
         return self.user_turn(result_text(text, omitted))
+
+    def observation(self, text: str, omitted: int = 0) -> list[int]:
+        """Return what follows the model's turn where the world speaks: its words as a plain user turn, and the start of the
+        model's next turn. `omitted`: as for `tool_result`."""
+        return self.user_turn(_shortened(text, omitted))
 
     def spoken(self, text: str) -> list[int]:
         """A turn of the model's that was not sampled but is to be taught, its end included."""
@@ -76,6 +83,10 @@ class PromptFormat:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text without special tokens."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def shown(self, token_ids: Sequence[int]) -> str:
+        """The text with special tokens, as the model reads it."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _user_turn(self, text: str) -> list[int]:
         return [
@@ -102,21 +113,43 @@ def result_text(text: str, omitted: int = 0) -> str:
     return f"{RESULT_FENCE}{_shortened(text, omitted)}\n{FENCE}"
 
 
-def described(question: str, tools: Sequence[ToolDescription]) -> str:
+def described(question: str, world: WorldDescription) -> str:
     """The first user turn's text where tools are described."""
-    return f"{_instructions(tools)}\n\n{question}"
+    plain = world.answers and not world.speaks and world.instructions is None
+    return f"{_instructions(world.tools) if plain else _introduction(world)}\n\n{question}"
 
 
 def _instructions(tools: Sequence[ToolDescription]) -> str:
-    listed = "\n".join(f"{tool.name}{tool.signature}\n    {tool.description}" for tool in tools)
+    if not tools:
+        return f"Answer the question. End your turn with this line:\n{ANSWER}the answer alone"
     return (
-        "Answer the question with the help of these tools:\n\n"
-        f"{listed}\n\n"
-        "To call a tool, end your turn with one call, its arguments written as literal values:\n"
-        f"{CALL_FENCE}name(arguments)\n{FENCE}\n"
+        f"Answer the question with the help of these tools:\n\n{_listed(tools)}\n\n{_HOW_TO_CALL}"
         "You then get its result. When you know the answer, end your turn with this line:\n"
         f"{ANSWER}the answer alone"
     )
+
+
+def _introduction(world: WorldDescription) -> str:
+    """Of a world that is more than tools and an answer: each part where the world has it."""
+    parts = [] if world.instructions is None else [world.instructions]
+    if world.tools:
+        parts.append(f"These tools are there:\n\n{_listed(world.tools)}")
+        parts.append(f"{_HOW_TO_CALL}You then get its result.")
+    if world.speaks and world.instructions is None:
+        parts.append(f"{'Any other' if world.tools else 'Each'} turn of yours is answered, until the task is over.")
+    if world.answers:
+        parts.append(f"When you know the answer, end your turn with this line:\n{ANSWER}the answer alone")
+    return "\n\n".join(parts)
+
+
+_HOW_TO_CALL = (
+    "To call a tool, end your turn with one call, its arguments written as literal values:\n"
+    f"{CALL_FENCE}name(arguments)\n{FENCE}\n"
+)
+
+
+def _listed(tools: Sequence[ToolDescription]) -> str:
+    return "\n".join(f"{tool.name}{tool.signature}\n    {tool.description}" for tool in tools)
 
 
 def _shortened(text: str, omitted: int) -> str:

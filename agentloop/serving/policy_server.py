@@ -137,9 +137,14 @@ class PolicyServer:
         """Let `name` stand for a policy that is served, as `ModelServer.alias` does."""
         self._server.alias(name, model)
 
+    def look_at_card(self) -> None:
+        """Note what vLLM has taken of the cards by now, where one runs on any. Raises ServerError."""
+        if self._server is not None:
+            self._server.look_at_card()
+
     @property
     def card_bytes(self) -> int | None:
-        """Return the bytes of the cards that vLLM has taken; None on the CPU, and while none runs."""
+        """Return the most bytes of the cards that vLLM was seen to take; None on the CPU, and while none runs."""
         return None if self._server is None else self._server.card_bytes
 
     @property

@@ -79,7 +79,9 @@ class ModelServer:
         """Digest of every adapter ever loaded, by id."""
         self._loaded: set[str] = set()
         self.card_bytes: int | None = None
-        """Bytes of the cards that vLLM has taken for as long as it lives; None on the CPU and before its start."""
+        """Most bytes of the cards that vLLM was seen to take; None on the CPU and before its start."""
+        self._before: tuple[int, ...] = ()
+        """Bytes free on each card before vLLM was started; nothing on the CPU."""
         self._free_before: tuple[int, ...] | None = None
         """Bytes free before vLLM was started on each card that it takes memory of, 0 for other cards; None on the CPU."""
 
@@ -130,18 +132,30 @@ class ModelServer:
                 compiled=self._compiled,
                 front=self.front,
             )
-            before = () if self._installation.on_cpu else card.free_bytes()
+            self._before = () if self._installation.on_cpu else card.free_bytes()
             with atomic(self._orders) as temporary:
                 temporary.write_text(json.dumps(words), encoding="utf-8")
             self._wait_until_healthy()
-            if before:
+            if self._before:
                 # What happens on other cards is somebody else's affair.
-                pairs = list(zip(before, card.free_bytes(), strict=True))
-                self.card_bytes = sum(max(0, free - now) for free, now in pairs)
-                self._free_before = tuple(free if free - now > _LEFT_BY_THE_DEAD else 0 for free, now in pairs)
+                taken = self._look()
+                self._free_before = tuple(
+                    free if each > _LEFT_BY_THE_DEAD else 0 for free, each in zip(self._before, taken, strict=True)
+                )
         except BaseException:
             self.stop()
             raise
+
+    def look_at_card(self) -> None:
+        """Note what vLLM has taken of the cards by now, which is more than when it began to answer. Nothing on the CPU."""
+        if self._before:
+            self._look()
+
+    def _look(self) -> list[int]:
+        """Bytes that vLLM has of each card."""
+        taken = [max(0, free - now) for free, now in zip(self._before, card.free_bytes(), strict=True)]
+        self.card_bytes = max(self.card_bytes or 0, sum(taken))
+        return taken
 
     @property
     def _orders(self) -> Path:

@@ -84,6 +84,11 @@ class Paths(Section):
         return self.data / "reports"
 
     @property
+    def judgements(self) -> Path:
+        """Replies of models that were asked for scores, one file each."""
+        return self.data / "judgements"
+
+    @property
     def services(self) -> Path:
         """State of the Prefect server and worker that `agentloop up` started."""
         return self.data / "services"
@@ -167,6 +172,9 @@ class Selection(Section):
 
     recipe: Annotated[str, AfterValidator(known_recipe)] = "rejection"
     """`rejection`, `replay`, `fresh`, `random`, or the path of a .sql file, relative to the project's root."""
+    reward: Annotated[str, Field(min_length=1)] = "success"
+    """The score that the recipes go by: `success`, or another that the environment's `score` gives. What has at least 0.5 of it
+    counts as solved for them; the gate goes by `success` in any case."""
     per_task: Count = 2
     """Distinct successes of one task that may be chosen."""
     min_success_rate: Fraction = 0.0

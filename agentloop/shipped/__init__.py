@@ -7,3 +7,5 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parent / "project"
 MODELS = Path(__file__).parent / "models"
+TASK = Path(__file__).parent / "task"
+"""A task that `agentloop init --task NAME` copies under another name."""

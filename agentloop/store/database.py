@@ -87,6 +87,13 @@ class Database:
         return cls(path, connection, read_only=read_only, lock=lock)
 
     @classmethod
+    def in_memory(cls) -> Database:
+        """An empty database without a file or tables, for queries about what is at hand."""
+        path = Path(":memory:")
+        config: dict[str, str | bool | int | float | list[str]] = {"threads": 2, "async_threads": 2}
+        return cls(path, duckdb.connect(str(path), config=config), read_only=False, lock=None)
+
+    @classmethod
     def open_snapshot(cls, path: Path, *, wait_seconds: float = WAIT_SECONDS) -> Database:
         """The present state for a reader that takes its time, while writers go on. Raises StoreError as `open` does.
 

@@ -11,20 +11,19 @@ import pyarrow as pa
 
 from agentloop.errors import StoreError
 from agentloop.naming import canonical_json
-from agentloop.records import Evaluation, Sampling, trajectory_id
+from agentloop.records import SOLVED, Evaluation, Sampling, trajectory_id
 from agentloop.store.clock import now
 from agentloop.store.database import Database
 
 Role = Literal["base", "champion", "earlier", "challenger", "control", "taught"]
-
-SOLVED = 0.5
-"""A sample is solved where its success score is at least this."""
 
 
 def measure(
     database: Database, *, policy: str, tasks: Sequence[str], samples: int, seed: int, sampling: Sampling
 ) -> Evaluation:
     """The evaluation made of the trajectories that these names plan for, from their newest `success` scores.
+
+    Here success becomes binary, for the gate and for pass@k: a sample is solved from a score of SOLVED on.
 
     `tasks`: task ids. A task of which an episode failed for good is left out: a failure of infrastructure is no score.
     Raises StoreError, naming the first, where a trajectory is not in the database or not scored, and where no task is left.

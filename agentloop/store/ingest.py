@@ -19,7 +19,6 @@ from agentloop.errors import ShardError, StoreError
 from agentloop.store import pruned
 from agentloop.store.clock import now
 from agentloop.store.database import Database
-from agentloop.store.schema import NO_SHARDS
 from agentloop.store.shards import Footer, Purpose, read_columns, read_footer
 
 QUERIES = Path(__file__).parent / "ingest"
@@ -158,8 +157,7 @@ def _read(database: Database, batch: list[Incoming]) -> None:
         }
     )
     database.connection.register("batch", files)
-    complete = str(database.path.with_name(NO_SHARDS))
-    database.connection.execute(_query("incoming"), {"paths": [*files["path"].to_pylist(), complete]})
+    database.connection.execute(_query("incoming"), {"paths": files["path"].to_pylist()})
 
 
 def _take(database: Database, batch: list[Incoming]) -> tuple[int, int, int, int]:

@@ -59,17 +59,21 @@ SCHEMA = pa.schema(
                         ("tool", pa.string()),
                         ("arguments", pa.string()),
                         ("error", pa.string()),
+                        ("reward", pa.float64()),
                     ]
                 )
             ),
         ),
         ("seconds", pa.float64()),
         ("attempts", pa.list_(pa.struct([("error", pa.string()), ("seconds", pa.float64())]))),
+        ("outcome", pa.string()),
         ("starts", pa.list_(pa.int32())),
     ]
 )
 """One row of a shard. `tokens` and `model_tokens` are lengths, known without reading the lists; `expected` is the
-task's answer. Files from before an episode could have several conversations lack `starts`, which reads as null."""
+task's answer. Shards from before there were sessions lack `outcome` and the turns' `reward`, those from before
+an episode could have several conversations `starts`, and are read as if these were
+null."""
 
 
 @dataclass(frozen=True)
@@ -183,11 +187,13 @@ def _row(trajectory: Trajectory) -> dict[str, Any]:
                 "tool": turn.tool,
                 "arguments": turn.arguments,
                 "error": turn.error,
+                "reward": turn.reward,
             }
             for turn in trajectory.turns
         ],
         "seconds": trajectory.seconds,
         "attempts": [asdict(attempt) for attempt in trajectory.attempts],
+        "outcome": None if trajectory.outcome is None else canonical_json(trajectory.outcome),
         "starts": trajectory.starts,
     }
 
@@ -216,11 +222,13 @@ def _trajectory(row: dict[str, Any], path: Path) -> Trajectory:
                 turn["tool"],
                 turn["arguments"],
                 turn["error"],
+                turn["reward"],
             )
             for turn in row["turns"]
         ),
         seconds=row["seconds"],
         attempts=tuple(Attempt(**attempt) for attempt in row["attempts"]),
+        outcome=None if row["outcome"] is None else json.loads(row["outcome"]),
         starts=tuple(row["starts"] or (0,)),
     )
     if trajectory.id != row["id"]:

@@ -18,13 +18,21 @@ def scripts(environment: Environment, tasks: Iterable[Task]) -> list[Script]:
 
     Raises SettingError where it says nothing at all, fails, or returns anything but turns.
     """
-    asked = [(task, _asked(environment, task)) for task in tasks]
-    found = [Script(task, turns) for task, turns in asked if turns]
+    found = [said for task in tasks if (said := script(environment, task))]
     if not found:
         raise SettingError(
             f"environment: {environment.name} has no expert for its tasks; teach --from a file, stored or a teacher's URL"
         )
     return found
+
+
+def script(environment: Environment, task: Task) -> Script | None:
+    """Return what the environment's expert says at this task; None where it says nothing.
+
+    Raises SettingError where it fails, or returns anything but turns.
+    """
+    turns = _asked(environment, task)
+    return Script(task, turns) if turns else None
 
 
 def _asked(environment: Environment, task: Task) -> tuple[str, ...] | None:

@@ -27,6 +27,7 @@ from agentloop.rollout.prompt import PromptFormat, described
 from agentloop.settings import Teach
 from agentloop.teaching.script import Spoken
 from agentloop.text import encodable, one_line_of
+from agentloop.worlds.stage import WorldDescription
 from agentloop.worlds.toolbox import ToolDescription
 
 _ATTEMPTS = 4
@@ -207,12 +208,14 @@ class Teacher:
         """The first message and the tools to be sent, by session."""
         self._lost: TeacherError | None = None
 
-    def meet(self, session: str, question: str, tools: Sequence[ToolDescription]) -> None:
+    def meet(self, session: str, question: str, world: WorldDescription) -> None:
         """Note what an episode begins with, whatever the student's own prompt is."""
         if self._teach.calls == "native":
-            self._openings[session] = (question + _HINT, [_schema(tool) for tool in tools])
+            before = "" if world.instructions is None else f"{world.instructions}\n\n"
+            hint = _HINT if world.answers else ""
+            self._openings[session] = (f"{before}{question}{hint}", [_schema(tool) for tool in world.tools])
         else:
-            self._openings[session] = (described(question, tools) if self._teach.calls == "text" else question, None)
+            self._openings[session] = (described(question, world) if self._teach.calls == "text" else question, None)
 
     async def __call__(self, prompt_ids: Sequence[int], *, max_tokens: int, seed: int, session: str) -> Spoken:
         """The teacher's next turn in the student's tokens. Raises TeacherError, ServerError."""

@@ -67,7 +67,7 @@ async def _act(
                 policy=_POLICY,
                 generate=ScriptedPolicy(by_session([script], policy=_POLICY, seed=0), prompt),
                 prompt=prompt,
-                world=LocalWorld(environment.tools(demonstration.task)),
+                world=LocalWorld(environment, demonstration.task),
                 sampling=_SAMPLING,
                 seed=0,
             )

@@ -128,7 +128,7 @@ def sample(
                     policy="in-process",
                     generate=policy,
                     prompt=prompt,
-                    world=LocalWorld(environment.tools(task)),
+                    world=LocalWorld(environment, task),
                     sampling=sampling,
                     seed=seed,
                 )

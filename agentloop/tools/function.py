@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agentloop.tools.arguments import Arguments
+from agentloop.tools.observation import Observation
 from agentloop.tools.tool import ToolError
 
 
@@ -31,14 +32,17 @@ class FunctionTool:
         except (TypeError, NameError, SyntaxError) as error:
             raise TypeError(f"tool {self.name}: {error}") from None
 
-    def call(self, /, *args: Any, **kwargs: Any) -> str:
-        """Call the function and return its result as text. Raises ToolError for arguments that do not fit."""
+    def call(self, /, *args: Any, **kwargs: Any) -> str | Observation:
+        """Call the function and return its result as text, or as the Observation that it is.
+
+        Raises ToolError for arguments that do not fit.
+        """
         bound = self._arguments.bind(args, kwargs)
         try:
             result = self._function(*bound.args, **bound.kwargs)
             if inspect.isawaitable(result):
                 result = asyncio.run(_awaited(result))
-            return str(result)
+            return result if isinstance(result, Observation) else str(result)
         except ValueError as error:
             raise ToolError(str(error)) from None
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Protocol
 
+from agentloop.tools.observation import Observation
+
 
 class ToolError(Exception):
     """Raised by a tool that refuses a call or cannot carry it out. The model is told the message: one short line."""
@@ -26,10 +28,11 @@ class Tool(Protocol):
     signature: inspect.Signature
     """Parameters that the model may pass."""
 
-    def call(self, /, *args: Any, **kwargs: Any) -> str:
+    def call(self, /, *args: Any, **kwargs: Any) -> str | Observation:
         """Return the result as text, whatever arguments a model invents, or raise ToolError.
 
-        Anything else that it raises ends this attempt at the episode.
+        An Observation gives the call a reward as well, or ends the episode. Anything else that it raises ends this attempt at
+        the episode.
         """
         ...
 

@@ -1,27 +1,18 @@
-"""The tools that environments give the worlds of a host."""
+"""The environments of a host's worlds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from agentloop import environments
-from agentloop.records import Task
-from agentloop.tools import Tool
+from agentloop.environments import Environment
 
 
-def tools_of(sources: Sequence[str]) -> Callable[[Task], dict[str, Tool]]:
-    """Import the environments, by name or file as in the settings, and return what makes a task's tools.
+def imported(sources: Sequence[str]) -> tuple[Callable[[str], Environment], list[str]]:
+    """Import the environments, by name or file as in the settings.
 
-    Raises SettingError.
+    Returns what finds one by its name, and the names of those whose episodes are more than tools. Raises SettingError.
     """
-    for source in sources:
-        environments.get(source, apart=False)  # from then on it is known by its name
-    known: dict[str, environments.Environment] = {}
-
-    def tools(task: Task) -> dict[str, Tool]:
-        environment = known.get(task.environment) or known.setdefault(
-            task.environment, environments.get(task.environment)
-        )
-        return environment.tools(task)
-
-    return tools
+    found = [environments.get(source, apart=False) for source in sources]  # from then on each is known by its name
+    return cache(environments.get), [environment.name for environment in found if not environment.plain]

@@ -25,7 +25,7 @@ _REAP_SECONDS = 0.5
 
 def main(control_descriptor: str, memory: str, maker: str, *sources: str) -> None:
     """`memory`: bytes that a world's tools may take. `maker`: the function `package.module:name` that imports what `sources`
-    name and returns a function that makes the tools of a task.
+    name; it returns what finds an environment by its name, and the names of those that have sessions.
     """
     for name in (*SECRETS, "PYTHONSAFEPATH"):  # the latter was for this process, see agentloop/child.py
         os.environ.pop(name, None)
@@ -37,20 +37,20 @@ def main(control_descriptor: str, memory: str, maker: str, *sources: str) -> Non
 
     module, _, name = maker.partition(":")
     try:
-        tools = getattr(importlib.import_module(module), name)(sources)
+        find, sessions = getattr(importlib.import_module(module), name)(sources)
     except AgentloopError as error:
         reason = encodable(str(error))[: MESSAGE_BYTES // 7]  # of a character six bytes may be made
         control.send(json.dumps({"error": reason}, ensure_ascii=False).encode())
         return
     gc.collect()
     gc.freeze()  # a collection in a world would otherwise copy the pages that all of them share
-    control.send(json.dumps({"ready": True}).encode())
-    _Host(control, int(memory), tools).run()
+    control.send(json.dumps({"ready": True, "sessions": sessions}).encode())
+    _Host(control, int(memory), find).run()
 
 
 class _Host:
-    def __init__(self, control: socket.socket, memory: int, tools: Callable[[Any], dict[str, Any]]) -> None:
-        self._control, self._memory, self._tools = control, memory, tools
+    def __init__(self, control: socket.socket, memory: int, find: Callable[[str], Any]) -> None:
+        self._control, self._memory, self._find = control, memory, find
         self._processes: dict[int, int] = {}
         """Process ids by the world's number."""
         self._ended: dict[int, int] = {}
@@ -91,7 +91,7 @@ class _Host:
     def _live(self, connection: socket.socket, host: int) -> None:
         from agentloop.worlds import world
 
-        world.live(connection, self._tools, memory=self._memory, host=host)
+        world.live(connection, self._find, memory=self._memory, host=host)
         os._exit(0)
 
     def _kill(self, number: int) -> dict[str, Any]:

@@ -26,10 +26,11 @@ from agentloop.exit_codes import ending, was_signalled
 from agentloop.records import Task
 from agentloop.settings import Settings
 from agentloop.worlds.host import MESSAGE_BYTES
-from agentloop.worlds.toolbox import MAX_CHARACTERS, Reply, ToolDescription
+from agentloop.worlds.stage import WorldDescription
+from agentloop.worlds.toolbox import MAX_CHARACTERS, Reply
 
-ENVIRONMENTS = "agentloop.worlds.environments:tools_of"
-"""Maker of the tools of environments."""
+ENVIRONMENTS = "agentloop.worlds.environments:imported"
+"""Imports environments in the host."""
 _START_SECONDS = 120.0
 _END_SECONDS = 10.0
 _MAX_ANSWER_BYTES = 64 * MAX_CHARACTERS
@@ -55,9 +56,9 @@ class Worlds:
         log: str = "worlds",
         seconds: float | None = None,
     ) -> None:
-        """`sources`: environments by name or file, all that tasks may come from, or what another `maker` makes tools of; it is
-        a function, `package.module:name`. `about`: the setting that names them. `log`: name of the host's log. `seconds`: that
-        a call may take, by default collect.tool_seconds.
+        """`sources`: environments by name or file, all that tasks may come from, or what another `maker` knows: the function,
+        `package.module:name`, by which the host imports them. `about`: the setting that names them. `log`: name of the host's
+        log. `seconds`: that a question may take, by default collect.tool_seconds.
         """
         self._settings = settings
         self._sources, self._maker, self._about = tuple(sources), maker, about
@@ -67,6 +68,8 @@ class Worlds:
         self._control: socket.socket | None = None
         self._numbers = itertools.count(1)
         self._idle: list[_Process] = []
+        self._sessions: frozenset[str] = frozenset()
+        """Names of the environments whose episodes are more than tools, once a host has imported them."""
         self._lock = threading.Lock()
 
     def __enter__(self) -> Worlds:
@@ -96,6 +99,14 @@ class Worlds:
             yield world
         finally:
             world.close()
+
+    def plain(self, environment: str) -> bool:
+        """Return True where the environment's episodes are nothing but tools. Starts the host.
+
+        Raises SettingError, WorldError.
+        """
+        self.start()
+        return environment not in self._sessions
 
     def take(self) -> _Process:
         """A process for one episode. Raises WorldError, SettingError."""
@@ -196,6 +207,7 @@ class Worlds:
             reason = answer.get("error") or f"{self._about}: its process {self._how_it_ended()}"
             self._end_host()
             raise SettingError(reason)
+        self._sessions = frozenset(answer["sessions"])
 
     def _end_host(self) -> None:
         if self._control is not None:
@@ -221,9 +233,10 @@ class _Process:
 
 
 class World:
-    """The tools of one episode, in a process of their own. Calls are serial.
+    """The session of one episode, in a process of its own. It is asked one thing after the other.
 
-    Every call raises WorldError for tools that failed, hung or ended their process; the attempt at the episode is then over.
+    Whatever is asked raises WorldError where the session or a tool of it failed, hung or ended its process; the attempt at the
+    episode is then over.
     """
 
     def __init__(self, worlds: Worlds, task: Task, session: str, *, seconds: float) -> None:
@@ -235,15 +248,29 @@ class World:
         self._received = bytearray()
         self._answer: asyncio.Future[bytes] | None = None
 
-    async def describe(self) -> list[ToolDescription]:
-        """The tools, for the prompt."""
+    @property
+    def plain(self) -> bool:
+        """Return True where there is nothing but tools, so that nothing needs to be asked before the first call."""
+        return self._worlds.plain(self._task.environment)
+
+    async def describe(self) -> WorldDescription:
+        """The world, for the prompt."""
         answer = await self._ask({"do": "describe"}, "the environment's tools")
-        return [ToolDescription(**tool) for tool in answer["tools"]]
+        return WorldDescription.of_json(answer["world"])
 
     async def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Reply:
         """The tool's answer."""
         request = {"do": "call", "tool": name, "args": list(args), "kwargs": dict(kwargs)}
-        return Reply(**await self._ask(request, f"tool {name}"))
+        return Reply(**(await self._ask(request, f"tool {name}"))["reply"])
+
+    async def observe(self, turn: str) -> Reply | None:
+        """Return what the session says to a turn of the model; None where it ends the episode without a word."""
+        answer = await self._ask({"do": "observe", "turn": turn}, f"environment {self._task.environment}: observe()")
+        return None if answer["reply"] is None else Reply(**answer["reply"])
+
+    async def outcome(self) -> Any:
+        """The session's outcome, as JSON."""
+        return (await self._ask({"do": "outcome"}, f"environment {self._task.environment}: outcome()"))["outcome"]
 
     def close(self) -> None:
         """Let go of the process."""

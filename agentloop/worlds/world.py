@@ -1,4 +1,4 @@
-"""The loop of a forked world: one episode's tools at a time, requests and answers as one JSON line each."""
+"""The loop of a forked world: one episode's session at a time, requests and answers as one JSON line each."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from agentloop.environments.environment import Environment
+from agentloop.environments.session import Session
 from agentloop.records import Task
 from agentloop.text import one_line
-from agentloop.tools import Tool
-from agentloop.worlds.toolbox import Toolbox, ToolFault
+from agentloop.worlds.stage import Stage
+from agentloop.worlds.toolbox import ToolFault
 
 _PR_SET_PDEATHSIG = 1
 _RECEIVE_BYTES = 1 << 16
@@ -26,13 +28,13 @@ _OOM_SCORE = "800"
 """Where the machine runs out of memory, a world goes before vLLM, the trainer and the run."""
 
 
-def live(connection: socket.socket, tools: Callable[[Task], dict[str, Tool]], *, memory: int, host: int) -> None:
+def live(connection: socket.socket, find: Callable[[str], Environment], *, memory: int, host: int) -> None:
     """Serve one connection until it is closed. Runs in a process forked from the host, and never returns to its code.
 
-    `memory`: bytes that the tools may take beyond what the process has now. `host`: process id of the host, with which
-    this process dies.
+    `find`: from an environment's name to the environment. `memory`: bytes that a session may take beyond what the process has
+    now. `host`: process id of the host, with which this process dies.
 
-    Every answer says whether the world `ends` with its episode: the connection is then closed, and so are the tools.
+    Every answer says whether the world `ends` with its episode: the connection is then closed, and so is the session.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != host:
@@ -44,31 +46,41 @@ def live(connection: socket.socket, tools: Callable[[Task], dict[str, Tool]], *,
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
     _limit(memory)
-    toolbox = Toolbox({})
+    stage = Stage(Session(), "")
     for request in _requests(connection):
         try:
             if "open" in request:
-                toolbox = _opened(request["open"], tools)
-            if request["do"] == "describe":
-                answer = {"tools": [asdict(each) for each in toolbox.descriptions]}
-            else:
-                answer = asdict(toolbox.call(request["tool"], request["args"], request["kwargs"]))
-            answer["ends"] = toolbox.ends
+                stage = _opened(request["open"], find)
+            answer = _answer(stage, request) | {"ends": stage.ends}
         except ToolFault as fault:
             answer = {"fault": str(fault)}
         connection.sendall(json.dumps(answer).encode() + b"\n")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(_CLOSE_SECONDS)
-    toolbox.close()
+    stage.close()
 
 
-def _opened(episode: dict[str, Any], tools: Callable[[Task], dict[str, Tool]]) -> Toolbox:
-    """Fresh tools for an episode. Python's random numbers are the episode's own: repeated, it draws the same."""
+def _answer(stage: Stage, request: dict[str, Any]) -> dict[str, Any]:
+    match request["do"]:
+        case "describe":
+            return {"world": asdict(stage.describe())}
+        case "observe":
+            reply = stage.observe(request["turn"])
+            return {"reply": reply and asdict(reply)}
+        case "outcome":
+            return {"outcome": stage.outcome()}
+    return {"reply": asdict(stage.call(request["tool"], request["args"], request["kwargs"]))}
+
+
+def _opened(episode: dict[str, Any], find: Callable[[str], Environment]) -> Stage:
+    """A fresh session for an episode. Python's random numbers are the episode's own: repeated, it draws the same."""
     random.seed(episode["session"])
+    task = Task(**episode["task"])
     try:
-        return Toolbox(tools(Task(**episode["task"])))
+        environment = find(task.environment)
     except BaseException as error:  # the environment's code is not ours
         raise ToolFault(f"the environment's tools: {one_line(error)}") from error
+    return Stage.open(environment, task)
 
 
 def _requests(connection: socket.socket) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,9 @@ from agentloop.store.shards import Purpose
 from agentloop.training.run import TrainingRun
 from agentloop_flows import artifacts, interruptible
 from agentloop_flows.progress import advance, progress
+
+_WARM, _LOOK_SECONDS = 0.5, 0.5
+"""Share of a phase's episodes after which vLLM has taken what it takes of the card, and how often that is looked for."""
 
 step = partial(task, persist_result=False, cache_policy=NO_CACHE)
 
@@ -114,16 +117,24 @@ def collect(
                 failures.append(error)
                 waiting.clear()  # what has begun is brought to its end, and nothing else is begun
 
+    async def look_at_card(server: PolicyServer) -> None:
+        while bar.done < bar.total * _WARM:
+            await asyncio.sleep(_LOOK_SECONDS)
+        with suppress(ServerError):  # it is for the report
+            await asyncio.to_thread(server.look_at_card)
+
     async def side_by_side() -> None:
         with preparing.policies(campaign) as server:
             async with rollouts.acting(campaign, server, missing[0], adapter=adapter):
+                looking = asyncio.create_task(look_at_card(server))
                 await asyncio.gather(*(take_turns() for _ in range(rollouts.shards_at_once(campaign, missing))))
+                looking.cancel()
             phase.peak_bytes = server.card_bytes
         if failures:
             raise failures[0]
 
     episodes = sum(len(shard.episodes) for shard in missing)
-    with campaign.phase(purpose, iteration) as phase, progress(title, episodes):
+    with campaign.phase(purpose, iteration) as phase, progress(title, episodes) as bar:
         interruptible.run(side_by_side())
 
 

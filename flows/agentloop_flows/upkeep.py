@@ -27,6 +27,7 @@ def rescore(
     scorers: Annotated[
         Sequence[str], Described("success, the name of a scorer or verifier, a .sql or .py file. Default: all.")
     ] = (),
+    ask_again: Annotated[bool, Described("Ask models that score anew. Default: their stored replies count.")] = False,
     overrides: Overrides = None,
 ) -> list[dict[str, Any]]:
     """Score stored trajectories again, without any inference, as `agentloop rescore` does."""
@@ -36,7 +37,7 @@ def rescore(
         lock.owned(settings.paths.data, campaign=campaign, flow_run=flow_run.id),
         Database.open(settings.paths.database) as database,
     ):
-        done = scoring.rescore(database, settings, scorers, campaign=campaign)
+        done = scoring.rescore(database, settings, scorers, campaign=campaign, ask_again=ask_again)
     changed = sum(each.changed for each in done)
     sentence = f"{sum(each.scored for each in done)} scores made, {changed} of them changed"
     return Completed(name="Rescored", message=sentence, data=[asdict(each) for each in done])  # type: ignore[return-value]

@@ -67,6 +67,7 @@ def spans(trajectory) -> list[dict]:
             "tool": turn.tool,
             "arguments": turn.arguments,
             "error": turn.error,
+            "reward": turn.reward,
         }
         for turn in trajectory.turns
     ]

@@ -73,8 +73,9 @@ def filled(database: Database, pool: list[Row]) -> Iterator[None]:
     database.connection.register("given", pa.Table.from_pylist([vars(row) for row in pool]))
     with suppress(_Over), database.transaction():
         database.execute(
-            "INSERT INTO trajectories SELECT id, policy, task, 0, 0, '{}', 'answered', '1', tokens, tokens, 1, 0, 0, "
-            "actions, 0, 0, 1, 0, [0] FROM given"
+            "INSERT INTO trajectories (id, policy, task, sample, seed, sampling, status, answer, tokens, model_tokens, "
+            "model_turns, tool_calls, tool_errors, actions, seconds, attempts, shard, position) "
+            "SELECT id, policy, task, 0, 0, '{}', 'answered', '1', tokens, tokens, 1, 0, 0, actions, 0, 0, 1, 0 FROM given"
         )
         database.execute("INSERT INTO collected SELECT 'main', iteration, 'collect', id FROM given")
         database.execute("INSERT INTO scores SELECT id, 'success', 1, success FROM given")

@@ -24,6 +24,10 @@ PUBLIC = {
     "agentloop/tools/calculator": "Calculator",
     "agentloop/tools/mcp": "McpServer McpServer.tools",
     "agentloop/tools/sql": "ReadOnlySQL",
+    "agentloop/tools/python": "Python Python.call",
+    "agentloop/tools/files": "file_tools",
+    "agentloop/tools/folder": "Folder Folder.read",
+    "agentloop/tools/search": "Search Search.call",
     "agentloop/curation/verifiers": "Verifier register from_file closeness",
     "agentloop/records": "Task Trajectory Trajectory.mask Evaluation.successes Verdict.reason",
 }

@@ -9,6 +9,7 @@ from agentloop.recording.chat import read_request
 from agentloop.recording.refusal import Refused
 from agentloop.rollout.grammar import call_text
 from agentloop.rollout.prompt import result_text
+from agentloop.worlds.stage import WorldDescription
 
 ADD = {
     "type": "function",
@@ -84,10 +85,8 @@ def test_a_conversation_only_grows(begin, prompt):
     assert [turn.role for turn in whole.turns] == ["user", "model", "tool", "model"]
     assert (whole.turns[1].tool, json.loads(whole.turns[1].arguments)) == ("add", [[1], {"b": 2}])
     assert (whole.turns[2].tool, whole.turns[2].text) == ("add", "3")
-    opening = prompt.opening(
-        USER["content"],
-        [tool.description for tool in read_request({"model": "m", "messages": [USER], "tools": [ADD]}).tools],
-    )
+    tools = [tool.description for tool in read_request({"model": "m", "messages": [USER], "tools": [ADD]}).tools]
+    opening = prompt.opening(USER["content"], WorldDescription(tuple(tools)))
     assert whole.token_ids == opening + policy.given[0].token_ids + prompt.tool_result("3") + policy.given[1].token_ids
 
 

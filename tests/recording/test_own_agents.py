@@ -9,6 +9,7 @@ from scripted_policy import Scripted
 
 from agentloop import environments
 from agentloop import settings as configuration
+from agentloop.campaign import own_agent
 from agentloop.campaign.teaching import Lesson, Teaching
 from agentloop.cli import doctor
 from agentloop.errors import FailureBudgetError, SettingError
@@ -189,3 +190,17 @@ def test_doctor_tells_of_an_agent_that_cannot_be_started(tmp_path):
         [check] = doctor._agent(configuration.load([f"agent.command={command}"], profile="demo"))
         assert check.ok is ok and (check.found == command) is ok
     assert doctor._agent(configuration.load(profile="demo")) == []
+
+
+def test_a_world_that_speaks_has_no_part_in_it(tmp_path):
+    file = tmp_path / "game.py"
+    file.write_text(
+        "from agentloop.environments import Environment, Question, Session\n"
+        "class Game(Environment):\n    name = 'game'\n"
+        "    def questions(self, rng):\n        yield from (Question('all', str(n), str(n), {}) for n in range(50))\n"
+        "    def open(self, task):\n        return Session({})\n",
+        encoding="utf-8",
+    )
+    settings = configuration.load([f"environment={file}", f"agent.command={function('plain')}"], profile="demo")
+    with pytest.raises(SettingError, match="^agent.command: the environment .* opens a session of its own"):
+        own_agent.check(settings)

@@ -7,9 +7,10 @@ from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.project import CHECKOUT
 from agentloop.rollout.grammar import answer_text, call_text
 from agentloop.rollout.prompt import PromptFormat, described
+from agentloop.worlds.stage import WorldDescription
 from agentloop.worlds.toolbox import ToolDescription
 
-TOOLS = [ToolDescription("calculator", "(expression: str) -> str", "Evaluate an expression.")]
+WORLD = WorldDescription((ToolDescription("calculator", "(expression: str) -> str", "Evaluate an expression."),))
 QUESTION = "What is 12 * 7?"
 
 
@@ -20,13 +21,13 @@ def test_messages_and_episode_are_the_same_tokens(describe_tools):
     prompt = PromptFormat(tokenizer, describe_tools)
     call = call_text("calculator", ["12 * 7"])
     episode = [
-        *prompt.opening(QUESTION, TOOLS),
+        *prompt.opening(QUESTION, WORLD),
         *prompt.spoken(call),
         *prompt.tool_result("84"),
         *prompt.spoken(answer_text("84")),
     ]
     messages = [
-        {"role": "user", "content": described(QUESTION, TOOLS) if describe_tools else QUESTION},
+        {"role": "user", "content": described(QUESTION, WORLD) if describe_tools else QUESTION},
         {"role": "assistant", "content": call},
         {"role": "user", "content": "```tool_output\n84\n```"},
         {"role": "assistant", "content": "Answer: 84"},
@@ -34,4 +35,4 @@ def test_messages_and_episode_are_the_same_tokens(describe_tools):
     rendered = tokenizer.apply_chat_template(messages, tokenize=False)
     assert tokenizer.encode(rendered.removesuffix("\n"), add_special_tokens=False) == episode
     begun = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
-    assert tokenizer.encode(begun, add_special_tokens=False) == prompt.opening(QUESTION, TOOLS)
+    assert tokenizer.encode(begun, add_special_tokens=False) == prompt.opening(QUESTION, WORLD)

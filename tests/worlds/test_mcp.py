@@ -94,7 +94,7 @@ def told(worlds, task, *calls):
 def described(worlds, task):
     async def episode():
         async with worlds.open(task, session="s") as world:
-            return await world.describe()
+            return list((await world.describe()).tools)
 
     return asyncio.run(episode())
 

@@ -2,12 +2,12 @@
 -- $names, $campaign, $purpose
 SELECT t.id AS trajectory, k.environment, k.family, k.question, k.answer AS expected, k.payload::VARCHAR AS payload,
        p.base, p.adapter, p.prompt AS prompt_format, c.iteration, t.sample, t.seed, t.sampling::VARCHAR AS sampling,
-       t.status, t.answer, s.success, coalesce(v.scores, []) AS scores, u.turns
+       t.status, t.answer, t.outcome, s.success, coalesce(v.scores, []) AS scores, u.turns
 FROM trajectories t
 JOIN tasks k ON k.id = t.task
 JOIN (
     SELECT trajectory, list({'role': role, 'text': text, 'token_start': token_start, 'token_end': token_end, 'tool': tool,
-                             'arguments': arguments, 'error': error} ORDER BY position) AS turns
+                             'arguments': arguments, 'error': error, 'reward': reward} ORDER BY position) AS turns
     FROM turns
     WHERE trajectory IN (SELECT unnest($names))
     GROUP BY trajectory

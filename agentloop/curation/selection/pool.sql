@@ -1,8 +1,9 @@
 -- What a recipe chooses from: one row for each trajectory that the campaign collected, or was demonstrated, and that is not
 -- forgotten, nor its task, and whose tokens were not pruned.
 -- tokens: of the longest conversation, which is what has to fit a batch
--- success: newest score; rate: mean success of the samples that the same policy took at the same task
--- $campaign, $purpose, $first, $last: iterations
+-- success: newest score by $reward, the setting selection.reward; rate: its mean over the samples that the same policy took at
+-- the same task
+-- $campaign, $purpose, $reward, $first, $last: iterations
 CREATE OR REPLACE TEMP TABLE pool AS
 WITH gathered AS (
     SELECT trajectory, min(iteration) AS iteration
@@ -16,7 +17,7 @@ WITH gathered AS (
 scored AS (
     SELECT trajectory, arg_max(value, version) AS success
     FROM scores
-    WHERE scorer = 'success' AND trajectory IN (SELECT trajectory FROM gathered)
+    WHERE scorer = $reward AND trajectory IN (SELECT trajectory FROM gathered)
     GROUP BY trajectory
 )
 SELECT g.trajectory, g.iteration, t.policy, t.task, t.sample, t.status,

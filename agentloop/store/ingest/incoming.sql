@@ -1,8 +1,8 @@
 -- The rows of the shards of one batch without tokens and texts. `fresh` is true for the first row of a trajectory that
 -- the database does not have: everything else is a duplicate, or an episode that failed.
 -- The action sequence is what the model did: each call with its arguments (whitespace of the JSON apart), the text of a
--- turn that was no call, and the final answer instead of the wording around it.
--- $paths: files, and one without rows that has all columns: older files lack some; batch: (path, number) of the same files
+-- turn that was no call, and the final answer instead of the wording around it (after which a world may have a last word).
+-- $paths: files; batch: (path, number) of the same files
 CREATE OR REPLACE TEMP TABLE incoming AS
 WITH files AS (
     SELECT * EXCLUDE (turns, token_ids, mask, logprobs) REPLACE (coalesce(starts, [0]) AS starts),
@@ -12,7 +12,8 @@ WITH files AS (
            md5(to_json([
                list_transform(
                    list_filter(
-                       turns, lambda turn, i: turn.role = 'model' AND NOT (status = 'answered' AND i = len(turns))),
+                       turns, lambda turn, i: turn.role = 'model'
+                           AND NOT (status = 'answered' AND i = len(turns) - (turns[-1].role <> 'model')::INTEGER)),
                    lambda turn: CASE
                        WHEN turn.tool IS NULL THEN [trim(turn.text)]
                        WHEN json_valid(turn.arguments) THEN [turn.tool, json(turn.arguments)::VARCHAR]
@@ -20,7 +21,11 @@ WITH files AS (
                    END),
                [[answer]]
            ])::VARCHAR) AS actions
-    FROM read_parquet($paths, filename = 'path', file_row_number = true, union_by_name = true)
+    FROM (
+        SELECT * FROM read_parquet($paths, filename = 'path', file_row_number = true, union_by_name = true)
+        UNION ALL BY NAME
+        SELECT NULL::VARCHAR AS outcome, NULL::INTEGER[] AS starts WHERE false  -- which shards from before lack
+    )
 ),
 numbered AS (
     SELECT files.*, batch.number AS shard
