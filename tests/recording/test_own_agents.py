@@ -198,7 +198,8 @@ def test_a_world_that_speaks_has_no_part_in_it(tmp_path):
         "from agentloop.environments import Environment, Question, Session\n"
         "class Game(Environment):\n    name = 'game'\n"
         "    def questions(self, rng):\n        yield from (Question('all', str(n), str(n), {}) for n in range(50))\n"
-        "    def open(self, task):\n        return Session({})\n",
+        "    def open(self, task):\n        return Session({})\n"
+        "    def verify(self, task, answer):\n        return 0.0\n",
         encoding="utf-8",
     )
     settings = configuration.load([f"environment={file}", f"agent.command={function('plain')}"], profile="demo")
