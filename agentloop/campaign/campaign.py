@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -31,6 +31,7 @@ from agentloop.rollout.prompt import PromptFormat
 from agentloop.settings import Serving, Settings
 from agentloop.store import campaigns, champions, contests, gpu_phases, process_times, runs
 from agentloop.store.database import Database
+from agentloop.store.kept import kept
 from agentloop.store.ledger import INTERRUPTED, Ledger
 from agentloop.store.process_times import Process
 from agentloop.store.runs import FlowRun
@@ -219,9 +220,10 @@ class Campaign:
         """Return the order in which the campaign takes held-out tasks."""
         return heldout.noted(database, self.name, self.settings.seed)
 
-    def database(self) -> Database:
-        """The one database, opened for writing. Hold it briefly."""
-        return Database.open(self.settings.paths.database)
+    def database(self) -> AbstractContextManager[Database]:
+        """The one database, opened for writing. Hold it briefly. While a run is at work it stays open for a moment after it."""
+        path = self.settings.paths.database
+        return kept(path).using() if self.place else Database.open(path)
 
     def champion(self) -> str | None:
         """Adapter id; None while it is the base model."""

@@ -55,6 +55,17 @@ def lock(path: Path, *, shared: bool, wait_seconds: float) -> int | None:
     return descriptor
 
 
+def somebody_waits(path: Path) -> bool:
+    """Return True where somebody, in this process or another, waits for the lock or is about to take it."""
+    turn = _lock_file(path, "turn", shared=True)
+    if turn is None:
+        return False
+    try:
+        return not try_lock(turn, fcntl.LOCK_EX, path)
+    finally:
+        os.close(turn)
+
+
 def let_go(lock: int | None) -> None:
     """Let go of what `lock` has returned."""
     if lock is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 import duckdb
@@ -20,14 +21,13 @@ NO_SHARDS = ".no-shards.parquet"
 
 def migrate(connection: duckdb.DuckDBPyConnection, path: Path, file: Path, read_only: bool) -> None:
     """Apply the numbered files that the database does not have yet, each in a transaction of its own."""
-    files = sorted(MIGRATIONS.glob("*.sql"))
+    texts, digests = _texts(MIGRATIONS)
     ((known,),) = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'migrations'").fetchall()
     applied = dict(connection.execute("SELECT name, digest FROM migrations ORDER BY name").fetchall()) if known else {}
-    texts = {file.name: file.read_text(encoding="utf-8") for file in files}
     for name, digest in applied.items():
         if name not in texts:
             raise StoreError(f"{path}: made by a newer version of agentloop (its schema {name} is unknown to this one)")
-        if digest != _digest(texts[name]):
+        if digest != digests[name]:
             raise StoreError(f"{path}: made by another version of agentloop (schema {name} differs)")
     missing = [name for name in texts if name not in applied]
     if missing and read_only:
@@ -44,7 +44,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: Path, file: Path, read_
             "CREATE TABLE IF NOT EXISTS migrations (name VARCHAR PRIMARY KEY, digest VARCHAR, applied TIMESTAMP)"
         )
         connection.execute(texts[name])
-        connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", [name, _digest(texts[name]), now()])
+        connection.execute("INSERT INTO migrations VALUES (?, ?, ?)", [name, digests[name], now()])
         connection.execute("COMMIT")
 
 
@@ -59,6 +59,13 @@ def locate_shards(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         """,
         {"root": str(path.parent), "none": str(path.with_name(NO_SHARDS))},
     )
+
+
+@cache
+def _texts(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The migrations in order and their digests, by name; read once, for a database is opened often."""
+    texts = {file.name: file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.sql"))}
+    return texts, {name: _digest(text) for name, text in texts.items()}
 
 
 def _digest(sql: str) -> str:

@@ -18,6 +18,7 @@ from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.project import CHECKOUT
 from agentloop.rollout.prompt import PromptFormat
 from agentloop.worlds.pool import Worlds
+from agentloop.worlds.stage import WorldDescription
 
 CODE = """
 import asyncio, time
@@ -151,7 +152,7 @@ def test_an_opening_that_leaves_no_room(folder, prompt):
     examined = subject(environment(folder), "agent.max_tokens=512")
     short = [task for task in examined.tasks if long not in task.question]
     (odd,) = (task for task in examined.tasks if long in task.question)
-    described = dict.fromkeys([short[0].id, odd.id], ())
+    described = dict.fromkeys([short[0].id, odd.id], WorldDescription())
     shown = opening.examine(examined, prompt, described)
     (fault,) = shown.faults
     assert fault.startswith("agent.max_tokens: 1 of 2 openings take 512 tokens or more")
