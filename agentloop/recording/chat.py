@@ -160,10 +160,11 @@ def _choice(choice: Any, tools: Sequence[RequestTool]) -> str:
 def _message(message: Any, place: str) -> ChatMessage:
     if not isinstance(message, dict):
         raise Refused(f"{place}: is no JSON object", param="messages")
-    role = _ROLES.get(message.get("role", ""))
+    given = message.get("role")
+    role = _ROLES.get(given) if isinstance(given, str) else None
     if role is None:
         raise Refused(
-            f"{place}.role: {one_line_of(message.get('role'), most=60)!r} is none of {', '.join(_ROLES)}",
+            f"{place}.role: {one_line_of(given, most=60)!r} is none of {', '.join(_ROLES)}",
             param="messages",
         )
     text = _text(message.get("content"), place)

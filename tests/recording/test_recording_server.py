@@ -51,6 +51,7 @@ def body(**options):
         (body(response_format={"type": "json_object"}), 400, "unsupported_parameter", "response_format is not supported"),
         (body(messages=[]), 400, None, "messages: a list with one message at least is needed"),
         (body(messages=[{"role": "robot", "content": ""}]), 400, None, "messages[0].role: 'robot' is none of system, developer, user"),
+        (body(messages=[{"role": ["user"], "content": ""}]), 400, None, "messages[0].role: \"['user']\" is none of system, developer, user"),
         (body(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]), 400, None,
          "messages[0].content: only text is supported, not image_url"),
         (body(messages=[USER, {"role": "assistant", "content": "3"}]), 400, None, "messages: the last one is the assistant's"),
