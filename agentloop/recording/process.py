@@ -120,9 +120,7 @@ class _Command:
         ):
             asked.write(question.encode())
             asked.seek(0)
-            process = subprocess.Popen(
-                self._words, stdin=asked, stdout=said, stderr=complained, cwd=project.root(), text=False
-            )
+            process = subprocess.Popen(self._words, stdin=asked, stdout=said, stderr=complained, cwd=project.root())
             code = process.wait()
             if code != 0:
                 raise AgentFault(f"it {ending(code)}: {_last_line(complained)}")

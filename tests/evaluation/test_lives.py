@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import simulate_gate
 
+from agentloop.evaluation import power
 from agentloop.settings import Gate
 
 CAMPAIGNS = 300
@@ -34,7 +35,7 @@ def test_the_same_lives_tell_a_rule_whose_levels_add_up(short, fresh):
 
 def test_the_simulation_passes_over_nothing_that_would_be_promoted(short):
     """It computes the evidence only where a bound leaves room for it."""
-    outcomes = simulate_gate.drawn(np.random.default_rng(1), 0.05, 400, 100)
-    reached = simulate_gate.courses(outcomes)[:, -1] >= 3
+    outcomes = power.drawn(np.random.default_rng(1), 0.05, 400, 100, simulate_gate.SAMPLES)
+    reached = power.courses(outcomes, simulate_gate.SAMPLES)[:, -1] >= 3
     assert 20 < reached.sum() < 380
     assert simulate_gate.promising(outcomes, 3.0)[reached].all()

@@ -51,7 +51,8 @@ def decodes_by_locale(call: ast.Call) -> bool:
         return "b" not in mode(call, 1 if name == "fdopen" else 0)
     # Path.open; not os.open, nor the `open` of a class of ours
     of_a_class = isinstance(of, ast.Name) and (of.id in ("os", "cls", "archive") or of.id[0].isupper())
-    ours = keywords & {"read_only", "session"}
+    # what a class of ours opens is given, not said: `environment.open(task)`
+    ours = keywords & {"read_only", "session"} or (call.args and not isinstance(call.args[0], ast.Constant))
     return name == "open" and not of_a_class and "b" not in mode(call, 0) and not ours
 
 
@@ -63,10 +64,12 @@ def test_the_guard_sees_what_it_is_for():
         "path.read_text()",
         "path.write_text(x, errors='replace')",
         "path.open()",
+        "path.open('w')",
         "subprocess.run(x, text=True)",
         "os.fdopen(3, 'w')",
     ]
     right = ["open(x, 'rb')", "open(x, encoding='utf-8')", "os.open(x, 0)", "Database.open(x)", "path.read_bytes()"]
+    right += ["environment.open(task)", "path.open('rb')"]
     for source in faults + right:
         assert decodes_by_locale(ast.parse(source).body[0].value) == (source in faults), source
 
