@@ -114,9 +114,9 @@ class _Command:
     def __call__(self, question: str, given: Mapping[str, Any]) -> str:
         # files, not pipes: a process that the agent leaves behind may keep a pipe open for ever
         with (
-            tempfile.TemporaryFile() as said,
-            tempfile.TemporaryFile() as complained,
-            tempfile.TemporaryFile() as asked,
+            tempfile.TemporaryFile("w+b") as said,
+            tempfile.TemporaryFile("w+b") as complained,
+            tempfile.TemporaryFile("w+b") as asked,
         ):
             asked.write(question.encode())
             asked.seek(0)
