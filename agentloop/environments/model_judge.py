@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +22,7 @@ from agentloop import backoff
 from agentloop.at_hand import AtHand
 from agentloop.errors import JudgeError
 from agentloop.files import atomic
+from agentloop.loopback import is_local
 from agentloop.naming import content_id
 from agentloop.text import encodable, one_line_of
 
@@ -153,7 +153,7 @@ class Judge:
         key = self._key()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         failure = ""
-        with httpx.Client(headers=headers, timeout=self._seconds, trust_env=not _is_local(self.url)) as client:
+        with httpx.Client(headers=headers, timeout=self._seconds, trust_env=not is_local(self.url)) as client:
             for attempt in range(_ATTEMPTS):
                 if attempt:
                     time.sleep(backoff.pause(attempt - 1, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE))
@@ -229,11 +229,3 @@ def _address(url: str) -> str:
     if not path.endswith("/chat/completions"):
         path = f"{path or '/v1'}/chat/completions"
     return f"{parts.scheme}://{parts.netloc}{path}"
-
-
-def _is_local(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -83,18 +83,14 @@ class Recorder:
         whole, starts = episode.conversations.joined()
         if not whole.token_ids:
             raise WorldError(f"{SETTING}: the agent ended without having asked the model{_refusals(episode)}")
-        return Trajectory(
+        return whole.trajectory(
+            task,
+            sample,
             policy=policy,
-            task=task,
-            sample=sample,
             sampling=sampling,
             seed=seed,
             status=status,
             answer=answer,
-            token_ids=tuple(whole.token_ids),
-            mask=tuple(whole.mask),
-            logprobs=tuple(whole.logprobs),
-            turns=tuple(whole.turns),
             seconds=time.perf_counter() - started,
             starts=starts,
         )

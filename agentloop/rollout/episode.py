@@ -130,18 +130,14 @@ async def run_episode(
             break
 
     outcome = await world.outcome() if about.has_outcome else None
-    return Trajectory(
+    return transcript.trajectory(
+        task,
+        sample,
         policy=policy,
-        task=task,
-        sample=sample,
         sampling=sampling,
         seed=seed,
         status=status,
         answer=answer,
-        token_ids=tuple(transcript.token_ids),
-        mask=tuple(transcript.mask),
-        logprobs=tuple(transcript.logprobs),
-        turns=tuple(transcript.turns),
         seconds=time.perf_counter() - started,
         outcome=outcome,
     )
@@ -186,6 +182,18 @@ class Transcript:
         self.mask: list[bool] = []
         self.logprobs: list[float] = []
         self.turns: list[Turn] = []
+
+    def trajectory(self, task: Task, sample: int, **about: Any) -> Trajectory:
+        """Return the episode with these tokens and turns. `about`: the trajectory's other fields."""
+        return Trajectory(
+            task=task,
+            sample=sample,
+            token_ids=tuple(self.token_ids),
+            mask=tuple(self.mask),
+            logprobs=tuple(self.logprobs),
+            turns=tuple(self.turns),
+            **about,
+        )
 
     def show(
         self, role: Role, ids: Sequence[int], *, text: str, tool: str | None = None, error: str | None = None

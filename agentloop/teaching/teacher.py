@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from agentloop import backoff
 from agentloop.errors import ServerError, TeacherError
+from agentloop.loopback import is_local
 from agentloop.rollout.grammar import ANSWER, FENCE, RESULT_FENCE, GrammarError, ToolCall, call_text, parse
 from agentloop.rollout.prompt import PromptFormat, described
 from agentloop.settings import Teach
@@ -69,7 +68,7 @@ class Endpoint:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._http = aiohttp.ClientSession(
             headers=headers,
-            trust_env=not _is_local(self.url),
+            trust_env=not is_local(self.url),
             timeout=aiohttp.ClientTimeout(total=self._teach.request_seconds),
         )
         return self
@@ -340,11 +339,3 @@ def _seconds(retry_after: str | None) -> float | None:
     except (TypeError, ValueError):
         return None
     return min(max((until - datetime.now(UTC if until.tzinfo else None)).total_seconds(), 0.0), 3600.0)
-
-
-def _is_local(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
