@@ -16,6 +16,7 @@ from torch import Tensor
 
 from agentloop.canary_reference import Prompt, Reference
 from agentloop.engine.batch import join
+from agentloop.engine.lora.projection import product
 from agentloop.engine.step.model import LanguageModel
 from agentloop.engine.step.network import softcapped
 from agentloop.engine.step.recast import recast
@@ -70,7 +71,7 @@ def _logprobs(model: LanguageModel, token_ids: Sequence[int]) -> Tensor:
     total = torch.full((len(labels),), -torch.inf, device=hidden.device)
     wanted = torch.zeros_like(total)
     for first, rows in zip(range(0, len(model.weights.head), _HEAD_ROWS), model.weights.head.split(_HEAD_ROWS)):
-        logits = (hidden @ rows.to(hidden.dtype).t()).float()
+        logits = product(hidden, rows.to(hidden.dtype).t()).float()
         softcapped(logits, model.shape.softcap)
         total = torch.logaddexp(total, logits.logsumexp(-1))
         within = labels - first
