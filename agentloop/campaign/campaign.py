@@ -22,7 +22,7 @@ from agentloop.evaluation.looks import Look
 from agentloop.files import sweep
 from agentloop.model_directory import files, tensors
 from agentloop.model_directory.fingerprint import base_fingerprint
-from agentloop.model_directory.tokenizer import load_tokenizer
+from agentloop.model_directory.tokenizer import text_tokenizer
 from agentloop.naming import content_id
 from agentloop.recording import recorder
 from agentloop.records import NF4, NONE, Policy, Quantization, Sampling, Task
@@ -95,7 +95,7 @@ class Campaign:
 
     @cached_property
     def tokenizer(self) -> Any:
-        return load_tokenizer(self.model)
+        return text_tokenizer(self.model)
 
     @cached_property
     def prompt(self) -> PromptFormat:
@@ -137,7 +137,7 @@ class Campaign:
         """The same campaign, with its base held and served like this."""
         serving = self.settings.serving.model_copy(update={"base": "dequantised"})
         other = replace(self, settings=self.settings.model_copy(update={"serving": serving}), given=held)
-        # one tokenizer takes seconds to load, and the worlds end with this campaign's work
+        # a tokenizer takes a second to load or more, and the worlds end with this campaign's work
         other.__dict__.update(
             {name: getattr(self, name) for name in ("tokenizer", "prompt", "prompt_name", "worlds", "agents", "place")}
         )

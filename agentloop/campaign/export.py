@@ -21,6 +21,7 @@ from agentloop.exports.verification import Rows, compare
 from agentloop.files import atomic
 from agentloop.model_directory import chat_template
 from agentloop.model_directory.files import GGUF_RECORD
+from agentloop.model_directory.tokenizer import load_tokenizer
 from agentloop.reading import read_object
 from agentloop.records import Adapter, ExportForm, Quantization
 from agentloop.report import model_card, query
@@ -86,7 +87,7 @@ def export(
         beside = {CARD: card}
         if form == "adapter":
             _write_peft(campaign, weights, temporary, card, origin)
-        if form == "merged" and not campaign.tokenizer.chat_template:
+        if form == "merged" and not load_tokenizer(campaign.model).chat_template:
             beside["chat_template.jinja"] = chat_template.GEMMA
         written = exporting.write(
             _run(campaign, record), temporary.absolute(), campaign.settings, name=directory.name, form=form, kinds=kinds,

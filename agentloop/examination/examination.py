@@ -11,7 +11,7 @@ from agentloop.errors import SettingError, WorldError
 from agentloop.examination import answers, calls, night, opening, splits
 from agentloop.examination.part import Part
 from agentloop.examination.subject import Subject
-from agentloop.model_directory.tokenizer import load_tokenizer
+from agentloop.model_directory.tokenizer import text_tokenizer
 from agentloop.rollout.prompt import PromptFormat
 from agentloop.settings import Settings
 from agentloop.worlds.pool import Worlds
@@ -26,7 +26,7 @@ def examine(settings: Settings, *, most: int | None = None, ids: bool = False) -
     subject = Subject.of(settings, most)
     if not subject.tasks:
         raise SettingError(f"environment: {subject.environment.name} has no tasks")
-    prompt = PromptFormat(load_tokenizer(settings.model_directory()), settings.agent.describe_tools)
+    prompt = PromptFormat(text_tokenizer(settings.model_directory()), settings.agent.describe_tools)
     with scratch.directory() as folder, Worlds(_apart(settings, folder), [settings.environment]) as worlds:
         try:
             described = asyncio.run(calls.describe(subject, worlds))

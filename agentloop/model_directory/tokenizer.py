@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentloop.errors import ModelError, SettingError
+from agentloop.model_directory import plain_tokenizer
 from agentloop.model_directory.files import VOCABULARIES, check_tokenizer
 from agentloop.text import one_line_of
 
@@ -16,22 +17,17 @@ _SAMPLE = "What is 3 + 4?"
 def token_texts(directory: Path) -> Callable[[int], str]:
     """Return what gives the text of one token id, as transformers' tokenizer decodes it; an id without one is shown as such.
 
-    Where the model has a tokenizer.json this takes a tenth of the time and memory, for transformers brings torch along.
     Raises ModelError as `load_tokenizer` does.
     """
-    file = directory / "tokenizer.json"
-    if not file.is_file():
-        tokenizer = load_tokenizer(directory)
-        return lambda token: tokenizer.decode([token])
-    check_tokenizer(directory, tokens=())
-    from tokenizers import Tokenizer
+    tokenizer = text_tokenizer(directory)
+    size = len(tokenizer)
+    return lambda token: tokenizer.decode([token], skip_special_tokens=False) if token < size else f"⟨{token}⟩"
 
-    try:
-        plain = Tokenizer.from_file(str(file))
-    except Exception as error:  # it raises nothing more special
-        raise ModelError(f"{file}: the tokenizer is not to be read: {one_line_of(error)}") from error
-    size = plain.get_vocab_size()
-    return lambda token: plain.decode([token], skip_special_tokens=False) if token < size else f"⟨{token}⟩"
+
+def text_tokenizer(directory: Path) -> Any:
+    """Return a tokenizer for text to ids and back alone, with what transformers' has for that: a PlainTokenizer where that is
+    the same, else transformers' own. Raises ModelError as `load_tokenizer` does."""
+    return plain_tokenizer.read(directory) or load_tokenizer(directory)
 
 
 def load_tokenizer(directory: Path) -> Any:

@@ -14,7 +14,7 @@ from agentloop.training.run import TrainingRun
 def merge(request: dict[str, Any]) -> None:
     run = TrainingRun.from_json(request["run"])
     model, _ = FastLanguageModel.from_pretrained(
-        str(run.model), max_seq_length=1, load_in_4bit=False, cache_directory=run.cache
+        str(run.model), max_seq_length=1, load_in_4bit=False, cache_directory=run.cache, with_tokenizer=False
     )
     training = run.adapter.training
     model = FastLanguageModel.get_peft_model(

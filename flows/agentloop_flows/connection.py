@@ -76,6 +76,8 @@ def _own(settings: Settings) -> dict[str, str]:
         **dict.fromkeys(("NO_PROXY", "no_proxy"), _without_proxy()),
         PREFECT_VARIABLE: f"{own_address(settings)}/api",
         "PREFECT_API_AUTH_STRING": key.credentials(settings),
+        # Prefect's 10 are for a server that many workers ask
+        "PREFECT_WORKER_QUERY_SECONDS": "3",
         # in memory, a restart of the server would lose them, and end the runs that hold a slot
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }

@@ -28,6 +28,7 @@ from agentloop.files import atomic
 from agentloop.identity import Identity
 from agentloop.settings import Settings
 from agentloop.settings.variables import ENV_PREFIX
+from agentloop.text import one_line_of
 from agentloop_flows import automations, connection, deployments, dotenv, key, reconcile, schedules, units
 from agentloop_flows.users_server import UsersServer
 
@@ -90,9 +91,26 @@ def program(settings: Settings, name: str, *, listen: str = "127.0.0.1") -> tupl
 
 def prepare(settings: Settings) -> list[str]:
     """Do what comes before a worker begins its first run, on a server that is up; one line a thing for a person."""
-    _prefect(settings, "work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
-    _prefect(settings, "work-pool", "update", WORK_POOL, "--concurrency-limit", "1")
+    _make_work_pool(settings)
     return [*reconcile.run(settings), *schedules.catch_up(settings)]
+
+
+def _make_work_pool(settings: Settings) -> None:
+    """One run at a time, each a process on this machine. Whether the pool is paused is left as it was set in Prefect's UI."""
+    connection.connect(settings)
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectAlreadyExists, PrefectException
+    from prefect.workers.process import ProcessWorker
+
+    made = {"base_job_template": ProcessWorker.get_default_base_job_template(), "concurrency_limit": 1}
+    try:
+        with connection.client(settings) as client:
+            try:
+                client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type=ProcessWorker.type, **made))
+            except ObjectAlreadyExists:
+                client.update_work_pool(WORK_POOL, WorkPoolUpdate(**made))
+    except (PrefectException, httpx.HTTPError) as error:
+        raise ServerError(f"work pool {WORK_POOL}: {one_line_of(error)}") from None
 
 
 def up(settings: Settings, *, reset: bool = False) -> list[str]:
@@ -103,15 +121,17 @@ def up(settings: Settings, *, reset: bool = False) -> list[str]:
     lines = [*up_server(settings), *reconcile.run(settings)]
     if connection.users(settings) is None:
         lines += dotenv.write(project.root() / ".env", connection.address(settings), key.credentials(settings))
+    log_begins = None
     if is_running(settings, "worker"):
         lines.append("Prefect worker is already up")
     else:
         lines += prepare(settings)
         log_begins = _start(settings, "worker")
+    deployed = deploy(settings, reset=reset)  # which takes as long as the worker's start
+    if log_begins is not None:
         _wait_for_worker(settings, log_begins)
         lines.append(f"Prefect worker started in the pool {WORK_POOL}{_by(settings)}")
-
-    return [*lines, *deploy(settings, reset=reset), f"Prefect UI, opened by this link: {connection.entrance(settings)}"]
+    return [*lines, *deployed, f"Prefect UI, opened by this link: {connection.entrance(settings)}"]
 
 
 def deploy(settings: Settings, *, reset: bool = False) -> list[str]:
