@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -102,7 +103,7 @@ def _make_work_pool(settings: Settings) -> None:
     from prefect.exceptions import ObjectAlreadyExists, PrefectException
     from prefect.workers.process import ProcessWorker
 
-    made = {"base_job_template": ProcessWorker.get_default_base_job_template(), "concurrency_limit": 1}
+    made: dict[str, Any] = {"base_job_template": ProcessWorker.get_default_base_job_template(), "concurrency_limit": 1}
     try:
         with connection.client(settings) as client:
             try:
