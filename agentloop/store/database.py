@@ -21,7 +21,7 @@ from agentloop.roots import writable
 from agentloop.store import faults, locks
 from agentloop.store.connection import as_store_errors, connect
 from agentloop.store.locks import let_go
-from agentloop.store.snapshots import WAIT_SECONDS, at_rest, copy_of, snapshot
+from agentloop.store.snapshots import WAIT_SECONDS, at_rest, fold, snapshot, take
 
 _INTERRUPTED = "Query interrupted"
 """What DuckDB raises, as a RuntimeError, where Ctrl-C ends a statement."""
@@ -111,7 +111,8 @@ class Database:
                 folder = tempfile.TemporaryDirectory(prefix="agentloop-snapshot-")
                 copy = Path(folder.name) / path.name
                 with at_rest(path, wait_seconds) as files:
-                    copy_of(path, files, copy)
+                    raw = take(path, files, copy)
+                fold(path, raw, copy)
             connection = connect(path, copy, read_only=True)
         except BaseException:
             if folder is not None:

@@ -35,9 +35,10 @@ def snapshot(path: Path, *, wait_seconds: float = WAIT_SECONDS) -> Path:
         with at_rest(path, wait_seconds) as files:
             state = "-".join(f"{file.stat().st_mtime_ns}-{file.stat().st_size}" for file in files)
             copy = path.with_name(f".{path.stem}-{newest}-{state}.snapshot")
-            if not copy.is_file():
-                copy_of(path, files, copy)
-            os.utime(copy)
+            raw = None if copy.is_file() else take(path, files, copy)
+        if raw is not None:
+            fold(path, raw, copy)
+        os.utime(copy)
     except InUseError:
         copies = sorted(path.parent.glob(f".{path.stem}-{newest}-*.snapshot"), key=lambda copy: copy.stat().st_mtime)
         if not copies:
@@ -74,22 +75,45 @@ def needed(files: Sequence[Path]) -> int:
     return sum(sizes) + sum(sizes[1:]) + _ROOM
 
 
-def copy_of(path: Path, files: Sequence[Path], copy: Path) -> None:
-    """Copy the files at rest, with their log folded in and the schema brought up to date. Raises NoSpaceError, DiskError."""
+def take(path: Path, files: Sequence[Path], copy: Path) -> Path:
+    """Copy the files of the database at rest to beside `copy`, as they are, and return what `fold` makes it of.
+
+    Raises NoSpaceError, DiskError.
+    """
     space.require(copy.parent, needed(files))
-    temporary = Path(f"{copy}.{os.getpid()}-{time.monotonic_ns()}.tmp")
-    try:
+    raw = Path(f"{copy}.{os.getpid()}-{time.monotonic_ns()}.tmp")
+    with _told(path, raw):
         for file, suffix in zip(files, ("", ".wal"), strict=False):
-            shutil.copyfile(file, f"{temporary}{suffix}")
-        # folds the log in, and brings an older schema up to date
-        connect(path, temporary, read_only=False).close()
-        os.replace(temporary, copy)
-    except OSError as error:
-        kind = NoSpaceError if lacks_space(error) else DiskError
-        raise kind(f"{path}: no copy for reading can be written to {copy.parent} ({error.strerror})") from None
-    finally:
-        for suffix in ("", ".wal"):
-            Path(f"{temporary}{suffix}").unlink(missing_ok=True)
+            shutil.copyfile(file, f"{raw}{suffix}")
+    return raw
+
+
+def fold(path: Path, raw: Path, copy: Path) -> None:
+    """Make `copy` of what `take` returned: the log folded in, and an older schema brought up to date.
+
+    A writer may go on meanwhile. `path`: the database, for messages. Raises NoSpaceError, DiskError, StoreError.
+    """
+    with _told(path, raw):
+        connect(path, raw, read_only=False).close()
+        os.replace(raw, copy)
+    _remove(raw)
+
+
+@contextmanager
+def _told(path: Path, raw: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        _remove(raw)
+        if isinstance(error, OSError):
+            kind = NoSpaceError if lacks_space(error) else DiskError
+            raise kind(f"{path}: no copy for reading can be written to {raw.parent} ({error.strerror})") from None
+        raise
+
+
+def _remove(raw: Path) -> None:
+    for suffix in ("", ".wal"):
+        Path(f"{raw}{suffix}").unlink(missing_ok=True)
 
 
 def _remove_superseded(path: Path, newest: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from agentloop.errors import StoreError
+from agentloop.store import snapshots
 from agentloop.store.database import Database
 from agentloop.store.snapshots import snapshot
 
@@ -95,6 +96,23 @@ def test_while_a_writer_does_not_let_go_readers_have_the_copy_before(path, start
     before.unlink()
     with pytest.raises(StoreError, match=f"process {owner.pid} "):
         snapshot(path, wait_seconds=0.1)
+
+
+def test_a_writer_goes_on_while_the_log_is_folded_in(path, monkeypatch):
+    connect = snapshots.connect
+
+    def beside_a_writer(*arguments, **options):
+        with Database.open(path, wait_seconds=0.0) as database:
+            database.execute("CREATE TABLE meanwhile (a INTEGER)")
+        return connect(*arguments, **options)
+
+    with Database.open(path) as database:
+        database.execute("CREATE TABLE before (a INTEGER)")
+    monkeypatch.setattr(snapshots, "connect", beside_a_writer)
+    with Database.open(snapshot(path), read_only=True) as copy:
+        tables = {name for (name,) in copy.execute("SELECT table_name FROM information_schema.tables").fetchall()}
+    assert "before" in tables and "meanwhile" not in tables
+    assert not [file for file in path.parent.iterdir() if ".tmp" in file.name]
 
 
 def test_superseded_snapshots_are_removed(path, monkeypatch):
