@@ -110,7 +110,7 @@ def test_a_writer_goes_on_while_the_log_is_folded_in(path, monkeypatch):
         database.execute("CREATE TABLE before (a INTEGER)")
     monkeypatch.setattr(snapshots, "connect", beside_a_writer)
     with Database.open(snapshot(path), read_only=True) as copy:
-        tables = {name for (name,) in copy.execute("SELECT table_name FROM information_schema.tables").fetchall()}
+        tables = {name for (name,) in copy.execute("SELECT table_name FROM information_schema.tables")}
     assert "before" in tables and "meanwhile" not in tables
     assert not [file for file in path.parent.iterdir() if ".tmp" in file.name]
 
