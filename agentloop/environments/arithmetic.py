@@ -103,6 +103,7 @@ _BY_NAME = {family.name: family for family in FAMILIES}
 
 class Arithmetic(ScriptedEnvironment):
     name = "arithmetic"
+    generated = True
 
     def draw(self, rng: random.Random) -> Question:
         family = rng.choice(FAMILIES)

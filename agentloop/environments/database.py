@@ -146,6 +146,7 @@ _BY_NAME = {family.name: family for family in FAMILIES}
 
 class Database(ScriptedEnvironment):
     name = "database"
+    generated = True
 
     def draw(self, rng: random.Random) -> Question:
         family = rng.choice(FAMILIES)

@@ -121,6 +121,8 @@ class Environment(ABC):
     hundredth night would have to draw the tasks of ninety-nine nights to come to its own."""
     scored_at_once: ClassVar[int] = 1
     """Episodes that are scored at the same time, each in a thread: more than 1 where `score` waits, for a judge say."""
+    generated: ClassVar[bool] = False
+    """`questions` reads nothing outside, so that what was drawn for a seed need not be drawn again."""
     _patience: ClassVar[float] = _PATIENCE
 
     def tasks(self, split: Split, count: int, seed: int, skip: int = 0) -> list[Task]:
@@ -131,11 +133,30 @@ class Environment(ABC):
         SettingError, in one line, for whatever is wrong with what `questions` yields.
         """
         chapter, skip = divmod(skip, self.chapter) if split == "train" else (0, skip)
-        stream = list(islice(self.stream(split, seed, chapter), skip + count))
+        first = self._remembered if self.generated else self._drawn
+        stream = first(skip + count, split, seed, chapter)
         needed = count if split == "train" else skip + count
         if len(stream) < needed:
             raise too_few(self.name, split, len(stream), needed)
         return [stream[index % len(stream)] for index in range(skip, skip + count)]
+
+    def _drawn(self, count: int, split: Split, seed: int, chapter: int) -> list[Task]:
+        """The first tasks of a stream, or all where it has fewer."""
+        return list(islice(self.stream(split, seed, chapter), count))
+
+    def _remembered(self, count: int, split: Split, seed: int, chapter: int) -> list[Task]:
+        """The same. Each iteration asks for a few more of one stream: what was drawn of it is kept, until the split is asked for
+        another seed or chapter."""
+        kept: dict[Split, Any] = self.__dict__.setdefault("_kept", {})
+        which, drawn, stream = kept.pop(split, (None, [], iter(())))  # a stream that fails is not gone on with
+        if which != (seed, chapter):
+            drawn, stream = [], self.stream(split, seed, chapter)
+        drawn.extend(islice(stream, max(0, count - len(drawn))))
+        kept[split] = (seed, chapter), drawn, stream
+        return drawn[:count]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     def stream(self, split: Split, seed: int, chapter: int = 0) -> Iterator[Task]:
         """Yield the tasks of a split in the order that this seed gives, no question twice; the stream may be endless.
