@@ -145,8 +145,8 @@ class Environment(ABC):
         return list(islice(self.stream(split, seed, chapter), count))
 
     def _remembered(self, count: int, split: Split, seed: int, chapter: int) -> list[Task]:
-        """The same. Each iteration asks for a few more of one stream: what was drawn of it is kept, until the split is asked for
-        another seed or chapter."""
+        """The same. Each iteration asks for a few more of one stream: what was drawn of it is kept until the split is asked
+        for another seed or chapter."""
         kept: dict[Split, Any] = self.__dict__.setdefault("_kept", {})
         which, drawn, stream = kept.pop(split, (None, [], iter(())))  # a stream that fails is not gone on with
         if which != (seed, chapter):
