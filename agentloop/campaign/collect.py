@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import Any
 
 from agentloop import environments, records
 from agentloop.at_hand import AtHand
 from agentloop.campaign import suites
 from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.shard import OnEpisode, complete
 from agentloop.campaign.suites import Suite
 from agentloop.curation import scoring
 from agentloop.environments import model_judge
@@ -25,7 +25,7 @@ from agentloop.serving.policy_server import PolicyServer
 from agentloop.serving.served_policy import ServedPolicy
 from agentloop.store import policies, pruned, trainable
 from agentloop.store.ingest import ingest, taken
-from agentloop.store.shards import Purpose, is_whole, write_shard
+from agentloop.store.shards import Purpose, is_whole
 
 
 def plan_collection(
@@ -161,27 +161,30 @@ async def collect_shard(
     adapter: str | None,
     iteration: int,
     purpose: Purpose,
-    on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
+    on_episode: OnEpisode = lambda trajectory: None,
 ) -> str:
-    """Run the shard's episodes and write it, unless it is there. Returns its id."""
-    path = shard.path(campaign.settings.paths.shards)
-    if is_whole(path):
+    """Play the shard's episodes that are not finished yet and write it, unless it is there. Returns its id."""
+    if is_collected(campaign, shard):
         return shard.id
-    async with acting(campaign, server, shard, adapter=adapter) as actor:
-        policy = await actor.policy()
-        episodes = await run_shard(
-            shard,
-            policy=policy,
-            prompt=campaign.prompt,
-            open_world=actor.open_world,
-            play=actor.play,
-            limits=campaign.settings.collect,
-            slots=actor.slots,
-            on_episode=on_episode,
-        )
-        write = partial(write_shard, purpose=purpose, campaign=campaign.name, iteration=iteration)
-        await asyncio.to_thread(write, path, episodes)  # other shards play on meanwhile
-        policy.shard_done()
+
+    async def play(played: Mapping[str, Trajectory], ended: OnEpisode) -> list[Trajectory]:
+        async with acting(campaign, server, shard, adapter=adapter) as actor:
+            policy = await actor.policy()
+            episodes = await run_shard(
+                shard,
+                policy=policy,
+                prompt=campaign.prompt,
+                open_world=actor.open_world,
+                play=actor.play,
+                limits=campaign.settings.collect,
+                slots=actor.slots,
+                played=played,
+                on_episode=ended,
+            )
+            policy.shard_done()
+            return episodes
+
+    await complete(campaign, shard, play, iteration=iteration, purpose=purpose, on_episode=on_episode)
     return shard.id
 
 

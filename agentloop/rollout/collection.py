@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -117,12 +117,15 @@ async def run_shard(
     limits: Collect,
     play: Play = run_episode,
     slots: asyncio.Semaphore | None = None,
+    played: Mapping[str, Trajectory] = {},
     on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> list[Trajectory]:
     """All episodes of a shard, at most `limits.concurrency` in flight, in the plan's order.
 
     `play`: who acts in the worlds that `open_world` opens; by default this project's own agent.
     `slots`: those that it shares with other shards, instead: whose episodes were first to wait for one are first to get it.
+    `played`: episodes, by id, that were finished before and are taken as they are.
+    `on_episode`: told of every other episode as soon as it has ended; what it raises ends the shard.
 
     Whatever an attempt at an episode raises, and an attempt past `limits.episode_seconds`, is kept among the trajectory's
     attempts, and the episode is tried again in a fresh world after a pause. After `limits.attempts` of them it has failed.
@@ -160,15 +163,21 @@ async def run_shard(
                     budget.spend(message)
                     break
                 await asyncio.sleep(pause(len(attempts) - 1, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE))
+        if attempts:
+            trajectory = dataclasses.replace(trajectory, attempts=tuple(attempts))
         on_episode(trajectory)
-        return dataclasses.replace(trajectory, attempts=tuple(attempts)) if attempts else trajectory
+        return trajectory
 
     try:
         async with asyncio.TaskGroup() as group:
-            running = [group.create_task(episode(task, sample)) for task, sample in shard.episodes]
+            running = {
+                name: group.create_task(episode(task, sample))
+                for name, (task, sample) in zip(shard.trajectories, shard.episodes, strict=True)
+                if name not in played
+            }
     except* Exception as failures:
         raise (failures.subgroup(AgentloopError) or failures).exceptions[0] from None
-    return [task.result() for task in running]
+    return [played[name] if name in played else running[name].result() for name in shard.trajectories]
 
 
 class FailureBudget:

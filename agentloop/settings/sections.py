@@ -152,8 +152,8 @@ class Collect(Section):
     concurrency: Count = 64
     """Episodes in flight at the same time."""
     shard_episodes: Count = 512
-    """Episodes in one Parquet shard, which is also one Prefect task: a run that is killed loses the shards at work. As many are
-    played at once as it takes to keep `concurrency` episodes in flight."""
+    """Episodes in one Parquet shard, which is also one Prefect task. As many are played at once as it takes to keep
+    `concurrency` episodes in flight."""
     episode_seconds: PositiveFloat = 120
     """Seconds that an episode may take; a longer one is an infrastructure failure and is tried again."""
     tool_seconds: PositiveFloat = 30
@@ -350,6 +350,8 @@ class Retention(Section):
     """Days that the weights of an adapter stay which is no champion's ancestor, and never was champion."""
     adapter_iterations: Count = 3
     """Newest iterations of each campaign whose adapters stay, however old they are."""
+    journal_days: Days = 14
+    """Days that the journal of a half-collected shard stays, which spares a killed collection its finished episodes."""
     log_days: Days = 30
     """Days that logs and TensorBoard's files stay."""
     log_gib: PositiveFloat = 1.0
@@ -413,7 +415,7 @@ class Teach(Section):
     key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key of a teacher's endpoint; the key itself is stored nowhere."""
     shard_episodes: Count = 32
-    """Demonstrations in one Parquet shard: a run that is killed loses the shard at work."""
+    """Demonstrations in one Parquet shard."""
 
     def key(self) -> str | None:
         """Return the key of a teacher's endpoint, or None where its variable is not set."""

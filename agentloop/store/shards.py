@@ -103,7 +103,7 @@ def write_shard(
         if read_footer(path).shard != shard:
             raise ShardError(f"{path}: already holds other trajectories, and shards never change")
         return
-    table = pa.Table.from_pylist([_row(trajectory) for trajectory in trajectories], schema=SCHEMA)
+    table = pa.Table.from_pylist([row_of(trajectory) for trajectory in trajectories], schema=SCHEMA)
     write_table(path, table, Footer(shard, len(trajectories), campaign, iteration, purpose))
 
 
@@ -116,7 +116,7 @@ def write_table(path: Path, table: pa.Table, footer: Footer) -> None:
 
 def read_shard(path: Path) -> list[Trajectory]:
     """Every trajectory of a shard, in the order written. Raises ShardError, naming the file, where it is damaged."""
-    return [_trajectory(row, path) for row in read_columns(path).to_pylist()]
+    return [trajectory_of(row, path) for row in read_columns(path).to_pylist()]
 
 
 def read_columns(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -156,7 +156,8 @@ def shard_id(trajectories: Sequence[str]) -> str:
     return content_id("shard", list(trajectories))
 
 
-def _row(trajectory: Trajectory) -> dict[str, Any]:
+def row_of(trajectory: Trajectory) -> dict[str, Any]:
+    """Return the trajectory as a row of SCHEMA, in plain values that JSON has as well."""
     task = trajectory.task
     return {
         "id": trajectory.id,
@@ -198,7 +199,8 @@ def _row(trajectory: Trajectory) -> dict[str, Any]:
     }
 
 
-def _trajectory(row: dict[str, Any], path: Path) -> Trajectory:
+def trajectory_of(row: dict[str, Any], path: Path) -> Trajectory:
+    """The inverse of `row_of`. Raises ShardError, naming the file that the row is from, where its name is not its content's."""
     task = Task(
         row["environment"], row["family"], row["question"], row["expected"], row["split"], json.loads(row["payload"])
     )
