@@ -31,6 +31,7 @@ class PromptFormat:
         self._bos = self._special("<bos>")
         self._start = self._special("<start_of_turn>")
         self._end = self._special("<end_of_turn>")
+        self._line_break, self._model = self._encode("\n"), self._encode("model\n")
         self.stop_token_ids: tuple[int, ...] = (self._end, self._special("<eos>"))
 
     @property
@@ -48,7 +49,7 @@ class PromptFormat:
 
     def user_turn(self, text: str) -> list[int]:
         """Return what follows the model's turn: a user turn with `text` and the start of the model's next turn."""
-        return [*self._encode("\n"), *self._user_turn(text)]
+        return [*self._line_break, *self._user_turn(text)]
 
     def tool_result(self, text: str, omitted: int = 0) -> list[int]:
         """Return what follows the model's turn: a user turn with the fenced result and the start of the model's next turn.
@@ -93,9 +94,9 @@ class PromptFormat:
             self._start,
             *self._encode(f"user\n{text}"),
             self._end,
-            *self._encode("\n"),
+            *self._line_break,
             self._start,
-            *self._encode("model\n"),
+            *self._model,
         ]
 
     def _encode(self, text: str) -> list[int]:

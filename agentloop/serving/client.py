@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import orjson
 
 from agentloop import backoff
 from agentloop.errors import ServerError
+from agentloop.serving.connections import ConnectionLost, Connections
 from agentloop.settings import Serving
 
 GENERATE = "/inference/v1/generate"
@@ -62,7 +62,7 @@ class _Seat:
 
     def __init__(self, endpoint: Endpoint, capacity: int) -> None:
         self.url = endpoint.url.rstrip("/")
-        self.headers = {"Authorization": f"Bearer {endpoint.api_key}", "Content-Type": "application/json"}
+        self.connections = Connections(self.url, endpoint.api_key)
         self.slots = asyncio.Semaphore(capacity)
         self.waiting = 0
         """Requests in flight and requests that wait for a slot."""
@@ -84,15 +84,10 @@ class CompletionClient:
         self._timeout = serving.request_seconds
         self._patience = min(_OUTAGE_SECONDS, serving.request_seconds)
         self._homes: OrderedDict[str, _Seat] = OrderedDict()
-        self._http: aiohttp.ClientSession | None = None
         self._given_up: str | None = None
-        self._closing: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def __aenter__(self) -> CompletionClient:
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
-            timeout=aiohttp.ClientTimeout(total=self._timeout),
-        )
         return self
 
     def give_up(self, reason: str) -> None:
@@ -101,14 +96,19 @@ class CompletionClient:
         for seat in self._seats:
             if seat.set_aside:
                 seat.outage.cancel()
-        self._closing = asyncio.create_task(self._http.close())
+        self._close()
 
     async def __aexit__(self, *_: Any) -> None:
         outages = [seat.outage for seat in self._seats if seat.set_aside]
         for outage in outages:
             outage.cancel()
         await asyncio.gather(*outages, return_exceptions=True)
-        await self._http.close()
+        self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        for seat in self._seats:
+            seat.connections.close()
 
     async def complete(
         self,
@@ -155,10 +155,9 @@ class CompletionClient:
             try:
                 async with seat.slots:
                     return await self._post(seat, path, payload)
-            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-                # the second where the connection broke in the middle of an answer
+            except ConnectionLost as error:
                 self._set_aside(seat)
-                failure = str(error) or type(error).__name__
+                failure = str(error)
             finally:
                 seat.waiting -= 1
             if self._given_up is not None:
@@ -170,16 +169,16 @@ class CompletionClient:
 
     async def _post(self, seat: _Seat, path: str, payload: bytes) -> dict[str, Any]:
         try:
-            async with self._http.post(seat.url + path, data=payload, headers=seat.headers) as response:
-                content = await response.read()
+            async with asyncio.timeout(self._timeout):
+                status, content = await seat.connections.request("POST", path, payload)
         except TimeoutError:
             self._set_aside(seat)
             raise ServerError(f"{seat.url}: no answer within serving.request_seconds = {self._timeout:g}") from None
-        if response.status == 200:
+        if status == 200:
             return orjson.loads(content)
-        if response.status >= 500:
+        if status >= 500:
             self._set_aside(seat)
-        raise ServerError(f"{seat.url}: {response.status} {_message(content)}")
+        raise ServerError(f"{seat.url}: {status} {_message(content)}")
 
     async def _seat(self, session: str | None) -> _Seat:
         """Where the next request goes, as soon as there is an endpoint that answers. Raises ServerError."""
@@ -204,7 +203,7 @@ class CompletionClient:
 
     def _set_aside(self, seat: _Seat) -> None:
         """Ask the endpoint until it answers. Requests that fail meanwhile fail of the same outage."""
-        if not seat.set_aside and not self._http.closed:
+        if not seat.set_aside and not self._closed:
             seat.down_since = time.monotonic()
             seat.outage = asyncio.create_task(self._await_answer(seat))
 
@@ -215,11 +214,11 @@ class CompletionClient:
             await asyncio.sleep(pause(attempt))
 
     async def _answers(self, seat: _Seat) -> bool:
-        timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS)
         try:
-            async with self._http.get(f"{seat.url}/health", timeout=timeout) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, TimeoutError):
+            async with asyncio.timeout(_PROBE_SECONDS):
+                status, _ = await seat.connections.request("GET", "/health")
+                return status == 200
+        except (ConnectionLost, TimeoutError):
             return False
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,6 +157,11 @@ def shard_id(trajectories: Sequence[str]) -> str:
     return content_id("shard", list(trajectories))
 
 
+@cache
+def _sampling(sampling: Sampling) -> str:
+    return canonical_json(asdict(sampling))
+
+
 def row_of(trajectory: Trajectory) -> dict[str, Any]:
     """Return the trajectory as a row of SCHEMA, in plain values that JSON has as well."""
     task = trajectory.task
@@ -170,7 +176,7 @@ def row_of(trajectory: Trajectory) -> dict[str, Any]:
         "split": task.split,
         "payload": canonical_json(task.payload),
         "sample": trajectory.sample,
-        "sampling": canonical_json(asdict(trajectory.sampling)),
+        "sampling": _sampling(trajectory.sampling),
         "seed": trajectory.seed,
         "status": trajectory.status,
         "answer": trajectory.answer,
