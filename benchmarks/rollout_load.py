@@ -102,11 +102,15 @@ class StubServer:
     def client(self) -> CompletionClient:
         return CompletionClient([self._endpoint], self._serving)
 
-    def death(self) -> None:
-        return None
+    @property
+    def size(self) -> int:
+        return 1
 
-    def failure(self) -> None:
-        return None
+    def deaths(self) -> dict[int, str]:
+        return {}
+
+    def failures(self) -> dict[int, str]:
+        return {}
 
 
 class Meter:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from typing import cast
 from urllib.parse import urlsplit
 
 _IDLE_SECONDS = 4.0
@@ -90,7 +91,7 @@ class _Connection(asyncio.Protocol):
         self.lost = False
         self.reusable = False
         self.rested_since = 0.0
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport
         self._received = bytearray()
         self._body: _Body | None = None
         """What is known of the answer's body, once its head has come."""
@@ -108,7 +109,7 @@ class _Connection(asyncio.Protocol):
         self._fail("the connection was closed")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
@@ -123,7 +124,7 @@ class _Connection(asyncio.Protocol):
                 self._received = rest
                 self._body = _Body.of(bytes(head))  # None for a word between, as `100 Continue`
             if (content := self._body.whole(self._received)) is not None:
-                self._end(content)
+                self._end(self._body, content)
         except ValueError as error:
             self._fail(f"what came is not HTTP: {error}")
             self._transport.abort()
@@ -131,15 +132,15 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
         if self._body is not None and self._body.until_closed and error is None:
-            self._end(bytes(self._received))
+            self._end(self._body, bytes(self._received))
         self._fail(str(error) if error else "the server closed the connection")
 
-    def _end(self, content: bytes) -> None:
-        status, self.reusable = self._body.status, self._body.stays_open and not self.lost
+    def _end(self, body: _Body, content: bytes) -> None:
+        self.reusable = body.stays_open and not self.lost
         self._body, self.rested_since = None, time.monotonic()
         self._received.clear()
         if self._answer is not None and not self._answer.done():
-            self._answer.set_result((status, content))
+            self._answer.set_result((body.status, content))
 
     def _fail(self, reason: str) -> None:
         if self._answer is not None and not self._answer.done():

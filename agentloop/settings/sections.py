@@ -116,8 +116,12 @@ class Serving(Section):
 
     python: UserPath | None = None
     """Interpreter that has vLLM installed; by default this one."""
+    servers: Count = 1
+    """vLLM servers, which share the episodes: each has a GPU of its own, in the order of `CUDA_VISIBLE_DEVICES`; without GPUs
+    they share the processor. All serve the same and make room for the trainer together; one that ends is replaced while the
+    others go on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """Port on 127.0.0.1 that vLLM listens on; 0 picks a free one."""
+    """Port on 127.0.0.1 that vLLM listens on, and those after it with several `servers`; 0 picks free ones."""
     base: Literal["dequantised", "original"] = "dequantised"
     """Which weights to serve where training quantises the base: `dequantised`, the ones that training sees, so that served
     equals trained, or the `original` ones."""
