@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from agentloop import environments, records
@@ -18,7 +19,7 @@ from agentloop.curation import scoring
 from agentloop.environments import model_judge
 from agentloop.errors import ShardError
 from agentloop.recording.recorder import Recorder
-from agentloop.records import Trajectory
+from agentloop.records import SOLVED, Trajectory
 from agentloop.rollout.collection import OpenWorld, Play, ShardPlan, plan, run_shard
 from agentloop.rollout.episode import run_episode
 from agentloop.serving.policy_server import PolicyServer
@@ -26,12 +27,15 @@ from agentloop.serving.served_policy import ServedPolicy
 from agentloop.store import policies, pruned, trainable
 from agentloop.store.ingest import ingest, taken
 from agentloop.store.shards import Purpose, is_whole
+from agentloop.verification import SUCCESS, scored
 
 
 def plan_collection(
-    campaign: Campaign, iteration: int, adapter: str | None, *, most: int | None = None
+    campaign: Campaign, iteration: int, adapter: str | None, *, most: int | None = None, whole: bool = False
 ) -> list[ShardPlan]:
     """The shards of training rollouts of an iteration, by the policy with this adapter, of `most` tasks at most.
+
+    `whole`: no task is given up, whatever collect.give_up_after says: for a measurement.
 
     Raises SettingError where the environment has too few training tasks.
     """
@@ -45,6 +49,7 @@ def plan_collection(
         sampling=campaign.sampling(collect.temperature),
         seed=campaign.settings.seed,
         shard_episodes=collect.shard_episodes,
+        give_up_after=None if whole else collect.give_up_after,
     )
 
 
@@ -179,6 +184,7 @@ async def collect_shard(
                 limits=campaign.settings.collect,
                 slots=actor.slots,
                 played=played,
+                solved=partial(_solved, campaign),
                 on_episode=ended,
             )
             policy.shard_done()
@@ -188,11 +194,26 @@ async def collect_shard(
     return shard.id
 
 
+async def _solved(campaign: Campaign, trajectory: Trajectory) -> bool:
+    """As the verifier says, which may take its time. Raises StoreError where it fails."""
+    task = trajectory.task
+    who = f"environment {task.environment!r}: its verifier"
+
+    def score() -> float:
+        with model_judge.kept_in(campaign.settings.paths.judgements):
+            by = environments.get(task.environment)
+            return scored(by, task, trajectory.answer, trajectory.outcome, who=who)[SUCCESS]
+
+    return await asyncio.to_thread(score) >= SOLVED
+
+
 def ingest_shards(
     campaign: Campaign, shards: Sequence[ShardPlan], *, adapter: str | None, iteration: int, purpose: Purpose
 ) -> dict[str, int]:
     """Take the shards into the database and score what is new. Returns counts."""
     counts = take_in(campaign, shards, policy=campaign.policy(adapter), iteration=iteration, purpose=purpose)
+    if unsampled := counts.get("not_sampled"):
+        print(f"{unsampled} episodes were not sampled: their tasks were given up (collect.give_up_after)")
     if campaign.settings.agent.command is not None and purpose == "collect":
         with campaign.database() as database:
             if line := trainable.told(database, campaign.name, iteration):
@@ -212,4 +233,5 @@ def take_in(
             raise ShardError(f"{report.damaged[0]}: damaged, set aside; run the same command again to collect it anew")
         with model_judge.kept_in(campaign.settings.paths.judgements):
             scores = scoring.score(database, environments.get, campaign=campaign.name)
-    return scores | {"trajectories": report.trajectories, "failed": report.failed, "shards": report.shards}
+    told = {"trajectories": report.trajectories, "failed": report.failed, "shards": report.shards}
+    return scores | told | ({"not_sampled": report.unsampled} if report.unsampled else {})

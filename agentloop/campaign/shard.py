@@ -32,7 +32,7 @@ async def complete(
         played = kept.played if kept is not None else {}
 
         def ended(trajectory: Trajectory) -> None:
-            if kept is not None and trajectory.status != "failed":
+            if kept is not None and trajectory.status not in ("failed", "not_sampled"):
                 kept.append(trajectory)
             on_episode(trajectory)
 
@@ -44,6 +44,7 @@ async def complete(
             else:
                 episodes = await play(played, ended)
             write = partial(write_shard, purpose=purpose, campaign=campaign.name, iteration=iteration)
+            write = partial(write, given_up_after=shard.give_up_after)
             await asyncio.to_thread(write, path, episodes)  # other shards play on meanwhile
         if kept is not None:
             kept.remove()

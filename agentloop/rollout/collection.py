@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +42,9 @@ class ShardPlan:
     seed: int
     episodes: tuple[tuple[Task, int], ...]
     """(task, sample index)"""
+    give_up_after: int | None = None
+    """Samples after which a task that none of them has solved gets no more; the shard then holds all samples of its tasks.
+    None: never."""
 
     @cached_property
     def trajectories(self) -> tuple[str, ...]:
@@ -51,18 +54,34 @@ class ShardPlan:
 
     @cached_property
     def id(self) -> str:
-        return content_id("shard", list(self.trajectories))
+        names = list(self.trajectories)
+        given_up = {"given_up_after": self.give_up_after}
+        return content_id(
+            "shard", names if self.give_up_after is None else [names, given_up]
+        )  # as store.shards.shard_id
 
     def path(self, root: Path) -> Path:
         return root / f"{self.id}.parquet"
 
 
 def plan(
-    tasks: Iterable[Task], samples: int, *, policy: str, sampling: Sampling, seed: int, shard_episodes: int
+    tasks: Iterable[Task],
+    samples: int,
+    *,
+    policy: str,
+    sampling: Sampling,
+    seed: int,
+    shard_episodes: int,
+    give_up_after: int | None = None,
 ) -> list[ShardPlan]:
-    """`samples` episodes of every task, in shards of at most `shard_episodes`."""
+    """`samples` episodes of every task, in shards of at most `shard_episodes`. Where tasks may be given up, the samples of one
+    are in one shard."""
     episodes = [(task, sample) for task in tasks for sample in range(samples)]
-    return in_shards(episodes, policy=policy, sampling=sampling, seed=seed, shard_episodes=shard_episodes)
+    if give_up_after is None or give_up_after >= samples:
+        return in_shards(episodes, policy=policy, sampling=sampling, seed=seed, shard_episodes=shard_episodes)
+    whole = max(1, shard_episodes // samples) * samples
+    shards = in_shards(episodes, policy=policy, sampling=sampling, seed=seed, shard_episodes=whole)
+    return [dataclasses.replace(shard, give_up_after=give_up_after) for shard in shards]
 
 
 def in_shards(
@@ -83,6 +102,10 @@ class Policy(Generate, Protocol):
 
     async def lost(self) -> str | None:
         """After a request that failed: why the policy is out of reach, None where it answers."""
+
+
+Solved = Callable[[Trajectory], Awaitable[bool]]
+"""Says whether an episode that has ended was solved."""
 
 
 class OpenWorld(Protocol):
@@ -118,6 +141,7 @@ async def run_shard(
     play: Play = run_episode,
     slots: asyncio.Semaphore | None = None,
     played: Mapping[str, Trajectory] = {},
+    solved: Solved | None = None,
     on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> list[Trajectory]:
     """All episodes of a shard, at most `limits.concurrency` in flight, in the plan's order.
@@ -125,23 +149,40 @@ async def run_shard(
     `play`: who acts in the worlds that `open_world` opens; by default this project's own agent.
     `slots`: those that it shares with other shards, instead: whose episodes were first to wait for one are first to get it.
     `played`: episodes, by id, that were finished before and are taken as they are.
+    `solved`: asked about the first samples of each task where the plan gives tasks up.
     `on_episode`: told of every other episode as soon as it has ended; what it raises ends the shard.
 
     Whatever an attempt at an episode raises, and an attempt past `limits.episode_seconds`, is kept among the trajectory's
     attempts, and the episode is tried again in a fresh world after a pause. After `limits.attempts` of them it has failed.
     Attempts that ended because the policy was lost do not count: they say nothing of the episode.
 
+    Whether a task is given up rests on its first samples alone, in whatever order they end; while one of them is missing, or
+    where infrastructure kept one from finishing, it is not. Its other samples are then `not_sampled`.
+
     Raises FailureBudgetError, with a summary, as soon as more than `limits.max_failed` have failed, and ServerError where
     the policy is lost for good.
     """
     slots = slots or asyncio.Semaphore(limits.concurrency)
     budget = FailureBudget(limits.max_failed, of=len(shard.episodes))
+    about: dict[str, Any] = {"policy": shard.policy, "sampling": shard.sampling, "seed": shard.seed}
 
     async def episode(task: Task, sample: int) -> Trajectory:
+        if (group := groups.get(task.id)) is None:
+            return await played_out(task, sample)
+        if sample < group.first:
+            trajectory = await played_out(task, sample)
+            await group.note(trajectory)
+        elif await group.given_up:
+            trajectory = not_sampled(task, sample, **about)
+            on_episode(trajectory)
+        else:
+            trajectory = await played_out(task, sample)
+        return trajectory
+
+    async def played_out(task: Task, sample: int) -> Trajectory:
         attempts: list[Attempt] = []
         counted = 0
         name = session_of(shard.policy, task, sample, shard.seed)
-        about: dict[str, Any] = {"policy": shard.policy, "sampling": shard.sampling, "seed": shard.seed}
         async with slots:
             while True:
                 await policy.ready()
@@ -168,16 +209,49 @@ async def run_shard(
         on_episode(trajectory)
         return trajectory
 
+    groups = _groups(shard, solved)
     try:
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as tasks:
+            for name, (task, sample) in zip(shard.trajectories, shard.episodes, strict=True):
+                if name in played and task.id in groups and sample < groups[task.id].first:
+                    tasks.create_task(groups[task.id].note(played[name]))
             running = {
-                name: group.create_task(episode(task, sample))
+                name: tasks.create_task(episode(task, sample))
                 for name, (task, sample) in zip(shard.trajectories, shard.episodes, strict=True)
                 if name not in played
             }
     except* Exception as failures:
         raise (failures.subgroup(AgentloopError) or failures).exceptions[0] from None
     return [played[name] if name in played else running[name].result() for name in shard.trajectories]
+
+
+class _Group:
+    """The samples of one task, of which the first decide whether there are others."""
+
+    def __init__(self, first: int, solved: Solved) -> None:
+        self.first = first
+        self.given_up: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._solved = solved
+        self._unsolved = 0
+
+    async def note(self, trajectory: Trajectory) -> None:
+        """Take one of the first samples into account. Raises as `solved` does."""
+        if self.given_up.done():
+            return
+        # nobody knows what came of an episode that has failed
+        goes_on = trajectory.status == "failed" or await self._solved(trajectory)
+        self._unsolved += not goes_on
+        if not self.given_up.done() and (goes_on or self._unsolved == self.first):
+            self.given_up.set_result(not goes_on)
+
+
+def _groups(shard: ShardPlan, solved: Solved | None) -> dict[str, _Group]:
+    """By task; none where no task is given up."""
+    if shard.give_up_after is None:
+        return {}
+    if solved is None:
+        raise ValueError("who gives tasks up has to be told what is solved")
+    return {task.id: _Group(shard.give_up_after, solved) for task, _ in shard.episodes}
 
 
 class FailureBudget:
@@ -203,6 +277,11 @@ class FailureBudget:
 def unfinished(task: Task, sample: int, *, policy: str, sampling: Sampling, seed: int) -> Trajectory:
     """The record of an episode that failed for good."""
     return Trajectory(policy, task, sample, sampling, seed, "failed", None, (), (), (), (), 0.0)
+
+
+def not_sampled(task: Task, sample: int, *, policy: str, sampling: Sampling, seed: int) -> Trajectory:
+    """The record of an episode that was not begun, because its task was given up."""
+    return Trajectory(policy, task, sample, sampling, seed, "not_sampled", None, (), (), (), (), 0.0)
 
 
 def _told(error: Exception, limits: Collect) -> str:

@@ -153,6 +153,9 @@ class Collect(Section):
     """Episodes for each task."""
     temperature: PositiveFloat = 1.0
     """Sampling temperature of the rollouts."""
+    give_up_after: Count | None = None
+    """Samples of a task after which it is given up if none of them was solved: its other samples are not played, and count as
+    not sampled. Not set: every task gets all its `samples`. Evaluations always do."""
     concurrency: Count = 64
     """Episodes in flight at the same time."""
     shard_episodes: Count = 512

@@ -91,15 +91,22 @@ class Footer:
 
 
 def write_shard(
-    path: Path, trajectories: Sequence[Trajectory], *, purpose: Purpose, campaign: str, iteration: int
+    path: Path,
+    trajectories: Sequence[Trajectory],
+    *,
+    purpose: Purpose,
+    campaign: str,
+    iteration: int,
+    given_up_after: int | None = None,
 ) -> None:
     """Write a shard that either exists whole or not at all (temporary name, fsync, rename, fsync of the directory).
 
     A whole shard of the same trajectories that is already there is kept: shards never change. Log probabilities are
-    kept as float32, as vLLM computes them. Raises ShardError where the path holds other trajectories, DiskError
-    (naming the path) where it cannot be written.
+    kept as float32, as vLLM computes them. `given_up_after`: as for `shard_id`.
+
+    Raises ShardError where the path holds other trajectories, DiskError (naming the path) where it cannot be written.
     """
-    shard = shard_id([trajectory.id for trajectory in trajectories])
+    shard = shard_id([trajectory.id for trajectory in trajectories], given_up_after=given_up_after)
     if is_whole(path):
         if read_footer(path).shard != shard:
             raise ShardError(f"{path}: already holds other trajectories, and shards never change")
@@ -152,9 +159,14 @@ def is_whole(path: Path) -> bool:
     return True
 
 
-def shard_id(trajectories: Sequence[str]) -> str:
-    """Name of the shard that holds these trajectories in this order."""
-    return content_id("shard", list(trajectories))
+def shard_id(trajectories: Sequence[str], *, given_up_after: int | None = None) -> str:
+    """Name of the shard that holds these trajectories in this order.
+
+    `given_up_after`: samples after which a task was given up; what it lacks, another shard of the same trajectories has.
+    """
+    names = list(trajectories)
+    # no part of the name at first, so that it is none where no task is given up
+    return content_id("shard", names if given_up_after is None else [names, {"given_up_after": given_up_after}])
 
 
 @cache
