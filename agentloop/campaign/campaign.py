@@ -28,6 +28,7 @@ from agentloop.recording import recorder
 from agentloop.records import NF4, NONE, Policy, Quantization, Sampling, Task
 from agentloop.report import sinks
 from agentloop.rollout.prompt import PromptFormat
+from agentloop.serving import server_group
 from agentloop.settings import Serving, Settings
 from agentloop.store import campaigns, champions, contests, gpu_phases, journal, process_times, runs
 from agentloop.store.database import Database
@@ -64,6 +65,7 @@ class Campaign:
         model = settings.model_directory()
         files.check(model)
         card.check()
+        server_group.check(settings.serving)
         fitting.check(settings)
         environment = environments.get(settings.environment)
         suites.planned_looks(settings)

@@ -50,6 +50,7 @@ def plan_collection(
         seed=campaign.settings.seed,
         shard_episodes=collect.shard_episodes,
         give_up_after=None if whole else collect.give_up_after,
+        temperatures=collect.temperatures,
     )
 
 

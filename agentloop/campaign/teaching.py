@@ -46,7 +46,11 @@ STUDENT, TAUGHT = 0, 1
 
 _OPEN: AtHand[Teaching] = AtHand()
 
-_ADDED_LATER = (("agent.command", None), ("collect.give_up_after", None))
+_ADDED_LATER: tuple[tuple[str, Any], ...] = (
+    ("agent.command", None),
+    ("collect.give_up_after", None),
+    ("collect.temperatures", []),
+)
 """Settings that define a campaign and were no part of a teaching's name at first: they are none while they have this value."""
 
 NOT_TAUGHT = ("concurrency", "key_variable", "request_seconds")

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,11 +45,20 @@ class ShardPlan:
     give_up_after: int | None = None
     """Samples after which a task that none of them has solved gets no more; the shard then holds all samples of its tasks.
     None: never."""
+    temperatures: tuple[float, ...] = ()
+    """Sampling temperatures of a task's samples, in turn; none: all have that of `sampling`."""
+
+    def sampling_of(self, sample: int) -> Sampling:
+        """Return how this sample of each task is sampled."""
+        if not self.temperatures:
+            return self.sampling
+        return _tempered(self.sampling, self.temperatures[sample % len(self.temperatures)])
 
     @cached_property
     def trajectories(self) -> tuple[str, ...]:
         return tuple(
-            trajectory_id(self.policy, task.id, sample, self.sampling, self.seed) for task, sample in self.episodes
+            trajectory_id(self.policy, task.id, sample, self.sampling_of(sample), self.seed)
+            for task, sample in self.episodes
         )
 
     @cached_property
@@ -73,15 +82,17 @@ def plan(
     seed: int,
     shard_episodes: int,
     give_up_after: int | None = None,
+    temperatures: tuple[float, ...] = (),
 ) -> list[ShardPlan]:
     """`samples` episodes of every task, in shards of at most `shard_episodes`. Where tasks may be given up, the samples of one
-    are in one shard."""
+    are in one shard. `temperatures`: as in `ShardPlan`."""
     episodes = [(task, sample) for task in tasks for sample in range(samples)]
     if give_up_after is None or give_up_after >= samples:
-        return in_shards(episodes, policy=policy, sampling=sampling, seed=seed, shard_episodes=shard_episodes)
-    whole = max(1, shard_episodes // samples) * samples
-    shards = in_shards(episodes, policy=policy, sampling=sampling, seed=seed, shard_episodes=whole)
-    return [dataclasses.replace(shard, give_up_after=give_up_after) for shard in shards]
+        give_up_after = None
+    else:
+        shard_episodes = max(1, shard_episodes // samples) * samples
+    shards = in_shards(episodes, policy=policy, sampling=sampling, seed=seed, shard_episodes=shard_episodes)
+    return [dataclasses.replace(each, give_up_after=give_up_after, temperatures=temperatures) for each in shards]
 
 
 def in_shards(
@@ -94,8 +105,13 @@ def in_shards(
     ]
 
 
+@cache
+def _tempered(sampling: Sampling, temperature: float) -> Sampling:
+    return dataclasses.replace(sampling, temperature=temperature)
+
+
 class Policy(Generate, Protocol):
-    """A policy that may be out of reach for a while."""
+    """A policy that may be out of reach for a while. Where a plan has `temperatures`, each call is given its own."""
 
     async def ready(self) -> None:
         """Return as soon as it answers. Raises ServerError where it has been lost too often."""
@@ -164,7 +180,14 @@ async def run_shard(
     """
     slots = slots or asyncio.Semaphore(limits.concurrency)
     budget = FailureBudget(limits.max_failed, of=len(shard.episodes))
-    about: dict[str, Any] = {"policy": shard.policy, "sampling": shard.sampling, "seed": shard.seed}
+
+    def about(sample: int) -> dict[str, Any]:
+        return {"policy": shard.policy, "sampling": shard.sampling_of(sample), "seed": shard.seed}
+
+    def generate(sample: int) -> Generate:
+        if not shard.temperatures:
+            return policy
+        return partial(policy, temperature=shard.sampling_of(sample).temperature)  # type: ignore[call-arg]
 
     async def episode(task: Task, sample: int) -> Trajectory:
         if (group := groups.get(task.id)) is None:
@@ -173,7 +196,7 @@ async def run_shard(
             trajectory = await played_out(task, sample)
             await group.note(trajectory)
         elif await group.given_up:
-            trajectory = not_sampled(task, sample, **about)
+            trajectory = not_sampled(task, sample, **about(sample))
             on_episode(trajectory)
         else:
             trajectory = await played_out(task, sample)
@@ -190,7 +213,8 @@ async def run_shard(
                 started = time.perf_counter()
                 try:
                     async with asyncio.timeout(limits.episode_seconds), open_world(task, session=session) as world:
-                        trajectory = await play(task, sample, generate=policy, prompt=prompt, world=world, **about)
+                        acting = {"generate": generate(sample), "prompt": prompt, "world": world}
+                        trajectory = await play(task, sample, **acting, **about(sample))
                     break
                 except Exception as error:  # nothing that happens in an episode ends more than this attempt at it
                     message = _told(error, limits)
@@ -200,7 +224,7 @@ async def run_shard(
                     counted += 1
                 attempts.append(Attempt(message, time.perf_counter() - started))
                 if counted == limits.attempts:
-                    trajectory = unfinished(task, sample, **about)
+                    trajectory = unfinished(task, sample, **about(sample))
                     budget.spend(message)
                     break
                 await asyncio.sleep(pause(len(attempts) - 1, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE))

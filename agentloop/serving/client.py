@@ -101,7 +101,7 @@ class CompletionClient:
         return self
 
     def use(self, endpoints: Sequence[Endpoint]) -> None:
-        """From now on ask these endpoints. What is in flight at others is asked again at one of these."""
+        """Ask these endpoints from now on. What is in flight at others is asked again at one of these."""
         before = {seat.endpoint: seat for seat in self._seats}
         self._seats = [before.pop(endpoint, None) or _Seat(endpoint, self._capacity) for endpoint in endpoints]
         for seat in before.values():

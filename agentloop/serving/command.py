@@ -82,7 +82,7 @@ class Front:
 
 @dataclass(frozen=True)
 class Place:
-    """Which of several servers of one machine a server is."""
+    """A server's place among several of one machine."""
 
     number: int = 0
     """From 0; also the number of its card among those that CUDA has here."""

@@ -121,11 +121,11 @@ class PolicyServer:
         return self._settings.serving.servers
 
     def deaths(self) -> dict[int, str]:
-        """How each server that ended by itself has ended, by its number."""
+        """Return how each server that ended by itself has ended, by its number."""
         return self._server.deaths() if self._server is not None else {}
 
     def failures(self) -> dict[int, str]:
-        """Why each server that answers no requests does not, by its number."""
+        """Return why each server that answers no requests does not, by its number."""
         return self._server.failures() if self._server is not None else dict.fromkeys(range(self.size), NOT_RUNNING)
 
     def restart(self) -> None:

@@ -46,10 +46,19 @@ class ServedPolicy:
     async def __aexit__(self, *error: Any) -> None:
         await self._disconnect()
 
-    async def __call__(self, prompt_ids: Sequence[int], *, max_tokens: int, seed: int, session: str) -> Completion:
-        """Continue the prompt. Raises ServerError."""
+    async def __call__(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        max_tokens: int,
+        seed: int,
+        session: str,
+        temperature: float | None = None,
+    ) -> Completion:
+        """Continue the prompt, at another `temperature` where one is given. Raises ServerError."""
+        sampling = self._sampling if temperature is None else self._sampling | {"temperature": temperature}
         completion = await self._client.complete(
-            self._model, prompt_ids, max_tokens=max_tokens, seed=seed, session=session, **self._sampling
+            self._model, prompt_ids, max_tokens=max_tokens, seed=seed, session=session, **sampling
         )
         self._answered = True
         return completion

@@ -41,7 +41,7 @@ def check(serving: Serving) -> None:
 
 
 class ServerGroup:
-    """As many servers as `serving.servers` says, asked as one. Several are started, put to sleep and ended side by side."""
+    """The `serving.servers` servers, asked as one. Several are started, put to sleep and ended side by side."""
 
     def __init__(self, settings: Settings, model: Path, *, base: str, front: Front = LOOPBACK_ONLY) -> None:
         """`model`: the directory that is served; `base`: the fingerprint by which adapters name theirs."""
@@ -113,11 +113,11 @@ class ServerGroup:
         return all(server.alive() for server in self.servers)
 
     def deaths(self) -> dict[int, str]:
-        """How each server that runs no more has ended, by number; those that are being replaced are among them."""
+        """Return how each server that runs no more has ended, by number; those that are being replaced are among them."""
         return self._found(lambda server: None if server.alive() else server.death() or NOT_RUNNING)
 
     def failures(self) -> dict[int, str]:
-        """Why each server that does not answer does not, by number."""
+        """Return why each server that does not answer does not, by number."""
         return self._found(lambda server: server.failure())
 
     def sleep(self) -> None:

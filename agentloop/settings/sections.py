@@ -153,6 +153,9 @@ class Collect(Section):
     """Episodes for each task."""
     temperature: PositiveFloat = 1.0
     """Sampling temperature of the rollouts."""
+    temperatures: tuple[PositiveFloat, ...] = ()
+    """Temperatures of a task's samples, in turn: sample 0 has the first, and after the last comes the first again. They vary
+    what is tried at one task. Not set: all have `temperature`. Evaluations have their own (`evaluate.temperature`)."""
     give_up_after: Count | None = None
     """Samples of a task after which it is given up if none of them was solved: its other samples are not played, and count as
     not sampled. Not set: every task gets all its `samples`. Evaluations always do."""

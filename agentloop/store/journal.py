@@ -76,7 +76,7 @@ class Journal:
                 self._syncing = self._thread.submit(os.fdatasync, self._descriptor)
 
     def remove(self) -> None:
-        """The shard is written: the journal has had its use."""
+        """Remove the file: the shard is written."""
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
