@@ -59,8 +59,11 @@ def content_id(prefix: str, value: Any) -> str:
 
 def content(value: Any) -> Any:
     """The JSON value that stands for `value` in a name: of records and sections, first fields and those off their default."""
-    if type(value) in _PLAIN:
+    kind = type(value)
+    if kind in _PLAIN:
         return value
+    if kind is list or kind is tuple:
+        return [content(item) for item in value]
     if isinstance(value, BaseModel):
         plain = value.model_dump(mode="json")
         defaults = {

@@ -201,7 +201,6 @@ def measure(root: Path, given: argparse.Namespace) -> dict[str, Any]:
         stub.kill()
         stub.wait()
     spent = {name: 1e3 * (after[name] - before[name]) / done for name in after}
-    written = sum(each.stat().st_size for each in campaign.settings.paths.shards.iterdir())
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"aiohttp {version('aiohttp')}, orjson {version('orjson')}, pyarrow {version('pyarrow')}",
@@ -212,7 +211,6 @@ def measure(root: Path, given: argparse.Namespace) -> dict[str, Any]:
         "statuses": statuses,
         "concurrency": given.concurrency,
         "shards": len(shards),
-        "bytes_of_shards": written,
         "seconds": seconds,
         "cpu_ms_per_episode": spent | {"together": sum(spent.values())},
         "cpu_ms_per_turn": sum(spent.values()) * done / turns,
