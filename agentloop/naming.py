@@ -44,9 +44,12 @@ _PLAIN = frozenset({str, int, float, bool, type(None)})
 """Types whose values stand for themselves; most of what is named."""
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
 
 
 def content_id(prefix: str, value: Any) -> str:
