@@ -128,10 +128,11 @@ class ServedPolicy:
             self._client = None
 
     async def _notice_end(self) -> None:
-        while self._lost is None:
-            if deaths := self._server.deaths():
+        while len(deaths := self._server.deaths()) < self._server.size:
+            if deaths:
                 self._fail(deaths)
             await asyncio.sleep(_WATCH_SECONDS)
+        self._fail(deaths)
 
     def _fail(self, faults: dict[int, str]) -> None:
         """The policy is lost with the last of its servers; before, what has failed is replaced beside the others."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from agentloop import card
 from agentloop.errors import SettingError
@@ -16,6 +16,7 @@ from agentloop.settings import Serving, Settings
 
 T = TypeVar("T")
 
+_STARTING = "vLLM is being started again"
 _OVER_SEVERAL_CARDS = (
     "--tensor-parallel-size",
     "-tp",
@@ -114,11 +115,19 @@ class ServerGroup:
 
     def deaths(self) -> dict[int, str]:
         """Return how each server that runs no more has ended, by number; those that are being replaced are among them."""
-        return self._found(lambda server: None if server.alive() else server.death() or NOT_RUNNING)
+        ended = {
+            number: server.death() or NOT_RUNNING
+            for number, server in enumerate(self.servers)
+            if number not in self._starting and not server.alive()
+        }
+        return ended | dict.fromkeys(self._starting, _STARTING)
 
     def failures(self) -> dict[int, str]:
         """Return why each server that does not answer does not, by number."""
-        return self._found(lambda server: server.failure())
+        asked = [number for number in range(len(self.servers)) if number not in self._starting]
+        answers = self._each(lambda server: server.failure(), [self.servers[number] for number in asked])
+        told = {number: reason for number, reason in zip(asked, answers, strict=True) if reason is not None}
+        return told | dict.fromkeys(self._starting, _STARTING)
 
     def sleep(self) -> None:
         """Put all to sleep, as `ModelServer.sleep` does. Raises ServerError where one cannot."""
@@ -158,15 +167,9 @@ class ServerGroup:
         place = Place(number, self._settings.serving.servers)
         return ModelServer(self._settings, self._model, base=self._base, front=self._front, place=place)
 
-    def _found(self, ask: Callable[[ModelServer], str | None]) -> dict[int, str]:
-        asked = [number for number in range(len(self.servers)) if number not in self._starting]
-        answers = self._each(ask, [self.servers[number] for number in asked])
-        told = {number: reason for number, reason in zip(asked, answers, strict=True) if reason is not None}
-        return told | dict.fromkeys(self._starting, "vLLM is being started again")
-
-    def _each(self, do: Callable[[ModelServer], T], servers: Iterable[Any] | None = None) -> list[T]:
+    def _each(self, do: Callable[[ModelServer], T], servers: Sequence[ModelServer] | None = None) -> list[T]:
         """What `do` says of each; the first fault is raised when all have been asked."""
-        them = self.servers if servers is None else list(servers)
+        them = self.servers if servers is None else servers
         if len(them) < 2:
             return [do(server) for server in them]
         with ThreadPoolExecutor(len(them)) as pool:
