@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 import time
@@ -61,6 +62,13 @@ def free_bytes() -> tuple[int, ...]:
 def cards() -> tuple[Card, ...]:
     """The visible cards in CUDA's order. Raises ServerError where there is no driver or no card."""
     return tuple(Card(**each) for each in json.loads(_answer(_asking("cards"), "the card is unknown")))
+
+
+def identifiers() -> tuple[str, ...]:
+    """Return what CUDA_VISIBLE_DEVICES calls each visible card, in CUDA's order. Raises ServerError as `cards` does."""
+    there = len(cards())
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(str(number) for number in range(there)) if named is None else tuple(named.split(",")[:there])
 
 
 @cache

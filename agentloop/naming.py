@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -39,9 +40,16 @@ FIRST_FIELDS: Mapping[str, frozenset[str]] = {
 """Fields that are part of a name whatever their value, by class. A class that is not here has only such fields."""
 
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+"""Types whose values stand for themselves; most of what is named."""
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
 
 
 def content_id(prefix: str, value: Any) -> str:
@@ -54,14 +62,19 @@ def content_id(prefix: str, value: Any) -> str:
 
 def content(value: Any) -> Any:
     """The JSON value that stands for `value` in a name: of records and sections, first fields and those off their default."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is list or kind is tuple:
+        return [content(item) for item in value]
     if isinstance(value, BaseModel):
         plain = value.model_dump(mode="json")
         defaults = {
             name: field.get_default(call_default_factory=True) for name, field in type(value).model_fields.items()
         }
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        defaults = {field.name: _default(field) for field in dataclasses.fields(value)}
+        defaults = _defaults(type(value))
+        plain = {name: getattr(value, name) for name in defaults}
     elif isinstance(value, Mapping):
         return {name: content(item) for name, item in value.items()}
     elif isinstance(value, (list, tuple)):
@@ -76,11 +89,18 @@ def content(value: Any) -> Any:
     }
 
 
-def _default(field: dataclasses.Field) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+@cache
+def _defaults(record: type) -> dict[str, Any]:
+    """The default of each field of a dataclass, which nobody changes."""
+    return {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(record)
+    }
 
 
 def _holds_records(value: Any) -> bool:
+    if type(value) in _PLAIN:
+        return False
     if isinstance(value, Mapping):
         return any(map(_holds_records, value.values()))
     if isinstance(value, (list, tuple)):

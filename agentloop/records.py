@@ -14,7 +14,7 @@ from typing import Any, Literal
 from agentloop.naming import content_id
 
 Split = Literal["train", "heldout", "demonstration"]
-Status = Literal["answered", "ended", "malformed", "turn_limit", "token_limit", "time_limit", "failed"]
+Status = Literal["answered", "ended", "malformed", "turn_limit", "token_limit", "time_limit", "failed", "not_sampled"]
 Role = Literal["user", "model", "tool", "history"]
 """Whose turn it is. `history`: a turn of the model's that an agent of one's own has shown it again, or has written for it; it
 was not sampled at this place."""
@@ -154,7 +154,7 @@ class Trajectory:
     """One finished episode: the ids that the model saw and produced, as they are trained on.
 
     With the status `failed` it is an episode that infrastructure kept from finishing: it has no tokens, only attempts, and
-    is never scored.
+    is never scored. With `not_sampled` it was never begun, for its task had been given up; it is nobody's failure.
     """
 
     policy: str
@@ -169,7 +169,7 @@ class Trajectory:
     """Seed of the campaign's sampling."""
     status: Status
     """How the episode ended: `answered`, `ended` (by its world, without an answer), at a limit, `malformed` (no call and no
-    answer) or `failed`."""
+    answer), `failed` or `not_sampled`."""
     answer: str | None
     """Final answer as parsed; None where the episode ended without one."""
     token_ids: tuple[int, ...]

@@ -248,7 +248,8 @@ def lifecycle(checkpoint: Path, work: Path, policy: str) -> dict[str, Any]:
         ready = swap.start(server)
         measured = swap.measure(campaign, server, run, free_before=before)
         stored = canary_reference.read(run.output)
-        report = inspect(server.endpoint, settings.serving, stored, base=server.serve(None), adapter=run.adapter.id)
+        base = server.serve(None)
+        report = inspect(server.endpoints[0], settings.serving, stored, base=base, adapter=run.adapter.id)
     return {"start_seconds": ready, **measured, "canary": dataclasses.asdict(report)}
 
 

@@ -28,8 +28,9 @@ from agentloop.recording import recorder
 from agentloop.records import NF4, NONE, Policy, Quantization, Sampling, Task
 from agentloop.report import sinks
 from agentloop.rollout.prompt import PromptFormat
+from agentloop.serving import server_group
 from agentloop.settings import Serving, Settings
-from agentloop.store import campaigns, champions, contests, gpu_phases, process_times, runs
+from agentloop.store import campaigns, champions, contests, gpu_phases, journal, process_times, runs
 from agentloop.store.database import Database
 from agentloop.store.kept import kept
 from agentloop.store.ledger import INTERRUPTED, Ledger
@@ -64,6 +65,7 @@ class Campaign:
         model = settings.model_directory()
         files.check(model)
         card.check()
+        server_group.check(settings.serving)
         fitting.check(settings)
         environment = environments.get(settings.environment)
         suites.planned_looks(settings)
@@ -315,6 +317,7 @@ class Campaign:
                 Ledger(database).interrupt()
             with self._run(flow_run):
                 sweep(self.settings.paths.data, skip=self.settings.paths.cache)
+                journal.sweep(self.settings.paths.shards)
                 scratch.sweep()
                 with self.held(), housekeeping.remedied(self.settings):
                     yield

@@ -25,7 +25,8 @@ from agentloop.training.run import TrainingRun
 
 
 def check(campaign: Campaign, iteration: int, server: PolicyServer, run: TrainingRun) -> dict[str, Any]:
-    """Compare once for each adapter; recorded, also where it fails. A vLLM that has slept is started anew once.
+    """Compare once for each adapter, at every server; recorded, also where it fails: the server furthest off. A vLLM that
+    has slept is started anew once.
 
     Raises CanaryError where what is served is not what was trained, ServerError where vLLM ends meanwhile.
     """
@@ -37,9 +38,13 @@ def check(campaign: Campaign, iteration: int, server: PolicyServer, run: Trainin
         server.serve(adapter)
         others = server.adapters - {adapter}
         try:
-            return inspect(server.endpoint, serving, stored, base=base, adapter=adapter, others=others)
+            reports = [
+                inspect(each, serving, stored, base=base, adapter=adapter, others=others) for each in server.endpoints
+            ]
         except ServerError as error:
-            raise ServerError(server.failure() or str(error)) from None
+            raise ServerError(next(iter(server.failures().values()), str(error))) from None
+        failed = [report for report in reports if not report.passed]
+        return (failed or sorted(reports, key=lambda report: report.adapter_mean))[-1]
 
     def work() -> dict[str, Any]:
         stored = canary_reference.read(run.output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -13,25 +13,29 @@ from agentloop import environments, records
 from agentloop.at_hand import AtHand
 from agentloop.campaign import suites
 from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.shard import OnEpisode, complete
 from agentloop.campaign.suites import Suite
 from agentloop.curation import scoring
 from agentloop.environments import model_judge
 from agentloop.errors import ShardError
 from agentloop.recording.recorder import Recorder
-from agentloop.records import Trajectory
+from agentloop.records import SOLVED, Trajectory
 from agentloop.rollout.collection import OpenWorld, Play, ShardPlan, plan, run_shard
 from agentloop.rollout.episode import run_episode
 from agentloop.serving.policy_server import PolicyServer
 from agentloop.serving.served_policy import ServedPolicy
 from agentloop.store import policies, pruned, trainable
 from agentloop.store.ingest import ingest, taken
-from agentloop.store.shards import Purpose, is_whole, write_shard
+from agentloop.store.shards import Purpose, is_whole
+from agentloop.verification import SUCCESS, scored
 
 
 def plan_collection(
-    campaign: Campaign, iteration: int, adapter: str | None, *, most: int | None = None
+    campaign: Campaign, iteration: int, adapter: str | None, *, most: int | None = None, whole: bool = False
 ) -> list[ShardPlan]:
     """The shards of training rollouts of an iteration, by the policy with this adapter, of `most` tasks at most.
+
+    `whole`: no task is given up, whatever collect.give_up_after says: for a measurement.
 
     Raises SettingError where the environment has too few training tasks.
     """
@@ -45,6 +49,8 @@ def plan_collection(
         sampling=campaign.sampling(collect.temperature),
         seed=campaign.settings.seed,
         shard_episodes=collect.shard_episodes,
+        give_up_after=None if whole else collect.give_up_after,
+        temperatures=collect.temperatures,
     )
 
 
@@ -161,28 +167,45 @@ async def collect_shard(
     adapter: str | None,
     iteration: int,
     purpose: Purpose,
-    on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
+    on_episode: OnEpisode = lambda trajectory: None,
 ) -> str:
-    """Run the shard's episodes and write it, unless it is there. Returns its id."""
-    path = shard.path(campaign.settings.paths.shards)
-    if is_whole(path):
+    """Play the shard's episodes that are not finished yet and write it, unless it is there. Returns its id."""
+    if is_collected(campaign, shard):
         return shard.id
-    async with acting(campaign, server, shard, adapter=adapter) as actor:
-        policy = await actor.policy()
-        episodes = await run_shard(
-            shard,
-            policy=policy,
-            prompt=campaign.prompt,
-            open_world=actor.open_world,
-            play=actor.play,
-            limits=campaign.settings.collect,
-            slots=actor.slots,
-            on_episode=on_episode,
-        )
-        write = partial(write_shard, purpose=purpose, campaign=campaign.name, iteration=iteration)
-        await asyncio.to_thread(write, path, episodes)  # other shards play on meanwhile
-        policy.shard_done()
+
+    async def play(played: Mapping[str, Trajectory], ended: OnEpisode) -> list[Trajectory]:
+        async with acting(campaign, server, shard, adapter=adapter) as actor:
+            policy = await actor.policy()
+            episodes = await run_shard(
+                shard,
+                policy=policy,
+                prompt=campaign.prompt,
+                open_world=actor.open_world,
+                play=actor.play,
+                limits=campaign.settings.collect,
+                slots=actor.slots,
+                played=played,
+                solved=partial(_solved, campaign),
+                on_episode=ended,
+            )
+            policy.shard_done()
+            return episodes
+
+    await complete(campaign, shard, play, iteration=iteration, purpose=purpose, on_episode=on_episode)
     return shard.id
+
+
+async def _solved(campaign: Campaign, trajectory: Trajectory) -> bool:
+    """As the verifier says, which may take its time. Raises StoreError where it fails."""
+    task = trajectory.task
+    who = f"environment {task.environment!r}: its verifier"
+
+    def score() -> float:
+        with model_judge.kept_in(campaign.settings.paths.judgements):
+            by = environments.get(task.environment)
+            return scored(by, task, trajectory.answer, trajectory.outcome, who=who)[SUCCESS]
+
+    return await asyncio.to_thread(score) >= SOLVED
 
 
 def ingest_shards(
@@ -190,6 +213,8 @@ def ingest_shards(
 ) -> dict[str, int]:
     """Take the shards into the database and score what is new. Returns counts."""
     counts = take_in(campaign, shards, policy=campaign.policy(adapter), iteration=iteration, purpose=purpose)
+    if unsampled := counts.get("not_sampled"):
+        print(f"{unsampled} episodes were not sampled: their tasks were given up (collect.give_up_after)")
     if campaign.settings.agent.command is not None and purpose == "collect":
         with campaign.database() as database:
             if line := trainable.told(database, campaign.name, iteration):
@@ -209,4 +234,5 @@ def take_in(
             raise ShardError(f"{report.damaged[0]}: damaged, set aside; run the same command again to collect it anew")
         with model_judge.kept_in(campaign.settings.paths.judgements):
             scores = scoring.score(database, environments.get, campaign=campaign.name)
-    return scores | {"trajectories": report.trajectories, "failed": report.failed, "shards": report.shards}
+    told = {"trajectories": report.trajectories, "failed": report.failed, "shards": report.shards}
+    return scores | told | ({"not_sampled": report.unsampled} if report.unsampled else {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from agentloop.campaign import collect
 from agentloop.campaign.campaign import Campaign
+from agentloop.campaign.shard import OnEpisode, complete
 from agentloop.campaign.teaching import TAUGHT, Teaching
 from agentloop.errors import SettingError
 from agentloop.model_directory.fingerprint import tokenizer_fingerprint
@@ -23,7 +24,6 @@ from agentloop.rollout.collection import Policy as Acting
 from agentloop.rollout.episode import World
 from agentloop.settings import Collect
 from agentloop.store import campaigns, families, tasks, teacher_usage
-from agentloop.store.shards import write_shard
 from agentloop.teaching import experts, messages, stored
 from agentloop.teaching.script import Script, ScriptedPolicy, by_session, numbered
 from agentloop.teaching.tasks import drawn
@@ -158,17 +158,16 @@ def play(
     planned: Demonstrations,
     shard: ShardPlan,
     *,
-    on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
+    on_episode: OnEpisode = lambda trajectory: None,
 ) -> str:
-    """Play the shard's episodes and write it, unless it is there. Returns its id."""
+    """Play the shard's episodes that are not finished yet and write it, unless it is there. Returns its id."""
     campaign = teaching.campaign
     if is_played(teaching, shard):
         return shard.id
-    campaign.worlds.start()
     acting = _taught_by if teaching.source.kind == "teacher" else _saying
-    path = shard.path(teaching.settings.paths.shards)
 
-    async def episodes() -> list[Trajectory]:
+    async def rest(played: Mapping[str, Trajectory], ended: OnEpisode) -> list[Trajectory]:
+        campaign.worlds.start()
         async with acting(teaching, planned, shard) as (policy, open_world, limits):
             return await run_shard(
                 shard,
@@ -176,10 +175,11 @@ def play(
                 prompt=campaign.prompt,
                 open_world=open_world,
                 limits=limits,
-                on_episode=on_episode,
+                played=played,
+                on_episode=ended,
             )
 
-    write_shard(path, asyncio.run(episodes()), purpose="demonstrate", campaign=campaign.name, iteration=TAUGHT)
+    asyncio.run(complete(campaign, shard, rest, iteration=TAUGHT, purpose="demonstrate", on_episode=on_episode))
     return shard.id
 
 

@@ -47,8 +47,8 @@ def open_campaign(campaign: Campaign) -> Campaign:
         raise StoreError(
             f"campaign {campaign.name}: how its base is held is not settled yet (training.quantization); agentloop run does it"
         )
-    never_asleep = campaign.settings.serving.model_copy(update={"policy": "restart"})
-    return dataclasses.replace(campaign.served_by(never_asleep), given=held)
+    one_awake = campaign.settings.serving.model_copy(update={"policy": "restart", "servers": 1})
+    return dataclasses.replace(campaign.served_by(one_awake), given=held)
 
 
 def weights(campaign: Campaign) -> Path:
@@ -111,8 +111,9 @@ class ChampionEndpoint:
                 if not self._is_to_end() and not self._wanted(data):
                     self.champion = champion_of(self._campaign)
                     self._serve(server)
-                    note(dataclasses.replace(self._about, url=server.endpoint.url))
-                    ready(server.endpoint)
+                    [endpoint] = server.endpoints
+                    note(dataclasses.replace(self._about, url=endpoint.url))
+                    ready(endpoint)
                     self._follow(server, data)
 
     def end_soon(self) -> bool:
@@ -147,7 +148,7 @@ class ChampionEndpoint:
                 self._waiting, self._calm = True, False
                 server.end()
                 return
-            if (death := server.death()) is not None:
+            for death in server.deaths().values():
                 deaths = deaths + 1 if time.monotonic() - started < _LIVES_SECONDS else 1
                 if deaths == _QUICK_DEATHS:
                     raise ServerError(f"{death}, {_QUICK_DEATHS} times in a row within a minute of its start")

@@ -167,7 +167,7 @@ def play(campaign: Campaign, server: PolicyServer | None, held: Quantization) ->
 
 
 def first_shard(campaign: Campaign) -> ShardPlan:
-    return rollouts.plan_collection(campaign, 1, None)[0]
+    return rollouts.plan_collection(campaign, 1, None, whole=True)[0]
 
 
 def _size(count: int) -> str:

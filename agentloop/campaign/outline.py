@@ -7,7 +7,8 @@ from agentloop.campaign import judge, lock, own_agent, position, suites
 from agentloop.campaign.position import ROLL_OUTS
 from agentloop.errors import SettingError
 from agentloop.model_directory import files
-from agentloop.settings import Settings
+from agentloop.serving import server_group
+from agentloop.settings import Collect, Settings
 from agentloop.store import base_judgements, campaigns, champions
 from agentloop.store.database import Database
 
@@ -18,6 +19,7 @@ def check(settings: Settings) -> None:
     """
     files.check(settings.model_directory())
     card.check()
+    server_group.check(settings.serving)
     suites.planned_looks(settings)
     suites.check_tools(settings)
     own_agent.check(settings)
@@ -41,8 +43,8 @@ def outline(settings: Settings) -> str:
     return (
         f"Campaign {settings.campaign}: {settings.iterations} iterations of the environment {settings.environment} "
         f"with {settings.model_directory()}\n"
-        f"  collect   {collect.tasks} tasks x {collect.samples} episodes at temperature {collect.temperature:g}, "
-        f"by the champion\n"
+        f"  collect   {collect.tasks} tasks x {collect.samples} episodes at {_heat(collect)}, "
+        f"by the champion{_patience(collect)}\n"
         f"  select    {settings.selection.recipe}: at most {settings.selection.per_task} a task"
         f"{', from all iterations so far' if settings.selection.accumulate else ''}\n"
         f"  train     LoRA rank {training.rank}, {training.epochs} epochs at {training.learning_rate:g}, "
@@ -54,6 +56,19 @@ def outline(settings: Settings) -> str:
         f"{f', if no worse at {guards}' if guards else ''}\n"
         f"  control   {'as many random trajectories, at the end' if gate.control else 'none'}"
     )
+
+
+def _heat(collect: Collect) -> str:
+    if not collect.temperatures:
+        return f"temperature {collect.temperature:g}"
+    return f"temperatures {', '.join(f'{each:g}' for each in collect.temperatures)} in turn"
+
+
+def _patience(collect: Collect) -> str:
+    first = collect.give_up_after
+    if first is None or first >= collect.samples:
+        return ""
+    return f"; a task that none of the first {first} has solved is given up"
 
 
 def prospect(settings: Settings) -> str:

@@ -46,6 +46,13 @@ STUDENT, TAUGHT = 0, 1
 
 _OPEN: AtHand[Teaching] = AtHand()
 
+_ADDED_LATER: tuple[tuple[str, Any], ...] = (
+    ("agent.command", None),
+    ("collect.give_up_after", None),
+    ("collect.temperatures", []),
+)
+"""Settings that define a campaign and were no part of a teaching's name at first: they are none while they have this value."""
+
 NOT_TAUGHT = ("concurrency", "key_variable", "request_seconds")
 """Settings of `teach` that change nothing of what is taught."""
 
@@ -101,8 +108,7 @@ class Teaching:
             sorted(set(lesson.families)),
             lesson.unverified,
             {key: value for key, value in content(settings.teach).items() if key not in NOT_TAUGHT},
-            # no part of the name at first, so that it is none while there is no such agent
-            {name: value for name, value in defining.items() if (name, value) != ("agent.command", None)},
+            {name: value for name, value in defining.items() if (name, value) not in _ADDED_LATER},
         ]
         own = settings.model_copy(
             update={"campaign": content_id("teaching", about).replace("_", "-"), "iterations": TAUGHT}

@@ -231,7 +231,7 @@ def _own(campaign: Campaign, whom: str) -> Iterator[tuple[Endpoint, str]]:
     ):
         name = server.serve(policy)
         with _ended_by_runs(campaign) if on_card else _for_as_long_as_it_takes():
-            yield server.endpoint, name
+            yield server.endpoints[0], name
 
 
 @contextmanager

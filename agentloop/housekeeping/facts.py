@@ -58,9 +58,11 @@ class Facts:
     settled: frozenset[str]
     """Datasets on which nothing is trained any more."""
     campaigns: frozenset[str]
+    iterations: frozenset[tuple[str, int]]
+    """Campaign and number of each finished iteration."""
 
 
-NOTHING = Facts({}, {}, frozenset(), frozenset(), frozenset())
+NOTHING = Facts({}, {}, frozenset(), frozenset(), frozenset(), frozenset())
 """Where there is no database yet."""
 
 
@@ -102,6 +104,7 @@ def read(database: Database) -> Facts:
         frozenset(row["adapter"] for row in trainings if row["done"]),
         frozenset(row["dataset"] for row in trainings) - busy,
         frozenset(name for (name,) in database.execute("SELECT name FROM campaigns")),
+        frozenset(database.execute("SELECT campaign, iteration FROM iterations WHERE finished IS NOT NULL")),
     )
 
 

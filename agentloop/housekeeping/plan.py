@@ -18,6 +18,8 @@ from agentloop.housekeeping.place import Entry
 from agentloop.housekeeping.rules import ShardChoice
 from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.settings import Settings
+from agentloop.store import journal
+from agentloop.store.shards import is_whole
 
 _ID = r"[0-9a-f]{16}"
 _ADAPTER = re.compile(rf"adapter_{_ID}")
@@ -25,6 +27,7 @@ _OF_TRAINING = re.compile(rf"(adapter_{_ID})(\.safetensors|\.json|\.metrics\.jso
 _REQUEST = re.compile(rf"(?!adapter_)[a-z-]+_{_ID}\.json")
 _ROWS = re.compile(rf"(data_{_ID})\.safetensors")
 _SHARD = re.compile(rf"(shard_{_ID})\.parquet(\.\d+)?(\.damaged)?")
+_JOURNAL = re.compile(rf"(shard_{_ID})\.journal(\.\d+)?(\.damaged)?")
 _LOG = re.compile(
     rf"(vllm-\d{{8}}-\d{{6}}-\d+|train-adapter_{_ID}|[a-z-]+_{_ID}|worlds|prefect-(server|worker))\.(log|json)"
 )
@@ -123,6 +126,7 @@ def make(settings: Settings, known: Facts, *, shards: ShardChoice | None = None)
         look.temporary,
         look.snapshots,
         look.training,
+        look.journals,
         look.logs,
         look.caches,
         look.prefect,
@@ -205,6 +209,23 @@ class _Look:
                 going.append(each)
         rule = "checkpoints, journals and token rows of finished trainings, and requests of processes that have ended"
         return Kind("training", rule, self._free(going))
+
+    def journals(self) -> Kind:
+        """Of shards that are written, or that nobody goes on with. What one of them would have spared is played again."""
+        days, going = self.settings.retention.journal_days, []
+        for each in place.entries(self.data, "shards"):
+            if not (own := _JOURNAL.fullmatch(each.name)):
+                continue
+            about = journal.description(each.path) if each.ours and not each.folder else None
+            written = is_whole(each.path.with_name(f"{own[1]}.parquet"))
+            finished = about is not None and (about.campaign, about.iteration) in self.known.iterations
+            if written or finished or rules.aged(each.modified, days, self.now):
+                going.append(each)
+        rule = (
+            "journals of shards that are written, of finished iterations, and those that nothing was added to for "
+            f"{days:g} days (retention.journal_days)"
+        )
+        return Kind("journals", rule, self._free(going))
 
     def logs(self) -> Kind:
         retention = self.settings.retention
@@ -296,7 +317,7 @@ class _Look:
             ("datasets",): (_ROWS,),
             ("logs",): (_LOG,),
             ("reports",): (_REPORT,),
-            ("shards",): (_SHARD,),
+            ("shards",): (_SHARD, _JOURNAL),
             ("tensorboard",): (_ADAPTER,),
         }
         for within, known in patterns.items():

@@ -113,7 +113,7 @@ class _Measurement:
         base = server.serve(None)
         server.serve(adapter)
         stored = canary_reference.read(settings.paths.adapters / adapter)
-        report = inspect(server.endpoint, settings.serving, stored, base=base, adapter=adapter)
+        report = inspect(server.endpoints[0], settings.serving, stored, base=base, adapter=adapter)
         return {"passed": report.passed, **asdict(report)}
 
 

@@ -11,10 +11,10 @@ import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,27 +42,57 @@ class ShardPlan:
     seed: int
     episodes: tuple[tuple[Task, int], ...]
     """(task, sample index)"""
+    give_up_after: int | None = None
+    """Samples after which a task that none of them has solved gets no more; the shard then holds all samples of its tasks.
+    None: never."""
+    temperatures: tuple[float, ...] = ()
+    """Sampling temperatures of a task's samples, in turn; none: all have that of `sampling`."""
+
+    def sampling_of(self, sample: int) -> Sampling:
+        """Return how this sample of each task is sampled."""
+        if not self.temperatures:
+            return self.sampling
+        return _tempered(self.sampling, self.temperatures[sample % len(self.temperatures)])
 
     @cached_property
     def trajectories(self) -> tuple[str, ...]:
         return tuple(
-            trajectory_id(self.policy, task.id, sample, self.sampling, self.seed) for task, sample in self.episodes
+            trajectory_id(self.policy, task.id, sample, self.sampling_of(sample), self.seed)
+            for task, sample in self.episodes
         )
 
     @cached_property
     def id(self) -> str:
-        return content_id("shard", list(self.trajectories))
+        names = list(self.trajectories)
+        given_up = {"given_up_after": self.give_up_after}
+        return content_id(
+            "shard", names if self.give_up_after is None else [names, given_up]
+        )  # as store.shards.shard_id
 
     def path(self, root: Path) -> Path:
         return root / f"{self.id}.parquet"
 
 
 def plan(
-    tasks: Iterable[Task], samples: int, *, policy: str, sampling: Sampling, seed: int, shard_episodes: int
+    tasks: Iterable[Task],
+    samples: int,
+    *,
+    policy: str,
+    sampling: Sampling,
+    seed: int,
+    shard_episodes: int,
+    give_up_after: int | None = None,
+    temperatures: tuple[float, ...] = (),
 ) -> list[ShardPlan]:
-    """`samples` episodes of every task, in shards of at most `shard_episodes`."""
+    """`samples` episodes of every task, in shards of at most `shard_episodes`. Where tasks may be given up, the samples of one
+    are in one shard. `temperatures`: as in `ShardPlan`."""
     episodes = [(task, sample) for task in tasks for sample in range(samples)]
-    return in_shards(episodes, policy=policy, sampling=sampling, seed=seed, shard_episodes=shard_episodes)
+    if give_up_after is None or give_up_after >= samples:
+        give_up_after = None
+    else:
+        shard_episodes = max(1, shard_episodes // samples) * samples
+    shards = in_shards(episodes, policy=policy, sampling=sampling, seed=seed, shard_episodes=shard_episodes)
+    return [dataclasses.replace(each, give_up_after=give_up_after, temperatures=temperatures) for each in shards]
 
 
 def in_shards(
@@ -75,14 +105,23 @@ def in_shards(
     ]
 
 
+@cache
+def _tempered(sampling: Sampling, temperature: float) -> Sampling:
+    return dataclasses.replace(sampling, temperature=temperature)
+
+
 class Policy(Generate, Protocol):
-    """A policy that may be out of reach for a while."""
+    """A policy that may be out of reach for a while. Where a plan has `temperatures`, each call is given its own."""
 
     async def ready(self) -> None:
         """Return as soon as it answers. Raises ServerError where it has been lost too often."""
 
     async def lost(self) -> str | None:
         """After a request that failed: why the policy is out of reach, None where it answers."""
+
+
+Solved = Callable[[Trajectory], Awaitable[bool]]
+"""Says whether an episode that has ended was solved."""
 
 
 class OpenWorld(Protocol):
@@ -117,16 +156,24 @@ async def run_shard(
     limits: Collect,
     play: Play = run_episode,
     slots: asyncio.Semaphore | None = None,
+    played: Mapping[str, Trajectory] = {},
+    solved: Solved | None = None,
     on_episode: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> list[Trajectory]:
     """All episodes of a shard, at most `limits.concurrency` in flight, in the plan's order.
 
     `play`: who acts in the worlds that `open_world` opens; by default this project's own agent.
     `slots`: those that it shares with other shards, instead: whose episodes were first to wait for one are first to get it.
+    `played`: episodes, by id, that were finished before and are taken as they are.
+    `solved`: asked about the first samples of each task where the plan gives tasks up.
+    `on_episode`: told of every other episode as soon as it has ended; what it raises ends the shard.
 
     Whatever an attempt at an episode raises, and an attempt past `limits.episode_seconds`, is kept among the trajectory's
     attempts, and the episode is tried again in a fresh world after a pause. After `limits.attempts` of them it has failed.
     Attempts that ended because the policy was lost do not count: they say nothing of the episode.
+
+    Whether a task is given up rests on its first samples alone, in whatever order they end; while one of them is missing, or
+    where infrastructure kept one from finishing, it is not. Its other samples are then `not_sampled`.
 
     Raises FailureBudgetError, with a summary, as soon as more than `limits.max_failed` have failed, and ServerError where
     the policy is lost for good.
@@ -134,11 +181,31 @@ async def run_shard(
     slots = slots or asyncio.Semaphore(limits.concurrency)
     budget = FailureBudget(limits.max_failed, of=len(shard.episodes))
 
+    def about(sample: int) -> dict[str, Any]:
+        return {"policy": shard.policy, "sampling": shard.sampling_of(sample), "seed": shard.seed}
+
+    def generate(sample: int) -> Generate:
+        if not shard.temperatures:
+            return policy
+        return partial(policy, temperature=shard.sampling_of(sample).temperature)  # type: ignore[call-arg]
+
     async def episode(task: Task, sample: int) -> Trajectory:
+        if (group := groups.get(task.id)) is None:
+            return await played_out(task, sample)
+        if sample < group.first:
+            trajectory = await played_out(task, sample)
+            await group.note(trajectory)
+        elif await group.given_up:
+            trajectory = not_sampled(task, sample, **about(sample))
+            on_episode(trajectory)
+        else:
+            trajectory = await played_out(task, sample)
+        return trajectory
+
+    async def played_out(task: Task, sample: int) -> Trajectory:
         attempts: list[Attempt] = []
         counted = 0
         name = session_of(shard.policy, task, sample, shard.seed)
-        about: dict[str, Any] = {"policy": shard.policy, "sampling": shard.sampling, "seed": shard.seed}
         async with slots:
             while True:
                 await policy.ready()
@@ -146,7 +213,8 @@ async def run_shard(
                 started = time.perf_counter()
                 try:
                     async with asyncio.timeout(limits.episode_seconds), open_world(task, session=session) as world:
-                        trajectory = await play(task, sample, generate=policy, prompt=prompt, world=world, **about)
+                        acting = {"generate": generate(sample), "prompt": prompt, "world": world}
+                        trajectory = await play(task, sample, **acting, **about(sample))
                     break
                 except Exception as error:  # nothing that happens in an episode ends more than this attempt at it
                     message = _told(error, limits)
@@ -156,19 +224,58 @@ async def run_shard(
                     counted += 1
                 attempts.append(Attempt(message, time.perf_counter() - started))
                 if counted == limits.attempts:
-                    trajectory = unfinished(task, sample, **about)
+                    trajectory = unfinished(task, sample, **about(sample))
                     budget.spend(message)
                     break
                 await asyncio.sleep(pause(len(attempts) - 1, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE))
+        if attempts:
+            trajectory = dataclasses.replace(trajectory, attempts=tuple(attempts))
         on_episode(trajectory)
-        return dataclasses.replace(trajectory, attempts=tuple(attempts)) if attempts else trajectory
+        return trajectory
 
+    groups = _groups(shard, solved)
     try:
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(episode(task, sample)) for task, sample in shard.episodes]
+        async with asyncio.TaskGroup() as tasks:
+            for name, (task, sample) in zip(shard.trajectories, shard.episodes, strict=True):
+                if name in played and task.id in groups and sample < groups[task.id].first:
+                    tasks.create_task(groups[task.id].note(played[name]))
+            running = {
+                name: tasks.create_task(episode(task, sample))
+                for name, (task, sample) in zip(shard.trajectories, shard.episodes, strict=True)
+                if name not in played
+            }
     except* Exception as failures:
         raise (failures.subgroup(AgentloopError) or failures).exceptions[0] from None
-    return [task.result() for task in running]
+    return [played[name] if name in played else running[name].result() for name in shard.trajectories]
+
+
+class _Group:
+    """The samples of one task, of which the first decide whether there are others."""
+
+    def __init__(self, first: int, solved: Solved) -> None:
+        self.first = first
+        self.given_up: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._solved = solved
+        self._unsolved = 0
+
+    async def note(self, trajectory: Trajectory) -> None:
+        """Take one of the first samples into account. Raises as `solved` does."""
+        if self.given_up.done():
+            return
+        # nobody knows what came of an episode that has failed
+        goes_on = trajectory.status == "failed" or await self._solved(trajectory)
+        self._unsolved += not goes_on
+        if not self.given_up.done() and (goes_on or self._unsolved == self.first):
+            self.given_up.set_result(not goes_on)
+
+
+def _groups(shard: ShardPlan, solved: Solved | None) -> dict[str, _Group]:
+    """By task; none where no task is given up."""
+    if shard.give_up_after is None:
+        return {}
+    if solved is None:
+        raise ValueError("who gives tasks up has to be told what is solved")
+    return {task.id: _Group(shard.give_up_after, solved) for task, _ in shard.episodes}
 
 
 class FailureBudget:
@@ -194,6 +301,11 @@ class FailureBudget:
 def unfinished(task: Task, sample: int, *, policy: str, sampling: Sampling, seed: int) -> Trajectory:
     """The record of an episode that failed for good."""
     return Trajectory(policy, task, sample, sampling, seed, "failed", None, (), (), (), (), 0.0)
+
+
+def not_sampled(task: Task, sample: int, *, policy: str, sampling: Sampling, seed: int) -> Trajectory:
+    """The record of an episode that was not begun, because its task was given up."""
+    return Trajectory(policy, task, sample, sampling, seed, "not_sampled", None, (), (), (), (), 0.0)
 
 
 def _told(error: Exception, limits: Collect) -> str:

@@ -110,7 +110,8 @@ async def run_episode(
         if isinstance(parsed, ToolCall):
             transcript.produce(generation, text, call=parsed)
             reply = await world.call(parsed.name, parsed.args, parsed.kwargs)
-            reply = replace(reply, text=reply.text + said_replaced(parsed.replaced))
+            if parsed.replaced:
+                reply = replace(reply, text=reply.text + said_replaced(parsed.replaced))
             transcript.hear("tool", reply, prompt.tool_result, tool=parsed.name)
             if reply.done:
                 status = "ended"
@@ -209,7 +210,8 @@ class Transcript:
     ) -> None:
         """Append what the world replied, and note the reward of the model's turn before it. The last word of an episode that is
         over has no tokens: the model is not shown it."""
-        self.turns[-1] = replace(self.turns[-1], reward=reply.reward)
+        if reply.reward is not None:
+            self.turns[-1] = replace(self.turns[-1], reward=reply.reward)
         self.show(
             role,
             () if reply.done else tokens(reply.text, reply.omitted),

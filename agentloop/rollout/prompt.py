@@ -27,10 +27,13 @@ class PromptFormat:
     def __init__(self, tokenizer: Any, describe_tools: bool) -> None:
         """Raises ModelError if `tokenizer` (a transformers tokenizer) lacks one of Gemma's special tokens."""
         self._tokenizer = tokenizer
+        # transformers' way to the same answer takes twice the time, and every turn asks for it
+        self._fast = getattr(tokenizer, "backend_tokenizer", None)
         self.describes_tools = describe_tools
         self._bos = self._special("<bos>")
         self._start = self._special("<start_of_turn>")
         self._end = self._special("<end_of_turn>")
+        self._line_break, self._model = self._encode("\n"), self._encode("model\n")
         self.stop_token_ids: tuple[int, ...] = (self._end, self._special("<eos>"))
 
     @property
@@ -48,7 +51,7 @@ class PromptFormat:
 
     def user_turn(self, text: str) -> list[int]:
         """Return what follows the model's turn: a user turn with `text` and the start of the model's next turn."""
-        return [*self._encode("\n"), *self._user_turn(text)]
+        return [*self._line_break, *self._user_turn(text)]
 
     def tool_result(self, text: str, omitted: int = 0) -> list[int]:
         """Return what follows the model's turn: a user turn with the fenced result and the start of the model's next turn.
@@ -82,6 +85,8 @@ class PromptFormat:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text without special tokens."""
+        if self._fast is not None:
+            return self._fast.decode(list(token_ids), skip_special_tokens=True)
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def shown(self, token_ids: Sequence[int]) -> str:
@@ -93,13 +98,17 @@ class PromptFormat:
             self._start,
             *self._encode(f"user\n{text}"),
             self._end,
-            *self._encode("\n"),
+            *self._line_break,
             self._start,
-            *self._encode("model\n"),
+            *self._model,
         ]
 
     def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        if self._fast is None:
+            return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        if not self._fast.encode_special_tokens:  # transformers sets it with each call of its own
+            self._fast.encode_special_tokens = True
+        return self._fast.encode(text, add_special_tokens=False).ids
 
     def _special(self, token: str) -> int:
         index = self._tokenizer.convert_tokens_to_ids(token)

@@ -1,6 +1,7 @@
 """Completions from one or more vLLM endpoints: token ids in, token ids and log probabilities out.
 
-A session (an episode) stays at one endpoint, where its prefix is cached; a new one goes where least is in flight. Only a
+A session (an episode) stays at one endpoint, where its prefix is cached; a new one goes where its opening prompt was read
+before, by another sample of its task, unless clearly less is in flight elsewhere. Only a
 connection that failed is tried again: the same request with the same seed gives the same answer. Whatever else goes wrong
 is a ServerError, an infrastructure failure that the caller retries or records, never a score.
 
@@ -18,11 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import orjson
 
 from agentloop import backoff
 from agentloop.errors import ServerError
+from agentloop.serving.connections import ConnectionLost, Connections
 from agentloop.settings import Serving
 
 GENERATE = "/inference/v1/generate"
@@ -37,6 +38,8 @@ _OUTAGE_SECONDS = 30.0
 """So long a request waits where no endpoint answers: long enough for a restart of whatever stands between, and a vLLM that
 has died is not hidden for long."""
 _SESSIONS_REMEMBERED = 1 << 16
+_LEANING = 4
+"""Requests that an endpoint may have more in flight than another, and still get a session whose opening prompt it has read."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,21 @@ class _Seat:
     """An endpoint with what this client knows about it."""
 
     def __init__(self, endpoint: Endpoint, capacity: int) -> None:
+        self.endpoint = endpoint
         self.url = endpoint.url.rstrip("/")
-        self.headers = {"Authorization": f"Bearer {endpoint.api_key}", "Content-Type": "application/json"}
+        self.connections = Connections(self.url, endpoint.api_key)
         self.slots = asyncio.Semaphore(capacity)
         self.waiting = 0
         """Requests in flight and requests that wait for a slot."""
         self.down_since = 0.0
         self.outage: asyncio.Task[None] | None = None
         """Ends when the endpoint answers again."""
+        self.gone = False
+        """For good."""
 
     @property
     def set_aside(self) -> bool:
-        return self.outage is not None and not self.outage.done()
+        return self.gone or (self.outage is not None and not self.outage.done())
 
 
 class CompletionClient:
@@ -80,20 +86,29 @@ class CompletionClient:
 
     def __init__(self, endpoints: Sequence[Endpoint], serving: Serving) -> None:
         """At most serving.max_num_seqs requests are in flight at each endpoint: more would only wait in its queue."""
-        self._seats = [_Seat(endpoint, serving.max_num_seqs) for endpoint in endpoints]
+        self._capacity = serving.max_num_seqs
+        self._seats = [_Seat(endpoint, self._capacity) for endpoint in endpoints]
         self._timeout = serving.request_seconds
         self._patience = min(_OUTAGE_SECONDS, serving.request_seconds)
         self._homes: OrderedDict[str, _Seat] = OrderedDict()
-        self._http: aiohttp.ClientSession | None = None
+        """Where the requests of a session go."""
+        self._openings: OrderedDict[int, _Seat] = OrderedDict()
+        """Where a session went last that began with this prompt (its hash): the samples of one task share their prefix."""
         self._given_up: str | None = None
-        self._closing: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def __aenter__(self) -> CompletionClient:
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
-            timeout=aiohttp.ClientTimeout(total=self._timeout),
-        )
         return self
+
+    def use(self, endpoints: Sequence[Endpoint]) -> None:
+        """Ask these endpoints from now on. What is in flight at others is asked again at one of these."""
+        before = {seat.endpoint: seat for seat in self._seats}
+        self._seats = [before.pop(endpoint, None) or _Seat(endpoint, self._capacity) for endpoint in endpoints]
+        for seat in before.values():
+            if seat.outage is not None:
+                seat.outage.cancel()
+            seat.gone = True
+            seat.connections.close()
 
     def give_up(self, reason: str) -> None:
         """Fail every request, those in flight at once, with a ServerError that says why: the servers will not come back."""
@@ -101,14 +116,19 @@ class CompletionClient:
         for seat in self._seats:
             if seat.set_aside:
                 seat.outage.cancel()
-        self._closing = asyncio.create_task(self._http.close())
+        self._close()
 
     async def __aexit__(self, *_: Any) -> None:
         outages = [seat.outage for seat in self._seats if seat.set_aside]
         for outage in outages:
             outage.cancel()
         await asyncio.gather(*outages, return_exceptions=True)
-        await self._http.close()
+        self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        for seat in self._seats:
+            seat.connections.close()
 
     async def complete(
         self,
@@ -135,30 +155,31 @@ class CompletionClient:
             "output_kind": FINAL_ONLY,
         }
         body = {"model": model, "token_ids": list(prompt_ids), "sampling_params": sampling}
-        choice = (await self._request(GENERATE, body, session))["choices"][0]
+        choice = (await self._request(GENERATE, body, session, prompt_ids))["choices"][0]
         logprobs = [token["logprob"] for token in choice["logprobs"]["content"]]
         return Completion(choice["token_ids"], logprobs, choice["finish_reason"])
 
     async def prompt_logprobs(self, model: str, token_ids: Sequence[int]) -> list[float]:
         """Log probability of each token given those before it. [len(token_ids) - 1]. Raises ServerError."""
         body = {"model": model, "prompt": list(token_ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
-        rows = (await self._request(COMPLETIONS, body, None))["choices"][0]["prompt_logprobs"][1:]
+        rows = (await self._request(COMPLETIONS, body, None, token_ids))["choices"][0]["prompt_logprobs"][1:]
         return [row[str(token)]["logprob"] for row, token in zip(rows, token_ids[1:], strict=True)]
 
-    async def _request(self, path: str, body: dict[str, Any], session: str | None) -> dict[str, Any]:
+    async def _request(
+        self, path: str, body: dict[str, Any], session: str | None, prompt: Sequence[int]
+    ) -> dict[str, Any]:
         payload = orjson.dumps(body)
         for attempt in range(_ATTEMPTS):
-            seat = await self._seat(session)
+            seat = await self._seat(session, prompt)
             if self._given_up is not None:
                 break
             seat.waiting += 1
             try:
                 async with seat.slots:
                     return await self._post(seat, path, payload)
-            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-                # the second where the connection broke in the middle of an answer
+            except ConnectionLost as error:
                 self._set_aside(seat)
-                failure = str(error) or type(error).__name__
+                failure = str(error)
             finally:
                 seat.waiting -= 1
             if self._given_up is not None:
@@ -170,18 +191,18 @@ class CompletionClient:
 
     async def _post(self, seat: _Seat, path: str, payload: bytes) -> dict[str, Any]:
         try:
-            async with self._http.post(seat.url + path, data=payload, headers=seat.headers) as response:
-                content = await response.read()
+            async with asyncio.timeout(self._timeout):
+                status, content = await seat.connections.request("POST", path, payload)
         except TimeoutError:
             self._set_aside(seat)
             raise ServerError(f"{seat.url}: no answer within serving.request_seconds = {self._timeout:g}") from None
-        if response.status == 200:
+        if status == 200:
             return orjson.loads(content)
-        if response.status >= 500:
+        if status >= 500:
             self._set_aside(seat)
-        raise ServerError(f"{seat.url}: {response.status} {_message(content)}")
+        raise ServerError(f"{seat.url}: {status} {_message(content)}")
 
-    async def _seat(self, session: str | None) -> _Seat:
+    async def _seat(self, session: str | None, prompt: Sequence[int]) -> _Seat:
         """Where the next request goes, as soon as there is an endpoint that answers. Raises ServerError."""
         # However long an outage has lasted, whoever comes now waits for one more probe.
         earliest = time.monotonic() + _LONGEST_DELAY
@@ -195,16 +216,19 @@ class CompletionClient:
         home = self._homes.get(session)
         if home is None or home.set_aside:
             home = min(ready, key=lambda seat: seat.waiting)
+            if session is not None and len(self._seats) > 1:
+                opening = hash(tuple(prompt))
+                usual = self._openings.get(opening)
+                if usual is not None and not usual.set_aside and usual.waiting - home.waiting < _LEANING:
+                    home = usual
+                _remember(self._openings, opening, home)
         if session is not None:
-            self._homes[session] = home
-            self._homes.move_to_end(session)
-            if len(self._homes) > _SESSIONS_REMEMBERED:
-                self._homes.popitem(last=False)
+            _remember(self._homes, session, home)
         return home
 
     def _set_aside(self, seat: _Seat) -> None:
         """Ask the endpoint until it answers. Requests that fail meanwhile fail of the same outage."""
-        if not seat.set_aside and not self._http.closed:
+        if not seat.set_aside and not self._closed:
             seat.down_since = time.monotonic()
             seat.outage = asyncio.create_task(self._await_answer(seat))
 
@@ -215,12 +239,19 @@ class CompletionClient:
             await asyncio.sleep(pause(attempt))
 
     async def _answers(self, seat: _Seat) -> bool:
-        timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS)
         try:
-            async with self._http.get(f"{seat.url}/health", timeout=timeout) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, TimeoutError):
+            async with asyncio.timeout(_PROBE_SECONDS):
+                status, _ = await seat.connections.request("GET", "/health")
+                return status == 200
+        except (ConnectionLost, TimeoutError):
             return False
+
+
+def _remember(homes: OrderedDict[Any, _Seat], key: Any, seat: _Seat) -> None:
+    homes[key] = seat
+    homes.move_to_end(key)
+    if len(homes) > _SESSIONS_REMEMBERED:
+        homes.popitem(last=False)
 
 
 def pause(attempt: int) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from agentloop import limits
+from agentloop import card, limits
 from agentloop.errors import SettingError
 from agentloop.serving.installation import Installation
 from agentloop.settings import Settings
@@ -79,6 +79,18 @@ class Front:
         """Return the address that this machine reaches it at."""
         return LOOPBACK if self.host == _EVERYWHERE else self.host
 
+
+@dataclass(frozen=True)
+class Place:
+    """A server's place among several of one machine."""
+
+    number: int = 0
+    """From 0; also the number of its card among those that CUDA has here."""
+    of: int = 1
+    """So many there are. One alone has whatever cards there are."""
+
+
+ALONE = Place()
 
 LOOPBACK_ONLY = Front()
 """The front of a vLLM that only agentloop itself asks."""
@@ -179,11 +191,11 @@ def _words(options: dict[str, object]) -> list[str]:
 
 
 def environment(
-    settings: Settings, installation: Installation, *, api_key: str, compiled: bool = True
+    settings: Settings, installation: Installation, *, api_key: str, compiled: bool = True, place: Place = ALONE
 ) -> dict[str, str | None]:
     """Return what the child's environment has beyond this process's, None for what it lacks.
 
-    The key is here because arguments are visible to all.
+    The key is here because arguments are visible to all. Raises ServerError where `place` has no card.
     """
     variables: dict[str, str | None] = {
         **dict.fromkeys(
@@ -206,7 +218,7 @@ def environment(
         variables |= {
             # vLLM would pin its threads and keep one core for itself; two cores are too few for that.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(max(1, limits.processors() - 1)),
+            "OMP_NUM_THREADS": str(max(1, (limits.processors() - 1) // place.of)),
         }
         if not compiled:
             # beside the model, vLLM has functions of its own that are compiled when they are first called
@@ -215,4 +227,6 @@ def environment(
         # The engine is a copy of the server's process instead of one that imports everything again, where vLLM finds that
         # safe (it falls back by itself where CUDA is in use already).
         variables |= {"VLLM_WORKER_MULTIPROC_METHOD": os.environ.get("VLLM_WORKER_MULTIPROC_METHOD", "fork")}
+        if place.of > 1:
+            variables |= {"CUDA_VISIBLE_DEVICES": card.identifiers()[place.number]}
     return variables

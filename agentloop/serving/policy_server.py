@@ -1,4 +1,7 @@
-"""Policies served: vLLM is started when the first episode needs it, and holds the adapters that were asked for."""
+"""Policies served: vLLM is started when the first episode needs it, and holds the adapters that were asked for.
+
+Of several servers (serving.servers) one that has ended or hangs is replaced while the others go on answering.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from agentloop import card
 from agentloop.errors import ServerError, SettingError, StartError
 from agentloop.serving.client import CompletionClient, Endpoint
 from agentloop.serving.command import LOOPBACK_ONLY, Front
-from agentloop.serving.server import ModelServer
+from agentloop.serving.server import NOT_RUNNING
+from agentloop.serving.server_group import ServerGroup, check
 from agentloop.settings import Settings
 
 
@@ -28,7 +32,7 @@ def _unnoted(action: str, seconds: float, *, reason: str | None = None) -> None:
 
 
 class PolicyServer:
-    """One base and the adapters on it, behind one vLLM. Nothing is started where everything is already on disk.
+    """One base and the adapters on it, behind one vLLM or several. Nothing is started where everything is already on disk.
 
     While the trainer has the card, vLLM has ended (serving.policy "restart") or sleeps ("sleep"). Sleep is given up for the
     rest of the run as soon as something about it goes wrong.
@@ -40,14 +44,15 @@ class PolicyServer:
         """`model`: the directory that is served; `base`: the fingerprint by which adapters name theirs.
 
         `note` is told of all that takes time beside answering. Raises SettingError where this machine cannot do what
-        serving.policy says.
+        serving.policy or serving.servers says.
         """
+        check(settings.serving)
         self._settings, self._model, self._base, self._front = settings, model, base, front
         self._note = note
         self._lost: str | None = None
         """How the vLLM was lost that the next start replaces."""
-        self._server: ModelServer | None = None
-        self._next: ModelServer | None = None
+        self._server: ServerGroup | None = None
+        self._next: ServerGroup | None = None
         """Prepared for when the trainer has ended."""
         self._asleep = False
         self._lock = threading.Lock()
@@ -66,14 +71,17 @@ class PolicyServer:
         self._stop()
 
     def serve(self, adapter: str | None) -> str:
-        """Make the policy available and return the name by which requests call it. Replaces a server that died or hangs.
+        """Make the policy available and return the name by which requests call it. Replaces servers that died or hang.
 
         Raises StartError, SettingError, AdapterError, ServerError.
         """
         with self._lock:
-            if self._server is not None and not self._asleep and (fault := self._server.failure()) is not None:
-                self._lost = fault
-                self._stop()
+            if self._server is not None and not self._asleep and (faults := self._server.failures()):
+                if len(faults) < self.size:
+                    self._replace(faults)
+                else:
+                    self._lost = faults[min(faults)]
+                    self._stop()
             if self._asleep:
                 self._wake()
             if self._server is None:
@@ -112,13 +120,18 @@ class PolicyServer:
             server.wait_until_free()
         self.get_ready()  # while the trainer works
 
-    def death(self) -> str | None:
-        """Return how the server ended by itself; None while it runs."""
-        return self._server.death() if self._server is not None else None
+    @property
+    def size(self) -> int:
+        """Return how many servers there are to be."""
+        return self._settings.serving.servers
 
-    def failure(self) -> str | None:
-        """Why requests are not answered; None where they are."""
-        return self._server.failure() if self._server is not None else "vLLM is not running"
+    def deaths(self) -> dict[int, str]:
+        """Return how each server that ended by itself has ended, by its number."""
+        return self._server.deaths() if self._server is not None else {}
+
+    def failures(self) -> dict[int, str]:
+        """Return why each server that answers no requests does not, by its number."""
+        return self._server.failures() if self._server is not None else dict.fromkeys(range(self.size), NOT_RUNNING)
 
     def restart(self) -> None:
         """End vLLM, because what it serves after its sleep is not right; the next `serve` starts another."""
@@ -158,14 +171,20 @@ class PolicyServer:
         return set() if self._server is None else self._server.adapters
 
     @property
-    def endpoint(self) -> Endpoint:
-        return self._server.endpoint
+    def endpoints(self) -> list[Endpoint]:
+        """Return where requests are answered, one for each server."""
+        return self._server.endpoints
 
     def client(self) -> CompletionClient:
         """A client for one event loop; `async with`."""
-        return CompletionClient([self.endpoint], self._settings.serving)
+        return CompletionClient(self.endpoints, self._settings.serving)
 
-    def _started(self) -> ModelServer:
+    def _replace(self, faults: dict[int, str]) -> None:
+        for number, reason in faults.items():
+            with self._timed("start", reason):
+                self._server.replace(number)
+
+    def _started(self) -> ServerGroup:
         """A vLLM that answers, at the second try at the latest. Raises StartError."""
         server, self._next = self._next or self._new_server(), None
         lost, self._lost = self._lost, None
@@ -184,8 +203,8 @@ class PolicyServer:
         except ServerError as error:
             raise StartError(f"{error}, the second time in a row") from None
 
-    def _new_server(self) -> ModelServer:
-        return ModelServer(self._settings, self._model, base=self._base, front=self._front)
+    def _new_server(self) -> ServerGroup:
+        return ServerGroup(self._settings, self._model, base=self._base, front=self._front)
 
     def _wake(self) -> None:
         try:

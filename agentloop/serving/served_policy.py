@@ -18,7 +18,8 @@ _MAX_RESTARTS = 3
 class ServedPolicy:
     """One adapter, or the base, behind a PolicyServer's vLLM. Use as `async with ServedPolicy(…) as policy`.
 
-    Requests that are in flight when vLLM ends fail at once; whoever asks `ready` waits until the next one answers.
+    Requests that are in flight when vLLM ends fail at once; whoever asks `ready` waits until the next one answers. Of several
+    servers the others are asked instead, also by requests that were in flight, while another is started in its place.
     """
 
     def __init__(self, server: PolicyServer, adapter: str | None, **sampling: Any) -> None:
@@ -35,6 +36,8 @@ class ServedPolicy:
         """Whether `ready` has raised: for whoever asks again, it takes a new one."""
         self._mending = asyncio.Lock()
         self._watch: asyncio.Task[None] | None = None
+        self._replacing: asyncio.Task[None] | None = None
+        """Replaces a server while others answer."""
 
     async def __aenter__(self) -> ServedPolicy:
         await self._connect()
@@ -43,10 +46,19 @@ class ServedPolicy:
     async def __aexit__(self, *error: Any) -> None:
         await self._disconnect()
 
-    async def __call__(self, prompt_ids: Sequence[int], *, max_tokens: int, seed: int, session: str) -> Completion:
-        """Continue the prompt. Raises ServerError."""
+    async def __call__(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        max_tokens: int,
+        seed: int,
+        session: str,
+        temperature: float | None = None,
+    ) -> Completion:
+        """Continue the prompt, at another `temperature` where one is given. Raises ServerError."""
+        sampling = self._sampling if temperature is None else self._sampling | {"temperature": temperature}
         completion = await self._client.complete(
-            self._model, prompt_ids, max_tokens=max_tokens, seed=seed, session=session, **self._sampling
+            self._model, prompt_ids, max_tokens=max_tokens, seed=seed, session=session, **sampling
         )
         self._answered = True
         return completion
@@ -72,14 +84,17 @@ class ServedPolicy:
     def shard_done(self) -> None:
         """A shard was collected: restarts so far do not count against the next ones."""
         self._restarts = 0
+        if self._replacing is not None and self._replacing.done():
+            self._replacing = None
 
     async def lost(self) -> str | None:
-        """After a request that failed: why the policy is out of reach, None where its server answers."""
+        """After a request that failed: why the policy, or one of its servers, is out of reach; None where all answer."""
         if self._lost is None:
             asked = self._client
-            reason = await asyncio.to_thread(self._server.failure)
-            if asked is self._client:  # else it is of a server that has been replaced meanwhile
-                self._lose(reason)
+            faults = await asyncio.to_thread(self._server.failures)
+            if asked is self._client and faults:  # else they are of servers that have been replaced meanwhile
+                self._fail(faults)
+                return faults[min(faults)]
         return self._lost
 
     async def _mend(self, reason: str) -> None:
@@ -104,16 +119,41 @@ class ServedPolicy:
         self._watch = asyncio.create_task(self._notice_end())
 
     async def _disconnect(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in (self._watch, self._replacing):
+            if task is not None:
+                task.cancel()
+        self._replacing = None
         if self._client is not None:
             await self._client.__aexit__(None, None, None)
             self._client = None
 
     async def _notice_end(self) -> None:
-        while (death := self._server.death()) is None:
+        while len(deaths := self._server.deaths()) < self._server.size:
+            if deaths:
+                self._fail(deaths)
             await asyncio.sleep(_WATCH_SECONDS)
-        self._lose(death)
+        self._fail(deaths)
+
+    def _fail(self, faults: dict[int, str]) -> None:
+        """The policy is lost with the last of its servers; before, what has failed is replaced beside the others."""
+        reason = faults[min(faults)]
+        if len(faults) == self._server.size:
+            self._lose(reason)
+        elif self._replacing is None and self._lost is None:
+            self._replacing = asyncio.create_task(self._replace(reason))
+
+    async def _replace(self, reason: str) -> None:
+        if self._restarts == _MAX_RESTARTS:
+            print(f"vLLM is not started again, the other servers go on without: {reason}")
+            return  # until a shard is done
+        self._restarts += 1
+        print(f"vLLM is started again while the other servers go on: {reason}")
+        try:
+            await asyncio.to_thread(self._server.serve, self._adapter)
+            self._client.use(self._server.endpoints)
+        except AgentloopError as error:
+            print(f"vLLM does not start again: {error}")
+        self._replacing = None
 
     def _lose(self, reason: str | None) -> None:
         if reason is not None and self._lost is None:

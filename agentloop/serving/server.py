@@ -23,10 +23,11 @@ from agentloop.errors import AdapterError, ServerError, SettingError
 from agentloop.files import atomic
 from agentloop.serving import adapters, compiler
 from agentloop.serving.client import Endpoint
-from agentloop.serving.command import BASE_NAME, LOOPBACK_ONLY, Front, arguments, environment
+from agentloop.serving.command import ALONE, BASE_NAME, LOOPBACK_ONLY, Front, Place, arguments, environment
 from agentloop.serving.installation import Installation
 from agentloop.settings import Settings
 
+NOT_RUNNING = "vLLM is not running"
 _POLL_SECONDS = 0.1
 _LOAD_SECONDS = 120.0
 _SLEEP_SECONDS = 300.0
@@ -57,11 +58,12 @@ class ModelServer:
         max_lora_rank: int | None = None,
         max_loras: int = 4,
         front: Front = LOOPBACK_ONLY,
+        place: Place = ALONE,
     ) -> None:
         """`base`: the fingerprint of `model` (`base_…`), which adapters that name theirs are checked against.
 
         `max_lora_rank`: the largest that will be loaded, by default settings.training.rank. `max_loras`: how many adapters
-        may be in one batch; beyond that vLLM swaps them.
+        may be in one batch; beyond that vLLM swaps them. `place`: among several servers of this machine.
         """
         self.settings = settings
         self.model = model
@@ -69,6 +71,7 @@ class ModelServer:
         self.max_lora_rank = max_lora_rank or settings.training.rank
         self.max_loras = max_loras
         self.front = front
+        self.place = place
         self.api_key = front.key or secrets.token_urlsafe(24)
         self.port = 0
         self.log: Path | None = None
@@ -108,16 +111,24 @@ class ModelServer:
         if fault:
             print(f"{compiler.UNCOMPILED}: {fault}")
         self._compiled = fault is None
-        self.port = free_port(self.front.host, self.settings.serving.port)
+        port = self.settings.serving.port
+        self.port = free_port(self.front.host, port + self.place.number if port else 0)
         self.log = self.settings.paths.logs / f"vllm-{time.strftime('%Y%m%d-%H%M%S')}-{self.port}.log"
         self._child = ChildProcess(
             [str(self._installation.python), "-m", "agentloop_vllm.standby", str(self._orders)],
-            environment=environment(self.settings, self._installation, api_key=self.api_key, compiled=self._compiled),
+            environment=environment(
+                self.settings, self._installation, api_key=self.api_key, compiled=self._compiled, place=self.place
+            ),
             log=self.log,
         )
 
     def start(self) -> None:
         """Start vLLM and wait until it answers. Raises SettingError or ServerError; nothing is left running then."""
+        self.begin()
+        self.await_answer()
+
+    def begin(self) -> None:
+        """Let vLLM start, and do not wait. Raises as `start` does."""
         if not self.alive():
             self.stop()
             self.prepare()
@@ -135,6 +146,13 @@ class ModelServer:
             self._before = () if self._installation.on_cpu else card.free_bytes()
             with atomic(self._orders) as temporary:
                 temporary.write_text(json.dumps(words), encoding="utf-8")
+        except BaseException:
+            self.stop()
+            raise
+
+    def await_answer(self) -> None:
+        """After `begin`: wait until vLLM answers. Raises as `start` does."""
+        try:
             self._wait_until_healthy()
             if self._before:
                 # What happens on other cards is somebody else's affair.
@@ -153,7 +171,10 @@ class ModelServer:
 
     def _look(self) -> list[int]:
         """Bytes that vLLM has of each card."""
-        taken = [max(0, free - now) for free, now in zip(self._before, card.free_bytes(), strict=True)]
+        taken = [
+            max(0, free - now) if self.place.of == 1 or number == self.place.number else 0
+            for number, (free, now) in enumerate(zip(self._before, card.free_bytes(), strict=True))
+        ]
         self.card_bytes = max(self.card_bytes or 0, sum(taken))
         return taken
 
@@ -186,7 +207,7 @@ class ModelServer:
     def failure(self) -> str | None:
         """Why vLLM does not answer requests: it has ended, or its health is not told in time. None where it does."""
         if self._child is None:
-            return "vLLM is not running"
+            return NOT_RUNNING
         if (death := self.death()) is not None:
             return death
         try:

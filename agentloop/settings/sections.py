@@ -116,8 +116,12 @@ class Serving(Section):
 
     python: UserPath | None = None
     """Interpreter that has vLLM installed; by default this one."""
+    servers: Count = 1
+    """vLLM servers, which share the episodes: each has a GPU of its own, in the order of `CUDA_VISIBLE_DEVICES`; without GPUs
+    they share the processor. All serve the same and make room for the trainer together; one that ends is replaced while the
+    others go on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """Port on 127.0.0.1 that vLLM listens on; 0 picks a free one."""
+    """Port on 127.0.0.1 that vLLM listens on, and those after it with several `servers`; 0 picks free ones."""
     base: Literal["dequantised", "original"] = "dequantised"
     """Which weights to serve where training quantises the base: `dequantised`, the ones that training sees, so that served
     equals trained, or the `original` ones."""
@@ -149,11 +153,17 @@ class Collect(Section):
     """Episodes for each task."""
     temperature: PositiveFloat = 1.0
     """Sampling temperature of the rollouts."""
+    temperatures: tuple[PositiveFloat, ...] = ()
+    """Temperatures of a task's samples, in turn: sample 0 has the first, and after the last comes the first again. They vary
+    what is tried at one task. Not set: all have `temperature`. Evaluations have their own (`evaluate.temperature`)."""
+    give_up_after: Count | None = None
+    """Samples of a task after which it is given up if none of them was solved: its other samples are not played, and count as
+    not sampled. Not set: every task gets all its `samples`. Evaluations always do."""
     concurrency: Count = 64
     """Episodes in flight at the same time."""
     shard_episodes: Count = 512
-    """Episodes in one Parquet shard, which is also one Prefect task: a run that is killed loses the shards at work. As many are
-    played at once as it takes to keep `concurrency` episodes in flight."""
+    """Episodes in one Parquet shard, which is also one Prefect task. As many are played at once as it takes to keep
+    `concurrency` episodes in flight."""
     episode_seconds: PositiveFloat = 120
     """Seconds that an episode may take; a longer one is an infrastructure failure and is tried again."""
     tool_seconds: PositiveFloat = 30
@@ -350,6 +360,8 @@ class Retention(Section):
     """Days that the weights of an adapter stay which is no champion's ancestor, and never was champion."""
     adapter_iterations: Count = 3
     """Newest iterations of each campaign whose adapters stay, however old they are."""
+    journal_days: Days = 14
+    """Days that the journal of a half-collected shard stays, which spares a killed collection its finished episodes."""
     log_days: Days = 30
     """Days that logs and TensorBoard's files stay."""
     log_gib: PositiveFloat = 1.0
@@ -413,7 +425,7 @@ class Teach(Section):
     key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key of a teacher's endpoint; the key itself is stored nowhere."""
     shard_episodes: Count = 32
-    """Demonstrations in one Parquet shard: a run that is killed loses the shard at work."""
+    """Demonstrations in one Parquet shard."""
 
     def key(self) -> str | None:
         """Return the key of a teacher's endpoint, or None where its variable is not set."""

@@ -45,6 +45,8 @@ class IngestReport:
     """Trajectories in new shards that the database already had: the first one stays."""
     failed: int = 0
     """Episodes in new shards that never finished: the table failed_episodes has them, and no score."""
+    unsampled: int = 0
+    """Episodes in new shards that were not begun, as their task was given up: the table unsampled_episodes has them."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def ingest(
     is set aside and the others go on; one that was pruned has been taken already, unless it is wanted for something else.
     Raises StoreError naming the file where one does not exist.
     """
-    known, counts = 0, [(0, 0, 0, 0)]
+    known, counts = 0, [(0, 0, 0, 0, 0)]
     gone = pruned.shards(database)
     damaged: list[str] = []
     batch: dict[str, Incoming] = {}
@@ -116,8 +118,8 @@ def ingest(
         if rows >= BATCH_ROWS or size >= BATCH_BYTES:
             take()
     take()
-    new, fresh, duplicates, failed = (sum(column) for column in zip(*counts, strict=True))
-    return IngestReport(new, known, tuple(damaged), fresh, duplicates, failed)
+    new, fresh, duplicates, failed, unsampled = (sum(column) for column in zip(*counts, strict=True))
+    return IngestReport(new, known, tuple(damaged), fresh, duplicates, failed, unsampled)
 
 
 def _readable(database: Database, batch: list[Incoming], damaged: list[str]) -> Iterator[list[Incoming]]:
@@ -160,9 +162,9 @@ def _read(database: Database, batch: list[Incoming]) -> None:
     database.connection.execute(_query("incoming"), {"paths": files["path"].to_pylist()})
 
 
-def _take(database: Database, batch: list[Incoming]) -> tuple[int, int, int, int]:
-    """The batch in the table `incoming` into the others: (new shards, new trajectories, duplicates and failed episodes in
-    new shards)."""
+def _take(database: Database, batch: list[Incoming]) -> tuple[int, int, int, int, int]:
+    """The batch in the table `incoming` into the others: (new shards, new trajectories, and in new shards duplicates, failed
+    episodes and those that were not sampled)."""
     numbers = dict(database.execute("SELECT path, number FROM batch"))
     new = [shard for shard in batch if shard.number is None]
     with database.transaction():
@@ -171,18 +173,19 @@ def _take(database: Database, batch: list[Incoming]) -> tuple[int, int, int, int
             "FROM batch WHERE new ORDER BY number",
             {"now": now()},
         )
-        for name in ("tasks", "heldout", "trajectories", "attempts", "failed"):
+        for name in ("tasks", "heldout", "trajectories", "attempts", "failed", "unsampled"):
             database.execute(_query(name))
         database.execute(_query("turns"), {"paths": list(numbers)})
         for use, shards in itertools.groupby(sorted(batch, key=lambda shard: shard.use), key=lambda shard: shard.use):
             _count_to(database, use, [numbers[str(shard.path)] for shard in shards])
-        fresh, failed = database.execute(
-            "SELECT count(*) FILTER (fresh), count(*) FILTER (b.new AND status = 'failed') "
-            "FROM incoming JOIN batch b ON b.number = shard"
+        fresh, failed, unsampled = database.execute(
+            "SELECT count(*) FILTER (fresh), count(*) FILTER (b.new AND status = 'failed'), "
+            "count(*) FILTER (b.new AND status = 'not_sampled') FROM incoming JOIN batch b ON b.number = shard"
         )[0]
         database.execute("DROP TABLE incoming")
     database.connection.unregister("batch")
-    return len(new), fresh, sum(shard.footer.rows for shard in new) - fresh - failed, failed
+    known = sum(shard.footer.rows for shard in new) - fresh - failed - unsampled
+    return len(new), fresh, known, failed, unsampled
 
 
 def _count_to(database: Database, use: tuple[str, int, str], numbers: list[int]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,20 +91,27 @@ class Footer:
 
 
 def write_shard(
-    path: Path, trajectories: Sequence[Trajectory], *, purpose: Purpose, campaign: str, iteration: int
+    path: Path,
+    trajectories: Sequence[Trajectory],
+    *,
+    purpose: Purpose,
+    campaign: str,
+    iteration: int,
+    given_up_after: int | None = None,
 ) -> None:
     """Write a shard that either exists whole or not at all (temporary name, fsync, rename, fsync of the directory).
 
     A whole shard of the same trajectories that is already there is kept: shards never change. Log probabilities are
-    kept as float32, as vLLM computes them. Raises ShardError where the path holds other trajectories, DiskError
-    (naming the path) where it cannot be written.
+    kept as float32, as vLLM computes them. `given_up_after`: as for `shard_id`.
+
+    Raises ShardError where the path holds other trajectories, DiskError (naming the path) where it cannot be written.
     """
-    shard = shard_id([trajectory.id for trajectory in trajectories])
+    shard = shard_id([trajectory.id for trajectory in trajectories], given_up_after=given_up_after)
     if is_whole(path):
         if read_footer(path).shard != shard:
             raise ShardError(f"{path}: already holds other trajectories, and shards never change")
         return
-    table = pa.Table.from_pylist([_row(trajectory) for trajectory in trajectories], schema=SCHEMA)
+    table = pa.Table.from_pylist([row_of(trajectory) for trajectory in trajectories], schema=SCHEMA)
     write_table(path, table, Footer(shard, len(trajectories), campaign, iteration, purpose))
 
 
@@ -116,7 +124,7 @@ def write_table(path: Path, table: pa.Table, footer: Footer) -> None:
 
 def read_shard(path: Path) -> list[Trajectory]:
     """Every trajectory of a shard, in the order written. Raises ShardError, naming the file, where it is damaged."""
-    return [_trajectory(row, path) for row in read_columns(path).to_pylist()]
+    return [trajectory_of(row, path) for row in read_columns(path).to_pylist()]
 
 
 def read_columns(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -151,12 +159,23 @@ def is_whole(path: Path) -> bool:
     return True
 
 
-def shard_id(trajectories: Sequence[str]) -> str:
-    """Name of the shard that holds these trajectories in this order."""
-    return content_id("shard", list(trajectories))
+def shard_id(trajectories: Sequence[str], *, given_up_after: int | None = None) -> str:
+    """Name of the shard that holds these trajectories in this order.
+
+    `given_up_after`: samples after which a task was given up; what it lacks, another shard of the same trajectories has.
+    """
+    names = list(trajectories)
+    # no part of the name at first, so that it is none where no task is given up
+    return content_id("shard", names if given_up_after is None else [names, {"given_up_after": given_up_after}])
 
 
-def _row(trajectory: Trajectory) -> dict[str, Any]:
+@cache
+def _sampling(sampling: Sampling) -> str:
+    return canonical_json(asdict(sampling))
+
+
+def row_of(trajectory: Trajectory) -> dict[str, Any]:
+    """Return the trajectory as a row of SCHEMA, in plain values that JSON has as well."""
     task = trajectory.task
     return {
         "id": trajectory.id,
@@ -169,7 +188,7 @@ def _row(trajectory: Trajectory) -> dict[str, Any]:
         "split": task.split,
         "payload": canonical_json(task.payload),
         "sample": trajectory.sample,
-        "sampling": canonical_json(asdict(trajectory.sampling)),
+        "sampling": _sampling(trajectory.sampling),
         "seed": trajectory.seed,
         "status": trajectory.status,
         "answer": trajectory.answer,
@@ -198,7 +217,8 @@ def _row(trajectory: Trajectory) -> dict[str, Any]:
     }
 
 
-def _trajectory(row: dict[str, Any], path: Path) -> Trajectory:
+def trajectory_of(row: dict[str, Any], path: Path) -> Trajectory:
+    """The inverse of `row_of`. Raises ShardError, naming the file that the row is from, where its name is not its content's."""
     task = Task(
         row["environment"], row["family"], row["question"], row["expected"], row["split"], json.loads(row["payload"])
     )

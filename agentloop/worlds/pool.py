@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from agentloop.child import ChildProcess
@@ -288,7 +288,7 @@ class World:
             self._process = self._worlds.take()
             self._loop.add_reader(self._process.connection, self._read)
             # with the first request, so that an episode costs no message more than it has calls
-            request = request | {"open": {"task": asdict(self._task), "session": self._session}}
+            request = request | {"open": {"task": _fields(self._task), "session": self._session}}
         self._at_rest = False
         self._answer = self._loop.create_future()
         try:
@@ -325,6 +325,11 @@ class World:
             self._answer.set_result(line)
         elif not line:
             self._loop.remove_reader(self._process.connection)
+
+
+def _fields(task: Task) -> dict[str, Any]:
+    """The task as JSON; `dataclasses.asdict` would copy its payload first."""
+    return {field.name: getattr(task, field.name) for field in fields(task)}
 
 
 def _ending(code: int) -> str:

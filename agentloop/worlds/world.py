@@ -66,10 +66,10 @@ def _answer(stage: Stage, request: dict[str, Any]) -> dict[str, Any]:
             return {"world": asdict(stage.describe())}
         case "observe":
             reply = stage.observe(request["turn"])
-            return {"reply": reply and asdict(reply)}
+            return {"reply": reply and vars(reply)}
         case "outcome":
             return {"outcome": stage.outcome()}
-    return {"reply": asdict(stage.call(request["tool"], request["args"], request["kwargs"]))}
+    return {"reply": vars(stage.call(request["tool"], request["args"], request["kwargs"]))}
 
 
 def _opened(episode: dict[str, Any], find: Callable[[str], Environment]) -> Stage:

@@ -114,10 +114,10 @@ class Home:
         return configuration.load(
             [
                 *SMALL,
-                *words,
                 f"paths.data={self.root}",
                 f"paths.cache={self.root / 'cache'}",
                 f"prefect_port={self.port}",
+                *words,
             ],
             profile="demo",
         )

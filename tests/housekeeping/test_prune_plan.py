@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from data_root import CHOSEN, EPISODES, Nights, old
+from made_by_hand import episode, sum_task
 
 from agentloop.campaign.prune import prune
 from agentloop.errors import SettingError, StoreError
 from agentloop.housekeeping import place, plan, usage
 from agentloop.housekeeping.rules import ShardChoice
-from agentloop.store import adapters, datasets, lineage, pruned, training_runs
+from agentloop.store import adapters, datasets, journal, lineage, pruned, training_runs
 from agentloop.store.database import Database
+from agentloop.store.shards import Footer
 
 EVERYTHING = ShardChoice(campaign="nights")
 
@@ -289,3 +291,34 @@ def test_thirty_nights_are_bounded(campaign):
         assert database.execute("SELECT count(*) FROM adapters") == [(30,)]
         assert len(pruned.adapters(database)) == 24
     assert usage.of(campaign.settings).night > 0
+
+
+def test_journals_go_that_nobody_goes_on_with(campaign):
+    """Those of written shards, of finished iterations, and old ones; a killed collection's of last night stays."""
+    campaign.pass_one()
+    shards = campaign.settings.paths.shards
+    there = next(shards.glob("shard_*.parquet"))
+    episodes = [episode(sum_task(number)) for number in range(3)]
+    names = [each.id for each in episodes]
+
+    def killed(shard: str, iteration: int) -> str:
+        about = Footer(shard, len(names), "nights", iteration, "collect")
+        with journal.opened(shards / f"{shard}.parquet", about, names) as kept:
+            kept.append(episodes[0])
+        return f"shards/{shard}.journal"
+
+    written = killed(there.stem, campaign.night + 1)
+    finished = killed("shard_0123456789abcdef", campaign.night)
+    pending = killed("shard_00112233445566ff", campaign.night + 1)
+    damaged = shards / "shard_0123456789abcdef.journal.2.damaged"
+    damaged.write_text("what it was")
+    assert going(campaign, "journals") == {written, finished}
+    with journal.opened(
+        shards / "shard_0123456789abcdef.parquet", Footer("shard_0123456789abcdef", 3, "nights", 1, "collect"), names
+    ):
+        assert going(campaign, "journals") == {written}  # somebody is at work on it
+    campaign.age(15)
+    assert going(campaign, "journals") == {written, finished, pending, f"shards/{damaged.name}"}
+    assert plan.look(campaign.settings).left == ()
+    prune(campaign.settings)
+    assert [each.suffix for each in shards.iterdir()] == [".parquet"] * 2

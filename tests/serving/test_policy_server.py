@@ -170,7 +170,7 @@ def run(campaign) -> TrainingRun:
 
 
 def group_of(server: PolicyServer) -> int:
-    return server._server._child.pid
+    return server._server.servers[0]._child.pid
 
 
 def test_a_server_that_suffered_in_its_sleep_is_started_anew(campaign, run, tmp_path):
@@ -184,9 +184,9 @@ def test_a_server_that_suffered_in_its_sleep_is_started_anew(campaign, run, tmp_
         first = group_of(server)
         for path, body in (("unload", {}), ("load", {"lora_path": str(other)})):
             httpx.post(
-                f"{server.endpoint.url}/v1/{path}_lora_adapter",
+                f"{server.endpoints[0].url}/v1/{path}_lora_adapter",
                 json={"lora_name": adapter, **body},
-                headers={"Authorization": f"Bearer {server.endpoint.api_key}"},
+                headers={"Authorization": f"Bearer {server.endpoints[0].api_key}"},
             ).raise_for_status()
         with pytest.raises(CanaryError, match=f"{adapter}: stale adapter"):
             canary.check(campaign, 1, server, run)
@@ -195,7 +195,7 @@ def test_a_server_that_suffered_in_its_sleep_is_started_anew(campaign, run, tmp_
         report = canary.check(campaign, 1, server, run)
         assert report["fault"] is None and gone(first, 0.5)
         second = group_of(server)
-        port = int(server.endpoint.url.rpartition(":")[2])
+        port = int(server.endpoints[0].url.rpartition(":")[2])
         raise KeyError("an exception inside")
     assert not processes_of(second)
     with socket.socket() as probe:

@@ -41,7 +41,7 @@ async def ask_patiently(policy: ServedPolicy, seed: int):
 
 def hurt(server: PolicyServer, number: int) -> None:
     """Send the signal to vLLM's processes, but not to the supervisor that they run under."""
-    supervisor = server._server._child.pid
+    supervisor = server._server.servers[0]._child.pid
     for process in processes_of(supervisor):
         if process.pid != supervisor:
             process.send_signal(number)
@@ -110,13 +110,15 @@ class Standing:
         assert self.serves.wait(30)
         return "base"
 
-    def failure(self):
+    size = 1
+
+    def failures(self):
         self.asked.set()
         assert self.tells.wait(30)
-        return "vLLM ended"
+        return {0: "vLLM ended"}
 
-    def death(self):
-        return None
+    def deaths(self):
+        return {}
 
     def client(self):
         return CompletionClient([Endpoint("http://127.0.0.1:9", "none")], Serving())

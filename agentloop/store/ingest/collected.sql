@@ -1,7 +1,7 @@
 -- $campaign, $iteration, $purpose, $shards: numbers
 INSERT INTO collected
 WITH given AS (
-    SELECT DISTINCT id FROM incoming WHERE status <> 'failed' AND shard IN (SELECT unnest($shards))
+    SELECT DISTINCT id FROM incoming WHERE status NOT IN ('failed', 'not_sampled') AND shard IN (SELECT unnest($shards))
 )
 SELECT $campaign, $iteration, $purpose, id
 FROM given

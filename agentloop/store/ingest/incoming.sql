@@ -1,5 +1,5 @@
 -- The rows of the shards of one batch without tokens and texts. `fresh` is true for the first row of a trajectory that
--- the database does not have: everything else is a duplicate, or an episode that failed.
+-- the database does not have: everything else is a duplicate, an episode that failed, or one that was not sampled.
 -- The action sequence is what the model did: each call with its arguments (whitespace of the JSON apart), the text of a
 -- turn that was no call, and the final answer instead of the wording around it (after which a world may have a last word).
 -- $paths: files; batch: (path, number) of the same files
@@ -34,6 +34,6 @@ numbered AS (
 known AS (  -- few, however many trajectories there are
     SELECT id FROM trajectories WHERE id IN (SELECT id FROM numbered)
 )
-SELECT *, row_number() OVER (PARTITION BY id, status = 'failed' ORDER BY shard, file_row_number) = 1
-          AND status <> 'failed' AND id NOT IN (SELECT id FROM known) AS fresh
+SELECT *, row_number() OVER (PARTITION BY id, status IN ('failed', 'not_sampled') ORDER BY shard, file_row_number) = 1
+          AND status NOT IN ('failed', 'not_sampled') AND id NOT IN (SELECT id FROM known) AS fresh
 FROM numbered;
