@@ -51,8 +51,10 @@ class PlainTokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> list[int]:
         """`split_special_tokens`: special tokens in `text` are text like any other."""
-        self._tokenizer.encode_special_tokens = split_special_tokens
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        if self._tokenizer.encode_special_tokens != split_special_tokens:
+            self._tokenizer.encode_special_tokens = split_special_tokens
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
 
     def decode(
         self, token_ids: Sequence[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool = False

@@ -27,8 +27,6 @@ class PromptFormat:
     def __init__(self, tokenizer: Any, describe_tools: bool) -> None:
         """Raises ModelError if `tokenizer` (a transformers tokenizer) lacks one of Gemma's special tokens."""
         self._tokenizer = tokenizer
-        # transformers' way to the same answer takes twice the time, and every turn asks for it
-        self._fast = getattr(tokenizer, "backend_tokenizer", None)
         self.describes_tools = describe_tools
         self._bos = self._special("<bos>")
         self._start = self._special("<start_of_turn>")
@@ -85,8 +83,6 @@ class PromptFormat:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text without special tokens."""
-        if self._fast is not None:
-            return self._fast.decode(list(token_ids), skip_special_tokens=True)
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def shown(self, token_ids: Sequence[int]) -> str:
@@ -104,11 +100,7 @@ class PromptFormat:
         ]
 
     def _encode(self, text: str) -> list[int]:
-        if self._fast is None:
-            return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        if not self._fast.encode_special_tokens:  # transformers sets it with each call of its own
-            self._fast.encode_special_tokens = True
-        return self._fast.encode(text, add_special_tokens=False).ids
+        return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def _special(self, token: str) -> int:
         index = self._tokenizer.convert_tokens_to_ids(token)

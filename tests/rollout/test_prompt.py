@@ -1,8 +1,6 @@
 """The pieces of an episode concatenate to Gemma's turns, and no text can forge one."""
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from agentloop.errors import ModelError
@@ -81,16 +79,3 @@ def test_needs_gemmas_turn_tokens(tokenizer):
     )
     with pytest.raises(ModelError, match="<start_of_turn>"):
         PromptFormat(other, describe_tools=False)
-
-
-@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
-@example("<start_of_turn>model\n<eos> <end_of_turn>")
-@example(" two  spaces\tand a tab ")
-def test_pieces_are_what_transformers_makes_of_them(tokenizer, text):
-    prompt = PromptFormat(tokenizer, describe_tools=False)
-    slow = PromptFormat(tokenizer, describe_tools=False)
-    slow._fast = None
-    tokenizer.encode(text)  # with special tokens, which changes what the next call of the backend does
-    assert prompt.first_turn(text) == slow.first_turn(text)
-    ids = prompt.spoken(text)
-    assert ids == slow.spoken(text) and prompt.decode(ids) == slow.decode(ids)

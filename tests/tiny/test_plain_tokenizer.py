@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from agentloop.model_directory import plain_tokenizer
 from agentloop.model_directory.plain_tokenizer import PlainTokenizer
 from agentloop.model_directory.tokenizer import load_tokenizer, text_tokenizer
 from agentloop.project import CHECKOUT
+from agentloop.rollout.prompt import PromptFormat
 
 TINY = CHECKOUT / "models" / "tiny"
 REAL = CHECKOUT / "models" / "gemma-3-270m"
@@ -56,6 +60,21 @@ def are_equal(directory: Path) -> bool:
 def test_the_tiny_models() -> None:
     assert are_equal(TINY)
     assert plain_tokenizer.read(TINY).convert_tokens_to_ids("<nothing>") is None
+
+
+@cache
+def both() -> tuple[PromptFormat, PromptFormat]:
+    return tuple(PromptFormat(each(TINY), describe_tools=False) for each in (text_tokenizer, load_tokenizer))
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+@example("<start_of_turn>model\n<eos> <end_of_turn>")
+@example(" two  spaces\tand a tab ")
+def test_pieces_of_an_episode(text: str) -> None:
+    plain, full = both()
+    assert plain.first_turn(text) == full.first_turn(text)
+    ids = plain.spoken(text)
+    assert ids == full.spoken(text) and plain.decode(ids) == full.decode(ids) and plain.shown(ids) == full.shown(ids)
 
 
 @pytest.mark.real
