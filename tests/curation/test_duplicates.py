@@ -122,7 +122,7 @@ def runs(text: str) -> set[tuple[str, ...]]:
 def test_what_is_named_is_near_and_what_is_the_same_is_named(database, given_texts, max_overlap):
     rows = [{"name": str(n), "block": block, "place": n, "text": text} for n, (block, text) in enumerate(given_texts)]
     database.connection.register("given", pa.Table.from_pylist(rows))
-    database.execute("CREATE OR REPLACE TEMP TABLE texts AS FROM given")
+    database.execute("CREATE OR REPLACE TEMP TABLE texts AS SELECT *, NULL::VARCHAR AS family FROM given")
     named = duplicates.near(database, max_overlap)
     for later, earlier in ((int(later), int(earlier)) for later, earlier in named):
         (block, text), (other_block, other) = given_texts[later], given_texts[earlier]
