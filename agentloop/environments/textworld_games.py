@@ -13,8 +13,9 @@ import re
 import resource
 import signal
 import sys
+import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from agentloop.child import ChildProcess
 from agentloop.errors import SettingError
 from agentloop.files import atomic
 from agentloop.naming import content_id
+from agentloop.text import one_line_of
 
 CUSTOM = "custom"
 """The family of games without a challenge: rooms, objects and a quest as asked for."""
@@ -94,6 +96,15 @@ def games(family: Family, seeds: Sequence[int]) -> list[Game | None]:
     return [_read(family, seed) for seed in seeds]
 
 
+def started(story: Path, **wanted: bool) -> Any:
+    """Return TextWorld's environment of a story, which is yet to be reset. `wanted`: what its states tell."""
+    import textworld
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of jericho, that it has no walkthrough of its own for such a game
+        return textworld.start(str(story), textworld.EnvInfos(**wanted))
+
+
 def said(text: str) -> str:
     """Return what the game printed as the model is shown it: without the interpreter's own lines, and without empty ones."""
     text = _END.sub(r"\1", _PAINTED.sub("", text))
@@ -134,13 +145,16 @@ def _make(family: Family, seeds: Sequence[int]) -> None:
                 child.stop(grace_seconds=0)
         for code, child in zip(ended, started):
             if code:
-                words = child.last_words() if code == 1 else f"its process ended with exit code {code}"
-                raise SettingError(f"environment: textworld:{family.challenge}: {_failed(family, seeds)}: {words}")
+                left = [seed for seed in seeds if not _file(family, seed).exists()]
+                raise SettingError(
+                    f"environment: textworld:{family.challenge}: the game of seed {left[0]} could not be made: {_why(code, child)}"
+                )
 
 
-def _failed(family: Family, seeds: Iterable[int]) -> str:
-    left = [seed for seed in seeds if not _file(family, seed).exists()]
-    return f"the game of seed {left[0]} could not be made within {GAME_SECONDS} s" if left else "a process failed"
+def _why(code: int, child: ChildProcess) -> str:
+    if code == 128 + signal.SIGALRM:
+        return f"it took longer than {GAME_SECONDS} s"
+    return one_line_of(child.last_words(), most=200) if code == 1 else f"its process ended with exit code {code}"
 
 
 def _start(family: Family, seeds: Sequence[int], log: Path) -> ChildProcess:
@@ -181,8 +195,7 @@ def _made(family: Family, seed: int, temporary: Path) -> tuple[dict[str, Any], l
         return {"walkthrough": []}, []
     options.path, options.force_recompile = str(temporary / "game.z8"), True
     story = Path(textworld.generator.compile_game(game, options))
-    infos = textworld.EnvInfos(objective=True, description=True, max_score=True)
-    start = textworld.start(str(story), infos).reset()
+    start = started(story, objective=True, description=True, max_score=True).reset()
     about = {
         "objective": said(start["objective"] or ""),
         "opening": said(start["description"] or ""),

@@ -45,8 +45,6 @@ class Recipe:
     sampling: Sampling = Sampling(temperature=1.0, max_turns=6, max_turn_tokens=48, max_tokens=256)
     measured: int = MEASURED_TASKS
     """Held-out tasks that the model is measured on."""
-    profile: str = "demo"
-    """The profile of the campaign that improves it."""
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -58,7 +56,6 @@ RECIPES: Mapping[str, Recipe] = {
         settings=WarmStart(steps=250, batch=32),
         sampling=Sampling(temperature=1.0, max_turns=6, max_turn_tokens=24, max_tokens=512),
         measured=70,
-        profile="textworld",
     ),
 }
 """By the model's name. `tiny` comes with agentloop, others are made where they are first needed."""
