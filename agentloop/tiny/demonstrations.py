@@ -21,7 +21,7 @@ from agentloop.teaching.script import Script, ScriptedPolicy, by_session
 from agentloop.tiny.tokenizer import VOCABULARY, build_tokenizer
 from agentloop.worlds.local import LocalWorld
 
-_SAMPLING = Sampling(max_turns=256, max_turn_tokens=1024, max_tokens=1 << 20)
+_SAMPLING = Sampling(max_turns=256, max_turn_tokens=1 << 16, max_tokens=1 << 20)
 """Generous: a script is never cut off."""
 
 _POLICY = "demonstration"
