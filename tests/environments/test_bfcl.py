@@ -90,6 +90,7 @@ def test_variants_of_a_conversation_are_in_one_split():
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
+        ("multi_turn_long_context", "multi_turn_long_context is left out: "),
         ("multi_turn_miss_func", "multi_turn_miss_func is left out: "),
         ("simple_python", "there is no 'simple_python'; there are multi_turn_base, "),
     ],
