@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import random
 import re
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -215,6 +216,7 @@ def of_name(name: str) -> type[TextWorld]:
         raise SettingError(f"environment: {name}: games must be at least 1")
     grammar = {option: value for option in GRAMMAR if (value := options.pop(option)) is not None}
     settings = _of_custom(options) if challenge == CUSTOM else options
+    _understand(sys.modules[CHALLENGES[f"tw-{challenge}"][1].__module__].KB_PATH if challenge != CUSTOM else None)
     parts = {"name": name, "family": Family(challenge, settings, grammar), "size": size, "__module__": __name__}
     return type("TextWorld", (TextWorld,), parts)
 
@@ -230,6 +232,17 @@ def _of_custom(options: Mapping[str, int]) -> dict[str, int]:
         "max_length": length,
         "max_depth": length,
     }
+
+
+def _understand(place: str | None) -> None:
+    """Have TextWorld read the rules of a challenge's games, its own where `place` is None, as the first game would.
+
+    That takes as long as many games do; worlds are forked from a process that has done it.
+    """
+    from textworld.generator.data import KnowledgeBase
+
+    rules = KnowledgeBase.default() if place is None else KnowledgeBase.load(place)
+    KnowledgeBase.deserialize(rules.serialize())
 
 
 def _themes(textworld: Any) -> list[str]:
