@@ -3,7 +3,8 @@
 Three checks of the rows that a selection chose: the task itself is held out; its question is nearly that of a
 held-out task; its question is nearly one of a user's benchmark prompts. Nearly means that most runs of 13 words are
 the same, the measure of Brown et al. 2020 (arXiv 2005.14165, appendix C), here as a share because questions of one
-template share runs; those that most held-out questions of a family have are not counted. Where words have no spaces between them, characters are counted instead (wording.sql).
+template share runs; those that most held-out questions of a family have are not counted. Where words have no spaces
+between them, characters are counted instead (wording.sql).
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def between(
         database.execute("CREATE TEMP TABLE pool AS SELECT name AS trajectory, name AS task FROM asked")
         database.execute("CREATE TEMP TABLE chosen AS SELECT name AS trajectory, rowid AS place FROM asked")
         wording.prepare(database, "SELECT text FROM asked UNION ALL SELECT text FROM protected")
-        return {task: name for _, task, name in database.execute(_query("overlaps"), {"share": SHARE, "template": TEMPLATE})}
+        return {
+            task: name for _, task, name in database.execute(_query("overlaps"), {"share": SHARE, "template": TEMPLATE})
+        }
 
 
 def _overlaps(database: Database, prompts: dict[str, str]) -> list[tuple[str, str, str]]:

@@ -3,8 +3,8 @@
 A row is one where its question is nearly an earlier row's and what the model did is nearly the same too. Nearly is
 measured as in Broder 1997 ("On the resemblance and containment of documents"): the runs of five words that two texts
 have in common, as a share of all runs of either. A text of fewer words is one run. Runs that most questions of a family have
-are its template, and not counted: what a game's opening says to everybody would make all games of it one. Where words have no spaces between them,
-characters are counted instead (wording.sql).
+are its template, and not counted: what a game's opening says to everybody would make all games of it one. Where words have no
+spaces between them, characters are counted instead (wording.sql).
 """
 
 from __future__ import annotations

@@ -183,7 +183,9 @@ def _package() -> SimpleNamespace:
 
 
 def _folder() -> Path:
-    return Path(find_spec("bfcl_eval").origin).parent / "data"
+    import bfcl_eval
+
+    return Path(bfcl_eval.__file__).parent / "data"
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:

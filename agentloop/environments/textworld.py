@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from agentloop import limits, scratch
-from agentloop.environments.environment import Demonstration, Environment, Question, split_of
+from agentloop.environments.environment import Demonstration, Environment, Kind, Question, split_of
 from agentloop.environments.session import Session
 from agentloop.environments.textworld_games import CUSTOM, Family, Game, games, said, started
 from agentloop.errors import SettingError
@@ -143,7 +143,8 @@ class TextWorld(Environment):
         The habit is to go another way than one was told; noise forgets a step, or says one twice.
         """
         turns = list(self.expert(task))
-        kind = rng.choices(("right", "habit", "noise"), (3, 5, 2))[0]
+        kinds: tuple[Kind, ...] = ("right", "habit", "noise")
+        (kind,) = rng.choices(kinds, (3, 5, 2))
         ways = [index for index, turn in enumerate(turns) if turn.startswith("go ")]
         if kind == "habit" and not ways:
             kind = "noise"

@@ -145,10 +145,9 @@ def _make(family: Family, seeds: Sequence[int]) -> None:
                 child.stop(grace_seconds=0)
         for code, child in zip(ended, started):
             if code:
-                left = [seed for seed in seeds if not _file(family, seed).exists()]
-                raise SettingError(
-                    f"environment: textworld:{family.challenge}: the game of seed {left[0]} could not be made: {_why(code, child)}"
-                )
+                (seed, *_) = (seed for seed in seeds if not _file(family, seed).exists())
+                about = f"environment: textworld:{family.challenge}: the game of seed {seed}"
+                raise SettingError(f"{about} could not be made: {_why(code, child)}")
 
 
 def _why(code: int, child: ChildProcess) -> str:

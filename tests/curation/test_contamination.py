@@ -116,7 +116,9 @@ def test_what_a_family_says_of_every_task_makes_no_near_copies(database, tmp_pat
 
 
 def test_of_a_few_tasks_none_is_taken_for_a_template(database, tmp_path):
-    tasks.save(database, [task(OPENING.format(n, f"thing {7 * n}"), "heldout") for n in range(contamination.TEMPLATE - 1)])
+    tasks.save(
+        database, [task(OPENING.format(n, f"thing {7 * n}"), "heldout") for n in range(contamination.TEMPLATE - 1)]
+    )
     with pytest.raises(ContaminationError, match="are nearly the same as what is measured"):
         choose(database, tmp_path, [task(OPENING.format(3, "thing 22"))])
 

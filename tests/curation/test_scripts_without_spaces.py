@@ -124,7 +124,8 @@ def test_near_duplicates(database, language):
     ]
     rows = ", ".join(f"('{place}', '', {place}, NULL, ?)" for place in range(len(texts)))
     database.execute(
-        f"CREATE OR REPLACE TEMP TABLE texts AS SELECT * FROM (VALUES {rows}) t(name, block, place, family, text)", texts
+        f"CREATE OR REPLACE TEMP TABLE texts AS SELECT * FROM (VALUES {rows}) t(name, block, place, family, text)",
+        texts,
     )
     assert duplicates.near(database, 0.7) == [("1", "0"), ("4", "3")]
 

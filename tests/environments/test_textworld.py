@@ -104,7 +104,20 @@ def test_the_split_is_the_seeds_and_a_game_is_the_same_in_every_process(tmp_path
 
 def test_what_is_no_command_is_told_and_nothing_is_written(tmp_path, monkeypatch, task):
     monkeypatch.chdir(tmp_path)
-    words = ["save", "look. save", "Script", "RESTORE", "quit", "restart", "look\nsave", "é", "", " ", "x" * 500, "> go"]
+    words = [
+        "save",
+        "look. save",
+        "Script",
+        "RESTORE",
+        "quit",
+        "restart",
+        "look\nsave",
+        "é",
+        "",
+        " ",
+        "x" * 500,
+        "> go",
+    ]
     replies, outcome, scores = played(task, *words)
     assert {reply.text for reply in replies} == {"Say one command of the game, in plain words on one line."}
     assert outcome["moves"] == 0 and scores == {"success": 0.0, "score": 0.0}
@@ -144,7 +157,9 @@ def test_another_textworlds_game_is_refused(task):
 
 def test_a_family_that_cannot_be_made_is_told_with_its_seed():
     family = Family("coin_collector", {"level": 300}, {})
-    with pytest.raises(SettingError, match="the game of seed 5 could not be made: ValueError: With the removal") as told:
+    with pytest.raises(
+        SettingError, match="the game of seed 5 could not be made: ValueError: With the removal"
+    ) as told:
         games(family, [5])
     assert "\n" not in str(told.value)
 
@@ -170,4 +185,7 @@ def test_what_the_interpreter_adds_is_not_shown():
     assert said("\n\n-= Attic =-\nA room.\n\n\n\nAn exit.\n\n\n> " + " " * 90 + "-= Attic =-0/4") == (
         "-= Attic =-\nA room.\nAn exit."
     )
-    assert said("Taken.\n\n  *** The End ***\n\nYou scored 1.\n\nWould you like to RESTART?\n>") == "Taken.\n*** The End ***"
+    assert (
+        said("Taken.\n\n  *** The End ***\n\nYou scored 1.\n\nWould you like to RESTART?\n>")
+        == "Taken.\n*** The End ***"
+    )
