@@ -1,15 +1,16 @@
-"""Environments that nobody here has written, played by their own experts: the score that comes out, milliseconds of each step.
+"""Environments that nobody here has written, played by their own experts: the score that comes out, milliseconds of a core.
 
     python benchmarks/played_environments.py [NAME …] [--json …] [--page docs/environments.md]
 
 Each environment's first tasks of a split are drawn, and the expert's turns are put to the session of each through the same code
-as a model's, in this process. `drawn` of both splits, at most TASKS each. Replaces the table in the page, between its two marks.
+as a model's, in this process. `drawn`: of both splits, at most TASKS each. Replaces the table in the page, between its marks.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -41,28 +42,34 @@ BEGIN, END = "<!-- table: benchmarks/played_environments.py -->", "<!-- end of p
 COLUMNS = ("environment", "version", "expert", "drawn", "near", "turns", "ms to make", "ms to open", "ms a turn")
 
 
+def of_a_core() -> float:
+    """Return the seconds of a core that this process and those that it started have taken."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 def played(environment: environments.Environment, task: Any) -> tuple[float, float, list[float]]:
     """Return what the expert scores at the task, the seconds to open its session, and those of each turn."""
-    started = time.perf_counter()
+    started = time.process_time()
     stage = Stage.open(environment, task)
-    opened = time.perf_counter() - started
+    opened = time.process_time() - started
     about, turns = stage.describe(), []
     for turn in environment.expert(task) or ():
-        started = time.perf_counter()
+        started = time.process_time()
         parsed = read(turn, about)
         if isinstance(parsed, ToolCall):
             stage.call(parsed.name, parsed.args, parsed.kwargs)
         else:
             stage.observe(turn)
-        turns.append(time.perf_counter() - started)
+        turns.append(time.process_time() - started)
     return environment.score(task, None, stage.outcome())["success"], opened, turns
 
 
 def measured(name: str) -> dict[str, Any]:
     environment = environments.get(name)
-    started = time.perf_counter()
+    started = of_a_core()
     train, heldout = (list(islice(environment.stream(split, 0), TASKS)) for split in ("train", "heldout"))
-    made = time.perf_counter() - started
+    made = of_a_core() - started
     episodes = [played(environment, task) for task in train + heldout]
     near = contamination.between(
         {task.id: task.question for task in train},

@@ -46,7 +46,7 @@ _END = re.compile(r"(\*\*\* .* \*\*\*).*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Family:
-    """What all games of an environment have in common: a game is made from this and a seed."""
+    """The kind of an environment's games: a game is made from this and a seed."""
 
     challenge: str
     """Name of a challenge of TextWorld's without its `tw-`, or CUSTOM."""
@@ -67,7 +67,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Game:
-    """What is known of a game without playing it."""
+    """One game, as far as it is known without playing it."""
 
     name: str
     objective: str

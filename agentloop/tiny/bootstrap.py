@@ -33,7 +33,7 @@ MEASURED_TASKS, MEASURED_SAMPLES = 200, 8
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a tiny model is made from."""
+    """The ingredients of a tiny model."""
 
     environment: str
     """The environment that the model is taught, whose words its tokenizer knows."""
