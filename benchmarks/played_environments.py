@@ -14,7 +14,6 @@ import resource
 import time
 from collections.abc import Sequence
 from importlib import metadata
-from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -68,7 +67,7 @@ def played(environment: environments.Environment, task: Any) -> tuple[float, flo
 def measured(name: str) -> dict[str, Any]:
     environment = environments.get(name)
     started = of_a_core()
-    train, heldout = (list(islice(environment.stream(split, 0), TASKS)) for split in ("train", "heldout"))
+    train, heldout = (environment.tasks(split, TASKS, seed=0) for split in ("train", "heldout"))
     made = of_a_core() - started
     episodes = [played(environment, task) for task in train + heldout]
     near = contamination.between(
