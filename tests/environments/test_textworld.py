@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -13,11 +14,14 @@ import pytest
 
 pytest.importorskip("textworld")
 
-from agentloop import caches, environments  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
+
+from agentloop import caches, environments, settings  # noqa: E402
 from agentloop.environments.environment import Demonstration  # noqa: E402
 from agentloop.environments.textworld_games import Family, games, said  # noqa: E402
 from agentloop.errors import SettingError  # noqa: E402
 from agentloop.settings import Settings  # noqa: E402
+from agentloop.tiny.bootstrap import RECIPES, bootstrap  # noqa: E402
 from agentloop.tiny.demonstrations import act  # noqa: E402
 from agentloop.tiny.tokenizer import build_tokenizer  # noqa: E402
 from agentloop.worlds.pool import Worlds  # noqa: E402
@@ -179,6 +183,25 @@ def test_a_wrong_name_is_told_in_one_line(name, fault):
     with pytest.raises(SettingError, match=fault) as told:
         environments.get(f"textworld:{name}")
     assert str(told.value).startswith(f"environment: textworld:{name}") and "\n" not in str(told.value)
+
+
+def test_a_tiny_model_is_made_of_games(tmp_path):
+    recipe = RECIPES["tiny-textworld"]
+    assert recipe.environment == settings.load(profile="textworld").environment
+    few = replace(recipe, environment=f"{HUNT},theme=basic,games=8", demonstrations=8, tasks=2, measured=1)
+    report = bootstrap(tmp_path / "tiny", few, steps=2)
+    assert report.demonstrations == {few.environment: 8} and report.measured[0].tasks == 1
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tiny")
+    assert [tokenizer.decode(token) for token in tokenizer.encode("go east")] == ["go", " east"]
+
+
+def test_flawed_demonstrations_are_not_won(task):
+    environment = environments.get(HUNT)
+    shown = [environment.demonstration(task, random.Random(seed)) for seed in range(60)]
+    assert {each.kind for each in shown} == {"right", "habit", "noise"}
+    habits = {each.turns for each in shown if each.kind == "habit"}
+    assert habits and all(played(task, *turns)[2]["success"] < 0.5 for turns in habits)
+    assert {each.turns for each in shown if each.kind == "right"} == {tuple(environment.expert(task))}
 
 
 def test_what_the_interpreter_adds_is_not_shown():
