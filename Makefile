@@ -1,4 +1,5 @@
 # The two commands: `make demo` and `make test`. Both install what is missing.
+# `make demo-textworld`: the same on games of TextWorld, which it makes first.
 # `make demo-gemma` and `make test-all` fetch a pretrained model first (ACCEPT=1 says yes to its licence beforehand); the latter
 # leaves out no test.
 PYTHON ?= python3.11
@@ -6,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 REAL   := gemma-3-270m
 
-.PHONY: demo demo-gemma docs lint test test-all install
+.PHONY: demo demo-gemma demo-textworld docs lint test test-all install
 
 # By the interpreter, not by the scripts beside it: these name it by a path, which a move or an odd character breaks.
 demo: install
@@ -18,6 +19,11 @@ GEMMA := $(or $(CUDA),$(VENV))
 
 demo-gemma: $(GEMMA)/.installed
 	$(GEMMA)/bin/python -m agentloop demo --model $(REAL) $(if $(NEW),--new) $(if $(ACCEPT),--accept)
+
+# Games that somebody else's program makes: jericho, which runs them, is compiled here and needs a C compiler and make.
+demo-textworld: install
+	$(BIN)/python -c "import textworld" 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps -r requirements/textworld.txt
+	$(BIN)/python -m agentloop demo --model tiny-textworld $(if $(NEW),--new)
 
 .venv-cuda/.installed: requirements/cuda.txt pyproject.toml
 	test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda || python3 -m venv .venv-cuda

@@ -15,6 +15,14 @@ from pathlib import Path
 
 _HARMLESS = frozenset("@%+=:,./-_")
 """Characters that mean nothing to a shell, beside letters and digits."""
+MADE_VARIABLE = "AGENTLOOP_MADE"
+"""Environment variable with the folder for what environments make once: settings set it, below `paths.cache`."""
+
+
+def made() -> Path:
+    """Return the folder for what environments make once: that of the settings, else one of this user's."""
+    named = os.environ.get(MADE_VARIABLE)
+    return Path(named) if named else _private_parents(os.environ)[0] / "made"
 
 
 def fault(folder: Path) -> str | None:

@@ -56,7 +56,11 @@ def measured(name: str) -> dict[str, Any]:
     started = time.perf_counter()
     values = [environment.verify(task, task.answer) for task in tasks]
     scored = time.perf_counter() - started
-    near = contamination.between({task.id: task.question for task in train}, {t.id: t.question for t in heldout})
+    near = contamination.between(
+        {task.id: task.question for task in train},
+        {task.id: task.question for task in heldout},
+        {task.id: task.family for task in heldout},
+    )
     return {
         "environment": name,
         "own_answer": min(values),

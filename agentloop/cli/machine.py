@@ -77,19 +77,30 @@ def doctor(
 
 def bootstrap(
     directory: Annotated[
-        Path | None, typer.Argument(help="Where to write it. Default: tiny, under the models' root.")
+        Path | None, typer.Argument(help="Where to write it. Default: its name, under the models' root.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of its first weights and its demonstrations.")] = 0,
+    model: Annotated[
+        str, typer.Option(metavar="tiny|tiny-textworld", help="Which: the demo's, or the one that plays TextWorld.")
+    ] = "tiny",
 ) -> None:
-    """Make the tiny base model of the demo again, from nothing: some minutes."""
+    """Make a tiny base model of the demos, from nothing: some minutes."""
     settings = load(None, None)
+    make_tiny(user_path(directory) if directory else settings.paths.models / model, model, seed)
+
+
+def make_tiny(directory: Path, model: str, seed: int = 0) -> None:
+    """Make the tiny model of that name, and say what it solves. Raises SettingError where there is no such recipe."""
+    from agentloop.tiny.bootstrap import RECIPES
     from agentloop.tiny.bootstrap import bootstrap as make
 
-    directory = user_path(directory) if directory else settings.paths.models / "tiny"
+    if model not in RECIPES:
+        raise SettingError(f"--model: there is no tiny model {model!r}; there are {', '.join(RECIPES)}")
     with Progress(*Progress.get_default_columns(), console=console) as bars:
         bar = bars.add_task("demonstrations")
         report = make(
             directory,
+            RECIPES[model],
             seed=seed,
             progress=lambda step, steps, loss: bars.update(
                 bar, description=f"warm start, loss {loss:.3f}", completed=step, total=steps

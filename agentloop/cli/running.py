@@ -9,11 +9,14 @@ import typer
 from rich.console import Console
 
 from agentloop import settings as configuration
-from agentloop.cli import choosing, models
+from agentloop.cli import choosing, machine, models
 from agentloop.cli.common import DryRun, Overrides, Profile, console, load, reading, say
 from agentloop.cli.models import Accept
 from agentloop.errors import ServerError, SettingError
 from agentloop.settings import Settings
+
+MADE = "tiny-textworld"
+"""The demo's model that is made on this machine where it is missing."""
 
 
 def demo(
@@ -25,8 +28,9 @@ def demo(
     model: Annotated[
         str,
         typer.Option(
-            metavar="tiny|gemma-3-270m",
-            help="tiny comes with agentloop; gemma-3-270m is a real one, fetched and taught first.",
+            metavar="tiny|tiny-textworld|gemma-3-270m",
+            help="tiny comes with agentloop; tiny-textworld plays TextWorld, and is made first; gemma-3-270m is a real one, "
+            "fetched and taught first.",
         ),
     ] = "tiny",
     accept: Accept = False,
@@ -40,6 +44,8 @@ def demo(
     if model == gemma.NAME:
         models.fetch_gemma(settings, accept=accept)
     settings.export()
+    if model == MADE and not (settings.paths.models / model / "config.json").exists():
+        machine.make_tiny(settings.paths.models / model, model)
     for line in services.up(settings):
         say(line)
     values = configuration.parse_overrides(overrides or [])

@@ -3,13 +3,15 @@
 Three checks of the rows that a selection chose: the task itself is held out; its question is nearly that of a
 held-out task; its question is nearly one of a user's benchmark prompts. Nearly means that most runs of 13 words are
 the same, the measure of Brown et al. 2020 (arXiv 2005.14165, appendix C), here as a share because questions of one
-template share runs. Where words have no spaces between them, characters are counted instead (wording.sql).
+template share runs; those that most held-out questions of a family have are not counted. Where words have no spaces
+between them, characters are counted instead (wording.sql).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 
@@ -23,6 +25,8 @@ from agentloop.text import lines_of
 QUERIES = Path(__file__).parent / "contamination"
 
 SHARE = 0.8
+TEMPLATE = 20
+"""Distinct protected questions of a family from which on it may have a template: of fewer, most may well be copies of one."""
 NAMED = 10
 """Rows that a message names; it tells the number of the others."""
 
@@ -58,12 +62,21 @@ def near_heldout(database: Database, campaign: str, *, first: int = 0) -> dict[s
     return {task: name for _, task, name in _overlaps(database, {})}
 
 
-def between(asked: Mapping[str, str], protected: Mapping[str, str]) -> dict[str, str]:
-    """Return the texts of `asked` that nearly are one of `protected`, with its name: {name: name}. Both are texts by name."""
+def between(
+    asked: Mapping[str, str], protected: Mapping[str, str], families: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """Return the texts of `asked` that nearly are one of `protected`, with its name: {name: name}. Both are texts by name.
+
+    `families`: those of protected texts, by name, within which a template is looked for.
+    """
     with Database.in_memory() as database:
         for table, texts in (("asked", asked), ("protected", protected)):
             rows = pa.table(
-                {"name": pa.array(list(texts), pa.string()), "text": pa.array(list(texts.values()), pa.string())}
+                {
+                    "name": pa.array(list(texts), pa.string()),
+                    "text": pa.array(list(texts.values()), pa.string()),
+                    "family": pa.array([families.get(name) for name in texts], pa.string()),
+                }
             )
             database.connection.register("given", rows)
             database.execute(f"CREATE TEMP TABLE {table} AS FROM given")
@@ -71,14 +84,16 @@ def between(asked: Mapping[str, str], protected: Mapping[str, str]) -> dict[str,
         database.execute("CREATE TEMP TABLE pool AS SELECT name AS trajectory, name AS task FROM asked")
         database.execute("CREATE TEMP TABLE chosen AS SELECT name AS trajectory, rowid AS place FROM asked")
         wording.prepare(database, "SELECT text FROM asked UNION ALL SELECT text FROM protected")
-        return {task: name for _, task, name in database.execute(_query("overlaps"), {"share": SHARE})}
+        return {
+            task: name for _, task, name in database.execute(_query("overlaps"), {"share": SHARE, "template": TEMPLATE})
+        }
 
 
 def _overlaps(database: Database, prompts: dict[str, str]) -> list[tuple[str, str, str]]:
     database.execute(_query("protected"), {"names": list(prompts), "prompts": list(prompts.values())})
     database.execute(_query("asked"))
     wording.prepare(database, "SELECT text FROM asked UNION ALL SELECT text FROM protected")
-    return database.execute(_query("overlaps"), {"share": SHARE})
+    return database.execute(_query("overlaps"), {"share": SHARE, "template": TEMPLATE})
 
 
 def _prompts(file: Path) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 A row is one where its question is nearly an earlier row's and what the model did is nearly the same too. Nearly is
 measured as in Broder 1997 ("On the resemblance and containment of documents"): the runs of five words that two texts
-have in common, as a share of all runs of either. A text of fewer words is one run. Where words have no spaces between them,
-characters are counted instead (wording.sql).
+have in common, as a share of all runs of either. A text of fewer words is one run. Runs that most questions of a family have
+are its template, and not counted: what a game's opening says to everybody would make all games of it one. Where words have no
+spaces between them, characters are counted instead (wording.sql).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ QUERIES = Path(__file__).parent / "duplicates"
 SKETCH = 8
 """Smallest hashes of a text's runs by which it is compared with others, so that cost grows with the rows and not with
 their square. Two texts that share 70 % of their runs have none of 8 in common once in 15,000 times."""
+TEMPLATE = 20
+"""Distinct questions of a family from which on it may have a template: of fewer, most may well be copies of one."""
 
 
 def find(database: Database, max_overlap: float) -> list[tuple[str, str]]:
@@ -37,7 +40,7 @@ def near(database: Database, max_overlap: float) -> list[tuple[str, str]]:
     They are in the temporary table `near` afterwards.
     """
     wording.prepare(database, "SELECT text FROM texts")
-    database.execute(_query("near"), {"sketch": SKETCH, "max_overlap": max_overlap})
+    database.execute(_query("near"), {"sketch": SKETCH, "max_overlap": max_overlap, "template": TEMPLATE})
     return database.execute("SELECT name, earlier FROM near ORDER BY place, name")
 
 

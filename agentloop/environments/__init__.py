@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from agentloop import project
-from agentloop.environments import reasoning_gym
+from agentloop.environments import bfcl, reasoning_gym, textworld
 from agentloop.environments.arithmetic import Arithmetic
 from agentloop.environments.check import check_tools
 from agentloop.environments.database import Database
@@ -37,21 +38,28 @@ __all__ = [
 ]
 
 _ENVIRONMENTS: dict[str, type[Environment]] = {environment.name: environment for environment in (Arithmetic, Database)}
+_FAMILIES: dict[str, Callable[[str], type[Environment]]] = {
+    bfcl.PREFIX: bfcl.of_name,
+    reasoning_gym.PREFIX: reasoning_gym.of_name,
+    textworld.PREFIX: textworld.of_name,
+}
+"""What makes the environments whose names begin so."""
 
 
 def get(name: str, *, apart: bool = True) -> Environment:
     """Return the environment of that name, or the one that a file is; from then on its name is known too.
 
-    `name` is `arithmetic`, `database`, `reasoning-gym:GENERATOR`, the path of a .py file that defines one, or that of questions
-    with their answers (a .jsonl, .csv, .parquet, … file or a dataset's directory), which have no tools then. A relative path is
-    relative to the project's root.
+    `name` is `arithmetic`, `database`, `reasoning-gym:GENERATOR`, `textworld:CHALLENGE`, `bfcl:CATEGORY`, the path of a .py
+    file that defines one, or that of questions with their answers (a .jsonl, .csv, .parquet, … file or a dataset's directory),
+    which have no tools then. A relative path is relative to the project's root.
     `apart` tries the file in a process of its own before it is run in this one. Raises SettingError, in one line, where there
     is no such environment or its file fails.
     """
     if name.endswith(".py"):
         return _made(_known(name, _from_file(project.root() / name, apart)))
-    if name.startswith(reasoning_gym.PREFIX):
-        return _made(_ENVIRONMENTS.setdefault(name, _ENVIRONMENTS.get(name) or reasoning_gym.of_name(name)))
+    for prefix, of_name in _FAMILIES.items():
+        if name.startswith(prefix):
+            return _made(_ENVIRONMENTS.setdefault(name, _ENVIRONMENTS.get(name) or of_name(name)))
     if name not in _ENVIRONMENTS and holds_rows(project.root() / name):
         return _made(_known(name, _from_rows(project.root() / name)))
     if name == UNVERIFIED:  # no choice for a campaign, so it is not among those that are listed

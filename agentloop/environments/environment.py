@@ -67,12 +67,16 @@ class Question:
     """The question's split, where the source has splits of its own; None: the hash of the text decides."""
 
 
+Kind = Literal["right", "habit", "noise"]
+"""What a demonstration shows."""
+
+
 @dataclass(frozen=True)
 class Demonstration:
     """A scripted episode: what the model is to say, turn by turn, for the warm start of the tiny model."""
 
     task: Task
-    kind: Literal["right", "habit", "noise"]
+    kind: Kind
     """`right` ends in the right answer, `habit` in a wrong one by the family's own bad habit, `noise` in any."""
     turns: tuple[str, ...]
     """Calls, then the answer."""

@@ -54,7 +54,9 @@ def _nearly(subject: Subject) -> tuple[list[str], list[str]]:
     if not train or not heldout:
         return [], []
     found = contamination.between(
-        {task.id: task.question for task in train.values()}, {task.id: task.question for task in heldout.values()}
+        {name: task.question for name, task in train.items()},
+        {name: task.question for name, task in heldout.items()},
+        {name: task.family for name, task in heldout.items()},
     )
     line = (
         f"training questions that nearly are a held-out one ({contamination.SHARE:.0%} of their runs of 13 words): "

@@ -49,9 +49,9 @@ class Settings(BaseSettings, Strict):
     model: Annotated[str, AfterValidator(name_or_path)] = "tiny"
     """Base model: a directory under `paths.models`, or the path of one."""
     environment: Annotated[str, AfterValidator(name_or_path)] = "arithmetic"
-    """Where tasks come from: `arithmetic`, `database`, `reasoning-gym:GENERATOR`, the path of a .py file, or that of questions
-    (.jsonl, .csv, .parquet, … or a dataset's directory) that need no tools; a relative path is relative to the project's
-    root."""
+    """Where tasks come from: `arithmetic`, `database`, `reasoning-gym:GENERATOR`, `textworld:CHALLENGE`, `bfcl:CATEGORY`, the
+    path of a .py file, or that of questions (.jsonl, .csv, .parquet, … or a dataset's directory) that need no tools; a relative
+    path is relative to the project's root."""
     iterations: Count = 3
     """Rounds of collecting, training and measuring."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from agentloop import limits, project
+from agentloop import caches, limits, project
 
 ENV_PREFIX = "AGENTLOOP_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
@@ -17,7 +17,7 @@ EXPORTED_VARIABLE = f"{ENV_PREFIX}EXPORTED"
 own."""
 PREFECT_VARIABLE = f"{ENV_PREFIX}PREFECT_URL"
 """Environment variable that stands beside PREFECT_API_URL where this project has set that, for a server of its own."""
-OWN_VARIABLES = (CONFIG_VARIABLE, EXPORTED_VARIABLE, PREFECT_VARIABLE, project.VARIABLE)
+OWN_VARIABLES = (CONFIG_VARIABLE, EXPORTED_VARIABLE, PREFECT_VARIABLE, caches.MADE_VARIABLE, project.VARIABLE)
 _GENERAL = {"TRITON_CACHE_DIR": "TRITON_HOME"}
 """Variables of libraries, each with a more general one that decides for it where the user has set that."""
 _HARMFUL_TO_PYTHON = ("PYTHONWARNINGS", "PYTHONIOENCODING", "PYTHONINSPECT", "PYTHONOPTIMIZE")
@@ -36,6 +36,7 @@ def of_children(data: Path, cache: Path, compiled: Path) -> dict[str, str]:
     return {
         **libraries,
         EXPORTED_VARIABLE: ",".join(libraries),
+        caches.MADE_VARIABLE: str(cache / "made"),
         **_project_for_children(),
         # processes of one machine talk over loopback, whatever address its name has
         "GLOO_SOCKET_IFNAME": "lo",

@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -21,17 +21,44 @@ from transformers import Gemma3nForCausalLM, PreTrainedTokenizerFast
 
 from agentloop import environments
 from agentloop.naming import content_id
-from agentloop.records import Sampling
+from agentloop.records import SOLVED, Sampling, Trajectory
 from agentloop.tiny.architecture import initialise, save, tiny_config
 from agentloop.tiny.demonstrations import act, teach_tokenizer, write
 from agentloop.tiny.sampling import sample
+from agentloop.tiny.tokenizer import VOCABULARY
 from agentloop.tiny.warm_start import WarmStart, train
 
-DEMONSTRATIONS = {"arithmetic": 20_000}
-"""The environments that the model is taught and whose words its tokenizer knows, and how many demonstrations of each."""
-
 MEASURED_TASKS, MEASURED_SAMPLES = 200, 8
-_SAMPLING = Sampling(temperature=1.0, max_turns=6, max_turn_tokens=48, max_tokens=256)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The ingredients of a tiny model."""
+
+    environment: str
+    """The environment that the model is taught, whose words its tokenizer knows."""
+    demonstrations: int
+    tasks: int | None = None
+    """Tasks that the demonstrations are of; None: each is of another one."""
+    vocabulary: int = VOCABULARY
+    settings: WarmStart = WarmStart()
+    sampling: Sampling = Sampling(temperature=1.0, max_turns=6, max_turn_tokens=48, max_tokens=256)
+    measured: int = MEASURED_TASKS
+    """Held-out tasks that the model is measured on."""
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "tiny": Recipe("arithmetic", 20_000),
+    "tiny-textworld": Recipe(
+        "textworld:treasure_hunter,level=5,theme=basic,games=400",
+        2_000,
+        tasks=150,
+        settings=WarmStart(steps=250, batch=32),
+        sampling=Sampling(temperature=1.0, max_turns=6, max_turn_tokens=24, max_tokens=512),
+        measured=70,
+    ),
+}
+"""By the model's name. `tiny` comes with agentloop, others are made where they are first needed."""
 
 
 @dataclass(frozen=True)
@@ -67,25 +94,22 @@ class BootstrapReport:
 
 def bootstrap(
     directory: Path,
+    recipe: Recipe = RECIPES["tiny"],
     *,
     seed: int = 0,
     steps: int | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> BootstrapReport:
-    """Write the tiny base model to `directory`, which appears whole or not at all; one that is there is replaced.
+    """Write the tiny base model of a recipe to `directory`, which appears whole or not at all; one that is there is replaced.
 
     `steps`: fewer training steps, with as many demonstrations as they need, for tests. `progress(step, steps, loss)` is
     called after each step. The same seed and steps give the same weights on the same machine.
     """
-    settings = WarmStart() if steps is None else WarmStart(steps=steps)
-    known = [environments.get(name) for name in DEMONSTRATIONS]
-    counts = {name: min(count, settings.steps * settings.batch) for name, count in DEMONSTRATIONS.items()}
-    tokenizer = teach_tokenizer(known, seed)
-    trajectories = [
-        trajectory
-        for environment in known
-        for trajectory in act(write(environment, counts[environment.name], seed), environment, tokenizer)
-    ]
+    settings = recipe.settings if steps is None else replace(recipe.settings, steps=steps)
+    environment = environments.get(recipe.environment)
+    count = min(recipe.demonstrations, settings.steps * settings.batch)
+    tokenizer = teach_tokenizer(environment, seed, tasks=recipe.tasks, vocabulary=recipe.vocabulary)
+    trajectories = act(write(environment, count, seed, tasks=recipe.tasks), environment, tokenizer)
     model = initialise(tiny_config(tokenizer), seed)
     losses = train(
         model,
@@ -97,16 +121,14 @@ def bootstrap(
     report = BootstrapReport(
         seed=seed,
         settings=settings,
-        demonstrations=counts,
+        demonstrations={recipe.environment: count},
         config=_config_hash(model, tokenizer),
         weights=weights_hash(model),
         first_loss=fmean(losses[:25]),
         last_loss=fmean(losses[-25:]),
-        measured=tuple(
-            _measure(model, tokenizer, environment, settings.steps * settings.batch) for environment in known
-        ),
+        measured=(_measure(model, tokenizer, environment, recipe, settings.steps * settings.batch),),
     )
-    _write(directory, model, tokenizer, report)
+    _write(directory, model, tokenizer, report, recipe)
     return report
 
 
@@ -125,31 +147,43 @@ def _config_hash(model: Gemma3nForCausalLM, tokenizer: PreTrainedTokenizerFast) 
 
 
 def _measure(
-    model: Gemma3nForCausalLM, tokenizer: PreTrainedTokenizerFast, environment: environments.Environment, limit: int
+    model: Gemma3nForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    environment: environments.Environment,
+    recipe: Recipe,
+    limit: int,
 ) -> Measured:
-    tasks = environment.tasks("heldout", min(MEASURED_TASKS, limit), seed=0)
+    tasks = environment.tasks("heldout", min(recipe.measured, MEASURED_TASKS, limit), seed=0)
     groups = [
-        [environment.verify(trajectory.task, trajectory.answer) for trajectory in group]
-        for group in sample(model, tokenizer, environment, tasks, MEASURED_SAMPLES, _SAMPLING)
+        [_solved(environment, trajectory) for trajectory in group]
+        for group in sample(model, tokenizer, environment, tasks, MEASURED_SAMPLES, recipe.sampling)
     ]
     return Measured(
         environment=environment.name,
         tasks=len(tasks),
         samples=MEASURED_SAMPLES,
         success=sum(map(sum, groups)) / (len(tasks) * MEASURED_SAMPLES),
-        solved=sum(map(max, groups)) / len(tasks),
+        solved=sum(map(any, groups)) / len(tasks),
     )
 
 
+def _solved(environment: environments.Environment, trajectory: Trajectory) -> bool:
+    return environment.score(trajectory.task, trajectory.answer, trajectory.outcome)["success"] >= SOLVED
+
+
 def _write(
-    directory: Path, model: Gemma3nForCausalLM, tokenizer: PreTrainedTokenizerFast, report: BootstrapReport
+    directory: Path,
+    model: Gemma3nForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    report: BootstrapReport,
+    recipe: Recipe,
 ) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     save(model, tokenizer, partial)
     (partial / "recipe.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-    (partial / "README.md").write_text(_readme(report), encoding="utf-8")
+    (partial / "README.md").write_text(_readme(report, recipe), encoding="utf-8")
     replaced = directory.with_name(f".{directory.name}.{os.getpid()}.replaced")
     if directory.exists():
         os.replace(directory, replaced)
@@ -157,13 +191,15 @@ def _write(
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _readme(report: BootstrapReport) -> str:
+def _readme(report: BootstrapReport, recipe: Recipe) -> str:
+    name = next((name for name, known in RECIPES.items() if known == recipe), "tiny")
+    chosen = "" if name == "tiny" else f" --model {name}"
     rows = "\n".join(
         f"| {measured.environment} | {measured.success:.1%} | {measured.solved:.1%} |" for measured in report.measured
     )
-    return f"""# tiny
+    return f"""# {name}
 
-A Gemma 3n of about a million parameters, made by `agentloop bootstrap --seed {report.seed}` (docs/tiny-model.md):
+A Gemma 3n of about a million parameters, made by `agentloop bootstrap{chosen} --seed {report.seed}` (docs/tiny-model.md):
 {report.settings.steps} steps of {report.settings.batch} scripted demonstrations, most of which show a bad habit.
 Weights `{report.weights}`.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerFast
 
@@ -18,32 +18,38 @@ from agentloop.records import Sampling, Trajectory
 from agentloop.rollout.episode import run_episode
 from agentloop.rollout.prompt import PromptFormat
 from agentloop.teaching.script import Script, ScriptedPolicy, by_session
-from agentloop.tiny.tokenizer import build_tokenizer
+from agentloop.tiny.tokenizer import VOCABULARY, build_tokenizer
 from agentloop.worlds.local import LocalWorld
 
-_SAMPLING = Sampling(max_turns=8, max_turn_tokens=1024, max_tokens=16384)
+_SAMPLING = Sampling(max_turns=256, max_turn_tokens=1 << 16, max_tokens=1 << 20)
 """Generous: a script is never cut off."""
 
 _POLICY = "demonstration"
 
 VOCABULARY_DEMONSTRATIONS = 1000
-"""Of each environment; they hold every word that the tokenizer is to know."""
+"""Demonstrations that hold every word that the tokenizer is to know."""
 
 
-def write(environment: Environment, count: int, seed: int) -> list[Demonstration]:
-    """`count` demonstrations of tasks from the demonstration split: none of their questions is in train or held-out."""
+def write(environment: Environment, count: int, seed: int, *, tasks: int | None = None) -> list[Demonstration]:
+    """`count` demonstrations of tasks from the demonstration split: none of their questions is in train or held-out.
+
+    They are of as many tasks, or of `tasks` in turn where these cost more than showing them again in another way.
+    """
     rng = random.Random(f"demonstrations/{environment.name}/{seed}")
-    return [environment.demonstration(task, rng) for task in environment.tasks("demonstration", count, seed)]
+    drawn = environment.tasks("demonstration", min(count, tasks or count), seed)
+    return [environment.demonstration(drawn[number % len(drawn)], rng) for number in range(count)]
 
 
-def teach_tokenizer(environments: Sequence[Environment], seed: int) -> PreTrainedTokenizerFast:
-    """The tokenizer that knows the words of the environments' questions, calls, results and error messages."""
-    spelling = build_tokenizer([])
+def teach_tokenizer(
+    environment: Environment, seed: int, *, tasks: int | None = None, vocabulary: int = VOCABULARY
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of `vocabulary` tokens that knows the words of the environment's questions, calls, results and error
+    messages. `tasks`: as for `write`."""
     texts = ["user\n", "model\n"]
-    for environment in environments:
-        for trajectory in act(write(environment, VOCABULARY_DEMONSTRATIONS, seed), environment, spelling):
-            texts += [turn.text for turn in trajectory.turns]
-    return build_tokenizer(texts)
+    demonstrations = write(environment, VOCABULARY_DEMONSTRATIONS, seed, tasks=tasks)
+    for trajectory in act(demonstrations, environment, build_tokenizer([])):
+        texts += [turn.text for turn in trajectory.turns]
+    return build_tokenizer(texts, vocabulary)
 
 
 def act(
@@ -58,7 +64,12 @@ async def _act(
 ) -> list[Trajectory]:
     prompt = PromptFormat(tokenizer, describe_tools=False)
     trajectories = []
+    acted: dict[tuple[str, ...], Trajectory] = {}
     for demonstration in demonstrations:
+        about = (demonstration.task.id, *demonstration.turns)
+        if about in acted:  # what is said twice goes twice as it went once
+            trajectories.append(acted[about])
+            continue
         script = Script(demonstration.task, demonstration.turns)
         trajectories.append(
             await run_episode(
@@ -72,4 +83,5 @@ async def _act(
                 seed=0,
             )
         )
+        acted[about] = trajectories[-1]
     return trajectories

@@ -18,13 +18,15 @@ PAD, EOS, BOS, UNK = "<pad>", "<eos>", "<bos>", "<unk>"
 START_OF_TURN, END_OF_TURN = "<start_of_turn>", "<end_of_turn>"
 SPECIAL_TOKENS = (PAD, EOS, BOS, UNK, START_OF_TURN, END_OF_TURN)
 """In this order their ids are 0..5; the first four are those of the real Gemma tokenizer."""
+VOCABULARY = 448
+"""Tokens of the shipped model's tokenizer."""
 FENCES = ("```tool_code\n", "```tool_output\n", "```")
 
 _CHUNK = r"""(?:user|model)\n|Answer: |[a-z_]+\("|"\)\n|\d| ?[A-Za-z_]+| ?[^\sA-Za-z_0-9]|\s"""
 """A turn's role with its newline, what precedes an answer, the start and end of a call, a digit, a word, a sign."""
 
 
-def build_tokenizer(texts: Iterable[str], vocabulary: int = 448) -> PreTrainedTokenizerFast:
+def build_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """A tokenizer of exactly `vocabulary` tokens; the same texts give the same tokenizer.
 
     Any UTF-8 text is encodable and decodes to itself. Raises ValueError if `vocabulary` has no room for the bytes.

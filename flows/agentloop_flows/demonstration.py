@@ -25,7 +25,11 @@ from agentloop_flows import connection, telling
 
 TEACH, IMPROVE = "teach/experts", "self-improve/demo"
 """Deployments."""
-PROFILES = {"tiny": ("demo", "demo"), "gemma-3-270m": ("gemma-270m", "gemma-270m-cpu")}
+PROFILES = {
+    "tiny": ("demo", "demo"),
+    "tiny-textworld": ("textworld", "textworld"),
+    "gemma-3-270m": ("gemma-270m", "gemma-270m-cpu"),
+}
 """By model: the profile on a CUDA card, and the one without."""
 UNTAUGHT = ("gemma-3-270m",)
 """Models that know nothing of tools yet, and are taught first."""

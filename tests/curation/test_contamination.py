@@ -6,6 +6,7 @@ import pytest
 from made_by_hand import episode, sum_task
 
 from agentloop import environments
+from agentloop.curation import contamination
 from agentloop.curation.scoring import score
 from agentloop.curation.selection import select
 from agentloop.errors import ContaminationError, StoreError
@@ -97,6 +98,29 @@ def test_the_tasks_of_the_environments_are_not_near_copies(database, tmp_path, n
     score(database, {name: lambda task, answer: 1.0})
     parameters = Selection(max_success_rate=1, max_overlap=1)
     assert len(select(database, "rejection", "main", 1, parameters).dataset.trajectories) == 300
+
+
+OPENING = (
+    "You have come to a house of five rooms, and nobody is at home. Each room has doors to others, which may be closed, and you "
+    "can open them. Things lie on the floor or in boxes, and you can take them, one after the other, as long as you like. You "
+    "win as soon as you have what is asked for, and you lose where you take what is not. Now go to the room {0} and take the {1}."
+)
+
+
+def test_what_a_family_says_of_every_task_makes_no_near_copies(database, tmp_path):
+    tasks.save(database, [task(OPENING.format(n, f"thing {7 * n}"), "heldout") for n in range(30)])
+    others = [task(OPENING.format(100 + n, f"thing {7 * n + 1}")) for n in range(10)]
+    copy = task(OPENING.format(3, "thing 21").replace("nobody is", "none is"))
+    with pytest.raises(ContaminationError, match=f"^1 chosen trajectories are nearly.*{copy.id} is nearly task"):
+        choose(database, tmp_path, [*others, copy], Selection(max_overlap=1))
+
+
+def test_of_a_few_tasks_none_is_taken_for_a_template(database, tmp_path):
+    tasks.save(
+        database, [task(OPENING.format(n, f"thing {7 * n}"), "heldout") for n in range(contamination.TEMPLATE - 1)]
+    )
+    with pytest.raises(ContaminationError, match="are nearly the same as what is measured"):
+        choose(database, tmp_path, [task(OPENING.format(3, "thing 22"))])
 
 
 def test_a_benchmark_prompt_is_named(database, tmp_path):

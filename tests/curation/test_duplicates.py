@@ -93,6 +93,32 @@ def test_right_solutions_of_the_environments_stay(database, tmp_path, name):
     assert choose(database, tmp_path, episodes).near_duplicates == ()
 
 
+TEMPLATE = (
+    "Welcome to this house, where there is much to see and little to do. Your task is simple, and you will know when it is done: "
+    "find the {0} that somebody has left {1}, take it, and bring it back to the {2}. Doors may be closed; open them. Good luck!"
+)
+
+
+def of_a_template(count: int) -> list[Task]:
+    """Tasks that have most of their words in common, and differ in what is asked."""
+    rng = random.Random(0)
+    things, places, rooms = ([f"{kind}{n}" for n in range(50)] for kind in ("thing", "place", "room"))
+    return [task(TEMPLATE.format(*map(rng.choice, (things, places, rooms))), seed=n) for n in range(count)]
+
+
+def test_what_a_family_says_of_every_task_makes_no_near_duplicates(database, tmp_path):
+    episodes = [episode(each, calls=["{}"]) for each in of_a_template(40)]
+    copy = episode(task(episodes[0].task.question.replace("Good luck", "Good bye"), seed=99), calls=["{}"])
+    selected = choose(database, tmp_path, [*episodes, copy])
+    (pair,) = selected.near_duplicates
+    assert set(pair) == {episodes[0].id, copy.id} and len(selected.dataset.trajectories) == 40
+
+
+def test_of_a_few_tasks_none_is_taken_for_a_template(database, tmp_path):
+    episodes = [episode(each, calls=["{}"]) for each in of_a_template(duplicates.TEMPLATE - 1)]
+    assert len(choose(database, tmp_path, episodes, max_overlap=0.5).dataset.trajectories) == 1
+
+
 words = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30)
 
 
@@ -122,7 +148,7 @@ def runs(text: str) -> set[tuple[str, ...]]:
 def test_what_is_named_is_near_and_what_is_the_same_is_named(database, given_texts, max_overlap):
     rows = [{"name": str(n), "block": block, "place": n, "text": text} for n, (block, text) in enumerate(given_texts)]
     database.connection.register("given", pa.Table.from_pylist(rows))
-    database.execute("CREATE OR REPLACE TEMP TABLE texts AS FROM given")
+    database.execute("CREATE OR REPLACE TEMP TABLE texts AS SELECT *, NULL::VARCHAR AS family FROM given")
     named = duplicates.near(database, max_overlap)
     for later, earlier in ((int(later), int(earlier)) for later, earlier in named):
         (block, text), (other_block, other) = given_texts[later], given_texts[earlier]

@@ -122,9 +122,10 @@ def test_near_duplicates(database, language):
         short,
         fullwidth(short),
     ]
-    rows = ", ".join(f"('{place}', '', {place}, ?)" for place in range(len(texts)))
+    rows = ", ".join(f"('{place}', '', {place}, NULL, ?)" for place in range(len(texts)))
     database.execute(
-        f"CREATE OR REPLACE TEMP TABLE texts AS SELECT * FROM (VALUES {rows}) t(name, block, place, text)", texts
+        f"CREATE OR REPLACE TEMP TABLE texts AS SELECT * FROM (VALUES {rows}) t(name, block, place, family, text)",
+        texts,
     )
     assert duplicates.near(database, 0.7) == [("1", "0"), ("4", "3")]
 

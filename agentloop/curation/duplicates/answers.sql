@@ -26,6 +26,7 @@ acted AS (
     WHERE role = 'model' AND trajectory IN (SELECT trajectory FROM company)
     GROUP BY trajectory
 )
-SELECT c.trajectory AS name, c.block, c.place, array_to_string(a.acts[:c.acts], ' ') || ' ' || coalesce(c.answer, '') AS text
+SELECT c.trajectory AS name, c.block, c.place, NULL::VARCHAR AS family,
+       array_to_string(a.acts[:c.acts], ' ') || ' ' || coalesce(c.answer, '') AS text
 FROM company c
 JOIN acted a ON a.trajectory = c.trajectory;
