@@ -147,6 +147,7 @@ def test_served_swapped_talked_with_and_ended(house):
         assert below and not alive
 
 
+@pytest.mark.slow
 def test_a_chat_by_itself_leaves_nothing_behind(house):
     done = chat(house, "--task", "What is 12 * 7?", "--temperature", "0.5")
     assert done.returncode in (0, 1), done

@@ -47,6 +47,7 @@ def test_without_a_compiler_vllm_runs_uncompiled_and_says_so(campaign, monkeypat
     assert re.match(remedy, said[0])
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_only_later_is_named_after_one_more_try(campaign, monkeypatch, tmp_path):
     broken = tmp_path / "g++"
     broken.write_text(
