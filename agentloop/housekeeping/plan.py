@@ -269,11 +269,16 @@ class _Look:
             for each in place.entries(self.settings.compiled, *folder)
             if rules.aged(each.used, days, self.now)
         ]
+        games = [
+            each
+            for each in place.entries(self.settings.paths.cache, "made", "textworld")
+            if rules.aged(each.used, days, self.now)
+        ]
         rule = (
-            f"compiled code, and weights derived from a base that no model directory has, unused for {days:g} days "
+            f"compiled code, games, and weights derived from a base that no model directory has, unused for {days:g} days "
             "(retention.cache_days)"
         )
-        return Kind("caches", rule, self._free([*derived, *compiled]))
+        return Kind("caches", rule, self._free([*derived, *compiled, *games]))
 
     def prefect(self) -> Kind:
         days = self.settings.retention.flow_run_days

@@ -53,7 +53,7 @@ RECIPES: Mapping[str, Recipe] = {
         "textworld:treasure_hunter,level=5,theme=basic,games=400",
         2_000,
         tasks=150,
-        settings=WarmStart(steps=250, batch=32),
+        settings=WarmStart(steps=300, batch=16),
         sampling=Sampling(temperature=1.0, max_turns=6, max_turn_tokens=24, max_tokens=512),
         measured=70,
     ),

@@ -21,6 +21,8 @@ from agentloop.environments.environment import Demonstration  # noqa: E402
 from agentloop.environments.textworld_games import Family, games, said  # noqa: E402
 from agentloop.errors import SettingError  # noqa: E402
 from agentloop.settings import Settings  # noqa: E402
+from agentloop.tiny import bootstrap as bootstrapping  # noqa: E402
+from agentloop.tiny import demonstrations  # noqa: E402
 from agentloop.tiny.bootstrap import RECIPES, bootstrap  # noqa: E402
 from agentloop.tiny.demonstrations import act  # noqa: E402
 from agentloop.tiny.tokenizer import build_tokenizer  # noqa: E402
@@ -64,8 +66,8 @@ def played(task, *turns):
 def test_walkthroughs_reach_the_games_own_full_score(family):
     environment = environments.get(f"textworld:{family}")
     tasks = environment.tasks("train", FAMILIES[family], seed=0)
-    demonstrations = [Demonstration(task, "right", tuple(environment.expert(task))) for task in tasks]
-    for trajectory in act(demonstrations, environment, build_tokenizer([])):
+    experts = [Demonstration(task, "right", tuple(environment.expert(task))) for task in tasks]
+    for trajectory in act(experts, environment, build_tokenizer([])):
         outcome = trajectory.outcome
         assert trajectory.status == "ended" and outcome["won"] and outcome["score"] == outcome["max_score"]
         assert environment.score(trajectory.task, None, outcome) == {"success": 1.0, "score": 1.0}
@@ -185,7 +187,9 @@ def test_a_wrong_name_is_told_in_one_line(name, fault):
     assert str(told.value).startswith(f"environment: textworld:{name}") and "\n" not in str(told.value)
 
 
-def test_a_tiny_model_is_made_of_games(tmp_path):
+def test_a_tiny_model_is_made_of_games(tmp_path, monkeypatch):
+    monkeypatch.setattr(bootstrapping, "MEASURED_SAMPLES", 1)
+    monkeypatch.setattr(demonstrations, "VOCABULARY_DEMONSTRATIONS", 8)
     recipe = RECIPES["tiny-textworld"]
     assert recipe.environment == settings.load(profile="textworld").environment
     few = replace(recipe, environment=f"{HUNT},theme=basic,games=8", demonstrations=8, tasks=2, measured=1)

@@ -136,6 +136,8 @@ def test_derived_weights_go_when_their_base_is_gone(campaign):
         (cache / "nf4" / f"{base}-1.safetensors").write_text("w")
     (cache / "inductor" / "ab").mkdir(parents=True)
     (cache / "inductor" / "ab" / "kernel.so").write_text("c")
+    (cache / "made" / "textworld").mkdir(parents=True)
+    (cache / "made" / "textworld" / "game_1.zip").write_text("g")
     (cache / "hf").mkdir()
     (cache / "hf" / "mine").write_text("a user's")
 
@@ -146,7 +148,7 @@ def test_derived_weights_go_when_their_base_is_gone(campaign):
     assert names() == set()
     old(cache, 31)
     gone = "base_0123456789abcdef-1"
-    assert names() == {f"dequantised/{gone}", f"nf4/{gone}.safetensors", "inductor/ab"}
+    assert names() == {f"dequantised/{gone}", f"nf4/{gone}.safetensors", "inductor/ab", "made/textworld/game_1.zip"}
 
 
 def test_others_files_are_left_alone_and_named(campaign, tmp_path):
