@@ -64,7 +64,7 @@ class PlainTokenizer:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
     def convert_tokens_to_ids(self, token: str) -> int | None:
-        """None for what is no token."""
+        """Return the token's id; None for what is no token."""
         index = self._tokenizer.token_to_id(token)
         return None if index is None else int(index)
 
