@@ -96,7 +96,8 @@ def _improve(settings: Settings, work: nights.Work) -> tuple[list[dict[str, Any]
         deadline = Deadline(time.time() + 3600 * hours, work.iterations[-1])
     steps.quantize(settings)
     with steps.policies(settings) as server:
-        server.get_ready()
+        if work.iterations or work.damaged:
+            server.get_ready()
         steps.judge_base(settings)
         for number in work.damaged:
             _as_a_run(iterate, f"{settings.campaign} · iteration {number}, damaged files", settings, number)

@@ -8,7 +8,8 @@ from home import free_port
 @pytest.mark.parametrize(
     ("origin", "kills"),
     [
-        ("cli", [Kill("flow", "collect", True, 0.7), Kill("trainer", "train", True, 1.5), Kill("vllm", "evaluate")]),
+        # test_killed_shard.py kills a collection
+        ("cli", [Kill("trainer", "train", True, 1.5), Kill("vllm", "evaluate")]),
         pytest.param("prefect", [Kill("everything", "ingest")], marks=pytest.mark.slow),
     ],
 )

@@ -90,6 +90,7 @@ def test_the_whole_loop_runs_through_prefect(project):
     assert project.digest() == before
 
 
+@pytest.mark.slow
 def test_a_task_of_ones_own(project):
     own = ("environment=tasks/units.py", "campaign=units", "collect.tasks=8", "evaluate.tasks=8", "gate.max_tasks=8")
     assert "8 held-out tasks" in project.run("run", "--profile", "demo", *own, "--dry-run")

@@ -173,6 +173,7 @@ def group_of(server: PolicyServer) -> int:
     return server._server.servers[0]._child.pid
 
 
+@pytest.mark.slow
 def test_a_server_that_suffered_in_its_sleep_is_started_anew(campaign, run, tmp_path):
     """Planted: vLLM holds other weights under the adapter's name than it was given."""
     adapter = run.adapter.id

@@ -33,6 +33,7 @@ def campaign(checkpoint, tmp_path_factory) -> Campaign:
     return Campaign.open(settings.model_copy(update={"model": str(checkpoint), "collect": few, "agent": short}))
 
 
+@pytest.mark.slow
 def test_two_servers_share_the_episodes_and_one_is_replaced_while_the_other_goes_on(campaign, capsys):
     shards = rollouts.plan_collection(campaign, 1, None)
     alone = dataclasses.replace(
