@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 
+import pytest
 from home import SMALL
 
 from agentloop import settings as configuration
@@ -61,6 +62,7 @@ print(asyncio.run(steps.run_episodes.fn(**arguments)))
 """
 
 
+@pytest.mark.slow
 def test_a_shard_is_collected_by_any_process(home, tmp_path):
     """One that has the settings, the plan and the store, and nothing of the run that planned it."""
     campaign = Campaign.open(home.settings())

@@ -11,6 +11,8 @@ from home import Home, free_port
 
 from agentloop.model_directory.fingerprint import base_fingerprint
 
+# tests/teaching plays, learns and refuses with the same model in less time
+pytestmark = pytest.mark.slow
 FAMILY = "precedence"
 TEACH = (
     "evaluate.tasks=64",
@@ -73,7 +75,6 @@ def test_it_was_measured_as_a_campaign_with_it_will_be(taught):
     assert {file.name for file in (home.root / "logs").glob("vllm-*")} == logs
 
 
-@pytest.mark.slow
 def test_an_adapter_on_it_shows_the_teaching(taught):
     home, said = taught
     name = directory_of(home, said).name
@@ -100,7 +101,6 @@ def test_a_name_that_is_taken(taught):
     assert output.splitlines()[-1].startswith("error: ") and "choose another --name" in output.splitlines()[-1]
 
 
-@pytest.mark.slow
 def test_killed_again_and_again_it_ends_as_undisturbed(taught, tmp_path):
     home, said = taught
     killed = Home(tmp_path / "killed", free_port())

@@ -140,9 +140,9 @@ def test_what_only_the_file_changes_is_deployed(deploy, client, file):
     "schedule",
     [
         {"interval": 43200, "anchor_date": "2026-01-01T00:00:00+00:00", "timezone": "Europe/Berlin"},
-        {"interval": "PT12H"},
-        {"rrule": "FREQ=DAILY;BYHOUR=1", "timezone": "Europe/Berlin"},
-        {"cron": "0 1 * * *", "day_or": False, "active": False},
+        pytest.param({"interval": "PT12H"}, marks=pytest.mark.slow),
+        pytest.param({"rrule": "FREQ=DAILY;BYHOUR=1", "timezone": "Europe/Berlin"}, marks=pytest.mark.slow),
+        pytest.param({"cron": "0 1 * * *", "day_or": False, "active": False}, marks=pytest.mark.slow),
     ],
 )
 def test_schedules_of_every_kind_are_known_again(deploy, client, file, schedule):

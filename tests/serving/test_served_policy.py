@@ -68,6 +68,7 @@ def test_a_hung_server_is_replaced(campaign):
         asyncio.run(episodes(server))
 
 
+@pytest.mark.slow
 def test_shards_side_by_side_share_one_replacement(campaign, capsys):
     """vLLM is killed under two shards at once: one new server, and no episode is held against anybody."""
     few = campaign.settings.collect.model_copy(update={"tasks": 16, "samples": 2, "shard_episodes": 16})
