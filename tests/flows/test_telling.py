@@ -152,6 +152,8 @@ def evaluate():
     """Has the name of one of the project's flows, and is never run."""
 
 
+# the server looks for such runs too, and if it is faster it tells of them with its own settings: seen once in many runs
+@pytest.mark.slow
 def test_a_run_whose_process_is_gone_is_told_of_once_and_its_next_attempt_again(settings, listener):
     gone = Presence(
         socket.gethostname(), presence.boot_id(), 4_000_000, 1, str(settings.paths.services / "runs" / "x.json")
