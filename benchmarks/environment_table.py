@@ -56,19 +56,35 @@ def measured(name: str) -> dict[str, Any]:
     started = time.perf_counter()
     values = [environment.verify(task, task.answer) for task in tasks]
     scored = time.perf_counter() - started
-    near = contamination.between(
-        {task.id: task.question for task in train},
-        {task.id: task.question for task in heldout},
-        {task.id: task.family for task in heldout},
-    )
     return {
         "environment": name,
         "own_answer": min(values),
         "tasks": len(tasks),
-        "near": len(near) / max(1, len(train)),
+        "near": near(train, heldout),
         "ms_to_make": 1000 * made / len(tasks),
         "ms_to_score": 1000 * scored / len(tasks),
     }
+
+
+def near(train: Sequence[Task], heldout: Sequence[Task]) -> float:
+    """Share of the training tasks that nearly are a held-out one."""
+    found = contamination.between(
+        {task.id: task.question for task in train},
+        {task.id: task.question for task in heldout},
+        {task.id: task.family for task in heldout},
+    )
+    return len(found) / max(1, len(train))
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
+def into(page: Path, begin: str, end: str, text: str) -> None:
+    """Put the text between the two marks of a page, in place of what is there."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    after = rest.partition(end)[2]
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -78,8 +94,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['own_answer']:g}",
             f"{row['tasks']}",
             f"{row['near']:.0%}",
-            f"{row['ms_to_make']:.2g}" if row["ms_to_make"] < 10 else f"{row['ms_to_make']:.0f}",
-            f"{row['ms_to_score']:.2g}" if row["ms_to_score"] < 10 else f"{row['ms_to_score']:.0f}",
+            milliseconds(row["ms_to_make"]),
+            milliseconds(row["ms_to_score"]),
         )
         lines.append(f"| `{row['environment']}` | {' | '.join(figures)} |")
     return "\n".join(lines)
@@ -98,10 +114,7 @@ def main(names: Sequence[str], result: Path, page: Path | None) -> None:
     }
     result.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if page is not None:
-        text = page.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        after = rest.partition(END)[2]
-        page.write_text(f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{after}", encoding="utf-8")
+        into(page, BEGIN, END, table(rows))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from environment_table import into, milliseconds, near
+
 from agentloop import __version__, environments
-from agentloop.curation import contamination
 from agentloop.rollout.episode import read
 from agentloop.rollout.grammar import ToolCall
 from agentloop.worlds.stage import Stage
@@ -70,11 +71,6 @@ def measured(name: str) -> dict[str, Any]:
     train, heldout = (environment.tasks(split, TASKS, seed=0) for split in ("train", "heldout"))
     made = of_a_core() - started
     episodes = [played(environment, task) for task in train + heldout]
-    near = contamination.between(
-        {task.id: task.question for task in train},
-        {task.id: task.question for task in heldout},
-        {task.id: task.family for task in heldout},
-    )
     package = PACKAGES[name.partition(":")[0]]
     return {
         "environment": name,
@@ -82,7 +78,7 @@ def measured(name: str) -> dict[str, Any]:
         "version": metadata.version(package),
         "expert": min(success for success, _, _ in episodes),
         "tasks": len(episodes),
-        "near": len(near) / len(train),
+        "near": near(train, heldout),
         "turns": fmean(len(turns) for _, _, turns in episodes),
         "ms_to_make": 1000 * made / len(episodes),
         "ms_to_open": 1000 * fmean(opened for _, opened, _ in episodes),
@@ -99,7 +95,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['tasks']}",
             f"{row['near']:.0%}",
             f"{row['turns']:.1f}",
-            f"{row['ms_to_make']:.2g}" if row["ms_to_make"] < 10 else f"{row['ms_to_make']:.0f}",
+            milliseconds(row["ms_to_make"]),
             f"{row['ms_to_open']:.0f}",
             f"{row['ms_a_turn']:.2g}",
         )
@@ -115,10 +111,7 @@ def main(names: Sequence[str], result: Path, page: Path | None) -> None:
     found = {"command": "python benchmarks/played_environments.py", "agentloop": __version__, "environments": rows}
     result.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if page is not None:
-        text = page.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        after = rest.partition(END)[2]
-        page.write_text(f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{after}", encoding="utf-8")
+        into(page, BEGIN, END, table(rows))
 
 
 if __name__ == "__main__":
