@@ -25,8 +25,6 @@ from agentloop.text import lines_of
 QUERIES = Path(__file__).parent / "contamination"
 
 SHARE = 0.8
-TEMPLATE = 20
-"""Distinct protected questions of a family from which on it may have a template: of fewer, most may well be copies of one."""
 NAMED = 10
 """Rows that a message names; it tells the number of the others."""
 
@@ -85,7 +83,8 @@ def between(
         database.execute("CREATE TEMP TABLE chosen AS SELECT name AS trajectory, rowid AS place FROM asked")
         wording.prepare(database, "SELECT text FROM asked UNION ALL SELECT text FROM protected")
         return {
-            task: name for _, task, name in database.execute(_query("overlaps"), {"share": SHARE, "template": TEMPLATE})
+            task: name
+            for _, task, name in database.execute(_query("overlaps"), {"share": SHARE, "template": wording.TEMPLATE})
         }
 
 
@@ -93,7 +92,7 @@ def _overlaps(database: Database, prompts: dict[str, str]) -> list[tuple[str, st
     database.execute(_query("protected"), {"names": list(prompts), "prompts": list(prompts.values())})
     database.execute(_query("asked"))
     wording.prepare(database, "SELECT text FROM asked UNION ALL SELECT text FROM protected")
-    return database.execute(_query("overlaps"), {"share": SHARE, "template": TEMPLATE})
+    return database.execute(_query("overlaps"), {"share": SHARE, "template": wording.TEMPLATE})
 
 
 def _prompts(file: Path) -> dict[str, str]:

@@ -19,8 +19,6 @@ QUERIES = Path(__file__).parent / "duplicates"
 SKETCH = 8
 """Smallest hashes of a text's runs by which it is compared with others, so that cost grows with the rows and not with
 their square. Two texts that share 70 % of their runs have none of 8 in common once in 15,000 times."""
-TEMPLATE = 20
-"""Distinct questions of a family from which on it may have a template: of fewer, most may well be copies of one."""
 
 
 def find(database: Database, max_overlap: float) -> list[tuple[str, str]]:
@@ -40,7 +38,7 @@ def near(database: Database, max_overlap: float) -> list[tuple[str, str]]:
     They are in the temporary table `near` afterwards.
     """
     wording.prepare(database, "SELECT text FROM texts")
-    database.execute(_query("near"), {"sketch": SKETCH, "max_overlap": max_overlap, "template": TEMPLATE})
+    database.execute(_query("near"), {"sketch": SKETCH, "max_overlap": max_overlap, "template": wording.TEMPLATE})
     return database.execute("SELECT name, earlier FROM near ORDER BY place, name")
 
 

@@ -10,6 +10,8 @@ from agentloop.store.database import Database
 from agentloop.text import comparable
 
 MACROS = Path(__file__).with_suffix(".sql")
+TEMPLATE = 20
+"""Distinct questions of a family from which on it may have a template: of fewer, most may well be copies of one."""
 
 
 def prepare(database: Database, texts: str) -> None:

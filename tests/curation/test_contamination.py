@@ -6,13 +6,12 @@ import pytest
 from made_by_hand import episode, sum_task
 
 from agentloop import environments
-from agentloop.curation import contamination
 from agentloop.curation.scoring import score
 from agentloop.curation.selection import select
 from agentloop.errors import ContaminationError, StoreError
 from agentloop.records import Task
 from agentloop.settings import Selection
-from agentloop.store import tasks
+from agentloop.store import tasks, wording
 from agentloop.store.ingest import ingest
 from agentloop.store.shards import write_shard
 
@@ -116,9 +115,7 @@ def test_what_a_family_says_of_every_task_makes_no_near_copies(database, tmp_pat
 
 
 def test_of_a_few_tasks_none_is_taken_for_a_template(database, tmp_path):
-    tasks.save(
-        database, [task(OPENING.format(n, f"thing {7 * n}"), "heldout") for n in range(contamination.TEMPLATE - 1)]
-    )
+    tasks.save(database, [task(OPENING.format(n, f"thing {7 * n}"), "heldout") for n in range(wording.TEMPLATE - 1)])
     with pytest.raises(ContaminationError, match="are nearly the same as what is measured"):
         choose(database, tmp_path, [task(OPENING.format(3, "thing 22"))])
 

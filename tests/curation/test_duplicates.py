@@ -15,6 +15,7 @@ from agentloop.curation.scoring import score
 from agentloop.curation.selection import Selected, select
 from agentloop.records import Task
 from agentloop.settings import Selection
+from agentloop.store import wording
 from agentloop.store.ingest import ingest
 from agentloop.store.shards import write_shard
 
@@ -115,7 +116,7 @@ def test_what_a_family_says_of_every_task_makes_no_near_duplicates(database, tmp
 
 
 def test_of_a_few_tasks_none_is_taken_for_a_template(database, tmp_path):
-    episodes = [episode(each, calls=["{}"]) for each in of_a_template(duplicates.TEMPLATE - 1)]
+    episodes = [episode(each, calls=["{}"]) for each in of_a_template(wording.TEMPLATE - 1)]
     assert len(choose(database, tmp_path, episodes, max_overlap=0.5).dataset.trajectories) == 1
 
 
