@@ -23,9 +23,10 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from agentloop.environments.environment import Environment, Question
+from agentloop.environments.options import option
 from agentloop.errors import SettingError
 from agentloop.records import Task
-from agentloop.text import one_line, one_line_of
+from agentloop.text import one_line
 from agentloop.tools import Tool
 
 PREFIX = "reasoning-gym:"
@@ -164,11 +165,11 @@ def of_name(name: str) -> type[ReasoningGym]:
             raise SettingError(f"environment: {name}: {generator} is left out: {LEFT_OUT[generator]}")
     if len(set(names)) < len(names):
         raise SettingError(f"environment: {name}: names a generator twice")
-    options = dict(_option(name, word) for word in words)
+    options = dict(option(name, word, "min_terms=3") for word in words)
     size, seed = options.pop("size", None), options.pop("seed", 0)
-    for option, value, least in (("size", size, 1), ("seed", seed, 0)):
+    for known, value, least in (("size", size, 1), ("seed", seed, 0)):
         if value is not None and (type(value) is not int or value < least):
-            raise SettingError(f"environment: {name}: {option} must be a whole number of at least {least}")
+            raise SettingError(f"environment: {name}: {known} must be a whole number of at least {least}")
     for generator in names:
         try:
             _data(generator, _key(options), size or BLOCK, seed)
@@ -176,18 +177,6 @@ def of_name(name: str) -> type[ReasoningGym]:
             raise SettingError(f"environment: {name}: {generator}: {one_line(error)}") from None
     parts = {"name": name, "generators": names, "options": options, "size": size, "seed": seed, "__module__": __name__}
     return type("ReasoningGym", (ReasoningGym,), parts)
-
-
-def _option(name: str, word: str) -> tuple[str, Any]:
-    option, equals, text = word.partition("=")
-    if not equals or not option.isidentifier():
-        raise SettingError(f"environment: {name}: {one_line_of(word, most=60)!r} is no option; write it as min_terms=3")
-    for kind in (int, float):
-        try:
-            return option, kind(text)
-        except ValueError:
-            continue
-    return option, {"true": True, "false": False}.get(text, text)
 
 
 def _asked(entry: Mapping[str, Any]) -> str:
