@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from agentloop import project
-from agentloop.environments import bfcl, reasoning_gym, textworld, verifiers
+from agentloop.environments import bfcl, openenv, reasoning_gym, textworld, verifiers
 from agentloop.environments.arithmetic import Arithmetic
 from agentloop.environments.check import check_tools
 from agentloop.environments.database import Database
@@ -40,6 +40,7 @@ __all__ = [
 _ENVIRONMENTS: dict[str, type[Environment]] = {environment.name: environment for environment in (Arithmetic, Database)}
 _FAMILIES: dict[str, Callable[[str], type[Environment]]] = {
     bfcl.PREFIX: bfcl.of_name,
+    openenv.PREFIX: openenv.of_name,
     reasoning_gym.PREFIX: reasoning_gym.of_name,
     textworld.PREFIX: textworld.of_name,
     verifiers.PREFIX: verifiers.of_name,
@@ -51,8 +52,9 @@ def get(name: str, *, apart: bool = True) -> Environment:
     """Return the environment of that name, or the one that a file is; from then on its name is known too.
 
     `name` is `arithmetic`, `database`, `reasoning-gym:GENERATOR`, `textworld:CHALLENGE`, `bfcl:CATEGORY`,
-    `verifiers:TASKSET`, the path of a .py file that defines one, or that of questions with their answers (a .jsonl, .csv,
-    .parquet, … file or a dataset's directory), which have no tools then. A relative path is relative to the project's root.
+    `verifiers:TASKSET`, `openenv:SERVER`, the path of a .py file that defines one, or that of questions with their answers (a
+    .jsonl, .csv, .parquet, … file or a dataset's directory), which have no tools then. A relative path is relative to the
+    project's root.
     `apart` tries the file in a process of its own before it is run in this one. Raises SettingError, in one line, where there
     is no such environment or its file fails.
     """

@@ -34,6 +34,7 @@ from agentloop.tools.json_schema import SchemaArguments
 _PROCESS = Path(__file__).with_name("guest_process.py")
 _START_SECONDS = 110.0
 """To import a package and to load its tasks: less than a world's host may take, so that what is said is this."""
+_ANSWER_SECONDS = 60.0
 _MESSAGE_BYTES = 1 << 16
 _MOST_BYTES = 256 << 20
 """Of one answer."""
@@ -79,10 +80,10 @@ class Guest:
         self._held, self._owner = ExitStack(), os.getpid()
         self._start()
 
-    def connect(self) -> Connection:
-        """Return a connection of its own, which a fork of the guest serves. One that has ended is started again.
+    def connect(self, seconds: float | None = None) -> Connection:
+        """Return a connection of its own, which a fork of the guest serves. A guest that has ended is started again.
 
-        Raises GuestFault, SettingError.
+        `seconds`: that an answer may take; None where whoever waits is ended by others. Raises SettingError.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         order = json.dumps({"memory": _left()}).encode()
@@ -97,11 +98,12 @@ class Guest:
             raise
         finally:
             theirs.close()
-        return Connection(ours, self._about_it)
+        ours.settimeout(seconds)
+        return Connection(ours)
 
     def ask(self, do: str, **given: Any) -> Any:
-        """Return what the guest itself says, outside of any session. Raises GuestFault."""
-        connection = self.connect()
+        """Return what the guest itself says, outside of any session, within some time. Raises GuestFault."""
+        connection = self.connect(_ANSWER_SECONDS)
         try:
             return connection.ask(do, **given)
         finally:
@@ -168,18 +170,17 @@ def _left() -> int | None:
 class Connection:
     """A connection to a fork of the guest: one question after the other, each answered."""
 
-    def __init__(self, connection: socket.socket, about: str) -> None:
-        self._socket, self._about = connection, about
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
 
     def ask(self, do: str, **given: Any) -> Any:
-        """Return the answer. It waits for as long as it takes: a world that waits too long is killed with its connection.
-
-        Raises GuestFault where the guest raised something or has ended.
-        """
+        """Return the answer. Raises GuestFault where the guest raised something, has ended or takes too long."""
         question = {"do": do, "with": given} | ({"seed": random.getrandbits(64)} if do == "open" else {})
         try:
             self._socket.sendall(json.dumps(question).encode() + b"\n")
             line = self._line()
+        except TimeoutError:
+            raise GuestFault(f"no answer within {self._socket.gettimeout():g} s") from None
         except OSError:
             line = b""
         if not line:
@@ -233,7 +234,7 @@ class GuestTool:
 
 
 class GuestSession(Session):
-    """A session of a guest: its tools, what it says, and its outcome."""
+    """A session of a guest: its tools and its outcome."""
 
     answers = False
 
@@ -245,10 +246,6 @@ class GuestSession(Session):
         except BaseException:
             connection.close()
             raise
-
-    def observe(self, turn: str) -> Observation:
-        answer = self._connection.ask("observe", turn=turn)
-        return Observation(answer["text"], answer["reward"], answer["done"])
 
     def outcome(self) -> Any:
         return self._connection.ask("outcome")

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, NoReturn
 
 from agentloop import limits, scratch
 from agentloop.environments.environment import Demonstration, Environment, Kind, Question, split_of
+from agentloop.environments.seeds import drawn
 from agentloop.environments.session import Session
 from agentloop.environments.textworld_games import CUSTOM, Family, Game, games, said, started
 from agentloop.errors import SettingError
@@ -44,7 +45,6 @@ GRAMMAR = (
 PARTIAL = 0.4
 """What a game is worth that has all of its score but was not won: less than solved."""
 
-_SEEDS = 2**31
 _COMMAND = re.compile(r"[A-Za-z0-9][A-Za-z0-9 '-]{0,99}")
 _NOT_THE_GAMES = frozenset(
     "save restore script noscript unscript transcript recording replay restart quit q die undo verify notify".split()
@@ -161,15 +161,7 @@ class TextWorld(Environment):
         return split_of(f"game {number}")
 
     def _numbers(self, rng: random.Random) -> Iterator[int]:
-        if self.size is not None:
-            yield from rng.sample(range(self.size), self.size)
-            return
-        seen: set[int] = set()
-        while True:
-            number = rng.randrange(_SEEDS)
-            if number not in seen:
-                seen.add(number)
-                yield number
+        return drawn(rng, self.size)
 
     def _seeds(self, split: Split, seed: int, chapter: int) -> Iterator[int]:
         rng = random.Random(f"{self.name}/{split}/{seed}" + (f"/{chapter}" if chapter else ""))

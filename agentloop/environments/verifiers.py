@@ -22,6 +22,7 @@ from agentloop.environments.guest import Connection, Guest, GuestFault, GuestSes
 from agentloop.environments.options import option
 from agentloop.errors import SettingError
 from agentloop.records import Task
+from agentloop.tools import Observation
 
 PREFIX = "verifiers:"
 VERSION = "0.4.0"
@@ -42,6 +43,10 @@ class Play(GuestSession):
         super().__init__(connection, about)
         # the task's system prompt, and what ends an episode
         self.instructions = "\n\n".join([about["instructions"] or _ALONE, *([_WITH_TOOLS] if self.tools else [])])
+
+    def observe(self, turn: str) -> Observation:
+        answer = self._connection.ask("observe", turn=turn)
+        return Observation(answer["text"], answer["reward"], answer["done"])
 
 
 class Verifiers(Environment):
