@@ -135,6 +135,8 @@ class _Local(_Place):
 class _OverSocket(GenericEnvClient):
     """OpenEnv's client over a socket that is connected already."""
 
+    _ws: Any
+
     def __init__(self, connected: socket.socket, **options: Any) -> None:
         super().__init__("http://localhost", **options)
         self._connected = connected

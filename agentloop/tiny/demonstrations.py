@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerFast
 
@@ -21,7 +22,7 @@ from agentloop.teaching.script import Script, ScriptedPolicy, by_session
 from agentloop.tiny.tokenizer import VOCABULARY, build_tokenizer
 from agentloop.worlds.local import LocalWorld
 
-_SAMPLING = Sampling(max_turns=256, max_turn_tokens=1 << 16, max_tokens=1 << 20)
+_SAMPLING = Sampling(max_turn_tokens=1 << 16, max_tokens=1 << 20)
 """Generous: a script is never cut off."""
 
 _POLICY = "demonstration"
@@ -71,6 +72,8 @@ async def _act(
             trajectories.append(acted[about])
             continue
         script = Script(demonstration.task, demonstration.turns)
+        # a flawed one may not end its world, and would go on without a word
+        sampling = replace(_SAMPLING, max_turns=len(demonstration.turns))
         trajectories.append(
             await run_episode(
                 demonstration.task,
@@ -79,7 +82,7 @@ async def _act(
                 generate=ScriptedPolicy(by_session([script], policy=_POLICY, seed=0), prompt),
                 prompt=prompt,
                 world=LocalWorld(environment, demonstration.task),
-                sampling=_SAMPLING,
+                sampling=sampling,
                 seed=0,
             )
         )

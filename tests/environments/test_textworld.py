@@ -216,3 +216,13 @@ def test_what_the_interpreter_adds_is_not_shown():
         said("Taken.\n\n  *** The End ***\n\nYou scored 1.\n\nWould you like to RESTART?\n>")
         == "Taken.\n*** The End ***"
     )
+
+
+def test_a_flawed_demonstration_ends_with_its_script(task):
+    environment = environments.get(HUNT)
+    shown = [environment.demonstration(task, random.Random(seed)) for seed in range(20)]
+    trajectories = act(shown, environment, build_tokenizer([]))
+    assert {each.status for each in trajectories} == {"ended", "turn_limit"}
+    for demonstration, trajectory in zip(shown, trajectories):
+        said = [turn.text for turn in trajectory.turns if turn.role == "model"]
+        assert said == list(demonstration.turns)[: len(said)] and "" not in said
