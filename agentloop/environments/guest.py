@@ -39,8 +39,11 @@ _MESSAGE_BYTES = 1 << 16
 _MOST_BYTES = 256 << 20
 """Of one answer."""
 _RECEIVE_BYTES = 1 << 20
-_NOT_ITS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "VLLM_API_KEY")
-"""Variables that a guest does not get: paths of this interpreter's packages, and what it has no use for."""
+_NOT_ITS = (
+    *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"),
+    *("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_KEY", "VLLM_API_KEY"),
+)
+"""Variables that a guest does not get: paths of this interpreter's packages, and keys, for which it has no use."""
 
 
 class GuestFault(Exception):
