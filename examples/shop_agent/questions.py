@@ -9,10 +9,11 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from sales import CUSTOMERS, DAYS, ITEMS, Sale, connect, sales
+
 from agentloop.environments import Environment, Question
 from agentloop.records import Task
 from agentloop.tools import Tool
-from sales import CITIES, CUSTOMERS, DAYS, ITEMS, Sale, connect, sales
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Family:
     queries: tuple[str, ...]
     """A right way: `{0}` is what the first query gives."""
     truth: Callable[[list[Sale], dict[str, str]], str | None]
-    """The answer; None where there is none, or more than one."""
+    """The answer, by the sales of these days; None where there is none, or more than one."""
 
 
 def _one(counted: dict[str, int]) -> str | None:
@@ -34,14 +35,12 @@ def _one(counted: dict[str, int]) -> str | None:
 
 
 def _spent(made: list[Sale], about: dict[str, str]) -> str | None:
-    days = range(int(about["first"]), int(about["last"]) + 1)
-    total = sum(each.pieces * each.price for each in made if each.customer == about["customer"] and each.day in days)
+    total = sum(each.pieces * each.price for each in made if each.customer == about["customer"])
     return str(total) if total else None
 
 
 def _most_pieces(made: list[Sale], about: dict[str, str]) -> str | None:
-    ours = [each for each in made if each.city == about["city"]]
-    return _one({item: sum(each.pieces for each in ours if each.item == item) for item in ITEMS})
+    return _one({item: sum(each.pieces for each in made if each.item == item) for item in ITEMS})
 
 
 def _last_buyer(made: list[Sale], about: dict[str, str]) -> str | None:
@@ -51,8 +50,8 @@ def _last_buyer(made: list[Sale], about: dict[str, str]) -> str | None:
 
 def _regular(made: list[Sale], about: dict[str, str]) -> str | None:
     regular = _one({name: sum(each.customer == name for each in made) for name in CUSTOMERS})
-    bought = [each for each in made if each.customer == regular and each.item == about["item"]]
-    return str(sum(each.pieces for each in bought)) if bought else None
+    pieces = sum(each.pieces for each in made if each.customer == regular and each.item == about["item"])
+    return str(pieces) if pieces else None
 
 
 def _dearer(made: list[Sale], about: dict[str, str]) -> str | None:
@@ -62,43 +61,44 @@ def _dearer(made: list[Sale], about: dict[str, str]) -> str | None:
     return str(max(prices[0]) - min(prices[1]))
 
 
+_THEN = "day BETWEEN {first} AND {last}"
 FAMILIES = (
     Family(
         "spent",
-        "How much did {customer} spend from day {first} to day {last}?",
-        ("SELECT sum(pieces*price) FROM sales WHERE customer='{customer}' AND day BETWEEN {first} AND {last}",),
+        "How much did {customer} spend from day {first} to {last}?",
+        (f"SELECT sum(pieces*price) FROM sales WHERE customer='{{customer}}' AND {_THEN}",),
         _spent,
     ),
     Family(
         "most_pieces",
-        "Of which item did we sell most pieces to {city}?",
-        ("SELECT item FROM sales WHERE city='{city}' GROUP BY item ORDER BY sum(pieces) DESC LIMIT 1",),
+        "Of which item did we sell most pieces from day {first} to {last}?",
+        (f"SELECT item FROM sales WHERE {_THEN} GROUP BY item ORDER BY sum(pieces) DESC LIMIT 1",),
         _most_pieces,
     ),
     Family(
         "last_buyer",
-        "In which city does the last customer who bought a {item} live?",
+        "Where does the last buyer of a {item} from day {first} to {last} live?",
         (
-            "SELECT customer FROM sales WHERE item='{item}' ORDER BY day DESC LIMIT 1",
+            f"SELECT customer FROM sales WHERE item='{{item}}' AND {_THEN} ORDER BY day DESC LIMIT 1",
             "SELECT city FROM sales WHERE customer='{0}' LIMIT 1",
         ),
         _last_buyer,
     ),
     Family(
         "regular",
-        "How many pieces of {item} did the customer with most orders buy?",
+        "How many {item} pieces did our most frequent customer buy from day {first} to {last}?",
         (
-            "SELECT customer FROM sales GROUP BY customer ORDER BY count(*) DESC LIMIT 1",
-            "SELECT sum(pieces) FROM sales WHERE customer='{0}' AND item='{item}'",
+            f"SELECT customer FROM sales WHERE {_THEN} GROUP BY customer ORDER BY count(*) DESC LIMIT 1",
+            f"SELECT sum(pieces) FROM sales WHERE customer='{{0}}' AND item='{{item}}' AND {_THEN}",
         ),
         _regular,
     ),
     Family(
         "dearer",
-        "How much dearer was our dearest {item} than our cheapest {other}?",
+        "How much dearer was our dearest {item} than our cheapest {other} from day {first} to {last}?",
         (
-            "SELECT max(price) FROM sales WHERE item='{item}'",
-            "SELECT min(price) FROM sales WHERE item='{other}'",
+            f"SELECT max(price) FROM sales WHERE item='{{item}}' AND {_THEN}",
+            f"SELECT min(price) FROM sales WHERE item='{{other}}' AND {_THEN}",
             "SELECT {0}-{1}",
         ),
         _dearer,
@@ -117,13 +117,12 @@ class Shop(Environment):
             (item, other), (first, last) = rng.sample(ITEMS, 2), sorted(rng.sample(range(1, DAYS + 1), 2))
             about = {
                 "customer": rng.choice(CUSTOMERS),
-                "city": rng.choice(CITIES),
                 "item": item,
                 "other": other,
                 "first": str(first),
                 "last": str(last),
             }
-            answer = family.truth(sales(shop), about)
+            answer = family.truth([each for each in sales(shop) if first <= each.day <= last], about)
             if answer is not None:
                 text = family.question.format(**about)
                 yield Question(family.name, text, answer, {"shop": shop, "about": about})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 CUSTOMERS = ("Ada", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hana")
 CITIES = ("Bern", "Graz", "Kiel", "Nice", "Turku")
 ITEMS = ("lamp", "chair", "shelf", "desk", "rug", "mirror")
-DAYS, SALES = 30, 30
+DAYS, SALES = 60, 40
 COLUMNS = "customer TEXT, city TEXT, item TEXT, pieces INTEGER, price INTEGER, day INTEGER"
 
 
@@ -30,12 +30,11 @@ def sales(seed: int) -> list[Sale]:
     """Return the sales of this shop, by day."""
     rng = random.Random(f"shop/{seed}")
     home = {customer: rng.choice(CITIES) for customer in CUSTOMERS}
-    days = sorted(rng.sample(range(1, DAYS + 1), SALES - 8))
+    days = sorted(rng.sample(range(1, DAYS + 1), SALES))
     made = []
     for day in days:
         customer = rng.choice(CUSTOMERS)
-        item = rng.choice(ITEMS)
-        made.append(Sale(customer, home[customer], item, rng.randint(1, 9), rng.randint(5, 60), day))
+        made.append(Sale(customer, home[customer], rng.choice(ITEMS), rng.randint(1, 9), rng.randint(5, 60), day))
     return made
 
 

@@ -101,7 +101,9 @@ def _logged(task, turns):
     for number, turn in enumerate(turns[:-1]):
         sql = turn.partition("query(sql=")[2].rpartition(")\n")[0]
         function = {"name": "query", "arguments": json.dumps({"sql": eval(sql)})}
-        messages.append({"role": "assistant", "tool_calls": [{"id": f"c{number}", "type": "function", "function": function}]})
+        messages.append(
+            {"role": "assistant", "tool_calls": [{"id": f"c{number}", "type": "function", "function": function}]}
+        )
         messages.append({"role": "tool", "tool_call_id": f"c{number}", "content": "1"})
     return [*messages, {"role": "assistant", "content": turns[-1].removeprefix("Answer: ")}]
 
@@ -126,12 +128,16 @@ def test_a_teacher_reads_what_the_model_reads(lesson, expert_server, shop, monke
     assert (judged["tried"], judged["accepted"]) == (4, 4)
     first = expert_server.requests[0]["messages"][0]["content"]
     assert "You are the assistant of a furniture shop" in first and "tools" not in expert_server.requests[0]
-    assert teaching.campaign.prompt.conversation(episodes(teaching, planned)[0].token_ids)[0].startswith("Answer the question")
+    assert teaching.campaign.prompt.conversation(episodes(teaching, planned)[0].token_ids)[0].startswith(
+        "Answer the question"
+    )
 
 
 @pytest.mark.parametrize("words", [("teach.calls=native",), ("agent.describe_tools=false",)])
 def test_a_teacher_that_would_not_be_told_of_the_tools(lesson, words):
-    with pytest.raises(SettingError, match=r"^teach\.calls: behind an agent of your own a teacher reads what the model reads"):
+    with pytest.raises(
+        SettingError, match=r"^teach\.calls: behind an agent of your own a teacher reads what the model reads"
+    ):
         lesson.open("http://127.0.0.1:1/v1", *OWN, *words)
 
 
