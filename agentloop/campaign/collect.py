@@ -120,15 +120,18 @@ async def acting(
             stop_token_ids=campaign.prompt.stop_token_ids,
         )
 
-    async with _stage(campaign) as (open_world, play):
+    async with stage(campaign) as (open_world, play):
         async with Actor(connect, campaign.settings.collect.concurrency, open_world, play) as actor:
             with _ACTORS.holding(role, actor):
                 yield actor
 
 
 @asynccontextmanager
-async def _stage(campaign: Campaign) -> AsyncIterator[tuple[OpenWorld, Play]]:
-    """The place where episodes are played, and who plays: this project's agent with tools, or one of one's own."""
+async def stage(campaign: Campaign) -> AsyncIterator[tuple[OpenWorld, Play]]:
+    """Open the place where episodes are played, and give who plays there: this project's agent with tools, or one of one's own.
+
+    Raises WorldError, SettingError.
+    """
     if campaign.settings.agent.command is None:
         campaign.worlds.start()
         yield campaign.worlds.open, run_episode

@@ -115,7 +115,7 @@ def _by_teacher(teaching: Teaching) -> Demonstrations:
 
     model = teach.teacher_model or campaign.step("teacher", TAUGHT, [url], lambda: asyncio.run(ask()))
     about = [url, model, teach.calls, teach.max_turn_tokens, _tokens(campaign)]
-    policy = Policy(content_id("teacher", about), None, campaign.prompt.name)
+    policy = Policy(content_id("teacher", about), None, campaign.prompt_name)
     chosen = drawn(campaign.environment, teach.tasks, settings.seed, teaching.families)
     episodes = [(task, sample) for task in chosen for sample in range(teach.samples)]
     return Demonstrations(
@@ -126,7 +126,7 @@ def _by_teacher(teaching: Teaching) -> Demonstrations:
 def _scripted(teaching: Teaching, scripts: Sequence[Script]) -> Demonstrations:
     campaign = teaching.campaign
     about = [_tokens(campaign), [[script.task.id, script.turns, script.results] for script in scripts]]
-    policy = Policy(content_id(teaching.source.kind, about), None, campaign.prompt.name)
+    policy = Policy(content_id(teaching.source.kind, about), None, campaign.prompt_name)
     episodes = [(script.task, sample) for script, sample in numbered(scripts)]
     return Demonstrations(policy, _shards(teaching, policy, episodes, temperature=0.0), tuple(scripts))
 
@@ -167,17 +167,18 @@ def play(
     acting = _taught_by if teaching.source.kind == "teacher" else _saying
 
     async def rest(played: Mapping[str, Trajectory], ended: OnEpisode) -> list[Trajectory]:
-        campaign.worlds.start()
-        async with acting(teaching, planned, shard) as (policy, open_world, limits):
-            return await run_shard(
-                shard,
-                policy=policy,
-                prompt=campaign.prompt,
-                open_world=open_world,
-                limits=limits,
-                played=played,
-                on_episode=ended,
-            )
+        async with collect.stage(campaign) as (open_world, agent):
+            async with acting(teaching, planned, shard, open_world) as (policy, open_world, limits):
+                return await run_shard(
+                    shard,
+                    policy=policy,
+                    prompt=campaign.prompt,
+                    open_world=open_world,
+                    play=agent,
+                    limits=limits,
+                    played=played,
+                    on_episode=ended,
+                )
 
     asyncio.run(complete(campaign, shard, rest, iteration=TAUGHT, purpose="demonstrate", on_episode=on_episode))
     return shard.id
@@ -185,28 +186,30 @@ def play(
 
 @asynccontextmanager
 async def _saying(
-    teaching: Teaching, planned: Demonstrations, shard: ShardPlan
+    teaching: Teaching, planned: Demonstrations, shard: ShardPlan, open_world: OpenWorld
 ) -> AsyncIterator[tuple[Acting, OpenWorld, Collect]]:
-    """Scripts are said, in the environment's worlds or with the results that were recorded."""
+    """Scripts are said, in the environment's worlds, with the results that were recorded, or to an agent of one's own."""
     campaign = teaching.campaign
     scripts = by_session(planned.scripts, policy=shard.policy, seed=shard.seed)
-    tools = _described_tools(campaign) if any(script.results is not None for script in planned.scripts) else ()
+    recorded = any(script.results is not None for script in planned.scripts) and campaign.settings.agent.command is None
+    tools = _described_tools(campaign) if recorded else ()
 
     @asynccontextmanager
-    async def open_world(task: Task, *, session: str) -> AsyncIterator[World]:
+    async def open_recorded(task: Task, *, session: str) -> AsyncIterator[World]:
         script = scripts[_episode(session)]
         if script.results is not None:
             yield RecordedWorld(script.results, tools)
             return
-        async with campaign.worlds.open(task, session=session) as world:
+        async with open_world(task, session=session) as world:
             yield world
 
-    yield ScriptedPolicy(scripts, campaign.prompt), open_world, teaching.settings.collect
+    opened: OpenWorld = open_recorded if recorded else open_world
+    yield ScriptedPolicy(scripts, campaign.prompt), opened, teaching.settings.collect
 
 
 @asynccontextmanager
 async def _taught_by(
-    teaching: Teaching, planned: Demonstrations, shard: ShardPlan
+    teaching: Teaching, planned: Demonstrations, shard: ShardPlan, open_world: OpenWorld
 ) -> AsyncIterator[tuple[Acting, OpenWorld, Collect]]:
     """A teacher acts; what it was asked is written down, however the shard ends."""
     campaign, teach = teaching.campaign, teaching.settings.teach
@@ -215,15 +218,16 @@ async def _taught_by(
         teacher = Teacher(endpoint, planned.teacher_model, teach, campaign.prompt)
 
         @asynccontextmanager
-        async def open_world(task: Task, *, session: str) -> AsyncIterator[World]:
-            async with campaign.worlds.open(task, session=session) as world:
-                teacher.meet(_episode(session), task.question, await world.describe())
+        async def open_met(task: Task, *, session: str) -> AsyncIterator[World]:
+            async with open_world(task, session=session) as world:
+                if campaign.settings.agent.command is None:  # else its own request says what it has
+                    teacher.meet(_episode(session), task.question, await world.describe())
                 yield world
 
         # a rate limit is waited for, and every request has a limit of its own
         patient = {"concurrency": teach.concurrency, "episode_seconds": _PATIENCE_SECONDS}
         try:
-            yield teacher, open_world, teaching.settings.collect.model_copy(update=patient)
+            yield teacher, open_met, teaching.settings.collect.model_copy(update=patient)
         finally:
             endpoint.usage.seconds = time.monotonic() - began
             with campaign.database() as database:

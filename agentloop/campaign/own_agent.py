@@ -7,6 +7,7 @@ from agentloop.errors import SettingError
 from agentloop.recording.command import AgentCommand
 from agentloop.rollout.prompt import PromptFormat
 from agentloop.settings import Settings
+from agentloop.teaching.source import Source
 
 
 def command(settings: Settings) -> AgentCommand | None:
@@ -24,6 +25,15 @@ def check(settings: Settings) -> None:
                 f"agent.command: the environment {name} opens a session of its own, of which an agent of your own knows nothing"
             )
     agent.check()
+
+
+def check_teaching(settings: Settings, source: Source) -> None:
+    """Raises SettingError for a way to demonstrate that cannot be shown to the agent that the settings name."""
+    if source.kind == "teacher" and (settings.teach.calls != "text" or not settings.agent.describe_tools):
+        raise SettingError(
+            "teach.calls: behind an agent of your own a teacher reads what the model reads, which must tell it of the tools: "
+            "teach.calls=text and agent.describe_tools=true"
+        )
 
 
 def prompt_name(prompt: PromptFormat, settings: Settings) -> str:

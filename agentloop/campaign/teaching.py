@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agentloop.at_hand import AtHand
-from agentloop.campaign import heldout, suites
+from agentloop.campaign import heldout, own_agent, suites
 from agentloop.campaign import select as selecting
 from agentloop.campaign import train as training
 from agentloop.campaign.campaign import Campaign
@@ -94,13 +94,10 @@ class Teaching:
     def open(cls, lesson: Lesson) -> Teaching:
         """Check what is named. Raises SettingError or ModelError before anything is written."""
         settings, source = lesson.settings, lesson.source
-        if settings.agent.command is not None and source.kind != "messages":
-            raise SettingError(
-                f"agent.command: {source} would show what agentloop's own agent does with the environment's tools; an agent "
-                "of your own is taught from a file of its conversations: --from FILE"
-            )
         conversations = tuple(messages.read(Path(source.place))) if source.kind == "messages" else ()
         campaign = Campaign.open(settings)
+        if settings.agent.command is not None:
+            own_agent.check_teaching(settings, source)
         defining = campaigns.defining_settings(settings)
         about = [
             campaign.base,
@@ -109,6 +106,7 @@ class Teaching:
             lesson.unverified,
             {key: value for key, value in content(settings.teach).items() if key not in NOT_TAUGHT},
             {name: value for name, value in defining.items() if (name, value) not in _ADDED_LATER},
+            *([] if settings.agent.command is None else [campaign.prompt_name]),  # which names the agent's code
         ]
         own = settings.model_copy(
             update={"campaign": content_id("teaching", about).replace("_", "-"), "iterations": TAUGHT}

@@ -132,6 +132,10 @@ class ReasoningGym(Environment):
             return 0.0
         return 1.0 if value >= 1 else max(value, 0.0) / 2
 
+    def expert(self, task: Task) -> tuple[str, ...]:
+        """Return the answer alone: nobody shows how it is found."""
+        return (f"Answer: {task.answer}",)
+
     def _question(self, generator: str, seed: int, index: int) -> Iterator[Question]:
         entry = self._entry(generator, seed, index)
         right = entry["answer"]

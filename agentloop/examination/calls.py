@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentloop.environments.model_judge import NotAsked
-from agentloop.errors import AgentloopError, StoreError, WorldError
-from agentloop.examination.part import Part, named
+from agentloop.errors import StoreError, WorldError
+from agentloop.examination import demonstrated
+from agentloop.examination.part import SHOWN, Part, called
 from agentloop.examination.subject import Subject
-from agentloop.records import SOLVED, Sampling, Task, Trajectory
+from agentloop.records import SOLVED, Task
 from agentloop.rollout.episode import run_episode
 from agentloop.rollout.grammar import call_text
 from agentloop.rollout.prompt import PromptFormat
-from agentloop.teaching import experts
-from agentloop.teaching.script import ScriptedPolicy, by_session
 from agentloop.text import one_line_of
 from agentloop.verification import SUCCESS, scored
 from agentloop.worlds.pool import Worlds
@@ -27,13 +26,9 @@ from agentloop.worlds.stage import WorldDescription
 
 DESCRIBED = 24
 """Tasks whose tools are asked for: an environment may give each task others."""
-PLAYED = 12
-"""Families of which an expert plays a task."""
-_POLICY, _SESSION = "examination", "examination"
+_SESSION = "examination"
 _NO_SUCH_ARGUMENT = "no_such_argument"
 _MISTAKES: tuple[dict[str, Any], ...] = ({}, {_NO_SUCH_ARGUMENT: None})
-_SHOWN = 160
-"""Characters of a call, or of a result."""
 
 
 async def describe(subject: Subject, worlds: Worlds) -> dict[str, WorldDescription]:
@@ -66,7 +61,7 @@ async def examine(
         told, idle = await _idle(subject, worlds, task)
         lines.append(told)
         faults += idle
-    played, wrong = await _experts(subject, worlds, prompt)
+    played, wrong = await demonstrated.examine(subject, prompt, open_world=worlds.open, play=run_episode)
     return Part("World" if about.speaks or about.has_outcome else "Tools", (*lines, *played), (*faults, *wrong))
 
 
@@ -74,7 +69,7 @@ async def _idle(subject: Subject, worlds: Worlds, task: Task) -> tuple[str, list
     """What an episode is worth in which nothing is done; it must not count as solved."""
     async with worlds.open(task, session=_SESSION) as world:
         outcome = await world.outcome()
-    shown = one_line_of(json.dumps(outcome, ensure_ascii=False), most=_SHOWN)
+    shown = one_line_of(json.dumps(outcome, ensure_ascii=False), most=SHOWN)
     try:
         scores = scored(subject.environment, task, None, outcome, who="score()")
     except StoreError as error:
@@ -88,88 +83,15 @@ async def _idle(subject: Subject, worlds: Worlds, task: Task) -> tuple[str, list
 
 async def _mistake(worlds: Worlds, task: Task, tool: str, arguments: dict[str, Any]) -> tuple[str, str | None]:
     """What the model would be told of a call without arguments, or with one that there is not; and what is wrong about it."""
-    call = _called(call_text(tool, (), arguments))
+    call = called(call_text(tool, (), arguments))
     try:
         async with worlds.open(task, session=_SESSION) as world:  # one that has failed is gone
             reply = await world.call(tool, (), arguments)
     except WorldError as error:
-        line = one_line_of(error, most=_SHOWN)
+        line = one_line_of(error, most=SHOWN)
         return (
             f"{call} ends the episode: {line}",
             f"{line} at {call}, where it should complain to the model (ToolError)",
         )
-    told = one_line_of(reply.text, most=_SHOWN)
+    told = one_line_of(reply.text, most=SHOWN)
     return f"{call} -> {told}", None
-
-
-async def _experts(subject: Subject, worlds: Worlds, prompt: PromptFormat) -> tuple[list[str], list[str]]:
-    lines: list[str] = []
-    faults: list[str] = []
-    failed: list[Task] = []
-    reasons: list[str] = []
-    solved = 0
-    for task in list(subject.by_family.values())[:PLAYED]:
-        try:
-            episode = await _played(subject, worlds, prompt, task)
-        except AgentloopError as error:
-            episode = None
-            failed.append(task)
-            reasons.append(one_line_of(error, most=_SHOWN))
-        else:
-            if episode is None:
-                continue
-            reason = _unsolved(subject, task, episode)
-            if reason:
-                failed.append(task)
-                reasons.append(reason)
-            solved += not reason
-        if episode is not None and not lines:
-            lines = [f"the expert at {one_line_of(task.question, most=80)!r}:", *_told(episode)]
-    tried = solved + len(failed)
-    if tried:
-        lines.append(f"the expert solves {solved} of {tried} tasks, one of each family")
-    else:
-        lines.append("no expert: `agentloop teach --from` a file or a teacher is what can teach these tasks")
-    if failed:
-        about = [f"{place}: {reason}" for place, reason in zip(subject.places(failed), reasons, strict=True)]
-        faults.append(f"expert(): fails at {len(failed)} of {tried} tasks: {named(about)}")
-    return lines, faults
-
-
-async def _played(subject: Subject, worlds: Worlds, prompt: PromptFormat, task: Task) -> Trajectory | None:
-    script = experts.script(subject.environment, task)
-    if script is None:
-        return None
-    agent = subject.settings.agent
-    async with worlds.open(task, session=_SESSION) as world:
-        return await run_episode(
-            task,
-            0,
-            policy=_POLICY,
-            generate=ScriptedPolicy(by_session([script], policy=_POLICY, seed=0), prompt),
-            prompt=prompt,
-            world=world,
-            sampling=Sampling(0.0, 1.0, agent.max_turns, agent.max_turn_tokens, agent.max_tokens),
-            seed=0,
-        )
-
-
-def _unsolved(subject: Subject, task: Task, episode: Trajectory) -> str | None:
-    who = "score()" if subject.by_outcome else "verify()"
-    if episode.answer is None and not subject.by_outcome:
-        return f"its episode ends without an answer ({episode.status})"
-    value = scored(subject.environment, task, episode.answer, episode.outcome, who=who)[SUCCESS]
-    what = "its episode" if episode.answer is None else f"its answer {one_line_of(episode.answer, most=60)!r}"
-    return None if value >= SOLVED else f"{who} gives {what} {value:g}"
-
-
-def _told(episode: Trajectory) -> list[str]:
-    return [
-        f"  {'>' if turn.role == 'model' else '<'} {one_line_of(_called(turn.text), most=_SHOWN)}"
-        for turn in episode.turns[1:]  # after the question
-    ]
-
-
-def _called(text: str) -> str:
-    """A call without the fence around it."""
-    return " ".join(line for line in text.split("\n") if not line.startswith("```"))

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from agentloop import scratch
 from agentloop.errors import SettingError, WorldError
-from agentloop.examination import answers, calls, night, opening, splits
+from agentloop.examination import answers, calls, night, opening, own_agent, splits
 from agentloop.examination.part import Part
 from agentloop.examination.subject import Subject
 from agentloop.model_directory.tokenizer import text_tokenizer
+from agentloop.recording.recorder import Recorder, processes
 from agentloop.rollout.prompt import PromptFormat
 from agentloop.settings import Settings
 from agentloop.worlds.pool import Worlds
@@ -27,17 +28,37 @@ def examine(settings: Settings, *, most: int | None = None, ids: bool = False) -
     if not subject.tasks:
         raise SettingError(f"environment: {subject.environment.name} has no tasks")
     prompt = PromptFormat(text_tokenizer(settings.model_directory()), settings.agent.describe_tools)
-    with scratch.directory() as folder, Worlds(_apart(settings, folder), [settings.environment]) as worlds:
+    with scratch.directory() as folder:
+        apart = _apart(settings, folder)
+        yield from (
+            _own_agent(subject, apart, prompt, ids) if settings.agent.command else _tools(subject, apart, prompt, ids)
+        )
+    yield answers.examine(subject)
+    yield splits.examine(subject)
+    yield night.examine(subject)
+
+
+def _tools(subject: Subject, settings: Settings, prompt: PromptFormat, ids: bool) -> Iterator[Part]:
+    with Worlds(settings, [settings.environment]) as worlds:
         try:
             described = asyncio.run(calls.describe(subject, worlds))
         except WorldError as error:
             yield Part("Tools", (), (str(error),))
-        else:
-            yield opening.examine(subject, prompt, described, ids=ids)
-            yield asyncio.run(calls.examine(subject, worlds, prompt, described))
-    yield answers.examine(subject)
-    yield splits.examine(subject)
-    yield night.examine(subject)
+            return
+        openings = {
+            task.id: prompt.opening(task.question, described[task.id]) for task in subject.tasks if task.id in described
+        }
+        yield opening.examine(subject, prompt, openings, ids=ids)
+        yield asyncio.run(calls.examine(subject, worlds, prompt, described))
+
+
+def _own_agent(subject: Subject, settings: Settings, prompt: PromptFormat, ids: bool) -> list[Part]:
+    async def examined() -> list[Part]:
+        async with Recorder(agents) as recorder:
+            return await own_agent.examine(subject, recorder, prompt, ids=ids)
+
+    with processes(settings) as agents:
+        return asyncio.run(examined())
 
 
 def _apart(settings: Settings, folder: Path) -> Settings:

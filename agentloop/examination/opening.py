@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from agentloop.examination.part import Part, named
 from agentloop.examination.subject import Subject
 from agentloop.rollout.prompt import PromptFormat
-from agentloop.worlds.stage import WorldDescription
 
 
 def examine(
     subject: Subject,
     prompt: PromptFormat,
-    worlds: Mapping[str, WorldDescription],
+    openings: Mapping[str, Sequence[int]],
     *,
     ids: bool = False,
 ) -> Part:
-    """`worlds`: as they describe themselves, by the id of each task whose opening is counted. `ids`: show token ids as well."""
+    """`openings`: token ids, by the id of each task whose opening is counted. `ids`: show them as well."""
     agent, limit = subject.settings.agent, subject.settings.serving.max_model_len
-    counted = [task for task in subject.tasks if task.id in worlds]
-    openings = {task.id: prompt.opening(task.question, worlds[task.id]) for task in counted}
+    counted = [task for task in subject.tasks if task.id in openings]
     lengths = [len(opening) for opening in openings.values()]
     shown = counted[0]
     lines = [
@@ -30,7 +28,7 @@ def examine(
         f"longest {max(lengths):,}, of agent.max_tokens = {agent.max_tokens:,} for a whole episode",
     ]
     if ids:
-        lines.append(f"token ids: {openings[shown.id]}")
+        lines.append(f"token ids: {list(openings[shown.id])}")
     if not agent.describe_tools:
         lines.append("agent.describe_tools is false: the prompt says nothing of tools, nor how to answer")
     faults = []

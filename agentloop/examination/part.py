@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 NAMED = 5
 """Of many tasks with the same fault so many are named; the number of the others is told."""
+SHOWN = 160
+"""Characters of a call, or of a result, that are shown."""
 
 
 @dataclass(frozen=True)
@@ -22,3 +24,8 @@ def named(names: list[str]) -> str:
     """Return the first few of these names, and how many more there are."""
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return f"{'; '.join(names[:NAMED])}{more}"
+
+
+def called(text: str) -> str:
+    """Return a call without the fence around it."""
+    return " ".join(line for line in text.split("\n") if not line.startswith("```"))

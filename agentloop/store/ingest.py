@@ -196,14 +196,16 @@ def _count_to(database: Database, use: tuple[str, int, str], numbers: list[int])
 
 
 def _number(database: Database, path: Path, shard: str) -> int | None:
-    """Of a shard that was ingested. Where its file has moved, the database follows."""
-    rows = database.execute("SELECT number, path FROM shards WHERE id = ? AND status <> 'damaged'", [shard])
+    """Of a shard that was ingested. Where its file has moved, or was written again, the database follows."""
+    rows = database.execute("SELECT number, path, bytes FROM shards WHERE id = ? AND status <> 'damaged'", [shard])
     if not rows:
         return None
-    number, stored = rows[0]
+    number, stored, size = rows[0]
     pruned.clear_shard(database, shard)  # it was collected again
-    if not database.resolve(stored).is_file():
-        database.execute("UPDATE shards SET path = ? WHERE number = ?", [database.relative(path), number])
+    here = database.relative(path)
+    # collected again, it has other times in it, and so another size
+    if (here == stored and _size(path) != size) or not database.resolve(stored).is_file():
+        database.execute("UPDATE shards SET path = ?, bytes = ? WHERE number = ?", [here, _size(path), number])
     return number
 
 

@@ -199,7 +199,7 @@ class Endpoint:
 
 
 class Teacher:
-    """The policy. Every episode is introduced by `meet` before its first turn."""
+    """The policy. An episode may be introduced by `meet` before its first turn; else its opening is what the student reads."""
 
     def __init__(self, endpoint: Endpoint, model: str, teach: Teach, prompt: PromptFormat) -> None:
         self._endpoint, self._model, self._teach, self._prompt = endpoint, model, teach, prompt
@@ -218,8 +218,8 @@ class Teacher:
 
     async def __call__(self, prompt_ids: Sequence[int], *, max_tokens: int, seed: int, session: str) -> Spoken:
         """The teacher's next turn in the student's tokens. Raises TeacherError, ServerError."""
-        opening, tools = self._openings[session]
         texts = self._prompt.conversation(prompt_ids)
+        opening, tools = self._openings.get(session, (texts[0], None))
         body = {
             "model": self._model,
             "messages": _native(opening, texts[1:]) if tools is not None else _plain(opening, texts[1:]),

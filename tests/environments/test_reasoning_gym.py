@@ -44,6 +44,7 @@ def test_the_right_answer_scores_one_as_a_model_says_it(generator):
     assert tasks and environment.tools(tasks[0]) == {}
     for task in tasks:
         assert environment.verify(task, parse(answer_text(task.answer)).text) == 1.0
+        assert [parse(turn).text for turn in environment.expert(task)] == [task.answer]
         assert environment.verify(task, None) == 0.0
         assert environment.verify(task, "certainly not this") < 0.5
 

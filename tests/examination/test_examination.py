@@ -80,7 +80,9 @@ def tools_of(examined: Subject, prompt, tmp_path):
     with Worlds(apart, [settings.environment]) as worlds:
         described = asyncio.run(calls.describe(examined, worlds))
         called = asyncio.run(calls.examine(examined, worlds, prompt, described))
-    return opening.examine(examined, prompt, described, ids=True), called
+    asked = {task.id: task.question for task in examined.tasks}
+    openings = {name: prompt.opening(asked[name], described[name]) for name in described}
+    return opening.examine(examined, prompt, openings, ids=True), called
 
 
 def test_a_task_that_is_right(folder, prompt):
@@ -152,13 +154,13 @@ def test_an_opening_that_leaves_no_room(folder, prompt):
     examined = subject(environment(folder), "agent.max_tokens=512")
     short = [task for task in examined.tasks if long not in task.question]
     (odd,) = (task for task in examined.tasks if long in task.question)
-    described = dict.fromkeys([short[0].id, odd.id], WorldDescription())
-    shown = opening.examine(examined, prompt, described)
+    openings = {task.id: prompt.opening(task.question, WorldDescription()) for task in (short[0], odd)}
+    shown = opening.examine(examined, prompt, openings)
     (fault,) = shown.faults
     assert fault.startswith("agent.max_tokens: 1 of 2 openings take 512 tokens or more")
     assert fault.endswith("mine.jsonl, line 8")
-    described.pop(odd.id)
-    assert opening.examine(examined, prompt, described).faults == ()
+    openings.pop(odd.id)
+    assert opening.examine(examined, prompt, openings).faults == ()
 
 
 VERIFIERS = {

@@ -91,6 +91,26 @@ def test_a_damaged_shard_is_set_aside_and_the_rest_goes_on(database, shards, bat
     assert ingest(database, shards[:2]) == IngestReport(shards=1, known=1, damaged=(), trajectories=8, duplicates=2)
 
 
+def test_a_shard_that_is_written_again_is_whole_whatever_its_size(database, shards, tmp_path):
+    """Episodes that are played again took other times, so their file has another size; a copy elsewhere says nothing of it."""
+    ingest(database, shards)
+    assert ingest_module.damaged(database, "main") == []
+    whole, other = shards[1].read_bytes(), shards[2].read_bytes()
+    shards[1].write_bytes(whole[: len(whole) // 2])
+    shards[2].unlink()
+    assert ingest_module.damaged(database, "main") == [1]
+    copy = tmp_path / "copy.parquet"
+    copy.write_bytes(whole)
+    assert ingest(database, [copy]).known == 1
+    assert ingest_module.damaged(database, "main") == [1], "the file that it has is still cut"
+    write(shards[1], range(8, 18), campaign="a longer name, and so a larger file")
+    assert shards[1].stat().st_size != len(whole)
+    assert ingest(database, [shards[1]], campaign="main", iteration=1, purpose="collect").known == 1
+    assert ingest_module.damaged(database, "main") == [1], "another one is missing"
+    shards[2].write_bytes(other)
+    assert ingest_module.damaged(database, "main") == []
+
+
 def test_a_shard_that_was_never_there_is_named(database, tmp_path):
     with pytest.raises(StoreError, match="none.parquet: no such shard"):
         ingest(database, [tmp_path / "none.parquet"])

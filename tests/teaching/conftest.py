@@ -16,6 +16,7 @@ from agentloop.campaign import teaching as lessons
 from agentloop.campaign.teaching import Teaching
 from agentloop.rollout.grammar import ToolCall, parse
 from agentloop.teaching.source import parse as parse_source
+from agentloop.teaching.tasks import drawn
 
 SMALL = (
     "evaluate.tasks=16",
@@ -100,7 +101,8 @@ class ExpertServer:
     def _turn(self, messages: list[dict]) -> str:
         environment = environments.get(self.environment)
         asked = messages[0]["content"]
-        task = next(task for task in environment.stream("demonstration", 0) if task.question in asked)
+        demonstrated = drawn(environment, 100, 0)
+        task = next(task for task in demonstrated if task.question in asked)
         return environment.expert(task)[sum(message["role"] == "assistant" for message in messages)]
 
     def _message(self, turn: str, tools: list[dict] | None) -> dict:
