@@ -110,12 +110,13 @@ class _Remote(_Place):
 
 
 class _Local(_Place):
-    """A server in a thread of this process. It ends with it."""
+    """A server in a thread of this process, the only one there. It ends with it."""
 
     url = "http://localhost"
 
     def __init__(self, app: Any) -> None:
-        self._path = Path(tempfile.mkdtemp()) / "s"
+        self._path = Path(tempfile.gettempdir()) / f"server-{os.getpid()}"  # in a folder that is this guest's alone
+        self._path.unlink(missing_ok=True)
         settings = uvicorn.Config(app, uds=str(self._path), log_level="warning", lifespan="auto")
         self._server = uvicorn.Server(settings)
         thread = threading.Thread(target=self._server.run, daemon=True)
