@@ -6,7 +6,7 @@ Nothing is padded and no sequence is split, so packing changes no loss and no gr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -88,16 +88,21 @@ def join(
         torch.tensor(positions),
         torch.tensor(ends, dtype=torch.int32),
         max((len(ids) for ids, _ in sequences)),
-        None if columns is None else _of_labels(sequences, columns),
+        None if columns is None else _of_labels([len(ids) for ids, _ in sequences], columns),
     )
 
 
-def _of_labels(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]], columns: Sequence[np.ndarray]) -> Tensor:
+def with_columns(batch: PackedBatch, columns: Sequence[np.ndarray]) -> PackedBatch:
+    """Return the batch with other columns: those of each of its sequences, as `join` takes them. Raises ValueError likewise."""
+    return replace(batch, columns=_of_labels(batch.cu_seqlens.diff().tolist(), columns))
+
+
+def _of_labels(lengths: Sequence[int], columns: Sequence[np.ndarray]) -> Tensor:
     """The values of each position's label, which is the next token; zeros where there is none."""
     shifted = []
-    for (ids, _), values in zip(sequences, columns, strict=True):
-        if len(ids) != len(values):
-            raise ValueError(f"a sequence has {len(ids)} token ids and {len(values)} rows of columns")
+    for length, values in zip(lengths, columns, strict=True):
+        if length != len(values):
+            raise ValueError(f"a sequence has {length} token ids and {len(values)} rows of columns")
         shifted += [values[1:], np.zeros_like(values[:1])]
     return torch.from_numpy(np.concatenate(shifted).astype(np.float32))
 

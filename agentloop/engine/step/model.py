@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -39,7 +39,7 @@ from agentloop.engine.numerics.modes import usual_modes
 from agentloop.engine.numerics.precision import wide_dtype
 from agentloop.engine.step.context import StepContext, StepInputs, make_context, step_inputs
 from agentloop.engine.step.graph import StepGraphs
-from agentloop.engine.step.network import LeftKeys, Network
+from agentloop.engine.step.network import LeftKeys, Network, Scale
 from agentloop.engine.step.results import TokenResults
 from agentloop.engine.step.rule import Rule
 from agentloop.errors import ModelError, SettingError
@@ -269,14 +269,16 @@ class LanguageModel(nn.Module):
     ) -> TokenResults:
         # A captured step must not rely on what the step before it left in the workspace.
         self.workspace.begin_step()
-        lora = self.lora
-
-        def weighed(losses: Tensor) -> Tensor:
-            coefficients = rule(losses, inputs.columns.to(losses.dtype))
-            return lora.backward_weights(factor * coefficients.unsqueeze(1))
-
-        scale = lora.backward_weights(factor) if rule is None else weighed
+        scale: Tensor | Scale
+        if rule is None or inputs.columns is None:
+            scale = self.lora.backward_weights(factor)
+        else:
+            scale = partial(self._weighed, factor=factor, rule=rule, columns=inputs.columns)
         return self.network.gradients(make_context(self.shape, inputs), plan, scale, observe=observe)
+
+    def _weighed(self, losses: Tensor, *, factor: Tensor, rule: Rule, columns: Tensor) -> Tensor:
+        coefficients = rule(losses, columns.to(losses.dtype))
+        return self.lora.backward_weights(factor * coefficients.unsqueeze(1))
 
     @usual_modes()
     def token_results(self, batch: PackedBatch, *, observe: bool = False, adapter: bool = True) -> TokenResults:
