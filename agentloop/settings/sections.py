@@ -182,7 +182,8 @@ class Selection(Section):
     """The choice of trajectories that are trained on. The recipes are the files in agentloop/curation/selection/."""
 
     recipe: Annotated[str, AfterValidator(known_recipe)] = "rejection"
-    """`rejection`, `replay`, `fresh`, `random`, or the path of a .sql file, relative to the project's root."""
+    """`rejection`, `replay`, `fresh`, `random`, or the path of a .sql file, relative to the project's root. An objective that
+    learns from failures takes `groups` or `pairs` by itself where this is left at its default."""
     reward: Annotated[str, Field(min_length=1)] = "success"
     """The score that the recipes go by: `success`, or another that the environment's `score` gives. What has at least 0.5 of it
     counts as solved for them; the gate goes by `success` in any case."""

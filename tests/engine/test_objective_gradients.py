@@ -69,7 +69,9 @@ def examples(trainable) -> list[Example]:
             episode += 1
     again = next(each for each in found if each.episode == 0)
     other = next(each for each in found if each.episode == 2)
-    found[found.index(other)] = replace(again, episode=2, logprobs=again.logprobs + np.where(again.mask, np.float32(0.1), 0))
+    found[found.index(other)] = replace(
+        again, episode=2, logprobs=again.logprobs + np.where(again.mask, np.float32(0.1), 0)
+    )
     return found
 
 
