@@ -345,3 +345,21 @@ def test_a_unit_longer_than_a_batch_has_a_step_of_several(trainable, paired):
     assert all(len(step.batches) > 1 and max(batch.tokens for batch in step.batches) <= longest for step in parts)
     for step in parts:
         assert len({row.unit for batch in step.rows for row in batch}) == 1 == step.divisor
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_rule_waits_for_nothing(examples, paired, name):
+    """On torch's meta device nothing can be read, as little as inside a CUDA graph; and what pads a batch counts nothing."""
+    objective = objectives.chosen(SETTINGS[name])
+    rows = objective.rows(rows_for(name, examples, paired))
+    if objective.rule is None:
+        assert name == "sft" and all(row.columns is None for row in rows)
+        return
+    width = rows[0].columns.shape[1]
+    losses, columns = torch.empty(7, device="meta"), torch.empty(7, width, device="meta")
+    assert objective.rule(losses, columns).shape == (7,)
+    assert all(not each.shape for each in objective.figures(losses, columns).values())
+    assert torch.equal(objective.rule(torch.zeros(7), torch.zeros(7, width)), torch.zeros(7))
+    again = objectives.chosen(SETTINGS[name])
+    again.rows(rows_for(name, examples, paired))
+    assert objective.rule == again.rule and hash(objective.rule) == hash(again.rule)  # one graph serves both
