@@ -31,6 +31,7 @@ MODULES = (
     "agentloop.engine.api.facade",
     "agentloop.engine.api.outputs",
     "agentloop.engine.step.results",
+    "agentloop.engine.step.rule",
     "agentloop.environments",
     "agentloop.tools",
     "agentloop.tools.calculator",

@@ -1,8 +1,11 @@
 """What a training run is given of its dataset: groups, pairs, rewards of episodes and of turns."""
 
 import dataclasses
+import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_by_hand import episode, sum_task
 
@@ -12,11 +15,12 @@ from agentloop.curation import forget, recipes
 from agentloop.curation.scoring import score
 from agentloop.curation.selection import select
 from agentloop.errors import EmptySelectionError, SettingError
-from agentloop.records import Turn
+from agentloop.records import Dataset, Turn
 from agentloop.settings import Selection
 from agentloop.store import datasets
 from agentloop.store.database import Database
 from agentloop.store.ingest import ingest
+from agentloop.store.schema import MIGRATIONS
 from agentloop.store.shards import write_shard
 from agentloop.training import rows
 
@@ -165,3 +169,42 @@ def test_a_file_says_what_its_rows_are(tmp_path):
     (tmp_path / "mine.sql").write_text(text.replace("short enough", "not too long"), encoding="utf-8")
     settings = configuration.load([f"selection.recipe={tmp_path / 'mine.sql'}", "training.objective=grpo"])
     assert recipes.for_training(settings) == str(tmp_path / "mine.sql")
+
+
+def test_shards_from_before_turns_had_rewards_are_read(database, tmp_path):
+    database, _ = database
+    names = select(database, "groups", "main", 1, Selection()).dataset.trajectories
+    path = tmp_path / "data" / "shards" / "a.parquet"
+    table = pq.read_table(path, partitioning=None)
+    turns = table.schema.field("turns").type.value_type
+    older = pa.list_(pa.struct([field for field in turns if field.name != "reward"]))
+    place = table.schema.get_field_index("turns")
+    plain = [
+        [{name: each[name] for name in each if name != "reward"} for each in row] for row in table["turns"].to_pylist()
+    ]
+    pq.write_table(table.set_column(place, "turns", pa.array(plain, older)), path)
+    rows_ = list(datasets.tokens(database, names, turn_rewards=True))
+    assert len(rows_) == 6 and all(np.isnan(row.turn_rewards).all() for row in rows_)
+
+
+def test_datasets_from_before_there_were_rewards_are_as_they_were(tmp_path, monkeypatch):
+    older = tmp_path / "older"
+    older.mkdir()
+    for file in MIGRATIONS.glob("*.sql"):
+        if file.name < "0021":
+            shutil.copy(file, older)
+    path = tmp_path / "data" / "agentloop.duckdb"
+    path.parent.mkdir()
+    dataset = Dataset(("traj_1", "traj_2"), "rejection", {"per_task": 2})
+    with monkeypatch.context() as then:
+        then.setattr("agentloop.store.schema.MIGRATIONS", older)
+        with Database.open(path) as database:
+            database.execute(
+                "INSERT INTO datasets VALUES (?, 'rejection', '{\"per_task\": 2}', 2, now())", [dataset.id]
+            )
+            for place, name in enumerate(dataset.trajectories):
+                database.execute("INSERT INTO dataset_rows VALUES (?, ?, ?)", [dataset.id, place, name])
+    with Database.open(path) as database:
+        assert datasets.load(database, dataset.id) == dataset
+        datasets.save(database, dataclasses.replace(dataset, rewards=(1.0, 0.0)), campaign="main", iteration=1)
+        assert database.execute("SELECT reward FROM dataset_rows ORDER BY ALL") == [(0.0,), (1.0,), (None,), (None,)]

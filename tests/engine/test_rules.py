@@ -177,3 +177,12 @@ def test_fp16s_scale_is_found_behind_the_rule(trainable, sequences, columns, los
     monkeypatch.setattr(trainable.lora, "_loss_scale", loss_scale)
     trainable.results_and_gradients(batch, 1e-3, rule=Ratio(1.1))
     assert relative(trainable.lora.gradients, gradients) < 1e-12
+
+
+def test_a_recorded_steps_inputs_take_over_another_batchs_columns(sequences, columns):
+    recorded = step_inputs(join(sequences, columns))
+    given = step_inputs(join(sequences, [2 * values for values in columns]))
+    assert not torch.equal(recorded.columns, given.columns)
+    recorded.copy_(given)
+    assert torch.equal(recorded.columns, given.columns)
+    assert step_inputs(join(sequences)).columns is None

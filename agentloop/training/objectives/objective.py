@@ -73,7 +73,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Settled:
-    """What an objective that goes by whole episodes makes of their log probabilities."""
+    """Coefficients that follow from the log probabilities of whole episodes."""
 
     factors: Tensor
     """[episodes]: added to the coefficients of the episode's tokens; 0 for episodes of other steps."""
