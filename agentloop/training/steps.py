@@ -32,11 +32,15 @@ class Step:
         """Return the tokens of all batches that are trained on."""
         return sum(batch.supervised for batch in self.batches)
 
-    def shares(self, index: int, count: int) -> list[PackedBatch]:
-        """Return what process `index` of `count` computes: of each batch a share, with the columns that its rows have now."""
+    def shares(self, index: int, count: int, *, weighed: bool = True) -> list[PackedBatch]:
+        """Return what process `index` of `count` computes: of each batch a share.
+
+        With `weighed` it has the columns that its rows have now. They take as much memory as all else, so a step asks for them
+        when it begins.
+        """
         found = []
         for rows, batch in zip(self.rows, self.batches, strict=True):
-            columns = [row.columns for row in rows if row.columns is not None]
+            columns = [row.columns for row in rows if row.columns is not None] if weighed else []
             whole = with_columns(batch, columns) if columns else batch
             found.append(whole if count == 1 else split(whole, count)[index])
         return found

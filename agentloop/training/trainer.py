@@ -64,7 +64,7 @@ def train(
         raise ModelError(f"training.objective: {settings.objective} has nothing to learn from the dataset's rows")
     planned = plan_steps(trained_on, objective, settings, run.adapter.seed)
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    every = [share for step in planned for share in step.shares(ranks.index, ranks.count)]
+    every = [share for step in planned for share in step.shares(ranks.index, ranks.count, weighed=False)]
     on_part("batches")
     memory.check(
         run.model, every, settings, quantization, dtype=dtype, budget=memory_budget, device=ranks.index,
