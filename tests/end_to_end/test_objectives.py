@@ -8,11 +8,12 @@ from home import Home, free_port
 WIDE = ("iterations=1", "collect.samples=8", "collect.tasks=48", "collect.shard_episodes=128", "gate.control=true")
 
 
-@pytest.fixture(scope="module", params=["grpo", "dpo"])
+@pytest.fixture(scope="module", params=["grpo", pytest.param("dpo", marks=pytest.mark.slow)])
 def learnt(request, tmp_path_factory):
     home = Home(tmp_path_factory.mktemp(request.param), free_port())
     home.improve(f"training.objective={request.param}", *WIDE)
     yield request.param, home
+    home.run("down")
 
 
 def test_failures_are_learnt_from(learnt):
