@@ -62,7 +62,7 @@ def add_gradient(
         results = model.results_and_gradients(share, 1 / step.divisor, rule=objective.rule, observe=observe)
         figures = {"loss": results.losses.sum()}
         if objective.rule is not None:
-            figures = objective.figures(results.losses, _labelled(own, model, results.losses.dtype))
+            figures = objective.figures(results.losses, _labelled(own, results.losses))
         if results.entropy is not None:
             figures["entropy"] = results.entropy.sum()
         for name, value in figures.items():
@@ -94,12 +94,13 @@ def ask(model: LanguageModel, rows: Sequence[Row], policy: Policy, column: int, 
 
 def _gains(model: LanguageModel, objective: ByEpisode, shares: Sequence[PackedBatch], ranks: Ranks) -> Tensor:
     """[episodes] fp64 on the CPU: how much more probable each episode is than under the reference, in nats."""
-    gains = torch.zeros(objective.episodes, dtype=torch.float64, device=model.device)
+    # a card adds up in another order each time, and an adapter is to be made again bit for bit
+    gains = torch.zeros(objective.episodes, dtype=torch.float64)
     for share in shares:
-        losses = model.token_results(share).losses.double()
-        columns = _labelled(share, model, torch.float64)
+        losses = model.token_results(share).losses.double().cpu()
+        columns = _labelled(share, losses)
         gains.index_add_(0, columns[:, objective.episode].long(), -losses - columns[:, objective.reference])
-    return ranks.add_up(gains).cpu()
+    return ranks.add_up(gains.to(model.device)).cpu()
 
 
 def _with_factors(batch: PackedBatch, objective: ByEpisode, factors: Tensor) -> PackedBatch:
@@ -114,6 +115,6 @@ def _columns(batch: PackedBatch) -> Tensor:
     return batch.columns
 
 
-def _labelled(batch: PackedBatch, model: LanguageModel, dtype: torch.dtype) -> Tensor:
-    """The columns of the labels, as the step's results are ordered: [supervised, columns]."""
-    return _columns(batch)[batch.labels != IGNORED].to(model.device, dtype)
+def _labelled(batch: PackedBatch, like: Tensor) -> Tensor:
+    """The columns of the labels, as a step's results are ordered, on the device of these: [supervised, columns]."""
+    return _columns(batch)[batch.labels != IGNORED].to(like)
