@@ -30,6 +30,10 @@ FIRST_FIELDS: Mapping[str, frozenset[str]] = {
         "Selection": "recipe per_task min_success_rate max_success_rate max_tokens max_overlap accumulate replay benchmarks",
         "Training": "rank alpha targets dtype devices learning_rate warmup_fraction weight_decay max_grad_norm "
         "epochs batch_tokens memory_budget checkpoint_steps continue_adapter",
+        "Sft": "push_down push_above",
+        "Grpo": "clip_low clip_high truncate anchor baseline normalization credit kl",
+        "Dpo": "beta nll reference",
+        "Kto": "beta desirable undesirable reference",
         "Evaluate": "tasks samples temperature",
         "Gate": "alpha min_gain max_tasks guards resamples control",
         "Guard": "tasks samples margin alpha",

@@ -226,11 +226,14 @@ class Dataset:
     """Name of the recipe."""
     parameters: dict[str, Any]
     """Values that the recipe's query was given, and a digest of the query."""
+    rewards: tuple[float, ...] = ()
+    """What each row was worth when it was chosen, where failures are among them; empty where all are successes, or pairs."""
 
     @cached_property
     def id(self) -> str:
         """`data_…`: hash of all fields."""
-        return content_id("data", [list(self.trajectories), self.recipe, self.parameters])
+        rewards = [list(self.rewards)] if self.rewards else []
+        return content_id("data", [list(self.trajectories), self.recipe, self.parameters, *rewards])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from agentloop.campaign import fitting, heldout, own_agent, served, suites
 from agentloop.campaign.heldout import Take
 from agentloop.campaign.lock import owned
 from agentloop.campaign.suites import Suite
+from agentloop.curation import recipes
 from agentloop.environments import Environment
 from agentloop.evaluation.looks import Look
 from agentloop.files import sweep
@@ -67,6 +68,7 @@ class Campaign:
         card.check()
         server_group.check(settings.serving)
         fitting.check(settings)
+        recipes.for_training(settings)
         environment = environments.get(settings.environment)
         suites.planned_looks(settings)
         suites.check_tools(settings)

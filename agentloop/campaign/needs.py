@@ -48,7 +48,9 @@ def training(campaign: Campaign, run: TrainingRun, tokens: int) -> None:
     settings = campaign.settings
     parameters = _adapter_parameters(run.model, settings.training.rank, settings.training.targets)
     moments = 2 * settings.training.optimizer_bits / 8
-    needed = 5 * tokens + parameters * (2 * (4 + moments) + 4) + _REFERENCE
+    # ids and mask, and where failures are learnt from log probabilities and rewards
+    row = 5 if run.settings.rows == "successes" else 13
+    needed = row * tokens + parameters * (2 * (4 + moments) + 4) + _REFERENCE
     if campaign.quantization.in_4bit:
         needed += _packed(campaign)
     _require(settings, run.adapters, int(needed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from agentloop import card
 from agentloop.campaign import judge, lock, own_agent, position, suites
 from agentloop.campaign.position import ROLL_OUTS
+from agentloop.curation import recipes
 from agentloop.errors import SettingError
 from agentloop.model_directory import files
 from agentloop.serving import server_group
@@ -45,9 +46,9 @@ def outline(settings: Settings) -> str:
         f"with {settings.model_directory()}\n"
         f"  collect   {collect.tasks} tasks x {collect.samples} episodes at {_heat(collect)}, "
         f"by the champion{_patience(collect)}\n"
-        f"  select    {settings.selection.recipe}: at most {settings.selection.per_task} a task"
+        f"  select    {_recipe(settings)}"
         f"{', from all iterations so far' if settings.selection.accumulate else ''}\n"
-        f"  train     LoRA rank {training.rank}, {training.epochs} epochs at {training.learning_rate:g}, "
+        f"  train     {training.objective}, LoRA rank {training.rank}, {training.epochs} epochs at {training.learning_rate:g}, "
         f"{'from the champion' if training.continue_adapter else 'from the base'}\n"
         f"  evaluate  {evaluate.tasks} held-out tasks x {evaluate.samples} episodes, champion and challenger"
         f"{f', up to {evaluate.tasks * last.scale} where it is not clear' if last.scale > 1 else ''}; "
@@ -56,6 +57,12 @@ def outline(settings: Settings) -> str:
         f"{f', if no worse at {guards}' if guards else ''}\n"
         f"  control   {'as many random trajectories, at the end' if gate.control else 'none'}"
     )
+
+
+def _recipe(settings: Settings) -> str:
+    recipe = recipes.for_training(settings)
+    most = "all samples of a task" if recipe == "groups" else f"at most {settings.selection.per_task} a task"
+    return f"{recipe}: {most}"
 
 
 def _heat(collect: Collect) -> str:

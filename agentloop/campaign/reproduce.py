@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from agentloop.campaign import training_rows
 from agentloop.errors import AdapterError, ModelError
 from agentloop.files import atomic
 from agentloop.model_directory.fingerprint import base_fingerprint
 from agentloop.records import Adapter
 from agentloop.serving import adapters as adapter_files
 from agentloop.settings import Settings
-from agentloop.store import adapters, campaigns, datasets, pruned
+from agentloop.store import adapters, campaigns, pruned
 from agentloop.store.database import Database
-from agentloop.training import CODE_VERSION, rows
+from agentloop.training import CODE_VERSION
 from agentloop.training.launch import launch
 from agentloop.training.run import TrainingRun
 
@@ -70,8 +71,7 @@ def reproduce(
         directory = adapters.directory(database, adapter_id)
         stored = {} if gone else _weights(directory)
         parent = adapter.parent and adapters.weights(database, adapter.parent)
-        dataset = datasets.rows(database, adapter.dataset)
-        token_rows = [(each.token_ids, each.mask) for row in dataset for each in row.conversations()]
+        stored_rows = training_rows.gather(database, adapter.dataset)
         model = _base_directory(settings, database, adapter)
     settings.export()
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=settings.paths.data) as folder:
@@ -84,15 +84,15 @@ def reproduce(
             checkpoints=scratch / "checkpoints",
             cache=settings.paths.cache,
         )
-        rows.write(run.rows, token_rows)
+        stored_rows.write(run.rows)
         run.adapters.mkdir()
         if parent and adapter.parent:
             (run.adapters / adapter.parent).symlink_to(parent)
         launch(run, settings, on_step=on_step)
         made = _weights(run.output)
         if gone:
-            return _put_back(settings, run, len(token_rows), made, gone, directory)
-    return compare(adapter, len(token_rows), stored, made)
+            return _put_back(settings, run, len(stored_rows.tokens), made, gone, directory)
+    return compare(adapter, len(stored_rows.tokens), stored, made)
 
 
 def _put_back(

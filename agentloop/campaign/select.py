@@ -19,6 +19,7 @@ def select(
     `recipe` and `size` are those of a matched control; `rows`: fewer than the settings allow.
     """
     selection = campaign.settings.selection
+    recipe = recipe or recipes.for_training(campaign.settings)
     changed = {"recipe": recipe, "rows": rows and min(rows, selection.rows)}
     parameters: Selection = selection.model_copy(update={name: each for name, each in changed.items() if each})
 

@@ -147,7 +147,7 @@ class Teaching:
     def learner(self) -> Campaign:
         """The campaign with the settings that demonstrations are learnt by: in 16 bit, for quantisation breaks small models."""
         teach = self.settings.teach
-        training: Training = self.settings.training.model_copy(
+        training: Training = self.settings.training.on_successes().model_copy(
             update={
                 "rank": teach.rank,
                 "alpha": teach.alpha,

@@ -7,24 +7,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from agentloop.campaign import needs
+from agentloop.campaign import needs, training_rows
 from agentloop.campaign.campaign import Campaign
-from agentloop.store import adapters, datasets, training_runs
+from agentloop.store import adapters, training_runs
 from agentloop.store.adapters import Role
-from agentloop.training import rows
 from agentloop.training.launch import ProcessTimes, launch, read_metrics
 from agentloop.training.run import TrainingRun
 
 
-def plan(campaign: Campaign, dataset: str, *, parent: str | None = None) -> TrainingRun:
-    """The run that trains on a dataset; its adapter's id is known before it starts."""
+def plan(campaign: Campaign, dataset: str, *, parent: str | None = None, control: bool = False) -> TrainingRun:
+    """The run that trains on a dataset; its adapter's id is known before it starts.
+
+    A matched control learns from all of its rows alike, whatever the campaign's objective makes of failures.
+    """
     settings = campaign.settings
     return TrainingRun.plan(
         base=campaign.base,
         dataset=dataset,
         rows=settings.paths.data / "datasets" / f"{dataset}.safetensors",
         model=campaign.model,
-        training=settings.training,
+        training=settings.training.on_successes() if control else settings.training,
         quantization=campaign.quantization,
         seed=settings.seed,
         paths=settings.paths,
@@ -55,10 +57,10 @@ def _write_rows(campaign: Campaign, run: TrainingRun, iteration: int) -> None:
     """Note that the run begins, and write what it trains on as a file: the trainer opens no database."""
     adapter = run.adapter
     with campaign.database() as database:
-        stored = list(datasets.rows(database, adapter.dataset))
+        stored = training_rows.gather(database, adapter.dataset)
     if not run.output.exists():
-        needs.training(campaign, run, tokens=sum(len(row.token_ids) for row in stored))
-    rows.write(run.rows, ((each.token_ids, each.mask) for row in stored for each in row.conversations()))
+        needs.training(campaign, run, tokens=sum(len(row.token_ids) for row in stored.tokens))
+    stored.write(run.rows)
     with campaign.database() as database:
         training_runs.begin(
             database,

@@ -41,7 +41,7 @@ def select(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="rejection, replay, fresh, random, pairs or a .sql file. Default: selection.recipe.",
+            help="rejection, replay, fresh, random, groups, pairs or a .sql file. Default: the campaign's own.",
         ),
     ] = None,
     iteration: Annotated[int | None, typer.Option(help="Default: the newest that collected.")] = None,
@@ -66,7 +66,7 @@ def select(
     if recipe and recipe.endswith(".sql"):
         recipe = str(user_path(recipe).absolute())
     export, plot = export and user_path(export), plot and user_path(plot)
-    recipe = recipe or settings.selection.recipe
+    recipe = recipe or recipes.for_training(settings)
     loaded = recipes.load(recipe)
     if export:
         exporting.check(export)

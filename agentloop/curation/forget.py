@@ -80,7 +80,8 @@ def rebuild(database: Database, dataset_id: str) -> Dataset | None:
     left = tuple(row for group in groups if gone.isdisjoint(group) for row in group)
     if not left:
         return None
-    rebuilt = Dataset(left, dataset.recipe, dataset.parameters)
+    rewards = tuple(reward for row, reward in zip(rows, dataset.rewards) if row not in gone)
+    rebuilt = Dataset(left, dataset.recipe, dataset.parameters, rewards)
     for campaign, iteration in database.execute(
         "SELECT campaign, iteration FROM selections WHERE dataset = ? ORDER BY ALL", [dataset_id]
     ):

@@ -1,8 +1,9 @@
 """Recipes of selection: one SQL query each, built in (selection/*.sql) or a user's file.
 
 Comments of the file say what the query cannot: `-- rules: …` names the rules in their order, `-- rows: pairs` says that
-the rows alternate between what is to be preferred and what is not, and `-- purpose: demonstrate` that it chooses among
-demonstrations instead of what a campaign collected.
+the rows alternate between what is to be preferred and what is not, `-- rows: groups` that failures are among them, told from
+successes by their scores, and `-- purpose: demonstrate` that it chooses among demonstrations instead of what a campaign
+collected.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 
 from agentloop import project
-from agentloop.errors import StoreError
+from agentloop.errors import SettingError, StoreError
 from agentloop.reading import read_text
+from agentloop.settings import Selection, Settings
 from agentloop.store.shards import Purpose
 
 RECIPES = Path(__file__).parent / "selection"
 POOL = RECIPES / "pool.sql"
+
+Rows = Literal["successes", "groups", "pairs"]
+"""What a dataset is made of, and an objective learns from."""
 
 NEAR_DUPLICATES = "no near duplicate"
 """The rule that a recipe may name last and that is not the query's: see duplicates.py."""
@@ -35,10 +41,14 @@ class Recipe:
     sql: str
     rules: tuple[str, ...]
     """In their order, as the funnel shows them."""
-    paired: bool
-    """Rows alternate: preferred, not preferred, preferred, …"""
+    rows: Rows
+    """`successes`; `pairs`, where rows alternate: preferred, not preferred, …; `groups` of successes and failures."""
     purpose: Purpose = "collect"
     """What the trajectories that it chooses from were run for."""
+
+    @property
+    def paired(self) -> bool:
+        return self.rows == "pairs"
 
     @property
     def removes_near_duplicates(self) -> bool:
@@ -82,7 +92,25 @@ def load(recipe: str | Path) -> Recipe:
     rules = re.search(r"^-- rules: (.+)$", sql, re.MULTILINE)
     if not rules:
         raise StoreError(f"recipe {place}: has no comment '-- rules: …' that names its rules in their order")
-    paired = re.search(r"^-- rows: pairs$", sql, re.MULTILINE) is not None
+    named = re.search(r"^-- rows: (pairs|groups)$", sql, re.MULTILINE)
+    rows: Rows = "successes" if named is None else "pairs" if named[1] == "pairs" else "groups"
     demonstrations = re.search(r"^-- purpose: demonstrate$", sql, re.MULTILINE) is not None
     purpose: Purpose = "demonstrate" if demonstrations else "collect"
-    return Recipe(path.stem, place, sql, tuple(rule.strip() for rule in rules[1].split(",")), paired, purpose)
+    return Recipe(path.stem, place, sql, tuple(rule.strip() for rule in rules[1].split(",")), rows, purpose)
+
+
+def for_training(settings: Settings) -> str:
+    """The recipe of a campaign's iterations: `selection.recipe`, or, where that is left as it is and the objective learns from
+    failures too, the built-in one of groups or pairs.
+
+    Raises SettingError where the recipe's rows are not what the objective learns from, StoreError as `load` does.
+    """
+    recipe, wanted = settings.selection.recipe, settings.training.rows
+    if wanted != "successes" and recipe == Selection().recipe:
+        return wanted
+    if (given := load(recipe).rows) != wanted:
+        raise SettingError(
+            f"selection.recipe: {recipe} chooses {given}, but training.objective = {settings.training.objective} learns from "
+            f"{wanted}"
+        )
+    return recipe

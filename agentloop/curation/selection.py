@@ -77,7 +77,8 @@ def select(
         funnel = _funnel(database, loaded)
         contamination.refuse(database, parameters.benchmarks)
         chosen = tuple(row for (row,) in database.execute("SELECT trajectory FROM chosen ORDER BY place"))
-        selected = Selected(Dataset(chosen, loaded.name, used), funnel, tuple(repeated))
+        rewards = _rewards(database) if loaded.rows == "groups" else ()
+        selected = Selected(Dataset(chosen, loaded.name, used, rewards), funnel, tuple(repeated))
         if save:
             datasets.save(database, selected.dataset, campaign=campaign, iteration=iteration, funnel=funnel)
     return selected
@@ -102,6 +103,14 @@ def _run(database: Database, recipe: Recipe, values: Mapping[str, object]) -> No
     except duckdb.Error as error:
         raise StoreError(f"recipe {recipe.place}: {database.said(error)}") from None
     database.execute("CREATE OR REPLACE TEMP TABLE chosen AS SELECT trajectory, place FROM choice WHERE failed IS NULL")
+
+
+def _rewards(database: Database) -> tuple[float, ...]:
+    """Scores of the chosen rows, in their order."""
+    return tuple(
+        reward
+        for (reward,) in database.execute("SELECT success FROM chosen JOIN pool USING (trajectory) ORDER BY place")
+    )
 
 
 def _leave_out(database: Database, repeated: list[str]) -> None:

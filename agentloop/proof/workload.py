@@ -15,9 +15,10 @@ from agentloop.naming import content_id
 from agentloop.proof import synthetic
 from agentloop.store import datasets
 from agentloop.store.database import Database
-from agentloop.training import rows
+from agentloop.training import objectives, rows
+from agentloop.training.example import Example
 from agentloop.training.run import TrainingRun
-from agentloop.training.trainer import plan_batches
+from agentloop.training.trainer import plan_steps
 
 STORED, SYNTHETIC = "stored trajectories", "synthetic token ids"
 SUPERVISED = 0.3
@@ -39,7 +40,8 @@ class Workload:
         settings = campaign.settings
         name = content_id("data", self.rows)
         rows.write(settings.paths.data / "datasets" / f"{name}.safetensors", self.rows)
-        training = settings.training.model_copy(update={"epochs": 1, "continue_adapter": parent is not None})
+        changes = {"epochs": 1, "continue_adapter": parent is not None}
+        training = settings.training.on_successes().model_copy(update=changes)
         changed = {"training": training, "seed": settings.seed if seed is None else seed}
         return train.plan(replace(campaign, settings=settings.model_copy(update=changed)), name, parent=parent)
 
@@ -50,7 +52,8 @@ class Workload:
     def about(self, campaign: Campaign) -> dict[str, Any]:
         """Return what was trained on, as JSON values."""
         lengths = [len(ids) for ids, _ in self.rows]
-        training = campaign.settings.training.model_copy(update={"epochs": 1})
+        training = campaign.settings.training.on_successes().model_copy(update={"epochs": 1})
+        objective, examples = objectives.chosen(training), [Example.success(ids, mask) for ids, mask in self.rows]
         return {
             "source": self.source,
             "rows": len(lengths),
@@ -58,7 +61,7 @@ class Workload:
             "supervised_share": sum(sum(mask) for _, mask in self.rows) / sum(lengths),
             "median_row_tokens": statistics.median(lengths),
             "longest_row_tokens": max(lengths),
-            "batches": len(plan_batches(self.rows, training, campaign.settings.seed)),
+            "batches": len(plan_steps(objective.rows(examples), objective, training, campaign.settings.seed)),
         }
 
 

@@ -22,7 +22,7 @@ LENGTH_BINS = 24
 CROWDED = 10
 """Iterations from which labels are thinned out."""
 STEEP = 10
-"""Losses so many times as large as others are drawn on a logarithmic scale."""
+"""Values so many times as large as others are drawn on a logarithmic scale."""
 NEWEST = 12
 """Iterations that a figure with a row or a curve for each of them shows."""
 
@@ -82,13 +82,13 @@ def funnel(stages: Sequence[tuple[str, int]]) -> Canvas:
     return canvas
 
 
-def losses(curves: Sequence[Mapping[str, Any]]) -> Canvas:
-    """Training loss; the newest challenger stands out, a control is dashed. `curves`: rows of queries/losses.sql."""
-    canvas = Canvas("Training loss by optimizer step", 240)
-    shown = sorted({curve["iteration"] for curve in curves})[-NEWEST:]
+def curves(rows: Sequence[Mapping[str, Any]], what: str) -> Canvas:
+    """A metric of training; the newest challenger stands out, a control is dashed. `rows`: those of queries/curves.sql."""
+    canvas = Canvas(f"{what} by optimizer step", 240)
+    shown = sorted({curve["iteration"] for curve in rows})[-NEWEST:]
     courses = [
-        (curve, _thinned(list(zip(curve["steps"], curve["losses"], strict=True))))
-        for curve in curves
+        (curve, _thinned(list(zip(curve["steps"], curve["values"], strict=True))))
+        for curve in rows
         if curve["iteration"] in shown
     ]
     values = [value for _, course in courses for _, value in course]

@@ -267,6 +267,16 @@ def result_figures(database: Database, campaign: str, rows: Sequence[Row], resul
     return "".join(figure(*each) for each in shown)
 
 
+_CURVES = {
+    "loss": ("Training loss", "On the model's own tokens"),
+    "nll": ("Cross-entropy of successes", "In nats a token, where failures are learnt from as well"),
+    "entropy": ("Entropy", "Of the model's distribution in nats, the mean over tokens that are trained on"),
+    "kl": ("Divergence", "From the policy that sampled, in nats a token"),
+    "clipped": ("Clipped tokens", "As a share of those that are trained on"),
+}
+"""Metrics of training that are drawn where there are any."""
+
+
 def learning_figures(database: Database, campaign: str) -> str:
     shown = []
     selections = [row for row in query.rows(database, "funnels", campaign=campaign) if row["role"] == "challenger"]
@@ -275,9 +285,9 @@ def learning_figures(database: Database, campaign: str) -> str:
         about = f"Iteration {last['iteration']}, recipe {last['recipe']}: trajectories left after each rule."
         shown.append(("Selection", about, plots.funnel(json.loads(last["funnel"]))))
     newest = f"of the newest {plots.NEWEST} iterations" if len(selections) > plots.NEWEST else "by iteration"
-    curves = query.rows(database, "losses", campaign=campaign)
-    if curves:
-        shown.append(("Training loss", f"On the model's own tokens, {newest}.", plots.losses(curves)))
+    for metric, (what, about) in _CURVES.items():
+        if curves := query.rows(database, "curves", campaign=campaign, metric=metric):
+            shown.append((what, f"{about}, {newest}.", plots.curves(curves, what)))
     counts = query.rows(database, "lengths", campaign=campaign)
     if counts:
         shown.append(("Token lengths", "Of all trajectories collected for training.", plots.lengths(counts)))

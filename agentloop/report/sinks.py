@@ -20,7 +20,9 @@ from agentloop.report.story import flat
 from agentloop.store import campaigns, runs
 from agentloop.store.database import Database
 
-CURVES = ("loss", "grad_norm", "learning_rate", "tokens", "seconds")
+CURVES = (
+    "loss", "grad_norm", "learning_rate", "tokens", "seconds", "nll", "entropy", "kl", "clipped", "truncated", "preferred"
+)  # fmt: skip
 """Metrics of an optimizer step that are told."""
 _NEEDED = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
 _LONGEST = 500

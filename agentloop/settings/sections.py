@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +15,7 @@ from pydantic import (
     PositiveFloat,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from agentloop.settings.values import (
@@ -181,7 +182,8 @@ class Selection(Section):
     """The choice of trajectories that are trained on. The recipes are the files in agentloop/curation/selection/."""
 
     recipe: Annotated[str, AfterValidator(known_recipe)] = "rejection"
-    """`rejection`, `replay`, `fresh`, `random`, or the path of a .sql file, relative to the project's root."""
+    """`rejection`, `replay`, `fresh`, `random`, or the path of a .sql file, relative to the project's root. An objective that
+    learns from failures takes `groups` or `pairs` by itself where this is left at its default."""
     reward: Annotated[str, Field(min_length=1)] = "success"
     """The score that the recipes go by: `success`, or another that the environment's `score` gives. What has at least 0.5 of it
     counts as solved for them; the gate goes by `success` in any case."""
@@ -208,9 +210,87 @@ class Selection(Section):
     """A text file of benchmark prompts, one a line. The run ends with an error where a chosen task is nearly one of them."""
 
 
+class Sft(Section):
+    """Training on successes. See docs/objectives.md."""
+
+    push_down: Annotated[float, Field(ge=0)] = 0.0
+    """How much the first token counts with which a failure leaves every success of its task: it is made less probable. 0:
+    failures are not looked at."""
+    push_above: Fraction = 0.02
+    """Probability above which such a token is made less probable."""
+
+
+class Grpo(Section):
+    """Group relative policy optimisation. See docs/objectives.md."""
+
+    clip_low: Fraction = 0.9
+    """A token of an episode that is worse than its group counts no more once its probability has fallen by this share; with 1
+    it always counts."""
+    clip_high: Annotated[float, Field(ge=0)] = 9.0
+    """A token of an episode that is better than its group counts no more once its probability has risen by this multiple."""
+    truncate: Annotated[float, Field(ge=1)] = 10.0
+    """Largest ratio of two probabilities of a token that counts."""
+    anchor: Literal["sampled", "start"] = "sampled"
+    """Policy that a token's probability is compared with: `sampled`, the one that wrote it, as stored; `start`, the one that
+    training starts from, as the trainer computes it."""
+    baseline: Literal["mean_std", "mean"] = "mean_std"
+    """What is taken from a reward: the `mean` of its group; `mean_std` also divides by the group's standard deviation."""
+    normalization: Literal["token", "sequence", "constant"] = "token"
+    """What a step is divided by: its tokens; each sequence's own tokens and the number of sequences; or a constant length."""
+    credit: Literal["episode", "turns"] = "episode"
+    """What a token is rewarded by: its `episode` as a whole, or the rewards that the world gave to its turn and later ones."""
+    kl: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the KL divergence from the base."""
+
+
+class Dpo(Section):
+    """Direct preference optimisation. See docs/objectives.md."""
+
+    beta: PositiveFloat = 0.3
+    """How strongly a pair holds to the reference: with more of it, less is learnt from a pair that is told apart."""
+    nll: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the winner's cross-entropy."""
+    reference: Literal["sampled", "base"] = "sampled"
+    """Policy that episodes are compared with: the one that sampled them, as stored, or the base."""
+
+
+class Kto(Section):
+    """Kahneman-Tversky optimisation, for successes and failures without pairs. See docs/objectives.md."""
+
+    beta: PositiveFloat = 0.1
+    """How strongly an episode holds to the reference."""
+    desirable: PositiveFloat = 1.0
+    """Weight of successes."""
+    undesirable: PositiveFloat = 1.0
+    """Weight of failures."""
+    reference: Literal["sampled", "base"] = "sampled"
+    """Policy that episodes are compared with: the one that sampled them, as stored, or the base."""
+
+
+class Bounds(Section):
+    """Bounds of a training run. A step beyond one ends the run with one line, before its adapter is served or measured."""
+
+    max_nll: PositiveFloat | None = None
+    """Cross-entropy of the successes in a step, in nats a token. Not set: no bound."""
+    min_entropy: Annotated[float, Field(ge=0)] | None = None
+    """Entropy of the model's distribution, in nats, in the mean over a step's tokens. Not set: no bound."""
+    max_kl: PositiveFloat | None = None
+    """KL divergence from the policy that sampled, in nats a token, as estimated from a step's tokens. Not set: no bound."""
+    max_clipped: Fraction | None = None
+    """Share of a step's tokens that `grpo` clips or truncates. Not set: no bound."""
+
+
 class Training(Section):
     """LoRA on a frozen base, which is in 16 bit or quantised to NF4 (QLoRA)."""
 
+    objective: Literal["sft", "grpo", "dpo", "kto"] = "sft"
+    """What is made of the episodes: `sft` trains on successes, `grpo` compares the samples of a task, `dpo` learns from pairs
+    of a success and a failure, `kto` from both without pairs. See docs/objectives.md."""
+    sft: Sft = Sft()
+    grpo: Grpo = Grpo()
+    dpo: Dpo = Dpo()
+    kto: Kto = Kto()
+    bounds: Bounds = Bounds()
     rank: Annotated[int, AfterValidator(servable_rank)] = 16
     """Rank of the adapter: 8, 16, 32, 64, 128 or 256, the ranks that vLLM serves."""
     alpha: PositiveFloat = 32
@@ -266,6 +346,28 @@ class Training(Section):
     again from the newest checkpoint."""
     continue_adapter: bool = False
     """Continue from the champion's adapter; false: train from the base on all selected rows."""
+
+    @property
+    def rows(self) -> Literal["successes", "groups", "pairs"]:
+        """Return what the objective's datasets are made of."""
+        if self.objective == "dpo":
+            return "pairs"
+        return "successes" if self.objective == "sft" and not self.sft.push_down else "groups"
+
+    def on_successes(self) -> Training:
+        """Return the same settings with the objective that learns from successes alone."""
+        return self.model_copy(update={"objective": "sft", "sft": Sft(), "bounds": Bounds()})
+
+    @model_validator(mode="after")
+    def _bounds_can_be_measured(self) -> Self:
+        bounds = self.bounds
+        if bounds.max_kl is not None and self.rows == "successes":
+            raise ValueError(
+                "bounds.max_kl needs an objective that learns from failures, for which log probabilities are kept"
+            )
+        if bounds.max_clipped is not None and self.objective != "grpo":
+            raise ValueError(f"bounds.max_clipped is for the objective grpo: {self.objective} clips nothing")
+        return self
 
 
 class Evaluate(Section):

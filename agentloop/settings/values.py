@@ -11,8 +11,8 @@ from pydantic import BeforeValidator, Field
 
 from agentloop import project
 
-RECIPES = ("rejection", "replay", "fresh", "random")
-"""Built-in selections for training. `pairs` is for preference trainers: see `agentloop select`."""
+RECIPES = ("rejection", "replay", "fresh", "random", "groups", "pairs")
+"""Built-in selections for training."""
 
 RANKS = (8, 16, 32, 64, 128, 256)
 """Of adapters: vLLM accepts only these as --max-lora-rank."""

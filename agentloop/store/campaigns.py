@@ -25,6 +25,7 @@ FREE = (
     "collect.tool_memory",
     "collect.attempts",
     "collect.max_failed",
+    "training.bounds",
     "training.checkpoint_steps",
     "training.max_quantization_loss",
     "training.memory_budget",

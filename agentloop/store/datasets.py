@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,8 @@ class TokenRow:
     """Index of the first token of each conversation."""
     first: int = 0
     """Of a conversation: index of its first token among the trajectory's."""
+    turn_rewards: np.ndarray | None = None
+    """float32 [tokens]: reward of the model turn that ends with this token, NaN where there is none; None: nobody asked."""
 
     def conversations(self) -> Iterator[TokenRow]:
         """Yield each conversation as a row of its own, as it is trained on; one in which the model produced nothing is left
@@ -40,7 +43,8 @@ class TokenRow:
         for start, end in zip(self.starts, [*self.starts[1:], len(self.token_ids)], strict=True):
             if self.mask[start + 1 : end].any() or len(self.starts) == 1:
                 token_ids, mask, logprobs = (each[start:end] for each in (self.token_ids, self.mask, self.logprobs))
-                yield TokenRow(self.trajectory, token_ids, mask, logprobs, first=start)
+                rewards = None if self.turn_rewards is None else self.turn_rewards[start:end]
+                yield TokenRow(self.trajectory, token_ids, mask, logprobs, first=start, turn_rewards=rewards)
 
 
 def save(
@@ -54,8 +58,13 @@ def save(
                 [dataset.id, dataset.recipe, canonical_json(dataset.parameters), len(dataset.trajectories), now()],
             )
             database.execute(
-                "INSERT INTO dataset_rows SELECT $id, generate_subscripts($rows, 1) - 1, unnest($rows)",
-                {"id": dataset.id, "rows": list(dataset.trajectories)},
+                "INSERT INTO dataset_rows "
+                "SELECT $id, generate_subscripts($rows, 1) - 1, unnest($rows), unnest($rewards::DOUBLE[])",
+                {
+                    "id": dataset.id,
+                    "rows": list(dataset.trajectories),
+                    "rewards": list(dataset.rewards) or [None] * len(dataset.trajectories),
+                },
             )
         database.execute(
             "INSERT INTO selections VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -69,10 +78,11 @@ def load(database: Database, dataset_id: str) -> Dataset:
     if not found:
         raise StoreError(f"{database.path}: no dataset {dataset_id}")
     recipe, parameters = found[0]
-    trajectories = database.execute(
-        "SELECT trajectory FROM dataset_rows WHERE dataset = ? ORDER BY position", [dataset_id]
+    rows = database.execute(
+        "SELECT trajectory, reward FROM dataset_rows WHERE dataset = ? ORDER BY position", [dataset_id]
     )
-    return Dataset(tuple(trajectory for (trajectory,) in trajectories), recipe, json.loads(parameters))
+    rewards = tuple(reward for _, reward in rows if reward is not None)
+    return Dataset(tuple(trajectory for trajectory, _ in rows), recipe, json.loads(parameters), rewards)
 
 
 def rows(database: Database, dataset_id: str) -> Iterator[TokenRow]:
@@ -83,8 +93,8 @@ def rows(database: Database, dataset_id: str) -> Iterator[TokenRow]:
     return tokens(database, load(database, dataset_id).trajectories)
 
 
-def tokens(database: Database, trajectories: Sequence[str]) -> Iterator[TokenRow]:
-    """The tokens of trajectories, in their order.
+def tokens(database: Database, trajectories: Sequence[str], *, turn_rewards: bool = False) -> Iterator[TokenRow]:
+    """The tokens of trajectories, in their order; with `turn_rewards` what their turns were worth as well.
 
     Raises StoreError for one that was never ingested, ShardError naming the file where a shard is missing, damaged, pruned
     or holds other rows.
@@ -104,20 +114,21 @@ def tokens(database: Database, trajectories: Sequence[str]) -> Iterator[TokenRow
             raise StoreError(f"{database.path}: {trajectory} is not in the database")
         if status == "pruned":
             raise ShardError(f"{database.resolve(path)}: the file was pruned, and with it the tokens of {trajectory}")
-    return _read([(trajectory, database.resolve(path), position) for trajectory, path, position, _ in places])
+    read = [(trajectory, database.resolve(path), position) for trajectory, path, position, _ in places]
+    return _read(read, turn_rewards)
 
 
-def _read(places: list[tuple[str, Path, int]]) -> Iterator[TokenRow]:
+def _read(places: list[tuple[str, Path, int]], turn_rewards: bool) -> Iterator[TokenRow]:
     wanted: dict[Path, list[tuple[str, int]]] = {}
     for trajectory, path, position in places:
         wanted.setdefault(path, []).append((trajectory, position))
-    found = {row.trajectory: row for path, rows in wanted.items() for row in _shard_rows(path, rows)}
+    found = {row.trajectory: row for path, rows in wanted.items() for row in _shard_rows(path, rows, turn_rewards)}
     return (found[trajectory] for trajectory, _, _ in places)
 
 
-def _shard_rows(path: Path, rows: list[tuple[str, int]]) -> Iterator[TokenRow]:
+def _shard_rows(path: Path, rows: list[tuple[str, int]], turn_rewards: bool) -> Iterator[TokenRow]:
     """`rows`: (trajectory, position in the file)."""
-    table = read_columns(path, ["id", "token_ids", "mask", "logprobs", "starts"])
+    table = read_columns(path, ["id", "token_ids", "mask", "logprobs", "starts", *(["turns"] if turn_rewards else [])])
     ids, starts = table["id"].to_pylist(), table["starts"].to_pylist()
     lists = [table[name].combine_chunks() for name in ("token_ids", "mask", "logprobs")]
     flat = [(each.offsets.to_numpy(), each.values.to_numpy(zero_copy_only=False)) for each in lists]
@@ -128,4 +139,14 @@ def _shard_rows(path: Path, rows: list[tuple[str, int]]) -> Iterator[TokenRow]:
         token_ids, mask, logprobs = (
             values[offsets[position] : offsets[position + 1]].copy() for offsets, values in flat
         )
-        yield TokenRow(trajectory, token_ids, mask, logprobs, tuple(starts[position] or (0,)))
+        row = TokenRow(trajectory, token_ids, mask, logprobs, tuple(starts[position] or (0,)))
+        yield replace(row, turn_rewards=_rewards(table["turns"][position].as_py(), len(mask))) if turn_rewards else row
+
+
+def _rewards(turns: list[dict[str, Any]], size: int) -> np.ndarray:
+    rewards = np.full(size, np.nan, np.float32)
+    for turn in turns:
+        # what an older shard says of its turns lacks the field
+        if turn.get("reward") is not None and turn["token_end"] > turn["token_start"]:
+            rewards[turn["token_end"] - 1] = turn["reward"]
+    return rewards

@@ -17,7 +17,7 @@ class StepMetrics:
     steps: int
     epoch: int
     loss: float
-    """Nats per supervised token."""
+    """Nats per supervised token; what an objective says it is where failures are learnt from (docs/objectives.md)."""
     grad_norm: float
     """Before clipping."""
     learning_rate: float
@@ -26,6 +26,19 @@ class StepMetrics:
     seconds: float
     memory_gib: float | None = None
     """GiB of the GPU that the process has held at most so far, as nvidia-smi shows them; None on the CPU."""
+    nll: float | None = None
+    """Nats per supervised token of successes; None where the loss is that, or there was no success."""
+    entropy: float | None = None
+    """Nats: of the predicted distribution, the mean over supervised tokens; None where it was not asked for."""
+    kl: float | None = None
+    """Nats per supervised token: divergence from the policy that sampled, estimated from the tokens; None without stored log
+    probabilities."""
+    clipped: float | None = None
+    """Share of supervised tokens that counted nothing because of a clip; None where nothing is clipped."""
+    truncated: float | None = None
+    """Share of supervised tokens whose ratio counted less than it is; None where nothing is truncated."""
+    preferred: float | None = None
+    """Share of pairs whose winner has gained more than the loser; None without pairs."""
 
 
 class Journal:

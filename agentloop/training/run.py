@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agentloop.naming import content
 from agentloop.records import Adapter, Quantization
-from agentloop.settings import Paths, Training
+from agentloop.settings import Paths, Sft, Training
 from agentloop.training import CODE_VERSION
 
+OBJECTIVES = ("sft", "grpo", "dpo", "kto")
+"""Sections of the settings, of which only the chosen objective's is part of an adapter's name."""
+
 NOT_LEARNT = (
+    "bounds",
     "checkpoint_steps",
     "continue_adapter",
     "devices",
@@ -23,8 +27,8 @@ NOT_LEARNT = (
     "stall_seconds",
 )
 """Settings that do not change what is learnt from a batch, and so are no part of an adapter's name: how often it is saved, how
-many devices share the work, what is computed again for want of memory, how long a hung trainer is waited for. What it
-continues, the adapter's parent says; what became of the base, its quantization."""
+many devices share the work, what is computed again for want of memory, how long a hung trainer is waited for, where a run is
+given up. What it continues, the adapter's parent says; what became of the base, its quantization."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class TrainingRun:
     adapters: Path
     checkpoints: Path
     cache: Path
+    bounds: dict[str, float | None] = field(default_factory=dict)
+    """Settings of `training.bounds`, with which the run is given up; none by default."""
 
     @classmethod
     def plan(
@@ -52,10 +58,14 @@ class TrainingRun:
         paths: Paths,
         parent: str | None = None,
     ) -> TrainingRun:
-        settings = {name: value for name, value in content(training).items() if name not in NOT_LEARNT}
+        settings = {name: value for name, value in content(training).items() if name not in (*NOT_LEARNT, *OBJECTIVES)}
+        # a name must not change its meaning when a default changes
+        if training.objective != "sft" or training.sft != Sft():
+            settings |= {training.objective: content(getattr(training, training.objective))}
         settings |= quantization.settings()
         adapter = Adapter(base=base, dataset=dataset, training=settings, seed=seed, code=CODE_VERSION, parent=parent)
-        return cls(adapter, model, rows, paths.adapters, paths.checkpoints, paths.cache)
+        bounds = training.bounds.model_dump(exclude_none=True)
+        return cls(adapter, model, rows, paths.adapters, paths.checkpoints, paths.cache, bounds)
 
     @property
     def settings(self) -> Training:
@@ -84,5 +94,5 @@ class TrainingRun:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> TrainingRun:
-        paths = {name: Path(path) for name, path in value.items() if name != "adapter"}
-        return cls(adapter=Adapter(**value["adapter"]), **paths)
+        paths = {name: Path(each) for name, each in value.items() if name not in ("adapter", "bounds")}
+        return cls(adapter=Adapter(**value["adapter"]), bounds=value.get("bounds", {}), **paths)

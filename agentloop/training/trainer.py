@@ -7,10 +7,9 @@ that the undisturbed run would have seen and ends in the same weights.
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,18 +19,20 @@ from torch import Tensor
 
 from agentloop import card
 from agentloop.engine import FastLanguageModel
-from agentloop.engine.batch import PackedBatch, pack, split
 from agentloop.engine.optimizer import FlatAdamW
 from agentloop.errors import ModelError
 from agentloop.files import atomic
-from agentloop.settings import Training
-from agentloop.training import checkpoint, memory, reference, rows
+from agentloop.settings import Bounds, Training
+from agentloop.training import bounds, checkpoint, gradient, memory, objectives, reference, rows, steps
+from agentloop.training.gradient import Sums
 from agentloop.training.journal import Journal, StepMetrics
 from agentloop.training.memory import CardMemory
+from agentloop.training.objectives.objective import Objective, Row
 from agentloop.training.ranks import Ranks
 from agentloop.training.run import TrainingRun
 from agentloop.training.schedule import learning_rate
 from agentloop.training.shortage import ran_out
+from agentloop.training.steps import Step
 
 _BEHIND = 1
 """Steps whose loss is not read yet when the next one is given to the device."""
@@ -57,19 +58,22 @@ def train(
     if run.output.exists():
         return run.output
     settings, quantization = run.settings, run.quantization
-    sequences = rows.read(run.rows)
-    batches = plan_batches(sequences, settings, run.adapter.seed)
+    objective, limits = objectives.chosen(settings), Bounds(**run.bounds)
+    trained_on = objective.rows(rows.read_examples(run.rows))
+    if not trained_on:
+        raise ModelError(f"training.objective: {settings.objective} has nothing to learn from the dataset's rows")
+    planned = plan_steps(trained_on, objective, settings, run.adapter.seed)
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    shares = [batch if ranks.count == 1 else split(batch, ranks.count)[ranks.index] for _, batch in batches]
+    every = [share for step in planned for share in step.shares(ranks.index, ranks.count, weighed=False)]
     on_part("batches")
     memory.check(
-        run.model, shares, settings, quantization, dtype=dtype, budget=memory_budget, device=ranks.index,
+        run.model, every, settings, quantization, dtype=dtype, budget=memory_budget, device=ranks.index,
         free_bytes=free_bytes,
     )  # fmt: skip
     on_part("check")
     model, _ = FastLanguageModel.from_pretrained(
         str(run.model),
-        max_seq_length=max(batch.max_seqlen for _, batch in batches),
+        max_seq_length=max(batch.max_seqlen for step in planned for batch in step.batches),
         dtype=dtype,
         load_in_4bit=quantization.in_4bit,
         in_16bit=quantization.in_16bit,
@@ -78,6 +82,7 @@ def train(
         with_tokenizer=False,  # the rows are ids
     )
     on_part("weights")
+    sequences = [(row.token_ids, row.mask) for row in trained_on]
     base = reference.measure_base(model, sequences) if ranks.leads else None
     on_part("yardstick")
     model = FastLanguageModel.get_peft_model(
@@ -89,7 +94,9 @@ def train(
     )
     if run.adapter.parent:
         model.load_adapter(run.adapters / run.adapter.parent)
-    model.expect(shares)
+    model.expect(every)
+    for policy, column in objective.asks.items():
+        gradient.ask(model, trained_on, policy, column, budget=settings.batch_tokens, ranks=ranks)
     optimizer = FlatAdamW(model.lora, weight_decay=settings.weight_decay, bits=settings.optimizer_bits)
 
     done = 0
@@ -99,33 +106,35 @@ def train(
     journal = Journal(run, done=done) if ranks.leads else None
     held = CardMemory(model)
     on_part("adapter")
-    taken: deque[_Step] = deque()  # the device is at the last of them while the next one is prepared
+    taken: deque[_Taken] = deque()  # the device is at the last of them while the next one is prepared
     ended = time.perf_counter()
-    for step in range(done, len(batches)):
-        (_, batch), share = batches[step], shares[step]
-        rate = learning_rate(step, len(batches), peak=settings.learning_rate, warmup_fraction=settings.warmup_fraction)
+    observe = objective.rule is not None or limits.min_entropy is not None
+    for index in range(done, len(planned)):
+        step = planned[index]
+        shares = step.shares(ranks.index, ranks.count)
+        rate = learning_rate(index, len(planned), peak=settings.learning_rate, warmup_fraction=settings.warmup_fraction)
         try:
-            loss = model.loss_and_gradients(share, weight=1 / max(batch.supervised, 1)).loss_sum
+            sums = gradient.add_gradient(model, objective, step, shares, ranks, observe=observe)
         except Exception as error:
             if model.device.type == "cuda" and ran_out(error):
-                raise held.shortage(share) from error
+                raise held.shortage(max(shares, key=lambda share: share.tokens)) from error
             raise
-        ranks.add_up(loss)
         ranks.add_up(model.lora.gradients)
         grad_norm = optimizer.step(learning_rate=rate, max_grad_norm=settings.max_grad_norm)
-        taken.append(_Step(step, rate, loss, grad_norm))
-        last, saved_now = step + 1 == len(batches), (step + 1) % checkpoint_steps == 0
+        taken.append(_Taken(index, rate, sums, grad_norm))
+        last, saved_now = index + 1 == len(planned), (index + 1) % checkpoint_steps == 0
         while len(taken) > (0 if last or saved_now else _BEHIND):
-            metrics = taken.popleft().metrics(batches, began=ended, memory_gib=held.look())
+            metrics = taken.popleft().metrics(planned, began=ended, memory_gib=held.look())
             ended = time.perf_counter()
             if not math.isfinite(metrics.loss + metrics.grad_norm):
                 raise ModelError(f"step {metrics.step}: loss or gradient is not finite in {model.dtype}")
             if journal:
                 journal.record(metrics)
                 on_step(metrics)
+            bounds.check(metrics, limits)
         if journal and saved_now and not last:
             journal.sync()
-            checkpoint.write(run.checkpoint, optimizer.state(), step=step + 1)
+            checkpoint.write(run.checkpoint, optimizer.state(), step=index + 1)
     if journal and base:
         journal.close()
         model.release_graphs()  # the yardstick needs room of its own
@@ -137,40 +146,38 @@ def train(
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Taken:
     """An optimizer step that the device may still be at."""
 
     index: int
     learning_rate: float
-    loss_sum: Tensor
+    sums: Sums
     grad_norm: Tensor
 
-    def metrics(
-        self, batches: Sequence[tuple[int, PackedBatch]], *, began: float, memory_gib: float | None
-    ) -> StepMetrics:
+    def metrics(self, planned: Sequence[Step], *, began: float, memory_gib: float | None) -> StepMetrics:
         """Wait until the step is done. `began`: when the one before it was, by time.perf_counter."""
-        epoch, batch = batches[self.index]
+        step, sums = planned[self.index], self.sums.read()
         return StepMetrics(
             step=self.index + 1,
-            steps=len(batches),
-            epoch=epoch,
-            loss=float(self.loss_sum) / max(batch.supervised, 1),
+            steps=len(planned),
+            epoch=step.epoch,
+            loss=sums["loss"] / step.divisor,
             grad_norm=float(self.grad_norm),
             learning_rate=self.learning_rate,
-            tokens=batch.tokens,
-            supervised=batch.supervised,
+            tokens=step.tokens,
+            supervised=step.supervised,
             seconds=time.perf_counter() - began,
             memory_gib=memory_gib,
+            nll=_share(sums, "nll", sums.get("successes", 0.0)),
+            preferred=sums.get("preferred"),
+            **{name: _share(sums, name, step.supervised) for name in ("entropy", "kl", "clipped", "truncated")},
         )
 
 
-def plan_batches(
-    sequences: Sequence[tuple[Sequence[int], Sequence[bool]]], settings: Training, seed: int
-) -> list[tuple[int, PackedBatch]]:
-    """(epoch, batch) for every optimizer step. `sequences`: (token_ids, mask); each epoch is another shuffle of them all."""
-    batches = []
-    for epoch in range(settings.epochs):
-        order = list(range(len(sequences)))
-        random.Random(f"{seed}/{epoch}").shuffle(order)
-        batches += [(epoch, batch) for batch in pack([sequences[index] for index in order], settings.batch_tokens)]
-    return batches
+def _share(sums: Mapping[str, float], name: str, of: float) -> float | None:
+    return sums[name] / of if name in sums and of else None
+
+
+def plan_steps(trained_on: Sequence[Row], objective: Objective, settings: Training, seed: int) -> list[Step]:
+    """Every optimizer step of a run with these settings."""
+    return steps.plan(trained_on, objective, budget=settings.batch_tokens, epochs=settings.epochs, seed=seed)

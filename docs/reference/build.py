@@ -31,6 +31,7 @@ MODULES = (
     "agentloop.engine.api.facade",
     "agentloop.engine.api.outputs",
     "agentloop.engine.step.results",
+    "agentloop.engine.step.rule",
     "agentloop.environments",
     "agentloop.tools",
     "agentloop.tools.calculator",
@@ -94,11 +95,16 @@ def settings_page() -> types.ModuleType:
 
 def sections() -> Iterator[tuple[str, type[BaseModel]]]:
     """(prefix of its settings' names, section), the general settings first."""
-    yield "", settings.Settings
-    for name, field in settings.Settings.model_fields.items():
-        if is_section(field.annotation):
-            yield f"{name}.", field.annotation
+    yield from nested("", settings.Settings)
     yield "gate.guards.ENVIRONMENT.", settings.Guard
+
+
+def nested(prefix: str, section: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The section, and behind it those that are in it."""
+    yield prefix, section
+    for name, field in section.model_fields.items():
+        if is_section(field.annotation):
+            yield from nested(f"{prefix}{name}.", field.annotation)
 
 
 def setting_rows(prefix: str, section: type[BaseModel]) -> Iterator[str]:

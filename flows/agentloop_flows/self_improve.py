@@ -248,7 +248,7 @@ def measure_control(title: str, settings: Settings, last: dict[str, Any]) -> dic
     presence.announce(settings)
     campaign, iteration = Campaign.of(settings), last["iteration"]
     dataset = steps.select(settings, iteration, recipe="random", size=last["dataset"]["rows"])
-    run = train.plan(campaign, dataset["dataset"], parent=last["champion"])
+    run = train.plan(campaign, dataset["dataset"], parent=last["champion"], control=True)
     with prepare.policies(campaign) as server:
         server.make_room()
         steps.train(settings, iteration, run, role="control")

@@ -85,8 +85,14 @@ def test_forgetting_lists_what_is_touched_and_rebuilds_it(agentloop, database, c
     ("words", "message"),
     [
         (["select", "--recipe", "nonsense"], "recipe nonsense: neither built in"),
-        (["select", "selection.recipe=nonsense"], "selection.recipe: .*rejection, replay, fresh, random or the path"),
-        (["select", "selection.recipe=pairs"], "selection.recipe: .*rejection, replay, fresh, random or the path"),
+        (
+            ["select", "selection.recipe=nonsense"],
+            "selection.recipe: .*rejection, replay, fresh, random, groups, pairs or",
+        ),
+        (
+            ["select", "selection.recipe=pairs"],
+            "selection.recipe: pairs chooses pairs, .*objective = sft learns from succ",
+        ),
         (["select", "--recipe", "random"], r"recipe random: needs \$size"),
         (["select", "--export", "rows.csv"], "rows.csv: "),
         (["select", "campaign=other"], "no campaign named 'other' .there are: main."),

@@ -58,7 +58,7 @@ def test_public_names_are_there_with_a_docstring(pages, page):
 def every_setting(section: type[BaseModel] = settings.Settings, prefix: str = ""):
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from every_setting(field.annotation, f"{name}.")
+            yield from every_setting(field.annotation, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field.default
 

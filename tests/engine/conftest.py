@@ -74,13 +74,19 @@ class Oracle:
         self.model.zero_grad()
         total, count = torch.zeros((), dtype=torch.float64), sum(sum(mask[1:]) for _, mask in sequences)
         for ids, mask in sequences:
-            logits = self.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1]
-            logp = torch.log_softmax(logits, -1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
-            total = total - (logp * torch.tensor(mask[1:], dtype=torch.float64)).sum()
-        (total / count).backward()
-        return float(total.detach()), {
-            _plain(n): p.grad for n, p in self.model.named_parameters() if p.grad is not None
-        }
+            total = total - (self.logprobs(ids) * torch.tensor(mask[1:], dtype=torch.float64)).sum()
+        return float(total.detach()), self.gradients(total / count)
+
+    def logprobs(self, ids: list[int]) -> Tensor:
+        """Log probability of each token given those before it, with its graph: [len(ids) - 1]."""
+        logits = self.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1]
+        return torch.log_softmax(logits, -1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+
+    def gradients(self, loss: Tensor) -> dict[str, Tensor]:
+        """The adapter's, by name, of any loss that was made of `logprobs`."""
+        self.model.zero_grad()
+        loss.backward()
+        return {_plain(n): p.grad for n, p in self.model.named_parameters() if p.grad is not None}
 
 
 def _plain(name: str) -> str:

@@ -173,9 +173,9 @@ class Launched:
     def __init__(self, model) -> None:
         self.model, self.tokens = model, 0
 
-    def run(self, inputs, scale, plan, observe, *, recurs):
+    def run(self, inputs, scale, plan, observe, rule, *, recurs):
         self.tokens = inputs.token_ids.numel()
-        return self.model._step(inputs, scale, plan, observe)
+        return self.model._step(inputs, scale, plan, observe, rule)
 
 
 def test_a_continued_run_pads_alike(trainable):

@@ -39,15 +39,17 @@ def test_every_field_says_what_it_is(schema):
     assert silent == [] and schema.get("required", []) == []
 
 
+def every_name(section, prefix=""):
+    for name, field in section.model_fields.items():
+        nested = hasattr(field.annotation, "model_fields")
+        yield from every_name(field.annotation, f"{prefix}{name}.") if nested else [f"{prefix}{name}"]
+
+
 def test_every_setting_is_there():
     schema = parameter_schema(self_improve.self_improve).model_dump_for_openapi()
     form = {name for name, _ in leaves(schema["properties"]["overrides"])}
-    sections = {name for name, field in Settings.model_fields.items() if hasattr(field.annotation, "model_fields")}
-    known = {name for name in Settings.model_fields if name not in sections}
-    known |= {
-        f"{section}.{name}" for section in sections for name in Settings.model_fields[section].annotation.model_fields
-    }
-    assert form == known
+    known = set(every_name(Settings))
+    assert form == known and "training.grpo.clip_low" in known
     assert set(parameters.NAMES.values()) <= known
 
 

@@ -41,6 +41,7 @@ from agentloop.store.ledger import Ledger
 from agentloop.store.shards import write_shard
 from agentloop.tiny.tokenizer import build_tokenizer
 from agentloop.tools import ToolError
+from agentloop.training.run import OBJECTIVES
 
 CAMPAIGN = "recorded"
 SKILLS = (0.3, 0.48, 0.5, 0.75)
@@ -195,7 +196,9 @@ class Recorder:
         """The settings that an adapter is stored with."""
         plain = self.settings.training.model_dump(mode="json")
         of_the_base = ("quantization", "quantization_tolerance", "max_quantization_loss")
-        return {name: value for name, value in plain.items() if name not in of_the_base} | NF4.settings()
+        # at their defaults no part of a name
+        left_out = (*of_the_base, "objective", *OBJECTIVES, "bounds")
+        return {name: value for name, value in plain.items() if name not in left_out} | NF4.settings()
 
     def _policy(self, database: Database, adapter: str | None) -> str:
         policy = Policy("base_0123456789abcdef", adapter, "gemma-turns-1-bare")

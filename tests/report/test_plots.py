@@ -57,7 +57,7 @@ def test_long_curves_are_thinned_and_keep_their_mean():
 
 def test_a_single_length_and_a_single_step_can_be_drawn():
     lengths = plots.lengths([{"tokens": 90, "solved": True, "trajectories": 3}])
-    losses = plots.losses([{"iteration": 1, "role": "challenger", "steps": [1], "losses": [0.5]}])
+    losses = plots.curves([{"iteration": 1, "role": "challenger", "steps": [1], "values": [0.5]}], "Training loss")
     assert "90" in texts(lengths.file()) and "iteration 1" in texts(losses.file())
 
 

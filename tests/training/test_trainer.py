@@ -212,7 +212,7 @@ def test_out_of_host_memory_is_one_line(settings, base, monkeypatch, capfd):
     def lacking(*arguments, **options):
         torch.empty(2**60, dtype=torch.uint8)
 
-    monkeypatch.setattr(Gemma, "loss_and_gradients", lacking)
+    monkeypatch.setattr(Gemma, "results_and_gradients", lacking)
     file = settings.paths.data / "run.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(plan(settings, base).to_json()))

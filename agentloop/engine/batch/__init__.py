@@ -6,9 +6,10 @@ Nothing is padded and no sequence is split, so packing changes no loss and no gr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,9 @@ class PackedBatch:
     """[segments + 1] int32: first token of each segment, and the number of tokens."""
     max_seqlen: int
     """Tokens of the longest segment."""
+    columns: Tensor | None = None
+    """[tokens, columns] fp32: values of the label at each position, for a rule that weighs it by them; None where there are
+    none."""
 
     @property
     def tokens(self) -> int:
@@ -62,10 +66,13 @@ class PackedBatch:
 
 
 @usual_modes()
-def join(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> PackedBatch:
+def join(
+    sequences: Sequence[tuple[Sequence[int], Sequence[bool]]], columns: Sequence[np.ndarray] | None = None
+) -> PackedBatch:
     """Return one batch of all the sequences, each (token_ids, mask): mask is True at the tokens that are trained on.
 
-    Raises ValueError where a sequence is empty or its mask has another length.
+    `columns`: for each sequence [tokens, columns], values of each token. Raises ValueError where a sequence is empty or its
+    mask or its columns have another length.
     """
     token_ids, labels, positions, ends = [], [], [], [0]
     for ids, mask in sequences:
@@ -81,7 +88,23 @@ def join(sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> PackedBat
         torch.tensor(positions),
         torch.tensor(ends, dtype=torch.int32),
         max((len(ids) for ids, _ in sequences)),
+        None if columns is None else _of_labels([len(ids) for ids, _ in sequences], columns),
     )
+
+
+def with_columns(batch: PackedBatch, columns: Sequence[np.ndarray]) -> PackedBatch:
+    """Return the batch with other columns: those of each of its sequences, as `join` takes them. Raises ValueError likewise."""
+    return replace(batch, columns=_of_labels(batch.cu_seqlens.diff().tolist(), columns))
+
+
+def _of_labels(lengths: Sequence[int], columns: Sequence[np.ndarray]) -> Tensor:
+    """The values of each position's label, which is the next token; zeros where there is none."""
+    shifted = []
+    for length, values in zip(lengths, columns, strict=True):
+        if length != len(values):
+            raise ValueError(f"a sequence has {length} token ids and {len(values)} rows of columns")
+        shifted += [values[1:], np.zeros_like(values[:1])]
+    return torch.from_numpy(np.concatenate(shifted).astype(np.float32))
 
 
 @usual_modes()
@@ -109,6 +132,7 @@ def _selected(batch: PackedBatch, segments: list[slice]) -> PackedBatch:
         joined(batch.positions),
         torch.tensor([0, *lengths]).cumsum(0).to(torch.int32),
         max(lengths, default=0),
+        None if batch.columns is None else joined(batch.columns),
     )
 
 

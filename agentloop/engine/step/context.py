@@ -34,6 +34,8 @@ class StepInputs:
     longest: int
     skip: bool
     """Carry only supervised rows above the boundary."""
+    columns: Tensor | None = None
+    """[supervised, columns] fp32: what a rule weighs the labels by; None where there is no rule."""
 
     @property
     def shape(self) -> StepShape:
@@ -50,7 +52,8 @@ class StepInputs:
             tensor.copy_(values.pin_memory() if tensor.is_cuda and not values.is_cuda else values, non_blocking=True)
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in ("token_ids", "positions", "labels", "supervised", "segments")}
+        names = ("token_ids", "positions", "labels", "supervised", "segments", "columns")
+        return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
 
 
 def step_inputs(batch: PackedBatch, *, skip: bool | None = None, shape: StepShape | None = None) -> StepInputs:
@@ -67,12 +70,15 @@ def step_inputs(batch: PackedBatch, *, skip: bool | None = None, shape: StepShap
         segments=_pad(batch.cu_seqlens, shape.segments, batch.tokens),
         longest=shape.longest,
         skip=shape.skip,
+        columns=None if batch.columns is None else _pad(batch.columns[supervised], shape.rows, 0),
     )
 
 
 def _pad(values: Tensor, size: int, filling: int) -> Tensor:
-    missing = size - values.numel()
-    return torch.nn.functional.pad(values, (0, missing), value=filling) if missing else values
+    """`values` [n, …] filled up to `size` rows."""
+    missing = size - len(values)
+    others = (0, 0) * (values.dim() - 1)
+    return torch.nn.functional.pad(values, (*others, 0, missing), value=filling) if missing else values
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -39,8 +39,9 @@ from agentloop.engine.numerics.modes import usual_modes
 from agentloop.engine.numerics.precision import wide_dtype
 from agentloop.engine.step.context import StepContext, StepInputs, make_context, step_inputs
 from agentloop.engine.step.graph import StepGraphs
-from agentloop.engine.step.network import LeftKeys, Network
+from agentloop.engine.step.network import LeftKeys, Network, Scale
 from agentloop.engine.step.results import TokenResults
+from agentloop.engine.step.rule import Rule
 from agentloop.errors import ModelError, SettingError
 from agentloop.model_directory.architecture import Architecture
 from agentloop.records import NONE, Quantization
@@ -210,14 +211,25 @@ class LanguageModel(nn.Module):
 
     @usual_modes()
     def results_and_gradients(
-        self, batch: PackedBatch, weight: float | Tensor, *, observe: bool = False, skip: bool | None = None
+        self,
+        batch: PackedBatch,
+        weight: float | Tensor,
+        *,
+        rule: Rule | None = None,
+        observe: bool = False,
+        skip: bool | None = None,
     ) -> TokenResults:
         """Add weight * d(summed cross-entropy) to `lora.gradients` and return the losses of the supervised tokens.
 
-        A tensor `weight` [supervised] weighs each token by itself. `observe` asks for `entropy` and `top` too. Raises
-        ModelError where a sequence is longer than `max_seq_length` or the model has no adapter, SettingError for an id that is
-        no token.
+        A tensor `weight` [supervised] weighs each token by itself, and so does `rule`, which is given each token's own loss and
+        the batch's `columns`. `observe` asks for `entropy` and `top` too. Raises ModelError where a sequence is longer than
+        `max_seq_length` or the model has no adapter, SettingError for an id that is no token, ValueError for a rule without
+        columns.
         """
+        if rule is None and batch.columns is not None:
+            batch = replace(batch, columns=None)
+        if rule is not None and batch.columns is None:
+            raise ValueError("rule: the batch has no columns that it could go by")
         self._prepare(batch)
         count, wide = batch.supervised, self.lora.gradients.dtype
         if not count:
@@ -225,14 +237,14 @@ class LanguageModel(nn.Module):
         plan = self.step_plan(batch, skip=skip)
         if isinstance(weight, Tensor):
             inputs = step_inputs(batch, skip=skip).to(self.device)
-            return self._step(inputs, weight.to(self.device, wide).unsqueeze(1), plan, observe)
+            return self._step(inputs, weight.to(self.device, wide).unsqueeze(1), plan, observe, rule)
         factor = torch.full((1, 1), weight, dtype=wide, device=self.device)
         shape = self.step_shape(batch, skip=skip)
         inputs = step_inputs(batch, shape=shape)
         if self.graphs:
             recurs = shape in self._known.shapes
-            return self._graphs.run(inputs, factor, plan, observe, recurs=recurs).first(count)
-        return self._step(inputs.to(self.device), factor, plan, observe)
+            return self._graphs.run(inputs, factor, plan, observe, rule, recurs=recurs).first(count)
+        return self._step(inputs.to(self.device), factor, plan, observe, rule)
 
     def expect(self, batches: Iterable[PackedBatch]) -> None:
         """Choose the sizes that steps with these batches are padded to: few, so that few CUDA graphs are recorded.
@@ -247,22 +259,39 @@ class LanguageModel(nn.Module):
         shape = exact(batch, skip)
         return (self._known.covering(shape) or rounded(shape)) if self.graphs else shape
 
-    def _step(self, inputs: StepInputs, factor: Tensor, plan: StepPlan, observe: bool = False) -> TokenResults:
+    def _step(
+        self,
+        inputs: StepInputs,
+        factor: Tensor,
+        plan: StepPlan,
+        observe: bool = False,
+        rule: Rule | None = None,
+    ) -> TokenResults:
         # A captured step must not rely on what the step before it left in the workspace.
         self.workspace.begin_step()
-        weights = self.lora.backward_weights(factor)
-        return self.network.gradients(make_context(self.shape, inputs), plan, weights, observe=observe)
+        scale: Tensor | Scale
+        if rule is None or inputs.columns is None:
+            scale = self.lora.backward_weights(factor)
+        else:
+            scale = partial(self._weighed, factor=factor, rule=rule, columns=inputs.columns)
+        return self.network.gradients(make_context(self.shape, inputs), plan, scale, observe=observe)
+
+    def _weighed(self, losses: Tensor, *, factor: Tensor, rule: Rule, columns: Tensor) -> Tensor:
+        coefficients = rule(losses, columns.to(losses.dtype))
+        return self.lora.backward_weights(factor * coefficients.unsqueeze(1))
 
     @usual_modes()
-    def token_results(self, batch: PackedBatch, *, observe: bool = False) -> TokenResults:
+    def token_results(self, batch: PackedBatch, *, observe: bool = False, adapter: bool = True) -> TokenResults:
         """Return the losses of the supervised tokens; `observe` asks for `entropy` and `top` too. No gradient is computed.
 
-        Raises ModelError where a sequence is longer than `max_seq_length`, SettingError for an id that is no token.
+        `adapter=False` asks the base. Raises ModelError where a sequence is longer than `max_seq_length`, SettingError for an
+        id that is no token.
         """
         if not batch.supervised:
             self._prepare(batch)
             return self._no_results(observe)
-        return self.network.results(self._context(batch), self._inference_plan, observe=observe)
+        with nullcontext() if adapter else self.workspace.without_adapter():
+            return self.network.results(self._context(batch), self._inference_plan, observe=observe)
 
     @usual_modes()
     def hidden(self, batch: PackedBatch, left: LeftKeys | None = None) -> Tensor:
@@ -295,8 +324,7 @@ class LanguageModel(nn.Module):
         id that is no token.
         """
         batch = join([(list(token_ids), [True] * len(token_ids))])
-        with nullcontext() if adapter else self.workspace.without_adapter():
-            return -self.token_results(batch).losses.cpu()
+        return -self.token_results(batch, adapter=adapter).losses.cpu()
 
     def _context(self, batch: PackedBatch) -> StepContext:
         self._prepare(batch)

@@ -25,6 +25,8 @@ from agentloop.engine.step.results import TokenResults
 from agentloop.model_directory.architecture import Architecture
 from agentloop_kernels.loss import Observed, linear_cross_entropy, linear_logprobs
 
+Scale = Callable[[Tensor], Tensor]
+"""Gives the weight of each label's gradient [supervised, 1] from its cross-entropy [supervised]."""
 LeftKeys = Callable[[int, Tensor, Tensor], None]
 """Takes a layer's index and its K and V [tokens, kv_heads, head_dim], which are dropped or overwritten later."""
 
@@ -51,8 +53,11 @@ class Network:
         self.precision = Precision.of(dtype)
         self._host = HostStore(device)
 
-    def gradients(self, context: StepContext, plan: StepPlan, scale: Tensor, *, observe: bool = False) -> TokenResults:
-        """Add the gradient of the cross-entropies, each times `scale`, to LoRA's. `scale` [1, 1] or [supervised, 1].
+    def gradients(
+        self, context: StepContext, plan: StepPlan, scale: Tensor | Scale, *, observe: bool = False
+    ) -> TokenResults:
+        """Add the gradient of the cross-entropies, each times `scale`, to LoRA's. `scale`: [1, 1], [supervised, 1], or what
+        gives it when the cross-entropies are known.
 
         `observe` asks for entropy and top as well.
         """
@@ -151,7 +156,7 @@ class Network:
         return LayerInput(plans[self.shape.layer_types[index]], positions, slot)
 
     def head(
-        self, streams: Tensor, labels: Tensor, scale: Tensor, plan: StepPlan, observed: Observed | None
+        self, streams: Tensor, labels: Tensor, scale: Tensor | Scale, plan: StepPlan, observed: Observed | None
     ) -> tuple[Tensor, Tensor]:
         """[n, rows, hidden] -> losses [rows] and the streams' gradient times `scale`."""
         hidden, saved = self.embedding.unembed(streams)
@@ -165,7 +170,7 @@ class Network:
             observed=observed,
         )
         # [1, 1] and not []: torch then multiplies in fp32 and rounds once.
-        torch.mul(dhidden, scale, out=dhidden)
+        torch.mul(dhidden, scale if isinstance(scale, Tensor) else scale(losses), out=dhidden)
         return losses, self.embedding.unembed_backward(dhidden, streams, saved)
 
     def backward(
