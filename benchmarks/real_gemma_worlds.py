@@ -27,11 +27,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--project", type=Path, default=Path(), help="Folder whose agentloop.toml is read.")
     parser.add_argument("--profile", default="gemma-270m")
+    parser.add_argument("--model", default=GEMMA)
     parser.add_argument("overrides", nargs="*")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     root = options.output.resolve() / options.name
     root.mkdir(parents=True, exist_ok=True)
-    taught = f"{GEMMA}-{options.name}"
+    taught = f"{options.model}-{options.name}"
     words = [
         f"paths.data={root}",
         f"paths.cache={options.output.resolve() / 'cache'}",
@@ -53,7 +54,7 @@ def main() -> None:
 
     of = ("--profile", options.profile)
     # what it is worth each campaign measures first, on its own held-out tasks
-    seconds = {"teach": agentloop("teach", *of, "--no-measure", "--name", taught, f"model={GEMMA}")}
+    seconds = {"teach": agentloop("teach", *of, "--no-measure", "--name", taught, f"model={options.model}")}
     for seed in options.seeds:
         campaign = f"{options.name}-{seed}"
         seconds[campaign] = agentloop("run", *of, f"model={taught}", f"campaign={campaign}", f"seed={seed}")
