@@ -35,6 +35,10 @@ def mode(call: ast.Call, position: int) -> str:
     return given[0].value if given and isinstance(given[0], ast.Constant) and isinstance(given[0].value, str) else "r"
 
 
+OF_A_PATH = {"mode", "buffering", "encoding", "errors", "newline"}
+"""Arguments of Path.open."""
+
+
 def decodes_by_locale(call: ast.Call) -> bool:
     """True for a call that reads or writes text in whatever encoding the user's locale has."""
     keywords = {keyword.arg for keyword in call.keywords}
@@ -51,13 +55,14 @@ def decodes_by_locale(call: ast.Call) -> bool:
         return "b" not in mode(call, 1 if name == "fdopen" else 0)
     # Path.open; not os.open, nor the `open` of a class of ours
     of_a_class = isinstance(of, ast.Name) and (of.id in ("os", "cls", "archive") or of.id[0].isupper())
-    # what a class of ours opens is given, not said: `environment.open(task)`
-    ours = keywords & {"read_only", "session"} or (call.args and not isinstance(call.args[0], ast.Constant))
+    # what a class of ours opens is given, not said: `environment.open(task)`, `guest.open(seed=3)`
+    ours = keywords - OF_A_PATH or (call.args and not isinstance(call.args[0], ast.Constant))
     return name == "open" and not of_a_class and "b" not in mode(call, 0) and not ours
 
 
 def test_the_guard_sees_what_it_is_for():
     faults = [
+        "path.open(errors='replace')",
         "open(x)",
         "open(x, 'w')",
         "open(x, mode='a')",
@@ -69,7 +74,7 @@ def test_the_guard_sees_what_it_is_for():
         "os.fdopen(3, 'w')",
     ]
     right = ["open(x, 'rb')", "open(x, encoding='utf-8')", "os.open(x, 0)", "Database.open(x)", "path.read_bytes()"]
-    right += ["environment.open(task)", "path.open('rb')"]
+    right += ["environment.open(task)", "guest.open(seed=3)", "guest.open(**given)", "path.open('rb')"]
     for source in faults + right:
         assert decodes_by_locale(ast.parse(source).body[0].value) == (source in faults), source
 
