@@ -35,7 +35,7 @@ def foretold(agentloop):
         code, output, errors = agentloop(*RUN, *words)
         assert code == 0, errors
         head, _, said = output.partition("  control   ")
-        assert '"rank": ' in head and "  train     LoRA rank" in head
+        assert '"rank": ' in head and "  train     sft, LoRA rank" in head
         return said.partition("\n")[2].rstrip("\n")
 
     return foretell
