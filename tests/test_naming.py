@@ -46,7 +46,7 @@ def planned(training: Training) -> Adapter:
 
 
 def frozen() -> dict[str, str]:
-    demo = configuration.load(profile="demo")
+    demo = configuration.load(["training.learning_rate=5e-4", "training.epochs=3"], profile="demo")
     gate = Gate(guards={"database": Guard(tasks=50)})
     return {
         "task": TASK.id,

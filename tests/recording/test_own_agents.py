@@ -10,14 +10,12 @@ from scripted_policy import Scripted
 from agentloop import environments
 from agentloop import settings as configuration
 from agentloop.campaign import own_agent
-from agentloop.campaign.teaching import Lesson, Teaching
 from agentloop.cli import doctor
 from agentloop.errors import FailureBudgetError, SettingError
 from agentloop.recording.command import AgentCommand
 from agentloop.recording.recorder import Recorder, processes
 from agentloop.records import Sampling
 from agentloop.rollout.collection import plan, run_shard
-from agentloop.teaching.source import parse
 
 AGENTS = Path(__file__).with_name("agents")
 
@@ -173,16 +171,6 @@ def test_what_an_agent_consists_of_names_it(tmp_path):
     assert [AgentCommand.read(each).name for each in commands] == names
     beside.write_text("x = 1\n", encoding="utf-8")
     assert not {AgentCommand.read(each).name for each in commands} & {*names}
-
-
-def test_who_cannot_show_it_how_is_refused(tmp_path):
-    options = [f"paths.data={tmp_path}", f"agent.command={function('plain')}"]
-    settings = configuration.load(options, profile="demo")
-    for word in ("experts", "stored", "http://127.0.0.1:9/v1"):
-        with pytest.raises(
-            SettingError, match="^agent.command: .* taught from a file of its conversations: --from FILE$"
-        ):
-            Teaching.open(Lesson(settings, parse(word)))
 
 
 def test_doctor_tells_of_an_agent_that_cannot_be_started(tmp_path):
