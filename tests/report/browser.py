@@ -98,7 +98,7 @@ class Browser:
         message = {"id": self._calls, "method": method, "params": parameters}
         self._socket.send(json.dumps(message | ({"sessionId": self._session} if self._session else {})))
         while True:
-            answer = json.loads(self._socket.recv(timeout=60))
+            answer = json.loads(self._socket.recv(timeout=300))  # a busy machine's browser takes its time
             if answer.get("id") == self._calls:
                 if "error" in answer:
                     raise AssertionError(f"{method}: {answer['error']}")
