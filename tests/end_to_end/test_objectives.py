@@ -5,7 +5,10 @@ import json
 import pytest
 from home import Home, free_port
 
-WIDE = ("iterations=1", "collect.samples=8", "collect.tasks=48", "collect.shard_episodes=128", "gate.control=true")
+WIDE = (
+    *("iterations=1", "collect.samples=8", "collect.tasks=48", "collect.shard_episodes=128", "gate.control=true"),
+    "training.learning_rate=5e-4",
+)
 
 
 @pytest.fixture(scope="module", params=["grpo", pytest.param("dpo", marks=pytest.mark.slow)])

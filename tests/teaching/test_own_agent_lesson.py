@@ -65,6 +65,7 @@ def test_an_expert_speaks_to_the_agent(lesson):
     assert chosen["rows"] == 12
 
 
+@pytest.mark.slow
 def test_the_agents_code_is_part_of_its_name(lesson, tmp_path):
     copy = tmp_path / "shop"
     shutil.copytree(SHOP, copy)
@@ -108,6 +109,7 @@ def _logged(task, turns):
     return [*messages, {"role": "assistant", "content": turns[-1].removeprefix("Answer: ")}]
 
 
+@pytest.mark.slow
 def test_a_mistake_goes_back_and_is_no_demonstration_of_anything_else(lesson, shop, asked, tmp_path):
     """A script may call what the agent does not have: the model is told, as it would be at work."""
     file = tmp_path / "logged.jsonl"
