@@ -73,17 +73,17 @@ def departures(examples: Sequence[Example]) -> Iterator[Example]:
     Left out are failures that end before they leave, those that something else than the model led away, and those that leave
     where another did, in the same way.
     """
-    prefixes: dict[int, set[tuple[int, ...]]] = defaultdict(set)
+    successes: dict[int, list[Example]] = defaultdict(list)
     for each in examples:
         if each.solved:
-            prefixes[each.group] |= {each.token_ids[:end] for end in range(1, len(each.token_ids) + 1)}
+            successes[each.group].append(each)
     seen = set()
     for each in examples:
-        known = prefixes.get(each.group, set())
-        if each.solved or each.token_ids[:1] not in known:
+        if each.solved:
             continue
-        end = next((end for end in range(2, len(each.token_ids) + 1) if each.token_ids[:end] not in known), None)
-        if end is None or not each.mask[end - 1] or each.token_ids[:end] in seen:
+        shared = max((_in_common(each.token_ids, other.token_ids) for other in successes[each.group]), default=0)
+        end = shared + 1
+        if not shared or end > len(each.token_ids) or not each.mask[end - 1] or each.token_ids[:end] in seen:
             continue
         seen.add(each.token_ids[:end])
         yield replace(
@@ -93,6 +93,12 @@ def departures(examples: Sequence[Example]) -> Iterator[Example]:
             logprobs=each.logprobs[:end],
             turn_rewards=each.turn_rewards[:end],
         )
+
+
+def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """The number of tokens with which both begin."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _row(example: Example, unit: int) -> Row:
