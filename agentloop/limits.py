@@ -90,3 +90,9 @@ def _number(file: Path) -> int | None:
 def _statistic(file: Path, name: str) -> int:
     words = _words(file)
     return int(words[words.index(name) + 1]) if name in words else 0
+
+
+def data_bytes() -> int:
+    """Return the private writable memory that this process has mapped, in bytes, which is what RLIMIT_DATA counts."""
+    with open("/proc/self/status", encoding="utf-8") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmData"))

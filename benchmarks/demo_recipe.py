@@ -20,6 +20,7 @@ from agentloop.campaign import collect, prepare, select, train
 from agentloop.campaign.campaign import Campaign
 from agentloop.campaign.suites import Suite
 from agentloop.evaluation.statistics import clustered_interval
+from agentloop.records import SOLVED
 from agentloop.rollout.collection import ShardPlan
 from agentloop.serving.policy_server import PolicyServer
 from agentloop.settings import load, parse_overrides
@@ -74,7 +75,7 @@ def measured(campaign: Campaign, server: PolicyServer, adapter: str | None) -> d
     for shard in planned:
         for episode in read_shard(shard.path(campaign.settings.paths.shards)):
             value = scored(campaign.environment, episode.task, episode.answer, episode.outcome, who="verifier")[SUCCESS]
-            solved.setdefault(episode.task.id, []).append(value >= 0.5)
+            solved.setdefault(episode.task.id, []).append(value >= SOLVED)
     return asdict(clustered_interval(list(solved.values())))
 
 

@@ -27,6 +27,7 @@ from agentloop.child import ChildProcess
 from agentloop.environments.session import Session
 from agentloop.errors import SettingError
 from agentloop.exit_codes import ending
+from agentloop.limits import data_bytes
 from agentloop.text import encodable, one_line_of
 from agentloop.tools import Observation, ToolError, by_name
 from agentloop.tools.json_schema import SchemaArguments
@@ -165,9 +166,7 @@ def _left() -> int | None:
     limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
     if limit == resource.RLIM_INFINITY:
         return None
-    with open("/proc/self/status", encoding="utf-8") as file:
-        taken = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmData"))
-    return max(0, limit - taken)
+    return max(0, limit - data_bytes())
 
 
 class Connection:

@@ -15,6 +15,7 @@ from typing import Any
 
 from agentloop.environments.environment import Environment
 from agentloop.environments.session import Session
+from agentloop.limits import data_bytes
 from agentloop.records import Task
 from agentloop.text import one_line
 from agentloop.worlds.stage import Stage
@@ -97,7 +98,7 @@ def _requests(connection: socket.socket) -> Any:
 
 def _limit(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    limit = _data_bytes() + memory
+    limit = data_bytes() + memory
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard == resource.RLIM_INFINITY or limit < hard:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -106,9 +107,3 @@ def _limit(memory: int) -> None:
             file.write(_OOM_SCORE)
     except OSError:  # a container may forbid it
         pass
-
-
-def _data_bytes() -> int:
-    """Private writable memory that this process has mapped, which is what RLIMIT_DATA counts."""
-    with open("/proc/self/status", encoding="utf-8") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmData"))
